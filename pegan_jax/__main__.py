@@ -1,0 +1,232 @@
+"""Command line: python -m pegan_jax train | sample | render | inspect."""
+
+import argparse
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+EPILOG = """examples:
+  python -m pegan_jax train --config quickstart --workdir runs/quickstart
+  python -m pegan_jax sample --model runs/quickstart --seeds 0-31 --out samples.png
+  python -m pegan_jax render --model runs/quickstart --seed 3 --size 512 --extent -2,2,-2,2 --out wide.png
+  python -m pegan_jax inspect --model runs/quickstart
+"""
+
+
+def _numbers(text: str) -> list[int]:
+    """'0,3,8-11' -> [0, 3, 8, 9, 10, 11]"""
+    out = []
+    for part in text.split(','):
+        low, dash, high = part.strip().partition('-')
+        out += range(int(low), int(high) + 1) if dash else [int(low)]
+    if not out:
+        raise argparse.ArgumentTypeError(f'{text!r} is an empty range; write the smaller number first.')
+    return out
+
+
+def _size(text: str) -> tuple[int, int]:
+    """'256' or '256x512' (height x width) -> (height, width)"""
+    parts = [int(p) for p in text.lower().split('x')]
+    if len(parts) > 2 or min(parts) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a size; write 256 or 256x512 (height x width).')
+    return (parts[0], parts[-1])
+
+
+def _floats(count: int, form: str) -> 'type':
+    def parse(text: str) -> tuple[float, ...]:
+        values = tuple(float(p) for p in text.split(','))
+        if len(values) != count:
+            raise argparse.ArgumentTypeError(f'{text!r} has {len(values)} numbers; write {form}.')
+        return values
+
+    parse.__name__ = form
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        'pegan_jax', description='GANs that know where a pixel is.', epilog=EPILOG, formatter_class=form
+    )
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+    def command(name: str, help: str, epilog: str = '') -> argparse.ArgumentParser:
+        p = commands.add_parser(name, help=help, description=help, epilog=epilog, formatter_class=form)
+        p.add_argument('--debug', action='store_true', help='show the traceback of an error')
+        return p
+
+    p = command(
+        'train',
+        'Train a model, or go on with the run in --workdir.',
+        'Single settings are changed with --config.SECTION.FIELD=VALUE, for example --config.optim.g_lr=0.001,\n'
+        '--config.data.folder=photos, --config.train.total_kimg=100. --dry-run shows all of them.',
+    )
+    p.add_argument(
+        '--config', required=True, metavar='FILE[:ARG]', help='a configuration file, or the name of a shipped one'
+    )
+    p.add_argument('--workdir', type=pathlib.Path, help='everything is written here; a second launch resumes')
+    p.add_argument(
+        '--dry-run', action='store_true', help='print configuration, parameters, FLOPs and memory; do not train'
+    )
+    p.add_argument(
+        '--distributed', action='store_true', help='one process of several: call jax.distributed.initialize()'
+    )
+
+    def model_command(name: str, help: str) -> argparse.ArgumentParser:
+        p = command(name, help)
+        p.add_argument('--model', type=pathlib.Path, required=True, metavar='WORKDIR', help='the --workdir of a run')
+        p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
+        return p
+
+    p = model_command('sample', 'Images of seeds, as one grid or one file each.')
+    p.add_argument('--seeds', type=_numbers, default=list(range(32)), metavar='0,3,8-11', help='default: 0-31')
+    p.add_argument(
+        '--truncation-psi', type=float, default=1.0, metavar='PSI', help='1 (default) is off, 0 the mean image'
+    )
+    p.add_argument('--columns', type=int, default=8, help='of the grid (default 8)')
+    p.add_argument(
+        '--out',
+        type=pathlib.Path,
+        required=True,
+        metavar='FILE.png|FOLDER',
+        help='a grid, or a folder for single files',
+    )
+
+    p = model_command('render', 'One image on any grid of coordinates.')
+    p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--size', type=_size, metavar='H[xW]', help='pixels; default: the training size')
+    p.add_argument(
+        '--extent', type=_floats(4, 'X0,X1,Y0,Y1'), metavar='X0,X1,Y0,Y1',
+        help='coordinates of the borders; the training frame is -1,1,-1,1; default: that on the shorter side, '
+        'and more on the longer one, so that nothing is stretched',
+    )  # fmt: skip
+    p.add_argument(
+        '--translate', type=_floats(2, 'DX,DY'), default=(0.0, 0.0), metavar='DX,DY', help='move the content'
+    )
+    p.add_argument('--rotate', type=float, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise')
+    p.add_argument('--zoom', type=float, default=1.0, help='enlarge the content')
+    p.add_argument('--truncation-psi', type=float, default=1.0, metavar='PSI')
+    p.add_argument(
+        '--chunk', type=int, default=65_536, help='coordinates computed at once (default 65536); bounds the memory'
+    )
+    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png')
+
+    model_command('inspect', 'What a checkpoint holds.')
+    return parser
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> None:
+    if args.distributed:
+        import jax
+
+        jax.distributed.initialize()
+    from pegan_jax.config import ConfigError, load_config
+
+    config = load_config(args.config, overrides)
+    if args.dry_run:
+        from pegan_jax.train.report import dry_run
+
+        print(dry_run(config))
+        return
+    if args.workdir is None:
+        raise ConfigError('--workdir is missing; name a folder for the run, such as --workdir runs/first.')
+    from pegan_jax.train import run
+
+    run(config, args.workdir)
+    print(f'samples are in {args.workdir / "samples"}')
+
+
+def _load(args: argparse.Namespace) -> 'object':
+    from pegan_jax import sampling
+
+    step = int(args.step) if args.step is not None and args.step.isdigit() else args.step
+    return sampling.load(args.model, step)
+
+
+def _sample(args: argparse.Namespace, _: list[str]) -> None:
+    from PIL import Image
+
+    from pegan_jax import sampling
+
+    images = sampling.to_uint8(sampling.sample(_load(args), args.seeds, truncation_psi=args.truncation_psi))
+    if args.out.suffix:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sampling.image_grid(images, min(args.columns, len(images)))).save(args.out)
+    else:
+        args.out.mkdir(parents=True, exist_ok=True)
+        for seed, image in zip(args.seeds, images, strict=True):
+            Image.fromarray(image).save(args.out / f'seed{seed:06d}.png')
+    print(args.out)
+
+
+def _render(args: argparse.Namespace, _: list[str]) -> None:
+    import math
+
+    from PIL import Image
+
+    from pegan_jax import coords, sampling
+
+    if args.zoom <= 0:
+        raise ValueError(f'--zoom {args.zoom} must be positive; 2 doubles the size of the content, 0.5 halves it.')
+    model = _load(args)
+    train_height, train_width = model.config.data.size
+    height, width = args.size or (train_height, train_width)
+    # Square pixels unless told otherwise: the shorter side keeps [-1, 1], the longer one shows more.
+    aspect = (width / height) / (train_width / train_height)
+    x0, x1, y0, y1 = args.extent or (-max(aspect, 1), max(aspect, 1), -max(1 / aspect, 1), max(1 / aspect, 1))
+    motion = coords.compose(
+        coords.zoom(args.zoom), coords.rotate(math.radians(args.rotate)), coords.translate(*args.translate)
+    )
+    grid = coords.transform(coords.grid(height, width, x=(x0, x1), y=(y0, y1)), motion)
+    image = sampling.render(
+        model, args.seed, grid, truncation_psi=args.truncation_psi, chunk=args.chunk, progress=sys.stderr.isatty()
+    )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sampling.to_uint8(image)).save(args.out)
+    print(args.out)
+
+
+def _inspect(args: argparse.Namespace, _: list[str]) -> None:
+    import jax
+
+    from pegan_jax import config as configs
+
+    model = _load(args)
+    print(f'{model.config.system}, step {model.step}, in {args.model}\n')
+    print(configs.to_json(model.config), '\n')
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.variables):
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        print(f'{name:60} {leaf.dtype!s:9} {"x".join(map(str, leaf.shape)) or "scalar"}')
+    print(f'{sum(x.size for x in jax.tree.leaves(model.variables["params"])):,} parameters in the generator')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    overrides, rest = [], []
+    words = iter(argv)
+    for word in words:
+        if word.startswith('--config.'):
+            item = word.removeprefix('--config.')
+            overrides.append(item if '=' in item else f'{item}={next(words, "")}')
+        else:
+            rest.append(word)
+    args = _parser().parse_args(rest)
+    logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    try:
+        if overrides and args.command != 'train':
+            raise ValueError(f'--config.{overrides[0]} is for the command train.')
+        {'train': _train, 'sample': _sample, 'render': _render, 'inspect': _inspect}[args.command](args, overrides)
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f'error: {error}'.replace('\n', ' '), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Batches: decode, crop, resize, flip; in an order that depends on the seed and on the position in the stream alone."""
+
+import functools
+import logging
+import pathlib
+import sys
+from typing import Any
+
+import grain
+import numpy as np
+from PIL import Image
+
+from pegan_jax.config import ConfigError, DataConfig
+from pegan_jax.data import sources
+
+logger = logging.getLogger(__name__)
+
+READ_THREADS = 4
+READ_AHEAD = 4  # batches
+SUBSTITUTES = 16  # neighbours that are tried for an image that cannot be read
+
+
+def open_source(data: DataConfig, workdir: pathlib.Path) -> sources.Source:
+    """Opens the images that a configuration names; what is found out about them is kept in `workdir`.
+
+    Raises: ConfigError if there is nothing to read, saying what to do.
+    """
+    if data.folder is not None:
+        return sources.open_folder(data.folder, data.max_pixels, workdir)
+    if data.image is not None:
+        return sources.open_image(data.image, data.max_pixels)
+    if data.tfds == 'worlds':
+        return sources.open_worlds(data.size, data.num_worlds, data.split, data.data_dir or str(workdir / 'tfds'))
+    return sources.open_tfds(data.tfds, data.split, data.data_dir)
+
+
+def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
+    """Resizes uint8 [h, w, 3] with a Lanczos filter, as wide as the reduction.
+
+    Args:
+      size: (height, width) that is wanted.
+      crop: 'stretch' ignores the aspect; 'center' takes the largest centred window of the wanted aspect; 'random' keeps
+        everything: the smallest size of the image's own aspect that covers the wanted one.
+    Returns: uint8 [height, width, 3], larger along one axis for 'random'.
+    """
+    (h, w), (height, width) = image.shape[:2], size
+    box = None
+    if crop == 'center':
+        scale = min(h / height, w / width)
+        left, top = (w - scale * width) / 2, (h - scale * height) / 2
+        box = (left, top, left + scale * width, top + scale * height)
+    elif crop == 'random':
+        scale = max(height / h, width / w)
+        height, width = max(height, round(h * scale)), max(width, round(w * scale))
+    if (h, w) == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS, box))
+
+
+def _loader(source: sources.Source, data: DataConfig) -> Any:
+    """index -> example with the image decoded and fitted; an unreadable image is replaced by the next readable one."""
+    unreadable = set()
+
+    def read(index: int) -> dict[str, np.ndarray] | None:
+        try:
+            example = source[index]
+            image = sources.decode_image(example['image'], data.max_pixels)
+        except (sources.UnreadableImage, OSError) as error:
+            if index not in unreadable:
+                unreadable.add(index)
+                if len(unreadable).bit_count() == 1:  # the first, second, fourth, eighth ...
+                    logger.warning('%d unreadable images replaced by the next ones; image %d: %s', len(unreadable), index, error)
+            return None
+        return example | {'image': fit(image, data.size, data.crop)}
+
+    def load(index: int) -> dict[str, np.ndarray]:
+        candidates = [(index + k) % len(source) for k in range(min(SUBSTITUTES + 1, len(source)))]
+        for candidate in candidates:
+            if (example := read(candidate)) is not None:
+                return example
+        raise RuntimeError(f'images {candidates} are all unreadable; is the storage still there?')
+
+    return functools.cache(load) if data.cache else load
+
+
+def batches(
+    source: sources.Source,
+    data: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    start_image: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """An endless iterator of {'image': uint8 [batch_size / process_count, H, W, 3]}, and 'label' int32 where there is one.
+
+    The stream of images is a function of the seed: position g holds one image with its crop and flip, whatever the batch
+    size, the process count and the position where the iteration began. Every epoch is shuffled anew. Batch k covers
+    positions start_image + k batch_size onwards; each process gets one contiguous block of it.
+
+    Args:
+      batch_size: images per batch over all processes.
+      start_image: position of the first one, the number of images seen so far.
+    Returns: an iterator with `close()`, which stops its threads.
+    Raises: ValueError if the batch does not divide among the processes.
+    """
+    if batch_size % process_count:
+        lower = batch_size - batch_size % process_count
+        raise ConfigError(
+            f'train.batch_size={batch_size} is not divisible by {process_count} processes; '
+            f'use {lower or process_count} or {lower + process_count}.'
+        )
+    share = batch_size // process_count
+    height, width = data.size
+    order_seed, augment_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
+
+    def augment(example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        image = example['image']
+        top = rng.integers(image.shape[0] - height + 1)
+        left = rng.integers(image.shape[1] - width + 1)
+        image = image[top : top + height, left : left + width]
+        if data.flip and rng.random() < 0.5:
+            image = image[:, ::-1]
+        return example | {'image': image}
+
+    # Random numbers are tied to positions, so they are drawn before the stream is divided into batches.
+    stream = (
+        grain.MapDataset.range(len(source))
+        .shuffle(seed=order_seed)
+        .repeat()
+        .map(_loader(source, data))
+        .random_map(augment, seed=augment_seed)
+    )
+
+    def batch(k: int) -> dict[str, np.ndarray]:
+        first = start_image + k * batch_size + process_index * share
+        examples = [stream[first + j] for j in range(share)]
+        return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+
+    options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
+    return iter(grain.MapDataset.range(sys.maxsize // batch_size).map(batch).to_iter_dataset(options))

@@ -1,0 +1,66 @@
+"""What a system gives the trainer: a tuple of functions, and a training step as an ordered tuple of updates."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything that changes shapes or the compiled program; hashable.
+
+    resolution: side of the square images, or (height, width).
+    level: scale index (SinGAN, PGGAN).
+    flags: names of optional terms that are part of this program.
+    """
+
+    resolution: int | tuple[int, int]
+    level: int = 0
+    flags: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimiser step of one network.
+
+    net: 'g' or 'd'.
+    loss: (params, state, batch, key, stage) -> (loss, (new_state_fields, metrics)). `params` are of `net`, `state`
+      is the whole TrainState, `batch['index']` holds the global row of each sample: random numbers are drawn per sample
+      with `sample_keys(key, batch['index'])`, so that they do not depend on the number of devices.
+      `new_state_fields` maps TrainState field names (of 'buffers' and 'stats') to replacements.
+    interval: the update runs on steps divisible by it (lazy regularisation); the trainer multiplies the loss by it.
+    """
+
+    net: str
+    loss: Callable
+    interval: int = 1
+
+
+class GAN(NamedTuple):
+    """A system, as the trainer and the samplers see it."""
+
+    init: Callable  # key -> params {'g', 'd'}, buffers {'g', 'd'}, stats; for all stages at once
+    updates: tuple[Update, ...]  # ordered; repeated entries repeat
+    optimizers: dict  # {'g': optax transformation, 'd': ...}, already corrected for lazy regularisation
+    sample: Callable  # (variables, inputs, grid, **options) -> images [N, ..., C] in [-1, 1]
+    stage_at: Callable  # (step, nimg, seed) -> Stage
+    prepare: Callable | None = None  # (batch, key, stage) -> batch, once per step
+    ema: Callable | None = None  # (nimg, step) -> decay of G's running mean; None: no EMA
+    enter: Callable | None = None  # (state, old_stage, new_stage) -> state, on the host
+
+
+def sample_keys(key: jax.Array, index: jax.Array) -> jax.Array:
+    """One PRNG key per sample, [b], from the step's key and the samples' global rows [b]."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+
+
+def sample_normal(key: jax.Array, index: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal numbers [b, *shape], float32, drawn per global row."""
+    return jax.vmap(lambda k: jax.random.normal(k, shape))(sample_keys(key, index))

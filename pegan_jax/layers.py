@@ -1,0 +1,116 @@
+"""Linen layers that several systems share. Parameters are float32; `dtype` is that of the inputs of convolutions and matmuls."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pegan_jax import ops
+
+
+def lrelu(x: jax.Array) -> jax.Array:
+    """sqrt(2) * leaky_relu(x, slope 0.2): keeps the second moment of a symmetric input near one (Karras et al. 2020)."""
+    return jax.nn.leaky_relu(x, 0.2) * math.sqrt(2)
+
+
+def normalize_2nd_moment(x: jax.Array, axis: int = -1, eps: float = 1e-8) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps), the mean taken over `axis`."""
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=axis, keepdims=True) + eps)
+
+
+class EqualDense(nn.Module):
+    """Dense layer with equalised learning rate (Karras et al. 2018): y = x @ (kernel * m / sqrt(in)) + bias * m, m = lr_multiplier.
+
+    The kernel [in, features] starts as N(0, 1) / m, the bias as `bias_init`, which is not divided by m.
+    Always float32: these layers make styles and logits.
+    """
+
+    features: int
+    lr_multiplier: float = 1.0
+    bias_init: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        in_features = x.shape[-1]
+        kernel = self.param('kernel', nn.initializers.normal(1 / self.lr_multiplier), (in_features, self.features))
+        bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
+        y = x @ (kernel * (self.lr_multiplier / math.sqrt(in_features))) + (bias * self.lr_multiplier)[None, :]
+        return y
+
+
+class MappingNetwork(nn.Module):
+    """z [N, features] -> w [N, features]: normalised second moment, then `num_layers` dense layers fc0, fc1, ... with lrelu."""
+
+    features: int
+    num_layers: int = 8
+    lr_multiplier: float = 0.01
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        w = normalize_2nd_moment(z.astype(jnp.float32))
+        for i in range(self.num_layers):
+            w = lrelu(EqualDense(self.features, self.lr_multiplier, name=f'fc{i}')(w))
+        return w
+
+
+class EqualConv(nn.Module):
+    """Convolution with equalised learning rate, HWIO kernel ~ N(0, 1) scaled by 1 / sqrt(in * size^2) at run time.
+
+    down: 2 low-passes the input with the `resample_filter` buffer [4, 4] and keeps every second position.
+    activate: add a bias and apply lrelu; without it the layer has no bias.
+    """
+
+    features: int
+    kernel_size: int
+    down: int = 1
+    activate: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        in_features, size = x.shape[-1], self.kernel_size
+        kernel = self.param('kernel', nn.initializers.normal(1.0), (size, size, in_features, self.features))
+        pad, stride = size // 2, 1
+        x = x.astype(self.dtype)
+        if self.down == 2:
+            fir = self.variable('buffers', 'resample_filter', ops.setup_filter, (1, 3, 3, 1)).value
+            if size == 1:
+                x = ops.upfirdn2d(x, fir, down=2, padding=(1, 1, 1, 1))
+            else:
+                x = ops.upfirdn2d(x, fir, padding=(pad + 1,) * 4)
+                pad, stride = 0, 2
+        scaled = (kernel / math.sqrt(in_features * size**2)).astype(self.dtype)
+        y = jax.lax.conv_general_dilated(
+            x, scaled, (stride, stride), [(pad, pad)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        )
+        if self.activate:
+            bias = self.param('bias', nn.initializers.zeros, (self.features,))
+            y = lrelu(y + bias.astype(self.dtype)[None, None, None, :])
+        return y
+
+
+def minibatch_std(x: jax.Array, group_size: int = 4) -> jax.Array:
+    """Appends a channel with the standard deviation over groups of samples (Karras et al. 2018, section 3), in float32.
+
+    With g = min(b, group_size), sample n belongs to group n mod (b / g). The population variance over a group, plus 1e-8,
+    under a root, is averaged over positions and channels; that number fills the new channel of the group's samples.
+
+    Args:
+      x: [b, H, W, C]; b is the batch of one device.
+    Returns: [b, H, W, C + 1] float32.
+    Raises: ValueError unless g divides b.
+    """
+    b, h, w, c = x.shape
+    g = min(b, group_size)
+    if b % g:
+        raise ValueError(
+            f'minibatch standard deviation: the batch of {b} samples per device is not a multiple of the group of {g}; '
+            f'use {b // g * g} or {-(-b // g) * g} per device.'
+        )
+    x = x.astype(jnp.float32)
+    groups = x.reshape(g, b // g, h, w, c)
+    # The variance, not jnp.std: the gradient of a root at zero is NaN.
+    std = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8).mean(axis=(1, 2, 3))
+    return jnp.concatenate([x, jnp.broadcast_to(jnp.tile(std, g)[:, None, None, None], (b, h, w, 1))], axis=-1)

@@ -1,0 +1,1 @@
+"""Measures of images; they import neither the trainer nor the models."""

@@ -1,0 +1,5 @@
+"""The systems, one module each: `Config`, Linen modules, losses, `validate(config)` and `build(config) -> GAN`."""
+
+from pegan_jax.models import cips
+
+SYSTEMS = {'cips': cips}

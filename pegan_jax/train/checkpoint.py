@@ -1,0 +1,203 @@
+"""Checkpoints: Orbax, asynchronous, with checksums that are committed together with the data.
+
+A step's folder holds the items `sampling` (what sampling needs: EMA parameters and G's buffers), `training` (the rest
+of the state), `meta` (JSON: configuration, images shown) and `checksums.json`.
+"""
+
+import hashlib
+import json
+import logging
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from pegan_jax.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+SUMS = 'checksums.json'
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint could be read; the message says which were tried and why each failed."""
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open('rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def _write_sums(root: pathlib.Path) -> None:
+    # Orbax calls this when every item is complete and before the rename that commits the step: the sums are part of the
+    # commit, and a kill at any moment leaves either a whole step with sums or none.
+    if jax.process_index() == 0:
+        for step in root.glob('*.orbax-checkpoint-tmp'):
+            files = sorted(p for p in step.rglob('*') if p.is_file() and p.name != SUMS)
+            (step / SUMS).write_text(json.dumps({str(p.relative_to(step)): _digest(p) for p in files}, indent=1))
+
+
+def verify(step_dir: pathlib.Path) -> str | None:
+    """What is wrong with a step's files, or None. A step without sums (saved with checksums off) passes."""
+    if not (step_dir / SUMS).is_file():
+        return None
+    try:
+        sums = json.loads((step_dir / SUMS).read_text())
+    except ValueError:
+        return f'{SUMS} is not readable'
+    for name, want in sums.items():
+        if not (step_dir / name).is_file():
+            return f'{name} is missing'
+        if _digest(step_dir / name) != want:
+            return f'{name} has changed since it was written'
+    return None
+
+
+def split_state(state: TrainState) -> dict[str, Any]:
+    """The items of a checkpoint; every array once, but for G's parameters where there is no EMA."""
+    training = {
+        'step': state.step,
+        'nimg': state.nimg,
+        'params': state.params,
+        'd_buffers': state.buffers['d'],
+        'opt': state.opt,
+        'stats': state.stats,
+    }
+    return {'sampling': state.sampling, 'training': training}
+
+
+def join_state(items: dict[str, Any], has_ema: bool) -> TrainState:
+    """Inverse of `split_state`."""
+    sampling, training = items['sampling'], dict(items['training'])
+    return TrainState(
+        buffers={'g': sampling['buffers'], 'd': training.pop('d_buffers')},
+        ema=sampling['params'] if has_ema else None,
+        **training,
+    )
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `root`; keeps the newest `keep` and the `keep_best` with the lowest 'swd'."""
+
+    def __init__(self, root: pathlib.Path, *, keep: int = 2, keep_best: int = 0, checksums: bool = True) -> None:
+        self.root = root.absolute()
+        kept = [policies.LatestN(keep)]
+        if keep_best:
+            # A save without the metric (on an interrupt) is kept by LatestN alone.
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=lambda m: m['swd'], reverse=True, n=keep_best, keep_checkpoints_without_metrics=False
+                )
+            )
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            best_fn=lambda m: m['swd'],
+            best_mode='min',
+            cleanup_tmp_directories=True,
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=(lambda: _write_sums(self.root)) if checksums else None
+            ),
+        )
+        self._manager = ocp.CheckpointManager(self.root, options=self._options)
+
+    def steps(self) -> list[int]:
+        """Steps on disk, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, meta: dict, metrics: dict | None = None) -> None:
+        """Starts saving; returns as soon as the state has been copied off the devices. Every process calls it."""
+        step = int(state.step)
+        if step in self.steps():
+            return
+        items = {k: ocp.args.StandardSave(v) for k, v in split_state(state).items()}
+        self._manager.save(step, metrics=metrics, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items))
+
+    def restore(self, template: TrainState) -> tuple[TrainState, dict] | None:
+        """The newest state that is intact, and its meta; None where nothing was ever saved.
+
+        Damaged steps are reported and moved to `<root>/../damaged/`, so that training can save those steps again.
+
+        Args:
+          template: leaves are jax.ShapeDtypeStruct with the sharding wanted now, on any number of devices.
+        Raises: CheckpointError if there are checkpoints and none can be read.
+        """
+        steps, failures = self.steps(), {}
+        for step in reversed(steps):
+            reason = verify(self.root / str(step))
+            if reason is None:
+                try:
+                    args = {k: ocp.args.StandardRestore(v) for k, v in split_state(template).items()}
+                    items = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
+                except Exception as error:  # Orbax raises bare Exceptions and many others for damaged files.
+                    reason = f'{type(error).__name__}: {str(error).splitlines()[0][:200]}'
+                else:
+                    self._set_aside(failures)
+                    return join_state(items, template.ema is not None), items['meta']
+            failures[step] = reason
+            log.warning('checkpoint of step %d cannot be used: %s', step, reason)
+        if not steps:
+            return None
+        tried = '; '.join(f'step {s}: {r}' for s, r in failures.items())
+        raise CheckpointError(
+            f'none of the checkpoints in {self.root} can be read ({tried}). '
+            'Nothing was changed; move the folder away to start anew.'
+        )
+
+    def _set_aside(self, failures: dict[int, str]) -> None:
+        if not failures:
+            return
+        self._manager.close()
+        if jax.process_index() == 0:
+            for step in failures:
+                target = self.root.parent / 'damaged' / str(step)
+                target.parent.mkdir(exist_ok=True)
+                while target.exists():
+                    target = target.with_name(target.name + '_')
+                shutil.move(self.root / str(step), target)
+                log.warning('moved the damaged checkpoint of step %d to %s', step, target)
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices('pegan_jax_damaged_checkpoints')
+        self._manager = ocp.CheckpointManager(self.root, options=self._options)
+
+    def wait(self) -> None:
+        """Returns when every save that was started is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finishes what was started."""
+        self.wait()
+        self._manager.close()
+
+
+def load_sampling(root: pathlib.Path, step: int | str | None = None) -> tuple[dict, dict, int]:
+    """Reads what sampling needs from a run's checkpoints.
+
+    Args:
+      root: folder of `Checkpoints`.
+      step: a step, 'best' (lowest 'swd'), or None for the newest.
+    Returns: variables {'params', 'buffers'} as NumPy arrays, meta, step.
+    Raises: CheckpointError if there is none, or it is damaged.
+    """
+    manager = ocp.CheckpointManager(
+        root.absolute(),
+        options=ocp.CheckpointManagerOptions(best_fn=lambda m: m['swd'], best_mode='min', read_only=True),
+    )
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise CheckpointError(f'no checkpoint in {root}; has the run saved one yet?')
+    chosen = {None: steps[-1], 'best': manager.best_step()}.get(step, step)
+    if chosen not in steps:
+        raise CheckpointError(f'no checkpoint of step {chosen} in {root}; there are {", ".join(map(str, steps))}.')
+    reason = verify(root / str(chosen))
+    if reason is not None:
+        raise CheckpointError(f'the checkpoint of step {chosen} in {root} is damaged: {reason}. Others: {steps}.')
+    items = manager.restore(
+        chosen, args=ocp.args.Composite(sampling=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+    )
+    manager.close()
+    return jax.device_get(items['sampling']), items['meta'], chosen

@@ -1,0 +1,65 @@
+"""What a run leaves to look at: progress bar, TensorBoard events, metrics.jsonl, sample images."""
+
+import json
+import pathlib
+import sys
+import time
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class RunLog:
+    """Writes in `workdir`; does nothing on processes other than the first.
+
+    metrics.jsonl has one line per log step. After a resume the steps since the checkpoint are logged again: the last
+    line of a step counts.
+    """
+
+    def __init__(self, workdir: pathlib.Path, total_images: int, start_images: int, main: bool = True) -> None:
+        self._main = main
+        if not main:
+            return
+        self._events = SummaryWriter(str(workdir / 'tensorboard'))
+        self._jsonl = (workdir / 'metrics.jsonl').open('a')
+        self._samples = workdir / 'samples'
+        self._samples.mkdir(exist_ok=True)
+        self._bar = tqdm(
+            total=total_images, initial=start_images, unit='img', unit_scale=True, smoothing=0.05, dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10,
+        )  # fmt: skip
+
+    def progress(self, images: int) -> None:
+        """Advances the bar by a number of images."""
+        if self._main:
+            self._bar.update(images)
+
+    def scalars(self, step: int, nimg: int, values: dict[str, float]) -> None:
+        """One log step."""
+        if not self._main:
+            return
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        self._jsonl.write(json.dumps({'step': step, 'kimg': nimg / 1000, 'time': time.time(), **values}) + '\n')
+        self._jsonl.flush()
+        self._bar.set_postfix({k: f'{v:.3g}' for k, v in values.items() if k.startswith('loss/')}, refresh=False)
+
+    def image(self, name: str, step: int, grid: np.ndarray) -> None:
+        """A uint8 image [H, W, C], as `samples/<name>.png` and in TensorBoard."""
+        if self._main:
+            Image.fromarray(grid).save(self._samples / f'{name}.png')
+            self._events.add_image(name.rsplit('_', 1)[0], grid, step, dataformats='HWC')
+
+    def say(self, text: str) -> None:
+        """A line of text above the progress bar."""
+        if self._main:
+            self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Flushes everything."""
+        if self._main:
+            self._bar.close()
+            self._events.close()
+            self._jsonl.close()

@@ -1,0 +1,299 @@
+"""The training loop: data, step, log, sample, save."""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from pegan_jax import config as configs
+from pegan_jax.config import Config, ConfigError
+from pegan_jax.gan import GAN, Stage
+from pegan_jax.metrics.distribution import sliced_wasserstein
+from pegan_jax.sampling import image_grid, latents, to_uint8
+from pegan_jax.train.checkpoint import Checkpoints
+from pegan_jax.train.log import RunLog
+from pegan_jax.train.state import TrainState, create_state
+from pegan_jax.train.step import (
+    check_batch_size,
+    compile_step,
+    data_mesh,
+    device_step,
+    due_updates,
+    place_batch,
+    replicated_state,
+)
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a parameter is no longer a number; the message names the step and the last good checkpoint."""
+
+
+def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
+    """Trains to `config.train.total_kimg`; a second call with the same workdir goes on where the first one stopped.
+
+    Writes in workdir only: config.json, checkpoints/, samples/, tensorboard/, metrics.jsonl (and tfds/ for 'worlds').
+    SIGTERM or SIGINT saves and returns. On several processes, every process calls it after jax.distributed.initialize,
+    with the same arguments and a workdir that all of them see.
+
+    Raises: ConfigError, ValueError for what cannot run; CheckpointError; NonFiniteError.
+    """
+    from pegan_jax.data import pipeline
+
+    workdir, train = pathlib.Path(workdir), config.train
+    mesh = data_mesh()
+    check_batch_size(train.batch_size, mesh.size)
+    main = jax.process_index() == 0
+    gan = configs.system_module(config.system).build(config)
+    replicated = NamedSharding(mesh, P())
+    template = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+        jax.eval_shape(functools.partial(create_state, gan, train.seed)),
+    )
+    if main:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _check_workdir(workdir, config)
+    _barrier('workdir')
+
+    checkpoints = Checkpoints(
+        workdir / 'checkpoints', keep=train.keep, keep_best=train.keep_best, checksums=train.checksums
+    )
+    restored = checkpoints.restore(template)
+    state = replicated_state(gan, train.seed, mesh) if restored is None else restored[0]
+    step, nimg = int(state.step), int(state.nimg)
+    if main:
+        _write_atomically(workdir / 'config.json', configs.to_json(config))
+
+    # The first process prepares what has to be prepared; the others then find it there.
+    source = pipeline.open_source(config.data, workdir) if main else None
+    _barrier('data')
+    source = source if main else pipeline.open_source(config.data, workdir)
+    batches = functools.partial(pipeline.batches, source, config.data, seed=train.seed)
+    data = batches(
+        batch_size=train.batch_size,
+        start_image=nimg,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+    runlog = RunLog(workdir, train.total_steps * train.batch_size, nimg, main)
+    if restored is not None:
+        runlog.say(f'resumed from step {step} ({nimg / 1000:.1f} kimg)')
+    sampler = _Sampler(gan, config)
+    if train.sample_every and step == 0:
+        with contextlib.closing(batches(batch_size=int(np.prod(train.sample_grid)), start_image=0)) as reals:
+            runlog.image('reals', 0, image_grid(next(reals)['image'], train.sample_grid[1]))
+        runlog.image('samples_00000000', 0, sampler.grid(state))
+
+    programs: dict[tuple[Stage, tuple[int, ...]], Callable] = {}
+    stage = gan.stage_at(step - 1, nimg - train.batch_size, train.seed) if step else None
+    metrics = _Metrics(checkpoints, runlog, train.batch_size)
+    # Simulated devices on a CPU can deadlock in their collectives when steps are queued.
+    wait_each_step = mesh.size > 1 and mesh.devices.flat[0].platform == 'cpu'
+
+    def save(measure: bool) -> None:
+        metrics.flush()
+        with metrics.paused():
+            if not bool(_all_finite(state.params)):
+                raise NonFiniteError(_non_finite_message('a parameter', step, checkpoints))
+            scores = None
+            if measure and train.keep_best:
+                scores = {'swd': sampler.distance(state, batches)}
+                runlog.scalars(step, nimg, scores)
+            checkpoints.save(state, {'config': configs.to_dict(config), 'images': nimg}, scores)
+
+    try:
+        with _StopSignal() as stop:
+            while step < train.total_steps:
+                new_stage = gan.stage_at(step, nimg, train.seed)
+                if gan.enter is not None and stage is not None and new_stage != stage:
+                    state = gan.enter(state, stage, new_stage)
+                stage = new_stage
+                batch = place_batch(next(data), train.backend, mesh)
+                program = (stage, due_updates(gan, step))
+                if program not in programs:
+                    with metrics.paused():
+                        runlog.say(f'compiling the step for {stage}, updates {program[1]}')
+                        per_device = functools.partial(
+                            device_step, gan=gan, stage=stage, due=program[1], seed=train.seed
+                        )
+                        compiled = compile_step(per_device, train.backend, mesh)
+                        programs[program] = compiled.lower(state, batch).compile()
+                state, scalars = programs[program](state, batch)
+                if wait_each_step:
+                    jax.block_until_ready(state)
+                step, nimg = step + 1, nimg + train.batch_size
+                metrics.add(step, nimg, scalars)
+                runlog.progress(train.batch_size)
+
+                last = step == train.total_steps
+                if step % train.log_every == 0 or last:
+                    metrics.report()
+                if train.sample_every and (step % train.sample_every == 0 or last):
+                    with metrics.paused():
+                        runlog.image(f'samples_{step:08d}', step, sampler.grid(state))
+                if (train.checkpoint_every and step % train.checkpoint_every == 0) or last:
+                    save(measure=True)
+                elif stop.requested(step):
+                    save(measure=False)
+                    runlog.say(f'stopped at step {step}; the same command goes on from here.')
+                    break
+        metrics.flush()
+    finally:
+        data.close()
+        runlog.close()
+        checkpoints.close()
+    return state
+
+
+class _Metrics:
+    """Scalars of every step. They stay on the device until the log step after next, so that the host does not wait."""
+
+    def __init__(self, checkpoints: Checkpoints, runlog: RunLog, batch_size: int) -> None:
+        self._checkpoints, self._runlog, self._batch_size = checkpoints, runlog, batch_size
+        self._fresh, self._ready, self._ready_rate = [], [], 0.0
+        self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside does not count in images per second."""
+        jax.block_until_ready(self._fresh[-1:])
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+    def add(self, step: int, nimg: int, scalars: dict) -> None:
+        self._fresh.append((step, nimg, scalars))
+
+    def report(self) -> None:
+        """Logs the interval before the last one, whose steps are done by now."""
+        self._log(self._ready, self._ready_rate)
+        now = time.perf_counter()
+        self._ready, self._ready_rate = self._fresh, len(self._fresh) * self._batch_size / (now - self._since)
+        self._fresh, self._since = [], now
+
+    def flush(self) -> None:
+        """Logs everything; waits for the device."""
+        self.report()
+        self.report()
+
+    def _log(self, steps: list, rate: float) -> None:
+        if not steps:
+            return
+        values = jax.device_get([scalars for _, _, scalars in steps])
+        for (step, _, _), scalars in zip(steps, values, strict=True):
+            if scalars.pop('finite') != 1:
+                shown = ', '.join(f'{k}={v:.4g}' for k, v in scalars.items())
+                raise NonFiniteError(_non_finite_message(f'a loss ({shown})', step, self._checkpoints))
+        names = sorted({name for scalars in values for name in scalars})
+        means = {name: float(np.mean([s[name] for s in values if name in s])) for name in names}
+        self._runlog.scalars(steps[-1][0], steps[-1][1], {**means, 'perf/images_per_second': rate})
+
+
+class _Sampler:
+    """Images of fixed latents (seeds 0, 1, 2, ...) from a training state."""
+
+    batch_size = 8
+
+    def __init__(self, gan: GAN, config: Config) -> None:
+        self._config, self._reals = config, None
+        self._sample = jax.jit(lambda variables, z: gan.sample(variables, z, None))
+
+    def images(self, state: TrainState, count: int) -> np.ndarray:
+        """[count, H, W, C] float32."""
+        z = latents(range(-(-count // self.batch_size) * self.batch_size), self._config.model.z_dim)
+        parts = [self._sample(state.sampling, z[i : i + self.batch_size]) for i in range(0, len(z), self.batch_size)]
+        return np.concatenate([np.asarray(p) for p in parts])[:count]
+
+    def grid(self, state: TrainState) -> np.ndarray:
+        """The sample image, uint8."""
+        rows, columns = self._config.train.sample_grid
+        return image_grid(to_uint8(self.images(state, rows * columns)), columns)
+
+    def distance(self, state: TrainState, batches: Callable) -> float:
+        """Sliced Wasserstein distance between samples and real images, quantised alike."""
+        count = self._config.train.metric_images
+        if self._reals is None:
+            with contextlib.closing(batches(batch_size=count, start_image=0)) as reals:
+                self._reals = next(reals)['image']
+        return sliced_wasserstein(to_uint8(self.images(state, count)), self._reals)
+
+
+class _StopSignal:
+    """Turns SIGTERM and SIGINT into a question that the loop asks between steps."""
+
+    def __enter__(self) -> '_StopSignal':
+        self._requested, self._previous = False, {}
+        # On several processes JAX's preemption service takes SIGTERM and lets all of them agree on a step.
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, *_: object) -> None:
+        self._requested = True
+
+    def requested(self, step: int) -> bool:
+        """Whether to save and stop after `step`; equal on all processes."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._requested
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+@jax.jit
+def _all_finite(tree: dict) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+
+
+def _non_finite_message(what: str, step: int, checkpoints: Checkpoints) -> str:
+    steps = checkpoints.steps()
+    last = f'the last good checkpoint is of step {steps[-1]}' if steps else 'nothing had been saved yet'
+    return (
+        f'{what} is not finite at step {step}; {last} ({checkpoints.root}). '
+        'Lower optim.g_lr and optim.d_lr or the weight of the regulariser, or train in float32.'
+    )
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f'pegan_jax_{name}')
+
+
+def _check_workdir(workdir: pathlib.Path, config: Config) -> None:
+    """A workdir holds one model; other settings may change between launches, and are told."""
+    if not (workdir / 'config.json').is_file() or not any((workdir / 'checkpoints').glob('[0-9]*')):
+        return
+    old, new = json.loads((workdir / 'config.json').read_text()), json.loads(configs.to_json(config))
+    changes = [f'system: {old["system"]} -> {new["system"]}'] if old['system'] != new['system'] else []
+    for section in ('model', 'data', 'optim', 'train'):
+        before, after = old[section], new[section]
+        names = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+        changes += [f'{section}.{k}: {before.get(k)} -> {after.get(k)}' for k in names]
+    if refused := [c for c in changes if c.startswith(('system', 'model.'))]:
+        raise ConfigError(f'{workdir} holds a run of another model ({"; ".join(refused)}); choose another --workdir.')
+    for change in changes:
+        log.warning('resuming with a changed %s', change)
+
+
+def _write_atomically(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(text)
+    os.replace(temporary, path)

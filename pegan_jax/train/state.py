@@ -1,0 +1,49 @@
+"""The training state: one pytree, replicated on every device."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from pegan_jax.gan import GAN
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything a run needs to go on, except the configuration; random keys are functions of (seed, step, sample).
+
+    step: optimiser steps taken, int32 [].
+    nimg: real images shown, over all devices and processes, int32 [].
+    params, buffers: {'g': ..., 'd': ...}; buffers are the values that checkpoints carry but no gradient reaches.
+    opt: {'g': ..., 'd': ...}, Optax states.
+    ema: running mean of params['g'], or None.
+    stats: running statistics of losses.
+    """
+
+    step: jax.Array
+    nimg: jax.Array
+    params: dict
+    buffers: dict
+    opt: dict
+    ema: Any
+    stats: dict
+
+    @property
+    def sampling(self) -> dict:
+        """Variables to sample with: {'params': ema (params['g'] where there is none), 'buffers': buffers['g']}."""
+        return {'params': self.params['g'] if self.ema is None else self.ema, 'buffers': self.buffers['g']}
+
+
+def create_state(gan: GAN, seed: int) -> TrainState:
+    """The state before step 0. Pure; compile it with the sharding that is wanted."""
+    # Steps use fold_in(key(seed), step) with step < 2^31; the largest fold is free for the initial parameters.
+    params, buffers, stats = gan.init(jax.random.fold_in(jax.random.key(seed), 2**32 - 1))
+    return TrainState(
+        step=jnp.int32(0),
+        nimg=jnp.int32(0),
+        params=params,
+        buffers=buffers,
+        opt={net: gan.optimizers[net].init(params[net]) for net in ('g', 'd')},
+        ema=None if gan.ema is None else jax.tree.map(jnp.copy, params['g']),
+        stats=stats,
+    )

@@ -1,0 +1,121 @@
+"""One training step, written per device, and its two compilers."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from pegan_jax.gan import GAN, Stage
+from pegan_jax.train.state import TrainState, create_state
+
+AXIS = 'data'
+
+
+def data_mesh(devices: list | None = None) -> Mesh:
+    """All devices on one axis 'data', those of a process side by side, so that rows of a batch keep their order."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.array(sorted(devices, key=lambda d: (d.process_index, d.id))), (AXIS,))
+
+
+def replicated_state(gan: GAN, seed: int, mesh: Mesh) -> TrainState:
+    """`create_state`, replicated over the mesh."""
+    return jax.jit(functools.partial(create_state, gan), static_argnums=0, out_shardings=NamedSharding(mesh, P()))(seed)
+
+
+def due_updates(gan: GAN, step: int) -> tuple[int, ...]:
+    """Indices of the updates that run at a step (lazy regularisation)."""
+    return tuple(i for i, update in enumerate(gan.updates) if step % update.interval == 0)
+
+
+def _pmean(tree: dict) -> dict:
+    return jax.tree.map(lambda x: jax.lax.pmean(x, AXIS) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
+
+
+def device_step(
+    state: TrainState, batch: dict, *, gan: GAN, stage: Stage, due: tuple[int, ...], seed: int
+) -> tuple[TrainState, dict]:
+    """One step on one device's rows of the global batch; runs inside a mapped axis 'data'.
+
+    Args:
+      state: replicated.
+      batch: 'image' [b, H, W, C] uint8, and whatever else the source gives, b rows each.
+      gan, stage, due, seed: static; due as from `due_updates`.
+    Returns: the new state, equal on all devices, and scalar metrics averaged over them. metrics['finite'] is 1.0 where
+      every loss of the step was finite on every device.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    rows = batch['image'].shape[0]
+    image = batch['image'].astype(jnp.float32) / 127.5 - 1
+    if image.shape[1:3] != stage.size:
+        image = jax.image.resize(image, (rows, *stage.size, image.shape[3]), 'linear')
+    batch = {**batch, 'image': image, 'index': jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)}
+    if gan.prepare is not None:
+        batch = gan.prepare(batch, jax.random.fold_in(key, len(gan.updates)), stage)
+
+    nimg, metrics, finite = state.nimg, {}, jnp.float32(1)
+    for i in due:
+        net, update = gan.updates[i].net, gan.updates[i]
+
+        def loss(params: dict, update=update, i=i, state=state):  # noqa: ANN001, ANN202
+            value, aux = update.loss(params, state, batch, jax.random.fold_in(key, i), stage)
+            return value * update.interval, aux
+
+        # The gradient of the *local* loss, then the mean over devices: under shard_map with its replication check on,
+        # the gradient would already be summed over devices, and this mean would leave it too large by their number.
+        (value, (fields, scalars)), grads = jax.value_and_grad(loss, has_aux=True)(state.params[net])
+        grads, fields, scalars, ok = _pmean((grads, fields, scalars, jnp.isfinite(value).astype(jnp.float32)))
+        deltas, opt = gan.optimizers[net].update(grads, state.opt[net], state.params[net])
+        state = state.replace(
+            params={**state.params, net: optax.apply_updates(state.params[net], deltas)},
+            opt={**state.opt, net: opt},
+            **fields,
+        )
+        metrics |= scalars
+        finite = jnp.minimum(finite, ok)
+
+    if gan.ema is not None:
+        decay = gan.ema(nimg, state.step)
+        state = state.replace(ema=optax.incremental_update(state.params['g'], state.ema, 1 - decay))
+    global_rows = jax.lax.psum(rows, AXIS)
+    state = state.replace(step=state.step + 1, nimg=nimg + global_rows)
+    return state, {**metrics, 'finite': finite}
+
+
+def compile_step(step: Callable, backend: str, mesh: Mesh) -> Callable:
+    """Compiles a per-device step over a mesh; the state is donated. The only place that knows the backend.
+
+    Args:
+      step: (state, batch) -> (state, metrics) on one device, reducing over the axis 'data' itself.
+      backend: 'jit', shard_map under jit; or 'pmap'.
+    Returns: a function of the replicated state and a batch as `place_batch` gives it, with .lower() for ahead-of-time
+      compilation.
+    """
+    if backend == 'pmap':
+        devices = list(mesh.devices.flat)
+        return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices)
+    if backend != 'jit':
+        raise ValueError(f"backend={backend!r}; use 'jit' or 'pmap'.")
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()), check_vma=False)
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def place_batch(batch: dict, backend: str, mesh: Mesh) -> dict:
+    """Hands this process's rows of the global batch (NumPy) to its devices, in the layout that the backend takes."""
+    if backend == 'pmap':
+        n = len(mesh.local_devices)
+        return {k: v.reshape(n, len(v) // n, *v.shape[1:]) for k, v in batch.items()}
+    sharding = NamedSharding(mesh, P(AXIS))
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def check_batch_size(batch_size: int, devices: int) -> None:
+    """Raises ValueError, with the nearest sizes that work, unless every device gets the same number of images."""
+    if batch_size % devices:
+        low, high = batch_size // devices * devices, -(-batch_size // devices) * devices
+        fix = f'{low} or {high}' if low else f'{high}'
+        raise ValueError(f'batch_size={batch_size} is not divisible by {devices} devices; use {fix}.')

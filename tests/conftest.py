@@ -1,0 +1,18 @@
+"""Settings for every test: CPU, fast compilation, strict promotion, exact matmuls."""
+
+import os
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_backend_optimization_level=0'
+
+import jax
+
+jax.config.update('jax_default_matmul_precision', 'highest')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_addoption(parser):
+    # pytest has a flag of this name that lists its own fixtures (also spelled --funcargs); ours takes its place.
+    group = parser.getgroup('parity')
+    group._arggroup.conflict_handler = 'resolve'
+    group.addoption('--fixtures', dest='golden', help='folder of golden .npz files, one sub-folder per system')

@@ -1,0 +1,159 @@
+"""Same numbers as the public implementations: `pytest tests/parity --fixtures DIR` compares every DIR/<system>/*.npz.
+
+A file is taken by the check whose (system, prefix) is the longest that its name starts with, else it fails. PENDING names
+what is not implemented yet; such files are skipped with the reason.
+"""
+
+import json
+import pathlib
+
+import check_cips
+import check_coords
+import numpy as np
+import pytest
+from compare import assert_close, bound
+
+CHECKS = check_coords.CHECKS | check_cips.CHECKS
+
+PENDING = {
+    ('cips', 'gen_original'): 'the StyleGAN2 baseline of CIPS is not implemented yet',
+    ('cips', 'gen_res'): 'the residual CIPS generator is not implemented yet',
+    ('cips', 'pe_zeroing_res'): 'the residual CIPS generator is not implemented yet',
+    ('cips', 'layers_1x1'): 'the residual blocks of CIPS are not implemented yet',
+    ('deepfill', 'brush_raster'): 'free-form masks are not implemented yet',
+    ('deepfill', 'ca_'): 'contextual attention is not implemented yet',
+    ('deepfill', 'composite'): 'DeepFillv2 is not implemented yet',
+    ('deepfill', 'disc_'): 'SN-PatchGAN is not implemented yet',
+    ('deepfill', 'flow_image'): 'contextual attention is not implemented yet',
+    ('deepfill', 'gconv_'): 'gated convolutions are not implemented yet',
+    ('deepfill', 'gdeconv_'): 'gated convolutions are not implemented yet',
+    ('deepfill', 'gen_'): 'DeepFillv2 is not implemented yet',
+    ('deepfill', 'index_tables'): 'contextual attention is not implemented yet',
+    ('deepfill', 'infer_'): 'DeepFillv2 is not implemented yet',
+    ('deepfill', 'losses'): 'the losses of DeepFillv2 are not implemented yet',
+    ('deepfill', 'pconv_'): 'partial convolutions are not implemented yet',
+    ('deepfill', 'tf_bundle'): 'the reader of TensorFlow checkpoints is not implemented yet',
+    ('deepfill', 'train_grads'): 'the losses of DeepFillv2 are not implemented yet',
+    ('positional_encoding_gans', 'analysis_two_layer'): 'the analysis of zero padding is not implemented yet',
+    ('positional_encoding_gans', 'dcgan_'): 'DCGAN is not implemented yet',
+    ('positional_encoding_gans', 'def_dcgan_'): 'DCGAN is not implemented yet',
+    ('positional_encoding_gans', 'def_pggan_'): 'PGGAN is not implemented yet',
+    ('positional_encoding_gans', 'ms_'): 'MS-PIE is not implemented yet',
+    ('positional_encoding_gans', 'pggan_'): 'PGGAN is not implemented yet',
+    ('positional_encoding_gans', 'stylegan2_'): "MS-PIE's StyleGAN2 baseline is not implemented yet",
+    ('positional_encoding_gans', 'train_losses'): 'the losses of MS-PIE are not implemented yet',
+    ('singan', 'applications_misc'): 'the applications of SinGAN are not implemented yet',
+    ('singan', 'disc_'): 'SinGAN is not implemented yet',
+    ('singan', 'gen_'): 'SinGAN is not implemented yet',
+    ('singan', 'gp_disc'): 'SinGAN is not implemented yet',
+    ('singan', 'interpolation_ops'): 'SinGAN is not implemented yet',
+    ('singan', 'loss_step'): 'SinGAN is not implemented yet',
+    ('singan', 'orig_'): 'the applications of SinGAN are not implemented yet',
+    ('singan', 'pyramid'): "SinGAN's image pyramid is not implemented yet",
+    ('singan', 'resize_'): "SinGAN's image pyramid is not implemented yet",
+    ('singan', 'train_loop'): 'SinGAN is not implemented yet',
+    ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
+    ('stylegan3', 'bias_act_conv_resample'): 'resampling convolutions are not implemented yet',
+    ('stylegan3', 'discriminator_'): 'the StyleGAN3 discriminator variants are not implemented yet',
+    ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
+    ('stylegan3', 'filter_design'): 'StyleGAN3 filters are not implemented yet',
+    ('stylegan3', 'filtered_lrelu'): 'StyleGAN3 is not implemented yet',
+    ('stylegan3', 'generator_'): 'StyleGAN3 is not implemented yet',
+    ('stylegan3', 'loss_'): 'StyleGAN3 is not implemented yet',
+    ('stylegan3', 'mapping_'): 'the StyleGAN3 mapping network is not implemented yet',
+    ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
+    ('stylegan3', 'modulated_conv'): 'StyleGAN3 is not implemented yet',
+    ('stylegan3', 'schedule'): 'StyleGAN3 is not implemented yet',
+    ('stylegan3', 'sg2_generator_'): 'the StyleGAN2 generator is not implemented yet',
+    ('stylegan3', 'state_dict_names'): 'checkpoint conversion is not implemented yet',
+    ('stylegan3', 'synthesis_layer'): 'StyleGAN3 is not implemented yet',
+    ('stylegan3', 'upfirdn2d'): 'the comparison of FIR resampling is not written yet',
+}
+
+
+def entry(system, name, table):
+    """The key of `table` for a file: its system and the longest prefix of its name, or None."""
+    keys = [key for key in table if key[0] == system and name.startswith(key[1])]
+    return max(keys, key=lambda key: len(key[1]), default=None)
+
+
+def fixture_files(config):
+    default = pathlib.Path(__file__).parent.parent / 'fixtures'
+    folder = pathlib.Path(config.getoption('--fixtures') or default)
+    files = sorted(folder.glob('*/*.npz'))
+    if not files:
+        raise pytest.UsageError(f'--fixtures={folder} holds no <system>/*.npz.')
+    return files
+
+
+def pytest_generate_tests(metafunc):
+    if 'path' in metafunc.fixturenames:
+        files = fixture_files(metafunc.config)
+        metafunc.parametrize('path', files, ids=[f'{p.parent.name}/{p.stem}' for p in files])
+
+
+def test_numbers_of_the_public_implementation(path):
+    found = entry(path.parent.name, path.stem, CHECKS | PENDING)
+    assert found is not None, f'no check takes {path.parent.name}/{path.name}'
+    if found in PENDING:
+        pytest.skip(PENDING[found])
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    meta = json.loads(str(arrays.pop('meta')))
+    CHECKS[found](arrays, meta)
+
+
+def test_every_check_takes_a_file_and_no_pending_entry_is_stale(request):
+    """Each check of a system with a folder needs a file; so does each PENDING entry where the folder is a full set.
+
+    The compact copy in tests/fixtures has only what a check takes, so a folder with any pending file is a full set.
+    """
+    names = {}
+    for path in fixture_files(request.config):
+        names.setdefault(path.parent.name, set()).add(path.stem)
+    taken = {entry(system, name, CHECKS | PENDING) for system in names for name in names[system]}
+    full = {key[0] for key in taken & set(PENDING)}
+    unused = [key for key in CHECKS if key[0] in names and key not in taken]
+    stale = [key for key in PENDING if key[0] in full and key not in taken]
+    assert not unused and not stale, f'checks without a file: {unused}; PENDING entries without one: {stale}'
+
+
+def test_no_pending_entry_overlaps_a_check():
+    overlaps = [
+        (p, c) for p in PENDING for c in CHECKS if p[0] == c[0] and (p[1].startswith(c[1]) or c[1].startswith(p[1]))
+    ]
+    assert not overlaps
+    assert len(CHECKS) == len(check_coords.CHECKS) + len(check_cips.CHECKS)
+
+
+def test_unknown_files_have_no_check():
+    assert entry('cips', 'unheard_of', CHECKS | PENDING) is None
+    assert entry('unheard_of', 'grids', CHECKS | PENDING) is None
+    assert entry('s', 'abc', {('s', 'a'): 0, ('s', 'ab'): 0, ('t', 'abc'): 0}) == ('s', 'ab')
+
+
+@pytest.mark.parametrize(
+    ('tolerance', 'allowed'),
+    [
+        ({'rtol': 0.1, 'atol': 1.0}, [1.2, 1.4]),
+        ({'rtol': 0.1, 'atol_relative_to_max': 0.5}, [2.2, 2.4]),
+        ({'rtol': 0.1, 'atol': 9.0, 'atol_factor_of_key_max': 0.5}, [2.2, 2.4]),
+        ({'rtol': 9.0, 'atol': 9.0, 'rel_to_max': 0.5}, [2.0, 2.0]),
+    ],
+)
+def test_tolerances_mean_what_the_files_say(tolerance, allowed):
+    want = np.array([2.0, -4.0])
+    np.testing.assert_allclose(bound(want, tolerance), allowed)
+    assert_close('inside', want + 0.999 * np.array(allowed), want, tolerance)
+    with pytest.raises(AssertionError, match='outside'):
+        assert_close('outside', want + np.array([0.0, 1.001 * allowed[1]]), want, tolerance)
+
+
+def test_comparison_refuses_other_shapes_nan_and_unknown_tolerances():
+    one = np.ones((1, 2))
+    for got in (np.ones((2,)), np.full((1, 2), np.nan)):
+        with pytest.raises(AssertionError):
+            assert_close('x', got, one, {'atol': 1e9})
+    for tolerance in ({}, {'atol': 1.0, 'psnr_db': 0.05}):
+        with pytest.raises(ValueError, match='tolerance'):
+            assert_close('x', one, one, tolerance)

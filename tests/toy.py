@@ -1,0 +1,64 @@
+"""A GAN of two small dense networks without batch statistics, trained with SGD: sums and means over devices show in it."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pegan_jax.gan import GAN, Stage, Update, sample_normal
+
+Z, SIDE = 3, 4
+
+
+def _g(params, z):
+    h = jnp.tanh(z @ params['a'])
+    return jnp.tanh(h @ params['b']).reshape(-1, SIDE, SIDE, 3)
+
+
+def _d(params, image):
+    h = jnp.tanh(image.reshape(len(image), -1) @ params['a'])
+    return h @ params['b']
+
+
+def toy_gan(optimizer=None, dtype=jnp.float32):
+    def init(key):
+        k = jax.random.split(key, 4)
+        n = SIDE * SIDE * 3
+        normal = jax.random.normal
+        g = {'a': normal(k[0], (Z, 8)), 'b': normal(k[1], (8, n)) / 3}
+        d = {'a': normal(k[2], (n, 8)) / 7, 'b': normal(k[3], (8,))}
+        return {'g': g, 'd': d}, {'g': {}, 'd': {}}, {'mean_logit': jnp.float32(0)}
+
+    def fake(params, batch, key):
+        return _g(params, sample_normal(key, batch['index'], (Z,)))
+
+    def d_main(params, state, batch, key, stage):
+        real, fakes = _d(params, batch['image']), _d(params, fake(state.params['g'], batch, key))
+        loss = jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fakes))
+        stats = {'mean_logit': 0.9 * state.stats['mean_logit'] + 0.1 * jnp.mean(real)}
+        return loss, ({'stats': stats}, {'loss/d': loss})
+
+    def d_r1(params, state, batch, key, stage):
+        grads = jax.grad(lambda x: jnp.sum(_d(params, x)))(batch['image'])
+        loss = jnp.mean(jnp.sum(jnp.square(grads), axis=(1, 2, 3)))
+        return loss, ({}, {'loss/r1': loss})
+
+    def g_main(params, state, batch, key, stage):
+        loss = jnp.mean(jax.nn.softplus(-_d(state.params['d'], fake(params, batch, key))))
+        return loss, ({}, {'loss/g': loss})
+
+    optimizer = optimizer or optax.sgd(0.1)
+    return GAN(
+        init=init,
+        updates=(Update('d', d_main), Update('d', d_r1, interval=2), Update('g', g_main)),
+        optimizers={'g': optimizer, 'd': optimizer},
+        sample=lambda variables, z, grid: _g(variables['params'], z),
+        stage_at=lambda step, nimg, seed: Stage(SIDE),
+        ema=lambda nimg, step: jnp.minimum(0.9, nimg / (nimg + 32.0)),
+    )
+
+
+def toy_batch(step, size):
+    """uint8 images [size, SIDE, SIDE, 3], equal on every process."""
+    import numpy as np
+
+    return np.random.default_rng(step).integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)

@@ -1,0 +1,86 @@
+"""Configurations: overrides, JSON, and errors that name the field, the value and the fix."""
+
+import dataclasses
+
+import pytest
+
+from pegan_jax import config as configs
+from pegan_jax.config import ConfigError, load_config
+
+
+def test_overrides_replace_single_fields_with_their_types():
+    config = load_config(
+        'cips:tiny',
+        ['optim.g_lr=3e-4', 'train.sample_grid=(2,3)', 'data.folder=None', 'model.dtype=bfloat16', 'data.flip=false'],
+    )
+    assert config.optim.g_lr == 3e-4 and config.train.sample_grid == (2, 3)
+    assert config.data.folder is None and config.model.dtype == 'bfloat16' and config.data.flip is False
+
+
+def test_text_that_looks_like_a_number_stays_text_where_a_path_is_wanted():
+    assert load_config('cips:tiny', ['data.folder=2024']).data.folder == '2024'
+
+
+def test_json_gives_an_equal_configuration_back():
+    config = load_config('cips:tiny', ['train.sample_grid=(2,3)'])
+    assert configs.from_json(configs.to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    'override, message',
+    [
+        ('optim.g_lrr=1', r"unknown config field 'optim.g_lrr'.*did you mean 'g_lr'"),
+        ('modle.dtype=float32', r"unknown config field 'modle.dtype'.*did you mean 'model'"),
+        ('optim.g_lr.x=1', r"unknown config field 'optim.g_lr.x'"),
+        ('train.batch_size=abc', r"train.batch_size='abc' is a str; expected int"),
+        ('train.batch_size=2.5', r'train.batch_size=2.5 is a float; expected int'),
+        ('train.batch_size=True', r'train.batch_size=True is a bool; expected int'),
+        ('train.backend=xla', r"train.backend='xla' is a str; expected 'jit' or 'pmap'"),
+        ('train.sample_grid=4', r'train.sample_grid=4 is a int; expected tuple'),
+        ('train.batch_size=0', r'train.batch_size=0 must be at least 1'),
+        ('optim.beta2=1.0', r'optim.beta2=1.0 must lie in \[0, 1\)'),
+        ('model=3', r'model is a section; override one of its fields'),
+        ('model.dtype', r'override .* has no value'),
+        ('data.tfds=None', r'no data: set one of'),
+        ('system=dcgann', r"unknown system 'dcgann'"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_its_reason(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config('cips:tiny', [override])
+
+
+def test_combinations_that_cannot_run_are_refused():
+    with pytest.raises(ConfigError, match=r"data.folder='a' and data.image='b' exclude each other"):
+        load_config('cips:tiny', ['data.folder=a', 'data.image=b'])
+    with pytest.raises(ConfigError, match=r'data.resolution=128 differs from model.img_resolution'):
+        load_config('cips:tiny', ['data.resolution=128'])
+
+
+def test_fields_that_depend_on_each_other_are_validated_together():
+    config = load_config('cips:tiny')
+    both = load_config('cips:tiny', ['data.resolution=32', 'model.img_resolution=32', 'model.d_channels=None'])
+    assert both.data.resolution == both.model.img_resolution == 32 != config.data.resolution
+
+
+def test_unknown_files_and_arguments_name_the_nearest():
+    with pytest.raises(ConfigError, match=r"no configuration file 'cipss'; did you mean 'cips'\?"):
+        load_config('cipss')
+    with pytest.raises(ConfigError, match=r"no argument 'tinny'; did you mean 'tiny'\?"):
+        load_config('cips:tinny')
+
+
+def test_a_misspelt_field_in_a_configuration_file_is_named_with_the_nearest(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        'from pegan_jax.config import Config\nfrom pegan_jax.models import cips\n'
+        "def get_config(arg=''):\n    return Config(system='cips', model=cips.Config(r1_gama=3.0))\n"
+    )
+    with pytest.raises(ConfigError, match=r"unknown field 'r1_gama' of Config.*did you mean 'r1_gamma'"):
+        load_config(str(path))
+
+
+def test_total_steps_covers_total_kimg():
+    train = configs.TrainConfig(batch_size=30, total_kimg=0.1)
+    assert train.total_steps == 4
+    assert dataclasses.replace(train, total_kimg=0.09).total_steps == 3
