@@ -215,6 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rest.append(word)
     args = _parser().parse_args(rest)
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')
+    logging.getLogger('absl').setLevel(logging.ERROR)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     try:
         if overrides and args.command != 'train':

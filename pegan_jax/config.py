@@ -13,6 +13,7 @@ import inspect
 import json
 import pathlib
 import re
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -247,6 +248,7 @@ def load_config(spec: str, overrides: typing.Sequence[str] = ()) -> Config:
     path = _config_path(name)
     module_spec = importlib.util.spec_from_file_location(f'pegan_jax_config_{path.stem}', path)
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module
     module_spec.loader.exec_module(module)
     if not hasattr(module, 'get_config'):
         raise ConfigError(f"{path} defines no get_config(arg='').")

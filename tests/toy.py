@@ -1,12 +1,21 @@
-"""A GAN of two small dense networks without batch statistics, trained with SGD: sums and means over devices show in it."""
+"""A GAN of two small dense networks without batch statistics, trained with SGD: sums and means over devices show in it.
+
+It is also a system (`Config`, `validate`, `build`), so that the loop can be tested without waiting for a compiler.
+"""
+
+import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from pegan_jax import config as configs
 from pegan_jax.gan import GAN, Stage, Update, sample_normal
+from pegan_jax.models import SYSTEMS
 
-Z, SIDE = 3, 4
+Z, SIDE = 3, 8
 
 
 def _g(params, z):
@@ -19,7 +28,7 @@ def _d(params, image):
     return h @ params['b']
 
 
-def toy_gan(optimizer=None, dtype=jnp.float32):
+def toy_gan(lr=0.02):
     def init(key):
         k = jax.random.split(key, 4)
         n = SIDE * SIDE * 3
@@ -46,11 +55,10 @@ def toy_gan(optimizer=None, dtype=jnp.float32):
         loss = jnp.mean(jax.nn.softplus(-_d(state.params['d'], fake(params, batch, key))))
         return loss, ({}, {'loss/g': loss})
 
-    optimizer = optimizer or optax.sgd(0.1)
     return GAN(
         init=init,
         updates=(Update('d', d_main), Update('d', d_r1, interval=2), Update('g', g_main)),
-        optimizers={'g': optimizer, 'd': optimizer},
+        optimizers={'g': optax.sgd(lr), 'd': optax.sgd(lr, momentum=0.5)},
         sample=lambda variables, z, grid: _g(variables['params'], z),
         stage_at=lambda step, nimg, seed: Stage(SIDE),
         ema=lambda nimg, step: jnp.minimum(0.9, nimg / (nimg + 32.0)),
@@ -59,6 +67,43 @@ def toy_gan(optimizer=None, dtype=jnp.float32):
 
 def toy_batch(step, size):
     """uint8 images [size, SIDE, SIDE, 3], equal on every process."""
-    import numpy as np
-
     return np.random.default_rng(step).integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The toy as a system."""
+
+    z_dim: int = Z
+    width: int = 8
+
+
+def validate(config):
+    """Nothing to check."""
+
+
+def build(config):
+    """The GAN of a run configuration."""
+    return toy_gan(config.optim.g_lr)
+
+
+SYSTEMS['toy'] = sys.modules[__name__]
+
+
+def get_config(arg=''):
+    """This file is a configuration file too; the argument is the image folder."""
+    return configs.Config(
+        system='toy',
+        model=Config(),
+        data=configs.DataConfig(folder=arg or None, resolution=SIDE),
+        optim=configs.OptimConfig(g_lr=0.02, d_lr=0.02),
+        train=configs.TrainConfig(
+            batch_size=8,
+            total_kimg=0.08,
+            log_every=2,
+            sample_every=0,
+            checkpoint_every=4,
+            keep_best=0,
+            sample_grid=(2, 2),
+        ),
+    )

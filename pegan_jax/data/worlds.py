@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from pegan_jax import coords
 
@@ -25,13 +26,13 @@ FOCAL = 1.4
 # (cells per unit of x, height below the horizon, share of filled cells) of the rows of trees and houses, far to near.
 OBJECT_ROWS = ((36, 0.012, 0.34), (15, 0.030, 0.34), (6, 0.075, 0.32), (3, 0.15, 0.28), (1, 0.40, 0.34))
 # (height above the horizon, lattice frequency) of the ridges, far to near; whole numbers, so that panoramas close.
-RIDGES = ((0.46, 1), (0.32, 2), (0.20, 2), (0.10, 3))
+RIDGES = ((0.46, 1), (0.32, 2), (0.21, 2), (0.13, 2))
 
 # Colours over the elevation of the sun (sine of the angle): the sky's zenith, the sky at the horizon, light on the ground.
 ELEVATION = (-1.0, -0.35, -0.1, 0.05, 0.3, 1.0)
-ZENITH = ((3, 5, 18), (8, 12, 36), (44, 52, 108), (92, 124, 184), (66, 132, 214), (46, 116, 214))
-SKYLINE = ((26, 32, 62), (48, 46, 92), (196, 108, 102), (250, 190, 130), (206, 222, 236), (188, 220, 244))
-LIGHT = ((52, 62, 106), (66, 70, 122), (142, 110, 130), (236, 190, 150), (255, 246, 228), (255, 255, 248))
+ZENITH = ((4, 7, 22), (9, 14, 38), (44, 52, 108), (92, 124, 184), (66, 132, 214), (46, 116, 214))
+SKYLINE = ((30, 40, 66), (52, 58, 92), (196, 108, 102), (250, 190, 130), (206, 222, 236), (188, 220, 244))
+LIGHT = ((64, 80, 112), (78, 88, 122), (142, 110, 130), (236, 190, 150), (255, 246, 228), (255, 255, 248))
 # Per season (spring, summer, autumn, winter): two crops and bare soil, the near ridge, foliage.
 CROPS = (
     ((112, 168, 68), (196, 196, 74), (138, 112, 74)),
@@ -39,7 +40,7 @@ CROPS = (
     ((150, 136, 64), (206, 152, 70), (122, 90, 62)),
     ((228, 234, 242), (202, 212, 226), (176, 178, 186)),
 )
-SLOPE = ((72, 104, 84), (60, 92, 84), (112, 84, 74), (104, 118, 140))
+SLOPE = ((72, 104, 84), (60, 92, 84), (112, 84, 74), (72, 88, 112))
 FOLIAGE = ((66, 124, 52), (44, 96, 46), (190, 96, 38), (92, 100, 104))
 
 
@@ -156,7 +157,7 @@ class _Scene(NamedTuple):
 
 
 def _scene(seed: jax.Array) -> _Scene:
-    key = jax.random.fold_in(jax.random.key(0), seed)
+    key = jax.random.fold_in(jax.random.key(0, impl='threefry2x32'), seed)
     draws = iter(jax.random.uniform(jax.random.fold_in(key, 1), (24,)))
     horizon = -0.25 + 0.6 * next(draws)
     hour = 5 + 16 * next(draws)
@@ -186,9 +187,9 @@ def _scene(seed: jax.Array) -> _Scene:
         crops=seasonal(CROPS, 0.16),
         slope=seasonal(SLOPE, 0.3),
         foliage=seasonal(FOLIAGE, 0.3),
-        heights=jnp.stack([0.45 + 0.75 * next(draws) for _ in RIDGES]),
+        heights=jnp.stack([0.35 + 1.3 * next(draws) ** 1.5 for _ in RIDGES]),
         clouds=jnp.maximum(1.3 * next(draws) - 0.3, 0),
-        yaw=1.1 * (next(draws) - 0.5),
+        yaw=jnp.where(next(draws) < 0.5, -1.0, 1.0) * (0.14 + 0.46 * next(draws)),
         road=jnp.stack([(next(draws) < 0.45).astype(jnp.float32), next(draws) - 0.5, next(draws)]),
         villages=next(draws),
     )
@@ -205,7 +206,7 @@ def _sky_gradient(s: _Scene, y: jax.Array) -> jax.Array:
 
 def _haze(s: _Scene, colour: jax.Array, below: jax.Array) -> jax.Array:
     """Aerial perspective: `colour` on the ground seen `below` the horizon turns into the sky's with distance 1 / below."""
-    return _over(colour, s.skyline, 0.42 * jnp.exp(-below / 0.09))
+    return _over(colour, s.skyline, 0.25 * jnp.exp(-below / 0.12))
 
 
 def _flat(a: jax.Array | float) -> jax.Array:
@@ -276,7 +277,10 @@ def _ridge(s: _Scene, layer, colour, x, y, footprint, period):  # noqa: ANN001, 
     line = jnp.where(s.season == 3, 0.06, 0.26) + 0.08 * rock
     snow = far * jnp.clip((up - line) / 0.03, 0, 1) * jnp.clip(0.75 + 0.6 * rock, 0, 1)
     face = _over(face, _rgb(0.95, 0.96, 1.0) * s.light, snow)
-    air = 0.12 + 0.62 * far + (0.30 - 0.12 * far) * jnp.exp(-jnp.maximum(up, 0) / 0.05)
+    air = 0.35 + 0.42 * far
+    # Mist in the valley keeps the horizon visible; dark slopes do so in the snow.
+    mist = jnp.where(s.season == 3, 0.0, 1 - air)
+    air = air + mist * jnp.exp(-jnp.maximum(up, 0) / 0.07) - jnp.where(s.season == 3, 0.2 * (1 - far), 0.0)
     return _over(colour, _over(face, s.skyline, jnp.clip(air, 0, 1)), cover)
 
 
@@ -325,7 +329,7 @@ def _ground(s: _Scene, x: jax.Array, y: jax.Array, footprint: jax.Array, period:
     edge = jnp.maximum(
         _band(u - jnp.round(u), 0.025, jnp.minimum(fu, 1)), _band(v - jnp.round(v), 0.02, jnp.minimum(fv, 1))
     )
-    colour = _over(colour, s.foliage * 0.8, 0.75 * edge * detail)
+    colour = _over(colour, s.foliage * 0.8, 0.65 * edge * detail)
     # A road winds towards the horizon.
     bend = s.road[1] * 1.5 + (0.5 + s.road[2]) * jnp.sin(0.55 * ahead + 6 * s.road[2]) * ahead / (4 + ahead)
     slant = dx + 0.55 * dz * (0.5 + s.road[2])
@@ -355,7 +359,7 @@ def _objects(s: _Scene, row, colour, x, y, footprint, period):  # noqa: ANN001, 
     def inside(distance: jax.Array) -> jax.Array:
         return jnp.clip(0.5 - distance / w, 0, 1)
 
-    side = jnp.where(s.sun[0] > x, 1.0, -1.0) * p
+    side = p * jnp.clip(4 * (s.sun[0] - (x - p * size)), -1, 1)  # lit from the sun's side
     # A conifer or a broad crown on a trunk.
     tall = 1.5 + 0.7 * _uniform(h, 6)
     cone = inside(jnp.maximum((jnp.abs(p) - 0.3 * (tall - q) / (tall - 0.2)) * 0.95, 0.2 - q))
@@ -457,3 +461,29 @@ def render_world(
 def to_uint8(images: jax.Array) -> np.ndarray:
     """[-1, 1] to 0 .. 255, rounded to nearest."""
     return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def horizon_height(images: np.ndarray, y: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
+    """Reads the height of the horizon from images of this kind, samples of a model included.
+
+    The horizon is the one edge that all columns share: the row where the vertical derivative's median over the columns is
+    largest. The derivative is that of a Gaussian of 0.7/64 of the height; a parabola through the three best rows refines it.
+    On 1000 worlds of 64 x 64 pixels the absolute error, in heights of the frame, has mean 0.013, median 0.003 and 95 %
+    quantile 0.047; what is far off is mostly a level bank of clouds, or night.
+
+    Args:
+      images: [H, W, 3] or [N, H, W, 3]; floats, or uint8.
+      y: (low, high) of the images in coordinates.
+    Returns: y of the horizon in coordinates, [] or [N].
+    Raises: ValueError for other shapes, or fewer than 8 rows.
+    """
+    images = np.asarray(images, np.float32)
+    if images.ndim not in (3, 4) or images.shape[-1] != 3 or images.shape[-3] < 8:
+        raise ValueError(f'images {images.shape} must be [H, W, 3] or [N, H, W, 3] with at least 8 rows.')
+    height = images.shape[-3]
+    slope = gaussian_filter1d(images, 0.7 * max(height / 64, 1), axis=-3, order=1, mode='nearest')
+    strength = np.linalg.norm(np.median(slope, -2), axis=-1).reshape(-1, height)
+    row = np.argmax(strength[:, 1:-1], -1) + 1
+    before, best, after = (np.take_along_axis(strength, (row + k)[:, None], 1)[:, 0] for k in (-1, 0, 1))
+    row = row + 0.5 * (before - after) / np.minimum(before - 2 * best + after, -1e-12)
+    return (y[0] + (y[1] - y[0]) * (row + 0.5) / height).reshape(images.shape[:-3])

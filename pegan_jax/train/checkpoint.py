@@ -36,7 +36,8 @@ def _write_sums(root: pathlib.Path) -> None:
     # commit, and a kill at any moment leaves either a whole step with sums or none.
     if jax.process_index() == 0:
         for step in root.glob('*.orbax-checkpoint-tmp'):
-            files = sorted(p for p in step.rglob('*') if p.is_file() and p.name != SUMS)
+            # Only the items: Orbax still writes to its own file at the top when it commits.
+            files = sorted(p for p in step.glob('*/**/*') if p.is_file())
             (step / SUMS).write_text(json.dumps({str(p.relative_to(step)): _digest(p) for p in files}, indent=1))
 
 
@@ -94,7 +95,7 @@ class Checkpoints:
             )
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
-            best_fn=lambda m: m['swd'],
+            best_fn=(lambda m: m['swd']) if keep_best else None,
             best_mode='min',
             cleanup_tmp_directories=True,
             async_options=ocp.options.AsyncOptions(

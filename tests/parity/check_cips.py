@@ -194,8 +194,12 @@ def gen_skip(arrays, meta):
     truncated_z = cips.truncate(z, w_avg, 0.6)
     got = sample(variables, truncated_z)
     assert_close('trunc_z_0.6', got, nhwc(arrays['out/trunc_z_0.6']), tolerance)
-    assert_close('trunc_z_0.6_latent', module.apply(variables, truncated_z, method='map'),
-                 arrays['out/trunc_z_0.6_latent'], tolerance)
+    assert_close(
+        'trunc_z_0.6_latent',
+        module.apply(variables, truncated_z, method='map'),
+        arrays['out/trunc_z_0.6_latent'],
+        tolerance,
+    )
     assert_close('two_latents', sample(variables, z), nhwc(arrays['out/two_latents']), tolerance)
 
     styles = module.apply(variables, w, method='modulate')
@@ -203,8 +207,12 @@ def gen_skip(arrays, meta):
         image = functools.partial(cips.synthesise, lookup=lookup)
         got = jax.jit(jax.vmap(image, (None, 0, None)))(params, styles, grids[name])
         assert_close(f'train_{name}', got, nhwc(arrays[f'out/train_{name}']), tolerance)
-    assert_close('generate', jax.jit(functools.partial(cips.generate, model))(params, z, None),
-                 nhwc(arrays['out/train_native']), tolerance)
+    assert_close(
+        'generate',
+        jax.jit(functools.partial(cips.generate, model))(params, z, None),
+        nhwc(arrays['out/train_native']),
+        tolerance,
+    )
 
 
 def pe_zeroing_skip(arrays, meta):
@@ -313,9 +321,7 @@ def train_steps(arrays, meta):
         real = nhwc(arrays[f'in/{i}/real'])
         noise = {net: noise_of(arrays, f'in/{i}/noise_{net}', layers) for net in 'dg'}
         z = {net: arrays[f'in/{i}/z_{net}'] for net in 'dg'}
-        (loss, _), grads = d_main(
-            state.params['d'], state.buffers, state.params['g'], real, z['d'], noise['d']
-        )
+        (loss, _), grads = d_main(state.params['d'], state.buffers, state.params['g'], real, z['d'], noise['d'])
         assert_close(f'{i}/d_loss', loss, arrays[f'out/{i}/d_loss'], {'rtol': tolerance['losses_rtol']})
         apply('d', grads)
         interval = gan.updates[1].interval

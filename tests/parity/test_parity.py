@@ -1,7 +1,7 @@
 """Same numbers as the public implementations: `pytest tests/parity --fixtures DIR` compares every DIR/<system>/*.npz.
 
-A file is taken by the check whose (system, prefix) is the longest that its name starts with, else it fails. PENDING names
-what is not implemented yet; such files are skipped with the reason.
+A file is taken by the check of the longest (system, prefix) that its name starts with; without one it fails. PENDING
+names what is not implemented yet; such files are skipped with the reason.
 """
 
 import json

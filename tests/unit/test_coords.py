@@ -70,7 +70,7 @@ def test_unit_range_maps_to_the_range_of_coords():
 @pytest.mark.parametrize('make', [coords.grid, coords.pixel_grid, coords.panorama_grid])
 @pytest.mark.parametrize('size', [(0, 4), (4, 0)])
 def test_empty_grids_are_refused(make, size):
-    with pytest.raises(ValueError, match='height=.*width='):
+    with pytest.raises(ValueError, match=r'height=.*width='):
         make(*size)
 
 
@@ -136,7 +136,9 @@ def test_multiscale_ratios_that_are_no_power_of_two_are_refused():
 def test_wrap_is_the_identity_inside_and_periodic_outside():
     inside = np.float32([-1, -0.9999999, -1e-8, 1e-8, 0.3, 0.99999994])
     np.testing.assert_array_equal(coords.wrap(inside), inside)
-    np.testing.assert_array_equal(coords.wrap(np.float32([1, 3, -3, 1.5, -1.25, 2, 7.5])), [-1, -1, -1, -0.5, 0.75, 0, -0.5])
+    np.testing.assert_array_equal(
+        coords.wrap(np.float32([1, 3, -3, 1.5, -1.25, 2, 7.5])), [-1, -1, -1, -0.5, 0.75, 0, -0.5]
+    )
 
 
 def test_a_panorama_leaves_out_its_end():
@@ -154,7 +156,7 @@ def test_a_cylinder_crop_covers_its_span_and_wraps():
 def test_foveation_refuses_impossible_settings():
     g = coords.grid(4, 4)
     for points, fraction, std in ((g, 0, 0.4), (g, 1.1, 0.4), (g, 0.5, 0), (g.reshape(-1, 2), 0.5, 0.4)):
-        with pytest.raises(ValueError, match='fraction|points'):
+        with pytest.raises(ValueError, match=r'fraction|points'):
             coords.foveated(jax.random.key(0), points, fraction, std=std)
 
 

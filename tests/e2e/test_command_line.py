@@ -1,0 +1,109 @@
+"""The command line, as a user would type it, on the tiny CIPS and the procedural world."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pegan_jax import load, sample
+from pegan_jax.__main__ import main
+
+pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp('run')
+    settings = ['--config.data.num_worlds=32', '--config.train.checkpoint_every=8', '--config.train.sample_every=8']
+    train = ['train', '--config', 'cips:tiny', '--workdir', str(path), *settings]
+    assert main([*train, '--config.train.total_kimg=0.064']) == 0
+    assert main([*train, '--config.train.total_kimg=0.128', '--config.train.log_every', '4']) == 0
+    return path
+
+
+def _read(path):
+    return np.asarray(Image.open(path))
+
+
+def test_training_goes_on_and_leaves_samples_metrics_and_checkpoints(workdir):
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    assert {8, 12, 16} <= {line['step'] for line in lines}
+    assert _read(workdir / 'samples' / 'samples_00000016.png').shape == (2 * 16, 4 * 16, 3)
+    assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['16', '8']
+
+
+def test_sample_writes_the_images_that_python_gives(workdir, tmp_path):
+    grid, folder = tmp_path / 'grid.png', tmp_path / 'images'
+    for out in (grid, folder):
+        command = ['sample', '--model', str(workdir), '--seeds', '0,4-5', '--out', str(out), '--truncation-psi', '0.7']
+        assert main(command) == 0
+    from pegan_jax.sampling import to_uint8
+
+    images = to_uint8(sample(load(workdir), [0, 4, 5], truncation_psi=0.7))
+    np.testing.assert_array_equal(_read(grid), np.concatenate(images, axis=1))
+    np.testing.assert_array_equal(_read(folder / 'seed000004.png'), images[1])
+    assert np.abs(images[0].astype(int) - images[1]).max() > 0
+
+
+def test_render_in_chunks_equals_the_sample_and_crops_keep_their_place(workdir, tmp_path):
+    def render(name, *options):
+        out = tmp_path / f'{name}.png'
+        assert main(['render', '--model', str(workdir), '--seed', '3', '--out', str(out), *options]) == 0
+        return _read(out).astype(int)
+
+    assert main(['sample', '--model', str(workdir), '--seeds', '3', '--out', str(tmp_path / 's.png')]) == 0
+    whole = render('whole', '--chunk', '37')
+    assert np.abs(whole - _read(tmp_path / 's.png')).max() <= 1
+    # 31 samples over twice the extent have the 16 of the training frame in their middle.
+    wide = render('wide', '--size', '31', '--extent=-2,2,-2,2')
+    assert (
+        np.abs(
+            wide[8:23:2, 8:23:2] - render('half', '--size', '8', '--extent=-0.9333333,0.9333333,-0.9333333,0.9333333')
+        ).max()
+        <= 1
+    )
+    assert np.abs(render('turned', '--rotate', '90') - np.rot90(whole)).max() <= 1
+    # One column to the right: the step of the training grid is 2 / 15.
+    moved = render('moved', '--translate', f'{2 / 15},0')
+    assert np.abs(moved[:, 1:] - whole[:, :-1]).max() <= 1
+    assert render('panorama', '--size', '8x24').shape == (8, 24, 3)
+
+
+def test_inspect_lists_configuration_and_arrays(workdir, capsys):
+    assert main(['inspect', '--model', str(workdir), '--step', '8']) == 0
+    out = capsys.readouterr().out
+    assert 'cips, step 8' in out and '"hidden_size": 16' in out and 'params/emb' in out and '16x16x16' in out
+
+
+def test_dry_run_reports_without_training(tmp_path, capsys):
+    assert main(['train', '--config', 'cips:tiny', '--dry-run', '--workdir', str(tmp_path / 'none')]) == 0
+    out = capsys.readouterr().out
+    for word in ('parameters', 'FLOPs per image', 'memory per device', '"batch_size": 8'):
+        assert word in out
+    assert not (tmp_path / 'none').exists()
+
+
+@pytest.mark.parametrize(
+    'command, message',
+    [
+        ('train --config cips:tiny', '--workdir is missing'),
+        ('train --config cips:tiny --workdir {tmp} --config.optim.lr=1', "did you mean 'g_lr'"),
+        ('train --config cips:tiny --workdir {tmp} --config.data.folder={tmp}/no', '{tmp}/no'),
+        ('sample --model {tmp}/no --out {tmp}/a.png', 'no checkpoint in {tmp}/no'),
+        ('render --model {run} --zoom 0 --out {tmp}/a.png', '--zoom 0.0 must be positive'),
+        ('inspect --model {run} --step 3', 'no checkpoint of step 3'),
+        ('sample --model {run} --out {tmp}/a.png --config.train.seed=1', 'is for the command train'),
+    ],
+)
+def test_an_error_is_one_line(workdir, tmp_path, capsys, command, message):
+    names = {'tmp': tmp_path, 'run': workdir}
+    assert main(command.format(**names).split()) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1 and message.format(**names) in errors[0]
+    assert not (tmp_path / 'no').exists()
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(ValueError, match='--workdir is missing'):
+        main(['train', '--debug', '--config', 'cips:tiny'])

@@ -1,0 +1,210 @@
+"""A run can be interrupted, damaged and moved, and ends in the state of the uninterrupted one."""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import toy
+from PIL import Image
+
+from pegan_jax.train import loop
+from pegan_jax.train.checkpoint import CheckpointError, Checkpoints, load_sampling, verify
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('images')
+    for i, image in enumerate(toy.toy_batch(0, 21)):
+        Image.fromarray(image.repeat(2, 0).repeat(2, 1)).save(path / f'{i}.png')
+    return path
+
+
+def _config(folder, **train):
+    config = toy.get_config(str(folder))
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(folder, tmp_path_factory):
+    return jax.device_get(loop.run(_config(folder), tmp_path_factory.mktemp('whole')))
+
+
+def _assert_same_state(got, want):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), want)
+    assert jax.tree.structure(jax.device_get(got)) == jax.tree.structure(want)
+
+
+def _launch(folder, workdir, *overrides, devices=1, code=None):
+    """The command line in a process of its own."""
+    env = {
+        **os.environ,
+        'PYTHONPATH': str(pathlib.Path(toy.__file__).parent),
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
+        'JAX_DEFAULT_MATMUL_PRECISION': 'highest',
+    }
+    start = [sys.executable, '-c', code] if code else [sys.executable, '-m', 'pegan_jax']
+    arguments = ['train', '--config', f'{toy.__file__}:{folder}', '--workdir', str(workdir), '--debug', *overrides]
+    return subprocess.Popen(start + arguments, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _wait_for(condition, process, seconds=100):
+    end = time.time() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.time() < end, 'nothing happened'
+        time.sleep(0.02)
+
+
+def test_a_second_launch_goes_on_exactly(folder, uninterrupted, tmp_path):
+    first = loop.run(_config(folder, total_kimg=0.04), tmp_path)
+    assert int(first.step) == 5
+    _assert_same_state(loop.run(_config(folder), tmp_path), uninterrupted)
+    assert int(uninterrupted.step) == 10 and int(uninterrupted.nimg) == 80
+    # A third launch finds nothing left to do.
+    _assert_same_state(loop.run(_config(folder), tmp_path), uninterrupted)
+
+
+def test_sigterm_saves_and_exits_cleanly(folder, uninterrupted, tmp_path):
+    process = _launch(folder, tmp_path, '--config.train.total_kimg=1e6', '--config.train.checkpoint_every=0')
+    _wait_for(lambda: (tmp_path / 'metrics.jsonl').is_file() and (tmp_path / 'metrics.jsonl').stat().st_size, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors[-3000:]
+    step = Checkpoints(tmp_path / 'checkpoints').steps()[-1]
+    assert f'stopped at step {step}' in errors
+    resumed = loop.run(_config(folder, total_kimg=(step + 2) * 8 / 1000), tmp_path)
+    whole = loop.run(_config(folder, total_kimg=(step + 2) * 8 / 1000, checkpoint_every=0), tmp_path / 'whole')
+    _assert_same_state(resumed, jax.device_get(whole))
+
+
+def test_sigkill_in_the_middle_of_a_save_leaves_the_checkpoint_before_it(folder, uninterrupted, tmp_path):
+    # The second save stops between writing its files and committing them, which is where the kill finds it.
+    code = (
+        'import sys, time\n'
+        'from pegan_jax.train import checkpoint\n'
+        'write = checkpoint._write_sums\n'
+        'def slow(root):\n'
+        '    write(root)\n'
+        '    if any(p.name.startswith("8.") for p in root.iterdir()):\n'
+        '        (root.parent / "reached").touch(); time.sleep(100)\n'
+        'checkpoint._write_sums = slow\n'
+        'from pegan_jax.__main__ import main\n'
+        'sys.exit(main(sys.argv[1:]))\n'
+    )
+    process = _launch(folder, tmp_path, code=code)
+    _wait_for((tmp_path / 'reached').exists, process)
+    process.kill()
+    process.communicate()
+    checkpoints = tmp_path / 'checkpoints'
+    assert any('tmp' in p.name for p in checkpoints.iterdir())
+    assert sorted(p.name for p in checkpoints.iterdir() if p.name.isdigit()) == ['4']
+    _assert_same_state(loop.run(_config(folder), tmp_path), uninterrupted)
+    assert not any('tmp' in p.name for p in checkpoints.iterdir())
+
+
+def _flip_a_byte(step_dir):
+    path = max((p for p in (step_dir / 'training').rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_it_is_used(folder, uninterrupted, tmp_path, caplog):
+    loop.run(_config(folder, total_kimg=0.064), tmp_path)
+    _flip_a_byte(tmp_path / 'checkpoints' / '8')
+    with caplog.at_level(logging.WARNING):
+        resumed = loop.run(_config(folder), tmp_path)
+    assert 'checkpoint of step 8 cannot be used' in caplog.text and 'has changed since it was written' in caplog.text
+    _assert_same_state(resumed, uninterrupted)
+    assert (tmp_path / 'damaged' / '8').is_dir() and verify(tmp_path / 'checkpoints' / '8') is None
+
+
+def test_nothing_is_started_afresh_when_every_checkpoint_is_damaged(folder, tmp_path):
+    loop.run(_config(folder, total_kimg=0.032), tmp_path)
+    _flip_a_byte(tmp_path / 'checkpoints' / '4')
+    shutil.rmtree(tmp_path / 'checkpoints' / '4' / 'meta')
+    with pytest.raises(CheckpointError, match=r'none of the checkpoints .* can be read \(step 4: .*\)'):
+        loop.run(_config(folder), tmp_path)
+    assert (tmp_path / 'checkpoints' / '4').is_dir()
+
+
+@pytest.mark.parametrize('backends', [('jit', 'pmap')])
+def test_a_run_moves_to_another_number_of_devices(folder, uninterrupted, tmp_path, backends):
+    first, second = backends
+    process = _launch(folder, tmp_path, '--config.train.total_kimg=0.032', f'--config.train.backend={first}', devices=4)
+    assert process.wait(100) == 0, process.communicate()[1][-3000:]
+    process = _launch(
+        folder, tmp_path, '--config.train.total_kimg=0.064', f'--config.train.backend={second}', devices=2
+    )
+    assert process.wait(100) == 0, process.communicate()[1][-3000:]
+    moved = jax.device_get(loop.run(_config(folder), tmp_path))
+    assert int(moved.step) == 10
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), moved, uninterrupted)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(folder, tmp_path):
+    loop.run(_config(folder, total_kimg=0.032), tmp_path)
+    config = _config(folder, total_kimg=1.0)
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, g_lr=1e38))
+    with pytest.raises(loop.NonFiniteError, match=r'not finite at step (\d+); the last good checkpoint is of step 4 '):
+        loop.run(config, tmp_path)
+    assert Checkpoints(tmp_path / 'checkpoints').steps() == [4]
+    _, meta, step = load_sampling(tmp_path / 'checkpoints')
+    assert step == 4 and meta['images'] == 32
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(folder, tmp_path, monkeypatch):
+    scores = iter([5.0, 1.0, 3.0, 4.0, 2.0])
+    monkeypatch.setattr(loop._Sampler, 'distance', lambda *_: next(scores))
+    loop.run(_config(folder, checkpoint_every=2, keep=2, keep_best=1, metric_images=8), tmp_path)
+    assert Checkpoints(tmp_path / 'checkpoints').steps() == [4, 8, 10]
+    assert load_sampling(tmp_path / 'checkpoints', 'best')[2] == 4
+    assert load_sampling(tmp_path / 'checkpoints', None)[2] == 10
+    with pytest.raises(CheckpointError, match=r'no checkpoint of step 6 .*; there are 4, 8, 10'):
+        load_sampling(tmp_path / 'checkpoints', 6)
+
+
+def test_logs_hold_every_interval_and_samples(folder, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loop.run(_config(folder, sample_every=5, keep_best=1, metric_images=8), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    losses = [line for line in lines if 'loss/g' in line]
+    assert [line['step'] for line in losses] == [2, 4, 6, 8, 10] and all(line['loss/g'] > 0 for line in losses)
+    assert [line['step'] for line in lines if 'swd' in line] == [4, 8, 10]
+    events = EventAccumulator(str(tmp_path / 'tensorboard'))
+    events.Reload()
+    assert [e.step for e in events.Scalars('loss/d')] == [2, 4, 6, 8, 10]
+    assert [e.step for e in events.Images('samples')] == [0, 5, 10]
+    names = sorted(p.name for p in (tmp_path / 'samples').iterdir())
+    assert names == ['reals.png', 'samples_00000000.png', 'samples_00000005.png', 'samples_00000010.png']
+    assert np.asarray(Image.open(tmp_path / 'samples' / 'reals.png')).shape == (16, 16, 3)
+
+
+def test_a_workdir_of_another_model_is_refused_and_left_alone(folder, tmp_path):
+    config = _config(folder, total_kimg=0.032)
+    loop.run(config, tmp_path)
+    before = (tmp_path / 'config.json').read_text()
+    with pytest.raises(ValueError, match=r'holds a run of another model \(model.width: 8 -> 16\)'):
+        loop.run(dataclasses.replace(config, model=toy.Config(width=16)), tmp_path)
+    assert (tmp_path / 'config.json').read_text() == before
+
+
+def test_a_batch_that_does_not_divide_over_devices_names_sizes_that_do():
+    from pegan_jax.train.step import check_batch_size
+
+    with pytest.raises(ValueError, match=r'batch_size=30 is not divisible by 8 devices; use 24 or 32\.'):
+        check_batch_size(30, 8)
+    with pytest.raises(ValueError, match=r'batch_size=3 is not divisible by 8 devices; use 8\.'):
+        check_batch_size(3, 8)
+    check_batch_size(32, 8)

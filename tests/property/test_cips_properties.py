@@ -1,0 +1,167 @@
+"""What must hold for any parameters of the skip generator and its discriminator; tiny shapes, random parameters."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pegan_jax import coords
+from pegan_jax.config import Config, DataConfig
+from pegan_jax.models import cips
+
+MODEL = cips.Config(img_resolution=8, hidden_size=6, z_dim=5, mapping_layers=2, channels=(7, 6), d_channels=(5, 6))
+GAN = cips.build(Config(system='cips', model=MODEL, data=DataConfig(resolution=8)))
+SAMPLE = jax.jit(GAN.sample, static_argnames=('truncation_psi', 'chunk', 'space'))
+Z = jax.random.normal(jax.random.key(1), (3, 5))
+LAYERS = ('conv', 'linears', 'to_rgbs')
+CLOSE = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5)
+
+
+@pytest.fixture(scope='module')
+def params():
+    """Random everywhere: strengths and biases, zero at first, must matter."""
+    shapes = jax.eval_shape(cips.generator(MODEL).init, jax.random.key(0), Z)['params']
+    draw = np.random.default_rng(0).normal
+    return jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape), p.dtype), shapes)
+
+
+@pytest.fixture(scope='module')
+def native(params):
+    return np.asarray(SAMPLE({'params': params}, Z, np.asarray(coords.grid(8, 8))))
+
+
+@pytest.mark.parametrize('name', ['crop', 'strided', 'permuted list', 'row', 'column', 'one pixel'])
+def test_any_subset_of_the_grid_gives_that_subset_of_the_image(params, native, name):
+    grid = np.asarray(coords.grid(8, 8))
+    order = np.random.default_rng(0).permutation(64)
+    cut = {
+        'crop': lambda a: a[..., 2:5, 1:7, :],
+        'strided': lambda a: a[..., ::3, 1::2, :],
+        'permuted list': lambda a: a.reshape(*a.shape[:-3], 64, a.shape[-1])[..., order, :],
+        'row': lambda a: a.reshape(*a.shape[:-3], 1, 64, a.shape[-1]),
+        'column': lambda a: a.reshape(*a.shape[:-3], 64, 1, a.shape[-1]),
+        'one pixel': lambda a: a[..., 5, 2, :],
+    }[name]
+    CLOSE(SAMPLE({'params': params}, Z, cut(grid)), cut(native))
+
+
+@pytest.mark.parametrize('chunk', [1, 7, 100])
+def test_chunks_of_any_size_give_the_same_image_and_the_same_noise(params, native, chunk):
+    CLOSE(SAMPLE({'params': params}, Z, chunk=chunk), native)
+    noisy = SAMPLE({'params': params}, Z, noise=jax.random.key(3))
+    CLOSE(SAMPLE({'params': params}, Z, noise=jax.random.key(3), chunk=chunk), noisy)
+    assert np.abs(noisy - native).max() > 0.01
+
+
+def test_gradients_add_up_over_chunks(params):
+    def loss(params, chunk):
+        return jnp.mean(GAN.sample({'params': params}, Z, chunk=chunk) ** 2)
+
+    whole, parts = (jax.jit(jax.grad(loss), static_argnums=1)(params, c) for c in (None, 20))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        CLOSE(b, a, atol=1e-5 * max(1, np.abs(a).max()))
+
+
+def test_a_finer_grid_with_the_same_ends_contains_the_coarser_one(params, native):
+    finer = SAMPLE({'params': params}, Z, np.asarray(coords.grid(15, 15)))
+    CLOSE(finer[:, ::2, ::2], native)
+
+
+def test_grids_may_differ_between_images(params, native):
+    grids = jnp.stack([coords.grid(8, 8)[i : i + 4, 2:6] for i in range(3)])
+    styles = cips.generator(MODEL).apply({'params': params}, Z)
+    images = jax.jit(jax.vmap(cips.synthesise, (None, 0, 0)))(params, styles, grids)
+    for i in range(3):
+        CLOSE(images[i], native[i, i : i + 4, 2:6])
+
+
+def test_images_do_not_depend_on_the_rest_of_the_batch(params, native):
+    CLOSE(SAMPLE({'params': params}, Z[jnp.array([2, 0, 1])]), native[[2, 0, 1]])
+    CLOSE(SAMPLE({'params': params}, Z[1:2]), native[1:2])
+
+
+def test_truncation_is_linear_in_w_and_ends_at_one_image(params, native):
+    variables = {'params': params}
+    w = cips.generator(MODEL).apply(variables, Z, method='map')
+    w_avg = cips.mean_w(MODEL, params)
+    CLOSE(SAMPLE(variables, Z, truncation_psi=1.0, w_avg=w_avg), native)
+    CLOSE(SAMPLE(variables, w, space='w'), native)
+    half = SAMPLE(variables, 0.5 * w + 0.5 * w_avg[None], space='w')
+    CLOSE(SAMPLE(variables, Z, truncation_psi=0.5), half)
+    zero = SAMPLE(variables, Z, truncation_psi=0.0)
+    CLOSE(zero, np.repeat(zero[:1], 3, axis=0))
+    CLOSE(zero[:1], SAMPLE(variables, w_avg[None], space='w'))
+    assert np.abs(half - native).max() > 0.01
+
+
+def test_scaling_a_style_scales_only_to_rgb_layers(params):
+    module = cips.generator(MODEL)
+    scaled = {
+        k: v | {'affine': jax.tree.map(lambda p: 3 * p, v['affine'])} if k.startswith(LAYERS) else v
+        for k, v in params.items()
+    }
+    plain, tripled = (module.apply({'params': p}, Z) for p in (params, scaled))
+    for name, weight in plain.items():
+        CLOSE(tripled[name], weight * (3 if name.startswith('to_rgbs') else 1))
+        if not name.startswith('to_rgbs'):
+            np.testing.assert_allclose(np.sum(np.square(weight), axis=1), 1, rtol=1e-4)
+
+
+def test_the_image_is_the_sum_of_its_to_rgb_layers(params, native):
+    def only(level):
+        return {
+            k: jax.tree.map(jnp.zeros_like, v) if k.startswith('to_rgbs') and k != f'to_rgbs_{level}' else v
+            for k, v in params.items()
+        }
+
+    parts = [np.asarray(SAMPLE({'params': only(level)}, Z, np.asarray(coords.grid(8, 8)))) for level in range(2)]
+    assert all(np.abs(p).max() > 0.01 for p in parts)
+    CLOSE(sum(parts), native)
+
+
+def test_the_length_of_z_does_not_matter(params, native):
+    CLOSE(SAMPLE({'params': params}, 5 * Z, np.asarray(coords.grid(8, 8))), native)
+
+
+def test_noise_without_strength_does_nothing_and_with_it_differs_by_pixel_and_image(params, native):
+    silent = {k: v | {'noise_strength': jnp.zeros(())} if k.startswith(LAYERS[:2]) else v for k, v in params.items()}
+    CLOSE(SAMPLE({'params': silent}, Z, noise=jax.random.key(3)), native)
+    same = jnp.repeat(Z[:1], 3, axis=0)
+    points = np.zeros((8, 8, 2), np.float32)
+    images = np.asarray(SAMPLE({'params': params}, same, points, noise=jax.random.key(3)))
+    values = images.reshape(-1, 3)
+    assert len(np.unique(values, axis=0)) == len(values) == 192
+    again = SAMPLE({'params': params}, same, points, noise=jax.random.key(3))
+    np.testing.assert_array_equal(again, images)
+
+
+def test_noise_adds_to_a_layer_in_proportion_to_its_strength(params):
+    """One layer, one pixel, by hand: activation(U x + strength n + bias)."""
+    styles = {k: v[0] for k, v in cips.generator(MODEL).apply({'params': params}, Z).items()}
+    xy, embedding, noise = jnp.array([0.3, -0.2]), jnp.arange(6.0) / 6, jnp.array([0.5, -1.0, 2.0, 0.1, 1.5])
+    x = np.concatenate([np.sin(xy @ params['lff']['kernel'] + params['lff']['bias']), embedding])
+    rgb = np.zeros(3)
+    for i, (name, to_rgb) in enumerate(
+        [('conv1', None), ('linears_0', None), ('linears_1', 0), ('linears_2', None), ('linears_3', 1)]
+    ):
+        y = x @ styles[name] + params[name]['noise_strength'] * noise[i] + params[name]['bias']
+        x = np.where(y > 0, y, 0.2 * y) * np.sqrt(2)
+        if to_rgb is not None:
+            rgb = rgb + x @ styles[f'to_rgbs_{to_rgb}'] + params[f'to_rgbs_{to_rgb}']['bias']
+    CLOSE(cips.pixel(params, styles, xy, embedding, noise), rgb)
+
+
+def test_an_image_batch_is_one_matmul_per_layer(params):
+    text = jax.jit(GAN.sample).lower({'params': params}, Z).as_text()
+    modulated, mapping, affine, fourier = 7, 2, 7, 1
+    assert text.count('stablehlo.dot_general') == modulated + mapping + affine + fourier
+
+
+def test_discriminator_outputs_follow_a_permutation_of_one_group():
+    images = jax.random.normal(jax.random.key(4), (4, 8, 8, 3))
+    logits, variables = jax.jit(cips.discriminator(MODEL).init_with_output)(jax.random.key(0), images)
+    order = jnp.array([2, 0, 3, 1])
+    CLOSE(jax.jit(cips.discriminator(MODEL).apply)(variables, images[order]), logits[order])
+    assert np.ptp(logits) > 1e-3
