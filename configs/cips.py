@@ -2,8 +2,8 @@
 
 python train.py --config configs/cips.py --workdir WORKDIR
 
-Arguments: ffhq256 (default) is the published run, 8 devices with a batch of 4 each; tiny is the same program in seconds per
-hundred steps on a laptop's CPU, on procedural images.
+Arguments: ffhq256 (default) is the published run, for 8 devices with 4 images each; tiny is the same program on small
+procedural images, a hundred steps in well under a minute on a laptop's CPU.
 """
 
 from pegan_jax.config import Config, DataConfig, TrainConfig, pick

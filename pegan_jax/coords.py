@@ -239,7 +239,7 @@ def foveated(key: jax.Array, points: jax.Array, fraction: float, *, std: float =
     middle = jnp.array([(width - 1) / 2, (height - 1) / 2], jnp.float32).reshape(1, 1, 2)
     distance = (pixel_grid(height, width) - middle) / (std * min(height, width))
     log_weight = -0.5 * jnp.sum(distance**2, axis=-1).reshape(-1)
-    _, index = jax.lax.top_k(log_weight + jax.random.gumbel(key, log_weight.shape), count)
+    _, index = jax.lax.top_k(log_weight + jax.random.gumbel(key, log_weight.shape, jnp.float32), count)
     return index, points.reshape(-1, 2)[index]
 
 
@@ -248,7 +248,7 @@ def uniform(
 ) -> jax.Array:
     """Independent uniform points in an extent, [count, 2] float32."""
     low, high = jnp.array([[x[0], y[0]]], jnp.float32), jnp.array([[x[1], y[1]]], jnp.float32)
-    return low + (high - low) * jax.random.uniform(key, (count, 2))
+    return low + (high - low) * jax.random.uniform(key, (count, 2), jnp.float32)
 
 
 def as_coords(points: Any) -> jax.Array:

@@ -25,7 +25,7 @@ def _split(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _cycles(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a b up to whole cycles, to about 2e-7 however large it is; a plain product is off by up to 6e-8 |a b|.
+    """a b up to whole cycles, within 2e-7 however large it is; a plain product is off by up to 6e-8 |a b|.
 
     Each partial product is exact, and so is the removal of its integer part. The derivative is that of a b: the
     high parts and the rounding have none, the low parts carry all of it.
@@ -85,7 +85,7 @@ def spe_positions(n: int, *, center_shift: int | None = None, padding_idx: int =
 def spe_code(positions: jax.Array, dim: int, *, div_half_dim: bool = False) -> jax.Array:
     """One axis of the sinusoidal encoding: [sin(p w_0) .. sin(p w_K-1), cos(p w_0) .. cos(p w_K-1)].
 
-    Within 1e-6 at any position; sines of plain float32 products are off by 4e-4 at position 4096.
+    Within 1e-6 at positions up to 1e5; sines of plain float32 products are off by 2e-4 at position 4096.
 
     Args:
       positions: [...] in samples, not normalised, whole or not; which ones a grid uses is `spe_positions`.
@@ -164,7 +164,7 @@ def spe(
 
 
 def _larger(size: tuple[int, int], extra: int | tuple[int, int]) -> tuple[int, int]:
-    rows, columns = (extra, extra) if isinstance(extra, int) else extra
+    rows, columns = np.broadcast_to(extra, 2).tolist()
     return size[0] + rows, size[1] + columns
 
 
@@ -205,12 +205,12 @@ def fourier_features(points: jax.Array, weight: jax.Array, bias: jax.Array) -> j
     Returns: [..., C] float32.
     """
     angle = jnp.einsum('...d,dc->...c', points.astype(jnp.float32), weight.astype(jnp.float32), precision='highest')
-    return jnp.sin(angle + jnp.broadcast_to(bias, angle.shape))
+    return jnp.sin(angle + jnp.broadcast_to(bias.astype(jnp.float32), angle.shape))
 
 
 def random_frequencies(key: jax.Array, count: int, std: float) -> jax.Array:
     """Gaussian frequencies for `random_fourier_features`: N(0, std^2) cycles per unit, [count, 2] float32."""
-    return std * jax.random.normal(key, (count, 2))
+    return std * jax.random.normal(key, (count, 2), jnp.float32)
 
 
 def random_fourier_features(points: jax.Array, freqs: jax.Array) -> jax.Array:
@@ -243,10 +243,10 @@ def sg3_frequencies(key: jax.Array, channels: int, bandwidth: float) -> tuple[ja
     the disc. Frequencies are in cycles per image width, phases in cycles.
     """
     freqs_key, phases_key = jax.random.split(key)
-    g = jax.random.normal(freqs_key, (channels, 2))
+    g = jax.random.normal(freqs_key, (channels, 2), jnp.float32)
     squared = jnp.sum(g**2, axis=-1, keepdims=True)
     freqs = bandwidth * g / jnp.sqrt(squared) * jnp.exp(-squared / 4)
-    return freqs, jax.random.uniform(phases_key, (channels,)) - 0.5
+    return freqs, jax.random.uniform(phases_key, (channels,), jnp.float32) - 0.5
 
 
 def sg3_transform(t: jax.Array, transform: jax.Array) -> jax.Array:
@@ -293,8 +293,9 @@ def sg3_features(
       sampling_rate, bandwidth: of the input block, in samples and cycles per image width.
     Returns: [..., C] float32.
     """
+    matrix = matrix.astype(jnp.float32)
     moved = jnp.matmul(freqs.astype(jnp.float32), matrix[:2, :2], precision='highest')
-    phases = phases + _dot_cycles(matrix[:2, 2], freqs)
+    phases = phases.astype(jnp.float32) + _dot_cycles(matrix[:2, 2], freqs)
     length = jnp.sqrt(jnp.sum(moved**2, axis=-1))
     amplitude = jnp.clip(1 - (length - bandwidth) / (sampling_rate / 2 - bandwidth), 0.0, 1.0)
     cycles = _dot_cycles(points, moved)

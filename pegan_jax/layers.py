@@ -1,4 +1,4 @@
-"""Linen layers that several systems share. Parameters are float32; `dtype` is that of the inputs of convolutions and matmuls."""
+"""Linen layers that several systems share. Parameters are float32; `dtype` is that of convolution inputs."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from pegan_jax import ops
 
 
 def lrelu(x: jax.Array) -> jax.Array:
-    """sqrt(2) * leaky_relu(x, slope 0.2): keeps the second moment of a symmetric input near one (Karras et al. 2020)."""
+    """sqrt(2) leaky_relu(x, slope 0.2): nearly keeps the second moment of a symmetric input (Karras et al. 2020)."""
     return jax.nn.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
@@ -21,9 +21,9 @@ def normalize_2nd_moment(x: jax.Array, axis: int = -1, eps: float = 1e-8) -> jax
 
 
 class EqualDense(nn.Module):
-    """Dense layer with equalised learning rate (Karras et al. 2018): y = x @ (kernel * m / sqrt(in)) + bias * m, m = lr_multiplier.
+    """Dense layer with equalised learning rate (Karras et al. 2018): y = x @ (kernel * m / sqrt(in)) + bias * m.
 
-    The kernel [in, features] starts as N(0, 1) / m, the bias as `bias_init`, which is not divided by m.
+    m is `lr_multiplier`. The kernel [in, features] starts as N(0, 1) / m, the bias as `bias_init`, not divided by m.
     Always float32: these layers make styles and logits.
     """
 
@@ -36,12 +36,11 @@ class EqualDense(nn.Module):
         in_features = x.shape[-1]
         kernel = self.param('kernel', nn.initializers.normal(1 / self.lr_multiplier), (in_features, self.features))
         bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
-        y = x @ (kernel * (self.lr_multiplier / math.sqrt(in_features))) + (bias * self.lr_multiplier)[None, :]
-        return y
+        return x @ (kernel * (self.lr_multiplier / math.sqrt(in_features))) + (bias * self.lr_multiplier)[None, :]
 
 
 class MappingNetwork(nn.Module):
-    """z [N, features] -> w [N, features]: normalised second moment, then `num_layers` dense layers fc0, fc1, ... with lrelu."""
+    """z [N, features] -> w [N, features]: normalised second moment, then dense layers fc0, fc1, ... with lrelu."""
 
     features: int
     num_layers: int = 8
@@ -94,8 +93,8 @@ class EqualConv(nn.Module):
 def minibatch_std(x: jax.Array, group_size: int = 4) -> jax.Array:
     """Appends a channel with the standard deviation over groups of samples (Karras et al. 2018, section 3), in float32.
 
-    With g = min(b, group_size), sample n belongs to group n mod (b / g). The population variance over a group, plus 1e-8,
-    under a root, is averaged over positions and channels; that number fills the new channel of the group's samples.
+    With g = min(b, group_size), sample n belongs to group n mod (b / g). The mean over positions and channels of
+    sqrt(population variance over the group + 1e-8) fills the new channel of the group's samples.
 
     Args:
       x: [b, H, W, C]; b is the batch of one device.

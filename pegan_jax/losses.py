@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def logistic_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """Logistic loss of the discriminator (Goodfellow et al. 2014, eq. 1): mean softplus(-D(real)) + mean softplus(D(fake)).
+    """Logistic loss of D (Goodfellow et al. 2014, eq. 1): mean softplus(-D(real)) + mean softplus(D(fake)).
 
     Args:
       real_logits, fake_logits: [b] float32.
@@ -17,7 +17,7 @@ def logistic_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
 
 
 def logistic_g(fake_logits: jax.Array) -> jax.Array:
-    """Non-saturating loss of the generator (Goodfellow et al. 2014, section 3): mean softplus(-D(fake)), from logits [b]."""
+    """Non-saturating loss of G (Goodfellow et al. 2014, section 3): mean softplus(-D(fake)), from logits [b]."""
     return jnp.mean(jax.nn.softplus(-fake_logits))
 
 
@@ -26,8 +26,8 @@ def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Arra
 
     Args:
       discriminator: images [b, ...] -> logits [b].
-      images: [b, ...] float32, everything that the discriminator sees.
+      images: [b, ...], everything that the discriminator sees.
     Returns: scalar; the usual loss is `r1_gamma / 2` times it.
     """
     grads = jax.grad(lambda x: jnp.sum(discriminator(x)))(images)
-    return jnp.mean(jnp.sum(jnp.square(grads.astype(jnp.float32)), axis=tuple(range(1, images.ndim))))
+    return jnp.mean(jnp.sum(jnp.square(grads), axis=tuple(range(1, images.ndim))))

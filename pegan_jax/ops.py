@@ -90,8 +90,8 @@ def upfirdn2d(
 ) -> jax.Array:
     """Upsample by zeros, pad by zeros, convolve, keep every down-th position (Karras et al. 2019, "upfirdn2d").
 
-    y[n] = sum_k f[K-1-k] xp[n down + k] along each axis, where xp is x with up - 1 zeros after every sample, and padded.
-    The sum runs in float32. The filter counts as a constant: its own derivative is zero.
+    Along each axis y[n] = sum_k f[K-1-k] xp[n down + k], where xp is x, up - 1 zeros after every sample, and padding.
+    The sum runs in float32 at least. The filter counts as a constant: its own derivative is zero.
 
     Args:
       x: [N, H, W, C].
@@ -105,7 +105,7 @@ def upfirdn2d(
     pads = (padding[2:], padding[:2])
     for n, k, pad in zip(x.shape[1:3], f.shape, pads, strict=True):
         if n * up + sum(pad) < k:
-            raise ValueError(f'a side of {n} * {up} + {pad[0]} + {pad[1]} positions is shorter than the filter of {k} taps.')
+            raise ValueError(f'{n} * {up} + {pad[0]} + {pad[1]} positions are fewer than the {k} taps of the filter.')
     return _upfirdn2d(x, f, up, down, pads, x.shape[1:3])
 
 
@@ -124,7 +124,7 @@ def _phases(n: int, taps: int, up: int, down: int, pad: tuple[int, int]) -> tupl
 def _upfirdn2d(x: jax.Array, f: jax.Array, up: int, down: int, pads: tuple, size: tuple[int, int]) -> jax.Array:
     # A sum of shifted slices, one per tap and phase, which XLA fuses into a single loop.
     plans = [_phases(n, k, up, down, pad) for n, k, pad in zip(size, f.shape, pads, strict=True)]
-    starts, spans, counts = [], [], []
+    starts, spans, counts, dtype = [], [], [], jnp.promote_types(x.dtype, jnp.float32)
     for n, (phases, step, out) in zip(size, plans, strict=True):
         count = -(-out // len(phases))
         first = [start for phase in phases for _, start in phase]
@@ -132,12 +132,12 @@ def _upfirdn2d(x: jax.Array, f: jax.Array, up: int, down: int, pads: tuple, size
         starts.append(before)
         spans.append((before, after, 0))
         counts.append(count)
-    padded = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *spans, (0, 0, 0)]).astype(jnp.float32)
+    padded = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *spans, (0, 0, 0)]).astype(dtype)
     (rows, row_step, height), (columns, column_step, width) = plans
-    taps = f[::-1, ::-1].astype(jnp.float32)
+    taps = f[::-1, ::-1].astype(dtype)
 
     def phase(row: list, column: list) -> jax.Array:
-        total = jnp.zeros((x.shape[0], *counts, x.shape[3]), jnp.float32)
+        total = jnp.zeros((x.shape[0], *counts, x.shape[3]), dtype)
         for i, y0 in row:
             for j, x0 in column:
                 top, left = y0 + starts[0], x0 + starts[1]

@@ -48,7 +48,7 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
     if crop == 'center':
         scale = min(h / height, w / width)
         left, top = (w - scale * width) / 2, (h - scale * height) / 2
-        box = (left, top, left + scale * width, top + scale * height)
+        box = (left, top, w - left, h - top)
     elif crop == 'random':
         scale = max(height / h, width / w)
         height, width = max(height, round(h * scale)), max(width, round(w * scale))
@@ -69,7 +69,9 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
             if index not in unreadable:
                 unreadable.add(index)
                 if len(unreadable).bit_count() == 1:  # the first, second, fourth, eighth ...
-                    logger.warning('%d unreadable images replaced by the next ones; image %d: %s', len(unreadable), index, error)
+                    logger.warning(
+                        '%d unreadable images replaced by the next ones; image %d: %s', len(unreadable), index, error
+                    )
             return None
         return example | {'image': fit(image, data.size, data.crop)}
 
@@ -93,17 +95,17 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """An endless iterator of {'image': uint8 [batch_size / process_count, H, W, 3]}, and 'label' int32 where there is one.
+    """Endless batches of {'image': uint8 [batch_size / process_count, H, W, 3]}, and 'label' int32 if there is one.
 
-    The stream of images is a function of the seed: position g holds one image with its crop and flip, whatever the batch
-    size, the process count and the position where the iteration began. Every epoch is shuffled anew. Batch k covers
-    positions start_image + k batch_size onwards; each process gets one contiguous block of it.
+    The stream of images is a function of the seed: position g holds an image with its crop and its flip, whatever the
+    batch size, the process count and the position where the iteration began. Every epoch is shuffled anew. Batch k
+    covers positions start_image + k batch_size onwards; each process gets a contiguous block of it.
 
     Args:
       batch_size: images per batch over all processes.
       start_image: position of the first one, the number of images seen so far.
-    Returns: an iterator with `close()`, which stops its threads.
-    Raises: ValueError if the batch does not divide among the processes.
+    Returns: an iterator; its `close()` stops its threads.
+    Raises: ConfigError if the batch does not divide among the processes.
     """
     if batch_size % process_count:
         lower = batch_size - batch_size % process_count

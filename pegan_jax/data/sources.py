@@ -1,4 +1,4 @@
-"""Random access to images: TFDS datasets without TensorFlow, folders, single files, and the procedural worlds as a TFDS dataset.
+"""Random access to images: TFDS datasets without TensorFlow, folders, single files, the procedural worlds through TFDS.
 
 A source has `__len__` and `__getitem__(index) -> {'image': encoded bytes}`, with 'label' where the dataset has one.
 """
@@ -64,13 +64,13 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.ndarray:
     """Decodes PNG, JPEG, WebP, BMP or TIFF bytes to uint8 RGB [H, W, 3].
 
-    Turned upright by its EXIF orientation; transparency is composited over black; 16-bit grey is scaled to 8 bits; of several
-    frames, the first.
+    Turned upright by its EXIF orientation; transparency is composited over black; 16-bit grey is scaled to 8 bits; of
+    several frames, the first.
 
     Args:
       draft: JPEG only: read everything, but compute an eighth of the resolution.
-    Raises: UnreadableImage for what is no image, is truncated, has float pixels, or has more than max_pixels (seen in the
-      header, before anything is decoded).
+    Raises: UnreadableImage for what is no image, is truncated, has float pixels, or has more than max_pixels (which the
+      header says, before anything is decoded; Pillow's own limit of 179 million applies as well).
     """
     image = _open(data, max_pixels)
     try:
@@ -116,11 +116,11 @@ def _defect(path: pathlib.Path, max_pixels: int) -> str | None:
 
 
 def _defects(folder: pathlib.Path, names: list[str], max_pixels: int, workdir: pathlib.Path) -> dict[str, str]:
-    """The unusable ones among the files `names`, with the reason. What was checked before and has not changed is remembered."""
+    """The unusable files among `names`, with the reason. Unchanged files are not read again."""
     record = workdir / 'checked_images.json'
     try:
-        known = json.loads(record.read_text())
-    except (OSError, ValueError):
+        known = dict(json.loads(record.read_text()))
+    except (OSError, ValueError, TypeError):  # there is none, or it is damaged
         known = {}
     prefix = f'{folder.absolute()}:{max_pixels}:'
     stamps = {n: [(st := (folder / n).stat()).st_size, st.st_mtime_ns] for n in names}
@@ -140,8 +140,8 @@ def _defects(folder: pathlib.Path, names: list[str], max_pixels: int, workdir: p
 def open_folder(folder: str, max_pixels: int, workdir: pathlib.Path) -> Files:
     """All readable images under a folder, sorted by their relative path.
 
-    Every image is read once and checked, and the result kept in `workdir`; unusable files are left out and reported once.
-    Hidden files, hidden folders and other file types are passed over.
+    Every image is read and checked once, which `workdir` remembers; unusable files are left out and reported. Hidden
+    files, hidden folders and other file types are passed over.
 
     Raises: ConfigError if the folder does not exist, or holds no readable image.
     """
@@ -194,6 +194,8 @@ class Records:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.records[index]
+        if example[self.image] is None:  # array_record reads nothing where a file was cut at the end of a block
+            raise UnreadableImage('the record is missing')
         label = {} if self.label is None else {'label': np.int32(example[self.label])}
         return {'image': example[self.image], **label}
 
@@ -207,7 +209,8 @@ def _feature(features: dict[str, Any], kind: type, usual: str) -> str | None:
 def open_builder(builder: tfds.core.DatasetBuilder, split: str) -> Records:
     """A split of a prepared TFDS dataset, read without TensorFlow.
 
-    The image is the only feature of type Image, or the one called 'image'; the label is the only ClassLabel, or 'label'.
+    The image is the only feature of type Image, or the one called 'image'; the label is the only ClassLabel, or the one
+    called 'label'; there may be none.
 
     Raises: ConfigError if the dataset is not prepared, not stored as ArrayRecord, has no such split or no such image.
     """
@@ -235,10 +238,15 @@ def open_builder(builder: tfds.core.DatasetBuilder, split: str) -> Records:
     try:
         records = builder.as_data_source(split, decoders={n: tfds.decode.SkipDecoding() for n in images})
     except ValueError as error:
-        raise ConfigError(f'data.split={split!r} of {name!r}: {error}; known: {", ".join(builder.info.splits)}.') from error
-    if not len(records):
-        raise ConfigError(f'data.split={split!r} of {name!r} is empty.')
-    return Records(records, image, label)
+        raise ConfigError(
+            f'data.split={split!r} of {name!r}: {error}; known: {", ".join(builder.info.splits)}.'
+        ) from error
+    source = Records(records, image, label)
+    try:
+        source[0], source[len(source) - 1]
+    except Exception as error:  # array_record raises many types on missing and cut files
+        raise ConfigError(f'{builder.data_dir} is damaged ({error}); delete it and prepare it again.') from error
+    return source
 
 
 def open_tfds(name: str, split: str, data_dir: str | None) -> Records:
@@ -248,13 +256,15 @@ def open_tfds(name: str, split: str, data_dir: str | None) -> Records:
     """
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        raise ConfigError(f'data.tfds={name!r} is no TFDS dataset, and none is prepared in data.data_dir={data_dir!r}.') from None
-    except ImportError as error:
+    except tfds.core.DatasetNotFoundError:
         raise ConfigError(
-            f"data.tfds={name!r} cannot be opened without {error.name}; "
-            f"try pip install 'pegan_jax[tf]'."
-        ) from error
+            f'data.tfds={name!r} is no TFDS dataset, and none is prepared in data.data_dir={data_dir!r}.'
+        ) from None
+    except ImportError as error:  # TFDS wraps TensorFlow's absence without a name
+        missing, package = (error.name, error.name) if error.name else ('TensorFlow', "'pegan_jax[tf]'")
+        raise ConfigError(f'data.tfds={name!r} cannot be opened without {missing}: pip install {package}.') from error
+    except (ValueError, AssertionError) as error:  # malformed name, unknown configuration or version
+        raise ConfigError(f'data.tfds={name!r}: {error}') from error
     return open_builder(builder, split)
 
 
@@ -271,12 +281,21 @@ class WorldsConfig(tfds.core.BuilderConfig):
 
 
 class Worlds(tfds.core.GeneratorBasedBuilder):
-    """Images of `pegan_jax.data.worlds` with their truths; prepared locally, without TensorFlow."""
+    """Images of `pegan_jax.data.worlds` with their truths, prepared locally without TensorFlow.
+
+    Configurations are named <height>x<width>x<num>.
+    """
 
     VERSION = tfds.core.Version('1.0.0')  # to be raised when the look of the worlds changes
-    # Nothing is downloaded. Without this TFDS looks for checksums next to this module, by way of a package (importlib_resources)
-    # that it does not declare as a dependency.
+    # Nothing is downloaded. Without this, TFDS looks for checksums beside this module, which takes a package that
+    # it does not declare as a dependency (importlib_resources).
     url_infos = None
+
+    @classmethod
+    def get_builder_config(cls, name: str, version: str | None = None) -> WorldsConfig:
+        """Every size is a configuration, with a folder of its own."""
+        height, width, num = map(int, name.split('x'))
+        return WorldsConfig(name=name, height=height, width=width, num=num)
 
     def _info(self) -> tfds.core.DatasetInfo:
         shape = (self.builder_config.height, self.builder_config.width, 3)
@@ -313,20 +332,22 @@ class Worlds(tfds.core.GeneratorBasedBuilder):
 def open_worlds(size: tuple[int, int], num: int, split: str, data_dir: str) -> Records:
     """The worlds dataset for (height, width) and `num` images, prepared in data_dir on first use.
 
-    TFDS writes to a temporary folder and renames it when it is complete, so that an interrupted preparation starts again.
+    TFDS writes to a temporary folder and renames it when it is complete: an interrupted preparation starts again.
 
-    Raises: ConfigError for an unknown split.
+    Raises: ConfigError for an unknown split, or if the folder is damaged.
     """
-    height, width = size
-    config = WorldsConfig(name=f'{height}x{width}x{num}', height=height, width=width, num=num)
-    builder = Worlds(data_dir=data_dir, config=config, file_format='array_record')
-    if not builder.is_prepared():
-        logger.info('preparing %d worlds of %d x %d pixels in %s', num, height, width, data_dir)
+
+    def builder() -> Worlds:
+        return Worlds(data_dir=data_dir, config=f'{size[0]}x{size[1]}x{num}', file_format='array_record')
+
+    target = builder()
+    if target.data_path.exists() and not target.is_prepared():
+        raise ConfigError(f'{target.data_dir} is damaged; delete it and it will be prepared again.')
+    if not target.is_prepared():
+        logger.info('preparing %d worlds of %d x %d pixels in %s', num, *size, data_dir)
         try:
-            builder.download_and_prepare()
+            target.download_and_prepare()
         except OSError:
-            # Another process may have finished the same folder first.
-            builder = Worlds(data_dir=data_dir, config=config, file_format='array_record')
-            if not builder.is_prepared():
+            if not builder().is_prepared():  # otherwise another process has finished the same folder first
                 raise
-    return open_builder(builder, split)
+    return open_builder(builder(), split)

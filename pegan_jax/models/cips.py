@@ -1,7 +1,7 @@
 """CIPS (Anokhin et al. 2021, arXiv 2011.13775): every pixel is synthesised on its own from its coordinate and a style.
 
-The generator is a function of one coordinate, `pixel`; an image is that function mapped over coordinates, inside a map over
-images. Nothing else connects pixels, so any set of coordinates, of any shape and density, is an image.
+The generator is a function of one coordinate, `pixel`; images are that function mapped over coordinates, inside a map
+over images. Nothing else connects pixels, so any set of coordinates, of any shape and density, is an image.
 """
 
 import functools
@@ -32,16 +32,16 @@ class Config:
     hidden_size: Fourier features, and as many embedding channels.
     z_dim: size of the latent z and of the mapped latent w.
     mapping_layers, lr_multiplier: dense layers of the mapping network and their learning rate relative to the rest.
-    channels: width of each level (two modulated layers and a to-RGB layer); None: the published widths for this resolution.
-    channel_multiplier: factor of the published widths behind the first four levels, and of the discriminator above 32 pixels.
-    activation: of the modulated layers; 'sinrelu' passes even channels through leaky ReLU and odd ones through the sine.
+    channels: width of each level (two modulated layers and a to-RGB layer); None: as published for this resolution.
+    channel_multiplier: of the published widths, behind G's first four levels and above D's 32 pixels.
+    activation: of modulated layers; 'sinrelu' passes even channels through leaky ReLU and odd ones through the sine.
     train_lookup: how training reads the embedding: 'raw' takes pixel (i, j) for grid position (i, j), as the released
       program does; 'bilinear' reads at the coordinates, as sampling does, so that both see the same image.
     d_channels: discriminator widths at img_resolution, half of it, and so on; None: the published ones.
     d_sees_coords: the discriminator's input is [rgb, x, y].
     mbstd_group_size: samples per group of the discriminator's minibatch standard deviation.
-    r1_gamma, r1_interval: weight of the R1 penalty, which is r1_gamma / 2 times the penalty, and steps between its updates.
-    g_reg_interval: only corrects G's Adam as if a term were regularised lazily, as the released program does; 0 is off.
+    r1_gamma, r1_interval: the R1 term is r1_gamma / 2 times the penalty; steps between its updates.
+    g_reg_interval: corrects G's Adam as if it had a lazy term, as the released program does without one; 0 is off.
     ema_decay: of G's running mean, per step.
     ema_kimg: replaces ema_decay by a half-life in thousands of images.
     ema_rampup: with ema_kimg, the half-life is at most this fraction of the images seen so far.
@@ -128,8 +128,8 @@ def validate(config: Any) -> None:
     """Checks a whole run configuration whose model is a `Config`. Raises ConfigError."""
     if config.data.size != config.model.size:
         raise ConfigError(
-            f'data.resolution={config.data.resolution} differs from model.img_resolution={config.model.img_resolution}: '
-            'CIPS trains on its native grid, so set both to the same size.'
+            f'data.resolution={config.data.resolution} differs from model.img_resolution='
+            f'{config.model.img_resolution}: CIPS trains on its native grid, so set both to the same size.'
         )
 
 
@@ -140,8 +140,8 @@ class ModulatedDense(nn.Module):
     """The weights of one layer of `pixel` for each image: w [N, w_dim] -> [N, in_features, features], float32.
 
     U_io = weight_io s_i / sqrt(in), s = affine(w); demodulated, every column is divided by sqrt(sum_i U_io^2 + 1e-8)
-    (Karras et al. 2020, eq. 1 and 3). The layer's bias and the strength of its noise are declared here and used by `pixel`;
-    a layer without demodulation is a to-RGB layer and has no noise.
+    (Karras et al. 2020, eq. 1 and 3). The layer's bias and the strength of its noise are declared here and used by
+    `pixel`; a layer without demodulation is a to-RGB layer and has no noise.
     """
 
     in_features: int
@@ -161,7 +161,7 @@ class ModulatedDense(nn.Module):
 
 
 class Generator(nn.Module):
-    """The parameters of CIPS with skips to the output, and what happens once per image: z -> w -> weights of all layers.
+    """The parameters of CIPS with skips to the output, and what happens once per image: z -> w -> all weights.
 
     The colours come from `synthesise`, a pure function of these. Paths follow the released checkpoints: lff (Fourier
     features), emb (embedding [H, W, hidden_size]), mapping/fc*, conv1, linears_*, to_rgbs_*.
@@ -227,7 +227,7 @@ def pixel(
     *,
     activation: str = 'lrelu',
 ) -> jax.Array:
-    """The colour of one coordinate: Fourier features beside the embedding, modulated dense layers, the sum of their RGB.
+    """The colour of one coordinate: Fourier features beside the embedding, modulated layers, the sum of their RGB.
 
     Args:
       params: the generator's; Fourier features, biases and noise strengths are read.
@@ -261,14 +261,14 @@ def synthesise(
     activation: str = 'lrelu',
     chunk: int | None = None,
 ) -> jax.Array:
-    """One image: `pixel` mapped over coords. Map it over styles (and noise, and grids if they differ) for a batch.
+    """One image: `pixel` mapped over coordinates. Map it over styles (and noise, and grids if they differ) for a batch.
 
     Args:
       params, styles, activation: as in `pixel`.
       grid: coordinates [..., 2] of any leading shape.
       noise: a PRNG key, from which every position of the grid draws its own numbers; or the numbers [..., layers];
         or None: no noise.
-      lookup: 'bilinear' reads the embedding at the coordinates; 'raw' takes its entries as they are, for a grid of its shape.
+      lookup: 'bilinear' reads the embedding at the coordinates; 'raw' takes its entries, for a grid of its shape.
       chunk: coordinates computed at once; None: all. Memory is constant in the number of chunks.
     Returns: [..., 3] float32.
     Raises: ValueError if lookup is 'raw' and the grid does not have the embedding's shape.
@@ -298,7 +298,7 @@ def synthesise(
     return coords.map_chunks(points, grid, math.prod(shape) if chunk is None else chunk, *per_point.values())
 
 
-# Losses: pure functions of parameters, latents and noise ------------------------------------------------------------------
+# Losses: pure functions of parameters, latents and noise --------------------------------------------------------------
 
 
 def generator(model: Config) -> Generator:
@@ -323,7 +323,7 @@ def render(
     lookup: str = 'bilinear',
     chunk: int | None = None,
 ) -> jax.Array:
-    """Images [N, ..., 3] of w [N, z_dim] on one grid [..., 2]; noise per image: keys [N], numbers [N, ..., layers] or None."""
+    """Images [N, ..., 3] of w [N, z_dim] on one grid [..., 2]; the noise of `synthesise` has a leading axis [N]."""
     styles = generator(model).apply({'params': params}, w, method='modulate')
     styles = jax.tree.map(lambda u: u.astype(model.dtype), styles)
     image = functools.partial(synthesise, lookup=lookup, activation=model.activation, chunk=chunk)
@@ -482,7 +482,7 @@ def sample(
       truncation_psi: at most 1; below, w moves towards w_avg: w_avg + psi (w - w_avg).
       w_avg: [z_dim]; None: `mean_w`.
       chunk: coordinates computed at once; None: all.
-      noise: a key; numbers [N, ..., demodulated layers]; or None: no noise, although the released program always adds it.
+      noise: a key; numbers [N, ..., demodulated layers]; None: no noise, which the released program cannot leave out.
     Returns: [N, *grid.shape[:-1], 3] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for other shapes, truncation_psi above 1, chunk below 1, another space.
     """

@@ -18,17 +18,17 @@ def num_halvings(size: tuple[int, int]) -> int:
     halvings = math.floor(math.log2(min(size) / 4)) if min(size) >= 4 else -1
     if halvings < 1 or any(side % 2**halvings for side in size):
         raise ValueError(
-            f'the discriminator cannot take images of {size[0]} x {size[1]}: sides must be at least 8, and halving both until '
-            'the shorter one has 4 to 7 pixels must leave whole numbers; use for example 64, 96, (64, 96) or 256.'
+            f'the discriminator cannot take images of {size[0]} x {size[1]}: sides must be at least 8, halving both '
+            'until the shorter one has 4 to 7 pixels must leave whole numbers; use for example 64, 96, (64, 96) or 256.'
         )
     return halvings
 
 
 class DiscriminatorBlock(nn.Module):
-    """x [b, H, W, C] -> [b, H/2, W/2, features]: two 3x3 convolutions beside a 1x1 shortcut, summed and divided by sqrt(2).
+    """x [b, H, W, C] -> [b, H/2, W/2, features]: two 3x3 convolutions beside a 1x1 shortcut, their sum over sqrt(2).
 
-    hidden, when given, makes this the top block, whose input is images: they first pass `fromrgb`, and `num_first_layers`
-    more 3x3 convolutions (first0, first1, ...), of `hidden` features.
+    hidden, when given, makes this the top block, whose input is images: they first pass `fromrgb` and
+    `num_first_layers` more 3x3 convolutions (first0, first1, ...), of `hidden` features.
     """
 
     features: int
@@ -64,8 +64,8 @@ class DiscriminatorEpilogue(nn.Module):
 class Discriminator(nn.Module):
     """Residual discriminator: images [b, H, W, C] in [-1, 1] -> logits [b] float32.
 
-    Blocks are named after the resolution they take, b256 ... b8 and b4 (where the shorter side of the last one is 5 to 7,
-    the power of two below). The FIR kernels of the downsampling layers are in the 'buffers' collection.
+    Blocks are named after the side they take, b256 ... b8 and b4, rounded down to a power of two. The FIR kernels of
+    the downsampling layers are in the 'buffers' collection.
 
     channels: widths at the input's resolution, at half of it, and so on down to the last.
     num_first_layers: extra 3x3 convolutions after the first, as some CIPS discriminators have.

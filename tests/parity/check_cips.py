@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from compare import assert_close, nhwc
 
 from pegan_jax import encodings, losses
 from pegan_jax.config import Config, DataConfig, TrainConfig
 from pegan_jax.models import cips
 from pegan_jax.models.stylegan2 import Discriminator
-from compare import assert_close, nhwc
 
 # Parameter names ------------------------------------------------------------------------------------------
 
@@ -94,7 +94,8 @@ def rename(named, rules):
     for name, array in named.items():
         found = [(m, path, change) for rule, path, change in rules if (m := re.fullmatch(rule, name))]
         assert len(found) == 1, f'{len(found)} rules match {name}'
-        (match, path, change), groups = found[0], [g.replace('.', '_') for g in found[0][0].groups()]
+        match, path, change = found[0]
+        groups = [g.replace('.', '_') for g in match.groups()]
         path = path(*groups) if callable(path) else path.format(*groups)
         assert path not in out, f'{path} is filled twice, the second time by {name}'
         out[path] = change(array)

@@ -1,4 +1,4 @@
-"""Parity of coordinates, encodings and resizing."""
+"""Parity of coordinates, encodings, resizing and FIR filters."""
 
 import warnings
 
@@ -126,7 +126,6 @@ RESIZES = {
     'resize bilinear, half-pixel centres': ops.resize_half_pixel,
 }
 PENDING_PRIMITIVES = {
-    'upfirdn2d',
     'adaptive average pool',
     'pixel norm over channels',
     'pixel norm over channels of 1e-6*x (shows epsilon)',
@@ -140,14 +139,26 @@ PENDING_PRIMITIVES = {
 
 
 def primitives(arrays, meta):
-    """Resizing now; the operators of PENDING_PRIMITIVES are reported as a warning, any other is an error."""
+    """Resizing and FIR filters; the operators of PENDING_PRIMITIVES are reported as a warning, others are an error."""
     calls = {call['name']: call for call in meta['calls']}
     assert outputs(arrays) == set(calls)
     operators = {call['op'] for call in calls.values()}
-    assert operators == set(RESIZES) | PENDING_PRIMITIVES, operators ^ (set(RESIZES) | PENDING_PRIMITIVES)
-    resizes = [(name, RESIZES[call['op']], call['hw']) for name, call in calls.items() if call['op'] in RESIZES]
-    got = jax.jit(lambda x: {name: resize(x, hw) for name, resize, hw in resizes})(nhwc(arrays['in/x']))
-    for name, value in got.items():
+    known = {'upfirdn2d', *RESIZES, *PENDING_PRIMITIVES}
+    assert operators == known, operators ^ known
+
+    @jax.jit
+    def run(x, kernels):
+        results = {}
+        for name, call in calls.items():
+            if call['op'] in RESIZES:
+                results[name] = RESIZES[call['op']](x, call['hw'])
+            elif call['op'] == 'upfirdn2d':
+                kernel, pad = kernels[call['kernel']], tuple(call['pad'])
+                results[name] = ops.upfirdn2d(x, kernel, up=call['up'], down=call['down'], padding=pad * 2)
+        return results
+
+    kernels = {name: arrays[f'in/{name}'] for name in ('k3', 'k4')}
+    for name, value in run(nhwc(arrays['in/x']), kernels).items():
         assert_close(name, nchw(value), arrays[f'out/{name}'], meta['tolerance'])
     warnings.warn(f'primitives.npz: not compared yet: {", ".join(sorted(PENDING_PRIMITIVES))}', stacklevel=1)
 

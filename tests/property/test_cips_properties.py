@@ -11,7 +11,9 @@ from pegan_jax import coords
 from pegan_jax.config import Config, DataConfig
 from pegan_jax.models import cips
 
-MODEL = cips.Config(img_resolution=8, hidden_size=6, z_dim=5, mapping_layers=2, channels=(7, 6), d_channels=(5, 6))
+MODEL = cips.Config(
+    img_resolution=8, hidden_size=6, z_dim=5, mapping_layers=2, lr_multiplier=1.0, channels=(7, 6), d_channels=(5, 6)
+)
 GAN = cips.build(Config(system='cips', model=MODEL, data=DataConfig(resolution=8)))
 SAMPLE = jax.jit(GAN.sample, static_argnames=('truncation_psi', 'chunk', 'space'))
 Z = jax.random.normal(jax.random.key(1), (3, 5))

@@ -12,7 +12,9 @@ from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, Train
 from pegan_jax.gan import Stage
 from pegan_jax.models import cips
 
-TINY = cips.Config(img_resolution=8, hidden_size=6, z_dim=5, mapping_layers=2, channels=(7, 6), d_channels=(5, 6))
+TINY = cips.Config(
+    img_resolution=8, hidden_size=6, z_dim=5, mapping_layers=2, lr_multiplier=1.0, channels=(7, 6), d_channels=(5, 6)
+)
 
 
 def run(model=TINY, **kwargs):
@@ -59,7 +61,7 @@ def test_published_widths_by_resolution(size, levels, d):
 
 
 def test_initial_values_have_the_published_distributions():
-    model = dataclasses.replace(TINY, hidden_size=256, z_dim=32, channels=(64, 64))
+    model = dataclasses.replace(TINY, hidden_size=256, z_dim=32, lr_multiplier=0.01, channels=(64, 64))
     params = jax.jit(cips.generator(model).init)(jax.random.key(0), jnp.zeros((1, 32)))['params']
     for leaf, limit in ((params['lff']['kernel'], np.sqrt(9 / 2)), (params['lff']['bias'], np.sqrt(1 / 2))):
         assert 0.95 * limit < np.abs(leaf).max() <= limit
@@ -96,7 +98,7 @@ def test_impossible_models_are_refused_with_the_field_and_the_fix(change, messag
 
 
 def test_data_of_another_resolution_are_refused():
-    with pytest.raises(ConfigError, match='data.resolution=16 differs from model.img_resolution=8'):
+    with pytest.raises(ConfigError, match=r'data\.resolution=16 differs from model.img_resolution=8'):
         Config(system='cips', model=TINY, data=DataConfig(resolution=16))
 
 
@@ -150,15 +152,21 @@ def batch_of(size, rows, first=0):
     return {'image': image, 'index': first + jnp.arange(rows)}
 
 
-def test_losses_draw_latents_and_noise_by_global_row():
+@pytest.mark.parametrize('silenced', ['noise_strength', "['affine']['kernel']"])
+def test_losses_draw_latents_and_noise_by_global_row(silenced):
+    """Without noise only latents are left to tell rows apart; without styles only noise."""
     _, gan, state = initialised()
+    g = jax.tree_util.tree_map_with_path(
+        lambda path, p: p * (silenced not in jax.tree_util.keystr(path)), state.params['g']
+    )
     key = jax.random.key(1)
-    loss = jax.jit(lambda batch: gan.updates[2].loss(state.params['g'], state, batch, key, Stage(8))[0])
-    assert loss(batch_of((8, 8), 4)) != loss(batch_of((8, 8), 4, first=4))
+    loss = jax.jit(lambda batch: gan.updates[2].loss(g, state, batch, key, Stage(8))[0])
+    first, last = loss(batch_of((8, 8), 4)), loss(batch_of((8, 8), 4, first=4))
+    assert abs(first - last) > 1e-4
 
 
 def test_losses_use_d_params_for_d_and_g_params_for_g_and_return_no_state():
-    model, gan, state = initialised()
+    _, gan, state = initialised()
     batch, key = batch_of((8, 8), 4), jax.random.key(1)
     for update in gan.updates:
         params = state.params[update.net]
@@ -172,26 +180,8 @@ def test_losses_use_d_params_for_d_and_g_params_for_g_and_return_no_state():
         assert dead == ([f"['b4']['{name}']['bias']" for name in ('conv', 'fc', 'out')] if update.interval > 1 else [])
 
 
-def test_r1_gradient_agrees_with_finite_differences():
-    model, _, state = initialised()
-    d_params, real = state.params['d'], batch_of((8, 8), 4)['image']
-
-    @jax.jit
-    def penalty(params):
-        return cips.d_r1(model, params, state.buffers['d'], real)[0]
-
-    grads = jax.jit(jax.grad(penalty))(d_params)
-    leaves, tree = jax.tree.flatten(d_params)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    direction = tree.unflatten([jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)])
-    slope = sum(np.vdot(g, d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True))
-    step = 2e-4
-    ahead, behind = (penalty(jax.tree.map(lambda p, d, s=s: p + s * d, d_params, direction)) for s in (step, -step))
-    assert (ahead - behind) / (2 * step) == pytest.approx(slope, rel=1e-2)
-
-
 def test_a_discriminator_that_sees_coordinates_is_regularised_with_respect_to_them_too():
-    model, gan, state = initialised(d_sees_coords=True)
+    model, _, state = initialised(d_sees_coords=True)
     assert state.params['d']['b8']['fromrgb']['kernel'].shape == (1, 1, 5, 5)
     seen = cips.d_input(model, batch_of((8, 8), 4)['image'])
     np.testing.assert_allclose(seen[2, 0, :, 3], np.linspace(-1, 1, 8), atol=1e-6)

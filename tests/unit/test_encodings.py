@@ -29,7 +29,7 @@ def test_csg_is_the_grid_of_coordinates_with_x_first():
 
 @pytest.mark.parametrize('div_half_dim', [False, True])
 def test_spe_codes_are_exact_at_large_positions(div_half_dim):
-    p = np.concatenate([np.arange(0, 4097, 7), np.linspace(0, 4096, 200), [-3.5, 65536.0, 999999.0]]).astype(np.float32)
+    p = np.concatenate([np.arange(0, 4097, 7), np.linspace(0, 4096, 200), [-3.5, 65536.0, 99999.0]]).astype(np.float32)
     got = jax.jit(encodings.spe_code, static_argnums=1, static_argnames='div_half_dim')(
         p, 16, div_half_dim=div_half_dim
     )

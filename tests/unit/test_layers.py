@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -5,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pegan_jax import layers, ops
-from pegan_jax.models.stylegan2 import Discriminator, num_halvings
+from pegan_jax import layers, losses, ops
+from pegan_jax.models.stylegan2 import Discriminator, DiscriminatorBlock, num_halvings
 
 # FIR filters ----------------------------------------------------------------------------------------------
 
@@ -56,7 +57,7 @@ def test_upfirdn2d_follows_its_definition_and_its_derivative_is_the_adjoint(up, 
 
 
 def test_upfirdn2d_refuses_an_image_smaller_than_the_filter():
-    with pytest.raises(ValueError, match='shorter than the filter of 4 taps'):
+    with pytest.raises(ValueError, match='fewer than the 4 taps'):
         ops.upfirdn2d(jnp.zeros((1, 3, 9, 1)), jnp.ones((4, 4)))
 
 
@@ -135,7 +136,7 @@ def test_minibatch_std_of_equal_samples_has_a_finite_gradient():
 
 
 def test_minibatch_std_names_batches_that_fit():
-    with pytest.raises(ValueError, match='batch of 6 samples per device.*group of 4; use 4 or 8'):
+    with pytest.raises(ValueError, match=r'batch of 6 samples per device.*group of 4; use 4 or 8'):
         layers.minibatch_std(jnp.zeros((6, 1, 1, 1)))
 
 
@@ -162,8 +163,32 @@ def test_discriminator_takes_rectangles_and_refuses_a_wrong_number_of_widths():
     assert logits.shape == (2,)
     assert variables['params']['b4']['fc']['kernel'].shape == (4 * 6 * 6, 6)
     assert set(variables['params']) == {'b16', 'b8', 'b4'}
-    with pytest.raises(ValueError, match='2 widths .* need 3'):
+    with pytest.raises(ValueError, match=r'2 widths .* need 3'):
         Discriminator((4, 5)).init(jax.random.key(1), x)
+
+
+def test_second_order_gradient_of_a_block_agrees_with_finite_differences():
+    """The gradient of R1 with respect to parameters passes twice through convolutions and FIR filters; in float64."""
+    with jax.enable_x64(True):
+        block, draw = DiscriminatorBlock(3, dtype=jnp.float64), np.random.default_rng(0).normal
+        x = jnp.asarray(draw(size=(2, 8, 8, 2)))
+        shapes = jax.eval_shape(block.init, jax.random.key(0), x)
+        params = jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape)), shapes['params'])
+        buffers = jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape)), shapes['buffers'])
+        direction = jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape)), params)
+
+        def score(params, x):
+            return jnp.sum(jnp.tanh(block.apply({'params': params, 'buffers': buffers}, x)), axis=(1, 2, 3))
+
+        @jax.jit
+        def penalty(t):
+            moved = jax.tree.map(lambda p, d: p + t * d, params, direction)
+            return losses.r1_penalty(functools.partial(score, moved), x)
+
+        step = 1e-6
+        slope = (penalty(step) - penalty(-step)) / (2 * step)
+        assert jax.jit(jax.grad(penalty))(0.0) == pytest.approx(float(slope), rel=1e-4)
+        assert abs(slope) > 1e-3
 
 
 def test_bfloat16_discriminator_stays_close_and_scores_in_float32():

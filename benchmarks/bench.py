@@ -1,0 +1,196 @@
+"""Speed, memory and compile time of a system: its generator and its training step, on random images.
+
+python benchmarks/bench.py --config cips:tiny [--batch 8] [--json out.json] [--config.model.dtype=bfloat16]
+
+FLOP/s are given as a fraction of what a plain JAX matmul of 4096^3 reaches, measured right before and after. Times are
+the best of --repeats runs. The training step's FLOPs are XLA's count of the compiled program; the generator's are those
+of its matmuls, counted by hand, with XLA's count beside them.
+"""
+
+import argparse
+import datetime
+import functools
+import json
+import math
+import os
+import pathlib
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+from jax.sharding import Mesh
+
+from pegan_jax import config as configs
+from pegan_jax.gan import GAN
+from pegan_jax.models import cips
+from pegan_jax.train.state import TrainState
+from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
+
+
+def best_seconds(run: Callable, repeats: int) -> float:
+    """Least wall time of run(), which is called once before."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def matmul_peaks(size: int = 4096) -> dict[str, float]:
+    """{dtype: FLOP/s of a matmul, best of five}; bfloat16 only where there are units for it."""
+    peaks = {}
+    for dtype in ('float32',) if jax.default_backend() == 'cpu' else ('float32', 'bfloat16'):
+        a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+        matmul = jax.jit(lambda a: a @ a)
+        peaks[dtype] = 2 * size**3 / best_seconds(functools.partial(matmul, a), 5)
+    return peaks
+
+
+def compile_timed(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, dict]:
+    """The compiled program, and what compiling it took and what it will take."""
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    took = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return compiled, {
+        'compile_seconds': took,
+        'flops': compiled.cost_analysis()['flops'],
+        'program_bytes': held + memory.temp_size_in_bytes,
+    }
+
+
+def cips_matmul_flops(config: configs.Config, images: int) -> int:
+    """Multiplications and additions of the modulated layers of G on the native grid."""
+    module, z = cips.generator(config.model), jnp.zeros((1, config.model.z_dim))
+    styles, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), z)
+    return 2 * images * math.prod(config.model.size) * sum(math.prod(u.shape[1:]) for u in styles.values())
+
+
+MATMUL_FLOPS = {'cips': cips_matmul_flops}
+
+
+def bench_generator(config: configs.Config, gan: GAN, variables: dict, batch: int, repeats: int) -> dict:
+    """G on its native grid, without noise."""
+    z = jax.random.normal(jax.random.key(1), (batch, config.model.z_dim))
+    compiled, costs = compile_timed(jax.jit(gan.sample).lower(variables, z))
+    seconds = best_seconds(lambda: compiled(variables, z), repeats)
+    costs['xla_flops'], costs['flops'] = costs['flops'], MATMUL_FLOPS[config.system](config, batch)
+    return {'seconds': seconds, **costs, 'images_per_second': batch / seconds}
+
+
+def bench_step(config: configs.Config, gan: GAN, state: TrainState, mesh: Mesh, batch: int, repeats: int) -> dict:
+    """The programs of one period of the lazy updates, and their mean, weighted by how often each runs."""
+    stage = gan.stage_at(0, 0, config.train.seed)
+    images = np.random.default_rng(0).integers(0, 256, (batch, *stage.size, 3), dtype=np.uint8)
+    data = place_batch({'image': images}, 'jit', mesh)
+    period = math.lcm(*(update.interval for update in gan.updates))
+    schedule = [due_updates(gan, step) for step in range(period)]
+    programs = []
+    for due in sorted(set(schedule)):
+        step = functools.partial(device_step, gan=gan, stage=stage, due=due, seed=config.train.seed)
+        compiled, costs = compile_timed(compile_step(step, 'jit', mesh).lower(state, data))
+        costs['flops'] *= mesh.size  # XLA counts one device's share
+
+        def run(compiled: jax.stages.Compiled = compiled) -> tuple:
+            nonlocal state  # donated: every call hands back the next one
+            state, metrics = compiled(state, data)
+            return state, metrics
+
+        updates = ' '.join(f'{gan.updates[i].net}{i}' for i in due)
+        share = schedule.count(due) / period
+        programs.append({'updates': updates, 'share': share, 'seconds': best_seconds(run, repeats), **costs})
+    mean = {key: sum(p['share'] * p[key] for p in programs) for key in ('seconds', 'flops')}
+    return {
+        **mean,
+        'compile_seconds': sum(p['compile_seconds'] for p in programs),
+        'program_bytes': max(p['program_bytes'] for p in programs),
+        'images_per_second': batch / mean['seconds'],
+        'programs': programs,
+    }
+
+
+def machine() -> dict:
+    """What the numbers are taken on."""
+    cpuinfo = pathlib.Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return {
+        'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        'devices': [f'{d.platform} {d.device_kind}' for d in jax.devices()],
+        'cpu': f'{os.cpu_count()} x {names[0] if names else platform.machine()}',
+        'versions': f'python {platform.python_version()}, jax {jax.__version__}, jaxlib {jaxlib.__version__}',
+    }
+
+
+def peak_bytes() -> int:
+    """Most memory in use so far: of the first device where that is counted, otherwise of this process."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get('peak_bytes_in_use', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def bench(config: configs.Config, batch: int, repeats: int) -> dict:
+    """All numbers of a configuration, as JSON would hold them."""
+    gan, mesh = configs.system_module(config.system).build(config), data_mesh()
+    state = replicated_state(gan, config.train.seed, mesh)
+    before = matmul_peaks()
+    variables = jax.tree.map(jnp.copy, state.sampling)
+    results = {'generator': bench_generator(config, gan, variables, batch, repeats)}
+    results['step'] = bench_step(config, gan, state, mesh, batch, repeats)
+    peaks = {dtype: max(value, before[dtype]) for dtype, value in matmul_peaks().items()}
+    for name, devices in (('generator', 1), ('step', mesh.size)):
+        result = results[name]
+        for dtype, peak in peaks.items():
+            result[f'fraction_of_{dtype}_peak'] = result['flops'] / result['seconds'] / (devices * peak)
+    return {'machine': machine(), 'batch': batch, 'matmul_peaks': peaks, **results, 'peak_bytes': peak_bytes()}
+
+
+def report(results: dict) -> Iterator[str]:
+    """Lines for people."""
+    yield '; '.join(str(v) for v in results['machine'].values())
+    peaks = ', '.join(f'{dtype} {value / 1e9:,.0f} GFLOP/s' for dtype, value in results['matmul_peaks'].items())
+    yield f'matmul 4096^3, best of five before and after: {peaks}'
+    for name in ('generator', 'step'):
+        r = results[name]
+        fractions = ', '.join(f'{v:.1%} of {k[12:-5]} peak' for k, v in r.items() if k.startswith('fraction_of_'))
+        yield (
+            f'{name}, batch {results["batch"]}: {r["images_per_second"]:.4g} images/s, {r["seconds"]:.4g} s, '
+            f'{r["flops"] / results["batch"] / 1e9:.5g} GFLOP per image, {fractions}; '
+            f'compiled in {r["compile_seconds"]:.1f} s, buffers {r["program_bytes"] / 2**20:,.0f} MiB'
+        )
+    yield f"generator by XLA's count: {results['generator']['xla_flops'] / results['batch'] / 1e9:.5g} GFLOP per image"
+    for p in results['step']['programs']:
+        yield (
+            f'  {p["share"]:.1%} of steps, updates {p["updates"]}: {p["seconds"]:.4g} s, compiled in '
+            f'{p["compile_seconds"]:.1f} s, buffers {p["program_bytes"] / 2**20:,.0f} MiB'
+        )
+    yield f'most memory in use: {results["peak_bytes"] / 2**20:,.0f} MiB'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--config', default='cips:tiny', help='a shipped configuration or a path, as for train.py')
+    parser.add_argument('--system', choices=sorted(MATMUL_FLOPS), help='refuse a configuration of another system')
+    parser.add_argument('--batch', type=int, help='images per step over all devices; default: the configuration')
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--json', type=pathlib.Path, help='also write the numbers here')
+    args, overrides = parser.parse_known_args()
+    config = configs.load_config(args.config, [o.removeprefix('--config.') for o in overrides])
+    if args.system not in (None, config.system):
+        parser.error(f'--config {args.config} is of system {config.system!r}, not {args.system!r}')
+    results = bench(config, args.batch or config.train.batch_size, args.repeats)
+    print(*report(results), sep='\n')
+    if args.json:
+        results['config'] = configs.to_dict(config)
+        args.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,240 @@
+"""Batches are a function of the seed and the position in the stream."""
+
+import io
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pegan_jax.config import ConfigError, DataConfig
+from pegan_jax.data import pipeline, sources
+
+COUNT = 13
+PLAIN = DataConfig(resolution=4, flip=False)
+VARIED = DataConfig(resolution=4, flip=True, crop='random')
+
+
+def encode(pixels):
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(file, 'png')
+    return file.getvalue()
+
+
+class Numbered:
+    """Images 4 high and 9 wide: red is the image's number, green the column."""
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, index):
+        red, green = np.meshgrid([index] * 4, range(0, 90, 10), indexing='ij')
+        return {'image': encode(np.stack([red, green, 0 * red], -1)), 'label': np.int32(index)}
+
+
+def take(count, data=VARIED, source=None, **options):
+    """The first `count` batches."""
+    batches = pipeline.batches(source or Numbered(), data, **({'batch_size': 4, 'seed': 0} | options))
+    try:
+        return [next(batches) for _ in range(count)]
+    finally:
+        batches.close()
+
+
+def stream(count, **options):
+    """The first `count` batches in one row."""
+    return np.concatenate([b['image'] for b in take(count, **options)])
+
+
+def numbers(images):
+    return images[:, 0, 0, 0]
+
+
+def test_every_epoch_holds_every_image_once_in_a_new_order():
+    order = numbers(stream(4 * COUNT, data=PLAIN)).reshape(-1, COUNT)
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in order)
+    assert len({tuple(epoch) for epoch in order}) == len(order)
+
+
+def test_the_seed_decides():
+    np.testing.assert_array_equal(stream(8), stream(8))
+    assert (numbers(stream(8)) != numbers(stream(8, seed=1))).any()
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 8, 32])
+def test_the_stream_does_not_depend_on_the_batch_size(batch_size):
+    whole, other = stream(24), stream(-(-96 // batch_size), batch_size=batch_size)
+    np.testing.assert_array_equal(other[:96], whole)
+
+
+@pytest.mark.parametrize('start', [1, 4, 7, COUNT, 50])
+def test_a_run_resumes_anywhere(start):
+    np.testing.assert_array_equal(stream(8, start_image=start, batch_size=3), stream(30)[start : start + 24])
+
+
+@pytest.mark.parametrize('processes', [1, 2, 4])
+@pytest.mark.parametrize('start', [0, 6])
+def test_processes_share_each_batch_in_contiguous_blocks(processes, start):
+    whole = stream(5, batch_size=8, start_image=start).reshape(5, processes, -1, 4, 4, 3)
+    for p in range(processes):
+        block = stream(5, batch_size=8, start_image=start, process_index=p, process_count=processes)
+        np.testing.assert_array_equal(block.reshape(whole[:, p].shape), whole[:, p])
+
+
+def test_batches_must_divide_among_processes():
+    with pytest.raises(ConfigError, match='batch_size=6 is not divisible by 4 processes; use 4 or 8'):
+        take(1, batch_size=6, process_count=4)
+
+
+def test_half_of_the_images_are_flipped_and_crops_are_spread():
+    images = stream(100, batch_size=10).astype(int)
+    flipped = images[:, 0, 0, 1] > images[:, 0, -1, 1]
+    assert 0.45 < flipped.mean() < 0.55
+    left = np.where(flipped, images[:, 0, -1, 1], images[:, 0, 0, 1]) // 10
+    assert np.bincount(left, minlength=6).min() > 120  # of 1000, six places
+    same = numbers(images) == 5
+    assert len(set(zip(left[same], flipped[same], strict=True))) == 12  # drawn anew each epoch
+
+
+def test_without_flip_and_random_crop_nothing_is_random():
+    images = stream(COUNT, data=PLAIN)
+    first = {n: images[numbers(images) == n] for n in range(COUNT)}
+    assert all((group == group[0]).all() for group in first.values())
+
+
+def test_batches_have_the_promised_types():
+    (batch,) = take(1)
+    assert batch['image'].dtype == np.uint8 and batch['image'].shape == (4, 4, 4, 3)
+    assert batch['label'].dtype == np.int32
+    np.testing.assert_array_equal(batch['label'], numbers(batch['image']))
+
+
+@pytest.mark.parametrize('data', [PLAIN, VARIED])
+def test_the_cache_changes_nothing_but_the_number_of_reads(data):
+    class Counting(Numbered):
+        reads = 0
+
+        def __getitem__(self, index):
+            Counting.reads += 1
+            return super().__getitem__(index)
+
+    cached = DataConfig(**{**vars(data), 'cache': True})
+    np.testing.assert_array_equal(stream(40, data=cached, source=Counting()), stream(40, data=data))
+    assert COUNT <= Counting.reads <= COUNT * pipeline.READ_THREADS  # threads may read one image at the same time
+
+
+def test_one_image_is_enough():
+    class One(Numbered):
+        def __len__(self):
+            return 1
+
+    assert stream(3, source=One()).shape == (12, 4, 4, 3)
+
+
+class Broken(Numbered):
+    bad = (3, 4, 12)
+
+    def __getitem__(self, index):
+        if index == 12:
+            raise OSError('no such file')
+        return super().__getitem__(index) | ({'image': b'broken'} if index in self.bad else {})
+
+
+def test_images_that_fail_in_mid_run_are_replaced_by_the_next_ones_and_reported(caplog):
+    good, broken = stream(4 * COUNT, data=PLAIN), stream(4 * COUNT, data=PLAIN, source=Broken())
+    expected = [{3: 5, 4: 5, 12: 0}.get(int(n), int(n)) for n in numbers(good)]
+    np.testing.assert_array_equal(numbers(broken), expected)
+    reports = [r.message for r in caplog.records]
+    assert len(reports) == 2 and reports[0].startswith('1 unreadable') and reports[1].startswith('2 unreadable')
+
+
+def test_a_source_that_fails_altogether_is_an_error():
+    class Gone(Numbered):
+        def __getitem__(self, index):
+            raise OSError('gone')
+
+    with pytest.raises(RuntimeError, match='are all unreadable'):
+        take(1, source=Gone())
+
+
+def test_closing_stops_the_threads():
+    before = set(threading.enumerate())
+    batches = pipeline.batches(Numbered(), VARIED, batch_size=4, seed=0)
+    next(batches)
+    started = set(threading.enumerate()) - before
+    assert started
+    batches.close()
+    for thread in started:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+# Fitting
+
+
+def gradient(height, width):
+    """Red grows with the column, green with the row, both by 2 a pixel."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([2 * x, 2 * y, 0 * x], -1).astype(np.uint8)
+
+
+def test_center_cuts_the_largest_centred_window():
+    image = pipeline.fit(gradient(40, 100), (20, 20), 'center')  # columns 30 to 70, halved
+    assert image.shape == (20, 20, 3) and image.dtype == np.uint8
+    np.testing.assert_allclose(image[10, 2:-2, 0], 2 * (30 + 2 * np.arange(20)[2:-2] + 0.5), atol=1)
+    tall = pipeline.fit(gradient(100, 40), (10, 20), 'center')  # rows 40 to 60
+    np.testing.assert_allclose(tall[2:-2, 5, 1], 2 * (40 + 2 * np.arange(10)[2:-2] + 0.5), atol=1)
+
+
+def test_stretch_keeps_everything():
+    image = pipeline.fit(gradient(40, 100), (20, 20), 'stretch')
+    np.testing.assert_allclose(image[10, 2:-2, 0], 2 * (5 * np.arange(20)[2:-2] + 2), atol=1)
+
+
+def test_random_keeps_the_aspect_and_covers_the_size():
+    assert pipeline.fit(gradient(40, 100), (20, 20), 'random').shape == (20, 50, 3)
+    assert pipeline.fit(gradient(100, 40), (20, 30), 'random').shape == (75, 30, 3)
+    assert pipeline.fit(gradient(3, 7), (5, 5), 'random').shape == (5, 12, 3)
+
+
+@pytest.mark.parametrize('crop', ['center', 'random', 'stretch'])
+def test_an_image_of_the_wanted_size_is_left_alone(crop):
+    np.testing.assert_array_equal(pipeline.fit(gradient(12, 20), (12, 20), crop), gradient(12, 20))
+
+
+@pytest.mark.parametrize('crop', ['center', 'random', 'stretch'])
+@pytest.mark.parametrize('size', [(1, 1), (7, 3), (64, 48)])
+def test_awkward_sizes_fit(crop, size):
+    for shape in ((1, 1), (1, 50), (33, 2), (101, 67)):
+        image = pipeline.fit(gradient(*shape), size, crop)
+        assert image.shape[0] >= size[0] and image.shape[1] >= size[1]
+        assert crop == 'random' or image.shape[:2] == size
+
+
+def test_reducing_does_not_alias():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    image = pipeline.fit(stripes, (8, 8), 'center')
+    assert np.abs(image.astype(int) - 127.5).max() < 8
+
+
+# Opening
+
+
+def test_the_configuration_says_what_is_opened(tmp_path):
+    for i in range(2):
+        (tmp_path / f'{i}.png').write_bytes(encode(gradient(4, 4)))
+    folder, image = str(tmp_path), str(tmp_path / '1.png')
+    assert len(pipeline.open_source(DataConfig(folder=folder), tmp_path / 'work')) == 2
+    assert len(pipeline.open_source(DataConfig(image=image, tfds=None), tmp_path / 'work')) == 1
+    with pytest.raises(ConfigError, match=r'more than data\.max_pixels=9'):
+        pipeline.open_source(DataConfig(image=image, max_pixels=9), tmp_path)
+    with pytest.raises(ConfigError, match='is no TFDS dataset'):
+        pipeline.open_source(DataConfig(tfds='nothing', data_dir=folder), tmp_path)
+
+
+def test_folders_give_batches_without_labels(tmp_path):
+    (tmp_path / 'a.png').write_bytes(encode(gradient(8, 6)))
+    data = DataConfig(folder=str(tmp_path), resolution=(4, 3))
+    (batch,) = take(1, data=data, source=sources.open_folder(data.folder, data.max_pixels, tmp_path))
+    assert list(batch) == ['image'] and batch['image'].shape == (4, 4, 3, 3)

@@ -1,0 +1,283 @@
+"""Reading images: good, strange and broken files, and TFDS datasets without TensorFlow."""
+
+import io
+import json
+import shutil
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from pegan_jax.config import ConfigError
+from pegan_jax.data import sources
+
+LIMIT = 10_000
+RED = Image.new('RGB', (6, 4), (200, 30, 10))
+
+
+def encode(image, kind='png', **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def huge_png(width, height):
+    """A PNG whose header claims a size; its data end at once."""
+    chunks = {b'IHDR': struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0), b'IDAT': b''}
+    tails = [struct.pack('>I', len(d)) + n + d + struct.pack('>I', zlib.crc32(n + d)) for n, d in chunks.items()]
+    return b'\x89PNG\r\n\x1a\n' + b''.join(tails)
+
+
+# Decoding
+
+
+@pytest.mark.parametrize('kind', ['png', 'webp', 'bmp', 'tiff', 'jpeg'])
+def test_formats_are_read(kind):
+    image = sources.decode_image(encode(RED, kind, **({'lossless': True} if kind == 'webp' else {})), LIMIT)
+    assert image.dtype == np.uint8 and image.shape == (4, 6, 3)
+    np.testing.assert_allclose(image.astype(int) - [200, 30, 10], 0, atol=3 if kind == 'jpeg' else 0)
+
+
+def test_sixteen_bit_grey_is_scaled():
+    values = np.array([[0, 256, 257, 32768, 65535]], np.uint16)
+    for kind in ('png', 'tiff'):
+        image = sources.decode_image(encode(Image.fromarray(values), kind), LIMIT)
+        np.testing.assert_array_equal(image[0, :, 0], [0, 1, 1, 128, 255])
+        assert image.shape == (1, 5, 3) and (image == image[..., :1]).all()
+
+
+def test_transparency_is_composited_over_black():
+    rgba = Image.fromarray(np.array([[[200, 100, 50, 0], [200, 100, 50, 255], [200, 100, 50, 51]]], np.uint8))
+    expected = [[0, 0, 0], [200, 100, 50], [40, 20, 10]]
+    np.testing.assert_array_equal(sources.decode_image(encode(rgba), LIMIT)[0], expected)
+    grey = Image.fromarray(np.array([[[200, 0], [200, 255], [200, 51]]], np.uint8), 'LA')
+    np.testing.assert_array_equal(sources.decode_image(encode(grey), LIMIT)[0, :, 0], [0, 200, 40])
+
+
+def test_palettes_with_a_transparent_colour_are_read():
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), 'P')
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    np.testing.assert_array_equal(sources.decode_image(encode(palette), LIMIT)[0], [[10, 20, 30], [40, 50, 60]])
+    data = encode(palette, transparency=0)
+    np.testing.assert_array_equal(sources.decode_image(data, LIMIT)[0], [[0, 0, 0], [40, 50, 60]])
+
+
+def test_cmyk_is_converted():
+    image = sources.decode_image(encode(RED.convert('CMYK'), 'jpeg', quality=95), LIMIT)
+    np.testing.assert_allclose(image.astype(int) - [200, 30, 10], 0, atol=6)
+
+
+def test_exif_rotation_is_applied():
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :16] = 255  # left half white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise: left becomes top
+    image = sources.decode_image(encode(Image.fromarray(pixels), 'jpeg', exif=exif), LIMIT)
+    assert image.shape == (32, 16, 3) and image[:12].min() > 240 and image[20:].max() < 15
+
+
+BROKEN = {
+    'empty': (b'', 'empty file'),
+    'text': (b'hello, I am no image', 'not an image'),
+    'cut png': (
+        encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)))[:1500],
+        'decoded',
+    ),
+    'cut jpeg': (encode(Image.effect_noise((64, 64), 90), 'jpeg')[:1200], 'cannot be decoded'),
+    'cut header': (encode(RED)[:20], 'not an image'),
+    'large': (huge_png(200, 300), '200 x 300 pixels, more than data.max_pixels=10000'),
+    'bomb': (huge_png(60_000, 60_000), 'pixels'),
+    'floats': (encode(Image.fromarray(np.zeros((2, 2), np.float32)), 'tiff'), 'float pixels'),
+    'other format': (encode(RED, 'gif'), 'not an image'),
+}
+
+
+@pytest.mark.parametrize('case', BROKEN)
+@pytest.mark.parametrize('draft', [False, True])
+def test_broken_images_are_refused_with_the_reason(case, draft):
+    data, reason = BROKEN[case]
+    with pytest.raises(sources.UnreadableImage, match=reason):
+        sources.decode_image(data, LIMIT, draft=draft)
+
+
+def test_the_limit_is_inclusive():
+    assert sources.decode_image(encode(RED), 24).shape == (4, 6, 3)
+    with pytest.raises(sources.UnreadableImage, match='6 x 4 pixels'):
+        sources.decode_image(encode(RED), 23)
+
+
+# Folders
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / 'images'
+    for name in ('b.png', 'a/z.JPG', 'a/c/y.webp', 'a.png', '.hidden.png', '.cache/x.png', 'notes.txt'):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        kind = {'.JPG': 'jpeg', '.webp': 'webp'}.get((root / name).suffix, 'png')
+        (root / name).write_bytes(encode(RED, kind))
+    return root
+
+
+def names(files, root):
+    return [p.relative_to(root).as_posix() for p in files.paths]
+
+
+def test_folders_are_read_in_sorted_order_with_sub_folders(folder, tmp_path, caplog):
+    files = sources.open_folder(str(folder), LIMIT, tmp_path / 'work')
+    assert names(files, folder) == ['a.png', 'a/c/y.webp', 'a/z.JPG', 'b.png']
+    assert len(files) == 4 and files[0]['image'] == (folder / 'a.png').read_bytes()
+    assert not caplog.records
+
+
+def test_broken_files_are_left_out_and_reported_once(folder, tmp_path, caplog):
+    for name, (data, _) in BROKEN.items():
+        (folder / f'{name}.png').write_bytes(data)
+    files = sources.open_folder(str(folder), LIMIT, tmp_path / 'work')
+    assert names(files, folder) == ['a.png', 'a/c/y.webp', 'a/z.JPG', 'b.png']
+    (record,) = caplog.records
+    assert f'{len(BROKEN)} of {len(BROKEN) + 4} images' in record.message and 'and 4 more' in record.message
+
+
+def test_unchanged_files_are_not_read_again(folder, tmp_path, monkeypatch):
+    (folder / 'bad.png').write_bytes(b'')
+    before = sources.open_folder(str(folder), LIMIT, tmp_path / 'work')
+    read = []
+    defect = sources._defect
+    monkeypatch.setattr(sources, '_defect', lambda path, limit: read.append(path.name) or defect(path, limit))
+    assert sources.open_folder(str(folder), LIMIT, tmp_path / 'work') == before
+    assert read == []
+    (folder / 'bad.png').write_bytes(encode(RED))
+    assert len(sources.open_folder(str(folder), LIMIT, tmp_path / 'work')) == 5
+    assert read == ['bad.png']
+    assert len(sources.open_folder(str(folder), 30, tmp_path / 'work')) == 5  # another limit: all are read
+    assert len(read) == 6
+
+
+def test_a_damaged_record_of_checks_is_written_anew(folder, tmp_path):
+    for text in ('{"half', '[]', json.dumps({'x': 3})):
+        (tmp_path / 'checked_images.json').write_text(text)
+        assert len(sources.open_folder(str(folder), LIMIT, tmp_path)) == 4
+
+
+def test_folders_without_images_are_errors(tmp_path):
+    with pytest.raises(ConfigError, match='is not a folder'):
+        sources.open_folder(str(tmp_path / 'nowhere'), LIMIT, tmp_path)
+    (tmp_path / 'bad.png').write_bytes(b'')
+    with pytest.raises(ConfigError, match=r'no readable image \(1 unreadable\)'):
+        sources.open_folder(str(tmp_path), LIMIT, tmp_path)
+
+
+def test_a_single_image_is_a_source_of_length_one(tmp_path):
+    path = tmp_path / 'one.png'
+    path.write_bytes(encode(RED))
+    source = sources.open_image(str(path), LIMIT)
+    assert len(source) == 1 and source[0]['image'] == path.read_bytes()
+    with pytest.raises(ConfigError, match='is unusable: 6 x 4 pixels'):
+        sources.open_image(str(path), 10)
+    with pytest.raises(ConfigError, match='is not a file'):
+        sources.open_image(str(tmp_path), LIMIT)
+
+
+# TFDS
+
+
+class Labelled(tfds.core.GeneratorBasedBuilder):
+    """Images under an unusual name, a label, a mask and a text."""
+
+    VERSION = tfds.core.Version('1.0.0')
+    url_infos = None
+    masks = ('mask',)
+
+    def _info(self):
+        image, label = tfds.features.Image(), tfds.features.ClassLabel(names=['cat', 'dog'])
+        masks = {name: tfds.features.Image(shape=(None, None, 1)) for name in self.masks}
+        features = {'image': image, 'kind': label, 'text': tfds.features.Text(), **masks}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {'train': self._generate_examples(6), 'test': self._generate_examples(2)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            image = encode(Image.new('RGB', (5, 3), (i, 0, 0)))
+            masks = {name: encode(Image.new('L', (5, 3))) for name in self.masks}
+            yield i, {'image': image, 'kind': i % 2, 'text': str(i), **masks}
+
+
+class Ambiguous(Labelled):
+    """Several images, none of them called 'image'."""
+
+    def _info(self):
+        features = {name: tfds.features.Image() for name in ('left', 'right')}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, count):
+        yield 0, {'left': encode(RED), 'right': encode(RED)}
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+    data_dir = str(tmp_path_factory.mktemp('tfds'))
+    for builder in (Labelled, Ambiguous):
+        builder(data_dir=data_dir, file_format='array_record').download_and_prepare()
+    return data_dir
+
+
+def test_tfds_datasets_are_read_with_labels_and_encoded_images(prepared):
+    source = sources.open_tfds('labelled', 'train', prepared)
+    assert len(source) == 6
+    seen = {}
+    for i in range(6):
+        assert set(source[i]) == {'image', 'label'} and source[i]['label'].dtype == np.int32
+        seen[int(sources.decode_image(source[i]['image'], LIMIT)[0, 0, 0])] = int(source[i]['label'])
+    assert seen == {i: i % 2 for i in range(6)}
+    assert len(sources.open_tfds('labelled', 'test', prepared)) == 2
+    assert len(sources.open_tfds('labelled', 'train[:50%]+test', prepared)) == 5
+
+
+@pytest.mark.parametrize('split', ['validation', 'train[:0]', 'train['])
+def test_bad_splits_are_named(prepared, split):
+    with pytest.raises(ConfigError, match=r'(?s)data\.split=.*known: (train, test|test, train)'):
+        sources.open_tfds('labelled', split, prepared)
+
+
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('mnist', r"not prepared in .*file_format='array_record'\)\.download_and_prepare.*pegan_jax\[tf\]"),
+        ('no_such_dataset', 'is no TFDS dataset'),
+        ('mnist:0.0.1', '0.0.1'),
+        ('a name', "data.tfds='a name'"),
+        ('ambiguous', 'has no image, or several'),
+    ],
+)
+def test_unusable_datasets_are_explained(prepared, name, message):
+    with pytest.raises(ConfigError, match=message):
+        sources.open_tfds(name, 'train', prepared)
+
+
+def copy_of(prepared, tmp_path):
+    source, target = f'{prepared}/labelled', tmp_path / 'labelled'
+    return shutil.copytree(source, target) / '1.0.0'
+
+
+def test_other_file_formats_are_explained(prepared, tmp_path):
+    info = copy_of(prepared, tmp_path) / 'dataset_info.json'
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(ConfigError, match=r'stored as tfrecord, which has no random access.*delete'):
+        sources.open_tfds('labelled', 'train', str(tmp_path))
+
+
+@pytest.mark.parametrize('left', [0.9, 0.5, 0.1, 0.0])
+def test_damaged_datasets_are_explained(prepared, tmp_path, left):
+    (shard,) = copy_of(prepared, tmp_path).glob('labelled-train.array_record*')
+    if left:
+        shard.write_bytes(shard.read_bytes()[: int(left * shard.stat().st_size)])
+    else:
+        shard.unlink()
+    with pytest.raises(ConfigError, match=r'is damaged .*delete it'):
+        sources.open_tfds('labelled', 'train', str(tmp_path))
