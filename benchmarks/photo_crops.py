@@ -1,6 +1,6 @@
 """Cuts a training folder out of the photographs that come with scikit-image: python benchmarks/photo_crops.py FOLDER.
 
-Windows of random size and place, each shrunk to --side. Needs scikit-image (in the extra `test`); nothing is downloaded.
+Windows of random size and place, each shrunk to --side. scikit-image is in the extra `test`; nothing is downloaded.
 """
 
 import argparse

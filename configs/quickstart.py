@@ -1,4 +1,9 @@
-"""A small CIPS that learns the procedural world on a laptop CPU."""
+"""A small CIPS that learns the procedural world in about five minutes on two CPU cores.
+
+python train.py --config quickstart --workdir runs/quickstart
+
+Any other images: --config.data.folder=PATH.
+"""
 
 from pegan_jax.config import Config, DataConfig, OptimConfig, TrainConfig, pick
 from pegan_jax.models import cips
@@ -14,13 +19,13 @@ def get_config(arg=''):
             z_dim=64,
             mapping_layers=3,
             channels=(96, 96, 64),
-            d_channels=(32, 64, 96, 128),
+            d_channels=(16, 32, 64, 128),
             train_lookup='bilinear',
-            r1_gamma=1.0,
+            r1_gamma=0.3,
             ema_kimg=2.0,
             ema_rampup=0.2,
         ),
-        data=DataConfig(tfds='worlds', resolution=32, num_worlds=4096, cache=True),
+        data=DataConfig(resolution=32, cache=True),
         optim=OptimConfig(g_lr=0.003, d_lr=0.003),
-        train=TrainConfig(batch_size=16, total_kimg=40, log_every=50, sample_every=500, checkpoint_every=1000, keep_best=1, metric_images=256),
+        train=TrainConfig(batch_size=16, total_kimg=32, sample_every=500, checkpoint_every=1000),
     )

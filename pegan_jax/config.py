@@ -173,7 +173,8 @@ def _nearest(name: str, candidates: typing.Iterable[str]) -> str:
 
 
 def _section(config: Any) -> str:
-    return type(config).__name__.removesuffix('Config').lower() or 'config'
+    """The section of a dataclass: 'data' for DataConfig, 'model' for a system's Config, 'config' for the whole."""
+    return 'config' if type(config) is Config else type(config).__name__.removesuffix('Config').lower() or 'model'
 
 
 def at_least(config: Any, name: str, low: float) -> None:

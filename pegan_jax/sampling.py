@@ -27,6 +27,11 @@ class Model:
         """gan.sample, compiled: (variables, z, grid, **options)."""
         return jax.jit(self.gan.sample, static_argnames=('truncation_psi', 'chunk'))
 
+    @functools.cached_property
+    def w_avg(self) -> jax.Array:
+        """The centre of truncation, [z_dim]."""
+        return configs.system_module(self.config.system).mean_w(self.config.model, self.variables['params'])
+
 
 def load(path: str | pathlib.Path, step: int | str | None = None) -> Model:
     """Reads a model from a run's working directory.
@@ -48,6 +53,11 @@ def latents(seeds: Iterable[int], z_dim: int) -> np.ndarray:
     return np.concatenate([np.random.RandomState(s).randn(1, z_dim) for s in seeds]).astype(np.float32)
 
 
+def _truncation(model: Model, psi: float) -> dict:
+    # The centre is computed once, not with every batch or chunk.
+    return {'truncation_psi': psi, 'w_avg': model.w_avg} if psi < 1 else {'truncation_psi': psi}
+
+
 def sample(
     model: Model,
     seeds: Sequence[int],
@@ -67,13 +77,12 @@ def sample(
     if not len(seeds):
         raise ValueError('seeds is empty; give at least one, such as seeds=[0].')
     z = latents(seeds, model.config.model.z_dim)
+    options = _truncation(model, truncation_psi)
     out = []
     for i in range(0, len(z), batch_size):
         part = z[i : i + batch_size]
         padded = np.concatenate([part, np.repeat(part[-1:], min(batch_size, len(z)) - len(part), 0)])
-        out.append(
-            np.asarray(model.synthesise(model.variables, padded, grid, truncation_psi=truncation_psi))[: len(part)]
-        )
+        out.append(np.asarray(model.synthesise(model.variables, padded, grid, **options))[: len(part)])
     return np.concatenate(out)
 
 
@@ -95,16 +104,14 @@ def render(
     """
     if chunk < 1:
         raise ValueError(f'chunk={chunk} must be at least 1.')
-    z = latents([seed], model.config.model.z_dim)
+    z, options = latents([seed], model.config.model.z_dim), _truncation(model, truncation_psi)
     flat = np.asarray(grid, np.float32).reshape(-1, 2)
     chunk = min(chunk, len(flat))
     out = []
     for i in tqdm(range(0, len(flat), chunk), unit='chunk', disable=not progress):
         part = flat[i : i + chunk]
         padded = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), 0)])
-        out.append(
-            np.asarray(model.synthesise(model.variables, z, padded, truncation_psi=truncation_psi))[0, : len(part)]
-        )
+        out.append(np.asarray(model.synthesise(model.variables, z, padded, **options))[0, : len(part)])
     image = np.concatenate(out)
     return image.reshape(*np.shape(grid)[:-1], image.shape[-1])
 

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import pathlib
-import warnings
+import uuid
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from pegan_jax.config import ConfigError
 from pegan_jax.data import worlds
+from pegan_jax.sampling import to_uint8
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +50,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise UnreadableImage('empty file')
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # max_pixels is the limit here
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"more pixels than Pillow's limit of {2 * Image.MAX_IMAGE_PIXELS}") from error
     except Exception as error:  # Pillow's decoders raise many types on malformed headers
@@ -131,7 +130,7 @@ def _defects(folder: pathlib.Path, names: list[str], max_pixels: int, workdir: p
             checks = tqdm(checks, f'checking {folder}', len(todo), unit='image', disable=len(todo) < 1000)
             known |= {prefix + n: [stamps[n], reason] for n, reason in zip(todo, checks, strict=True)}
         workdir.mkdir(parents=True, exist_ok=True)
-        unfinished = record.with_suffix(f'.{os.getpid()}')  # several processes may write at once
+        unfinished = record.with_suffix(f'.{uuid.uuid4().hex}')  # several processes may write at once
         unfinished.write_text(json.dumps(known))
         unfinished.replace(record)
     return {n: known[prefix + n][1] for n in names if known[prefix + n][1] is not None}
@@ -320,7 +319,7 @@ class Worlds(tfds.core.GeneratorBasedBuilder):
         chunk = min(num, max(1, 2**18 // (height * width)))
         for start in range(0, num, chunk):
             seeds = jnp.arange(start, start + chunk)  # the last chunk may be longer than needed: one compiled shape
-            images = worlds.to_uint8(worlds.render_world(seeds, height, width))
+            images = to_uint8(worlds.render_world(seeds, height, width))
             truths = jax.vmap(worlds.truth)(seeds)
             for k in range(min(chunk, num - start)):
                 png = io.BytesIO()

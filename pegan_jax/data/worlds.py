@@ -476,11 +476,6 @@ def render_world(
     return one(seed) if seed.ndim == 0 else jax.vmap(one)(seed)
 
 
-def to_uint8(images: jax.Array) -> np.ndarray:
-    """[-1, 1] to 0 .. 255, rounded to nearest."""
-    return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
 def horizon_height(images: np.ndarray, y: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
     """Reads the height of the horizon from images of this kind, samples of a model included.
 

@@ -4,6 +4,7 @@ The generator is a function of one coordinate, `pixel`; images are that function
 over images. Nothing else connects pixels, so any set of coordinates, of any shape and density, is an image.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Config:
     ema_decay: of G's running mean, per step.
     ema_kimg: replaces ema_decay by a half-life in thousands of images.
     ema_rampup: with ema_kimg, the half-life is at most this fraction of the images seen so far.
-    dtype: of matmul and convolution inputs.
+    dtype: of matmul and convolution inputs; the R1 penalty stays in float32.
     """
 
     img_resolution: int | tuple[int, int] = 256
@@ -367,8 +368,12 @@ def d_main(
 
 
 def d_r1(model: Config, d_params: dict, d_buffers: dict, real: jax.Array) -> tuple[jax.Array, dict]:
-    """r1_gamma / 2 times the R1 penalty with respect to everything that the discriminator sees; also metrics."""
-    penalty = losses.r1_penalty(functools.partial(score, model, d_params, d_buffers), d_input(model, real))
+    """r1_gamma / 2 times the R1 penalty with respect to everything that the discriminator sees; also metrics.
+
+    In float32 whatever `dtype` is: a gradient of a gradient has no digits to lose.
+    """
+    exact = dataclasses.replace(model, dtype='float32')
+    penalty = losses.r1_penalty(functools.partial(score, exact, d_params, d_buffers), d_input(model, real))
     return model.r1_gamma / 2 * penalty, {'loss/r1': penalty}
 
 

@@ -184,10 +184,10 @@ def load_sampling(root: pathlib.Path, step: int | str | None = None) -> tuple[di
     Returns: variables {'params', 'buffers'} as NumPy arrays, meta, step.
     Raises: CheckpointError if there is none, or it is damaged.
     """
-    manager = ocp.CheckpointManager(
-        root.absolute(),
-        options=ocp.CheckpointManagerOptions(best_fn=lambda m: m['swd'], best_mode='min', read_only=True),
+    options = ocp.CheckpointManagerOptions(
+        best_fn=lambda m: m['swd'], best_mode='min', read_only=True, create=False, save_interval_steps=0
     )
+    manager = ocp.CheckpointManager(root.absolute(), options=options)
     steps = sorted(manager.all_steps())
     if not steps:
         raise CheckpointError(f'no checkpoint in {root}; has the run saved one yet?')

@@ -1,4 +1,4 @@
-"""One device equals several, both backends agree, two processes equal one, and replicas stay bit-equal (checked in the worker)."""
+"""One device equals several, both backends agree, two processes equal one; the worker checks that replicas are equal."""
 
 import os
 import pathlib
@@ -60,9 +60,8 @@ def test_two_processes_with_two_devices_each_equal_one_device(one_device, tmp_pa
 
 def test_the_single_device_run_moves_every_parameter(one_device):
     # Guards the comparisons above against comparing states that never changed.
-    from toy import toy_gan
-
     import jax
+    from toy import toy_gan
 
     params, _, _ = toy_gan().init(jax.random.fold_in(jax.random.key(0), 2**32 - 1))
     for net in ('g', 'd'):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pegan_jax.config import ConfigError, DataConfig
 from pegan_jax.data import pipeline, sources, worlds
+from pegan_jax.sampling import to_uint8
 
 PREPARE = """
 import sys
@@ -45,7 +46,7 @@ def test_stored_images_are_the_worlds_and_carry_their_truths(tmp_path):
     sources.open_worlds((16, 16), 9, 'train', str(tmp_path))
     records = tfds.builder('worlds/16x16x9', data_dir=str(tmp_path)).as_data_source('train')
     assert sorted(r['seed'] for r in records) == list(range(9))
-    images = worlds.to_uint8(worlds.render_world(jnp.arange(9), 16, 16))
+    images = to_uint8(worlds.render_world(jnp.arange(9), 16, 16))
     for record in records:
         np.testing.assert_array_equal(record['image'], images[record['seed']])
         truth = worlds.truth(int(record['seed']))

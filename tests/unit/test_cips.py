@@ -223,6 +223,21 @@ def test_bfloat16_images_stay_close_and_are_float32():
     assert 0 < np.abs(got - exact).max() < 0.05 * np.abs(exact).max()
 
 
+def test_bfloat16_training_has_finite_gradients_and_an_exact_penalty():
+    model, gan, state = initialised()
+    rough = cips.build(run(dataclasses.replace(model, dtype='bfloat16')))
+    batch, key = batch_of((8, 8), 4), jax.random.key(1)
+    for i, update in enumerate(gan.updates):
+        params = state.params[update.net]
+        values = [
+            jax.jit(jax.value_and_grad(lambda p, u=u: u.loss(p, state, batch, key, Stage(8))[0]))(params)
+            for u in (update, rough.updates[i])
+        ]
+        (exact, _), (loss, grads) = values
+        assert loss == exact if update.interval > 1 else loss == pytest.approx(float(exact), rel=0.05)
+        assert all(np.isfinite(g).all() and g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
+
+
 def test_bad_samples_are_refused_before_tracing():
     _, gan, state = initialised()
     variables, z = {'params': state.params['g']}, jnp.zeros((1, 5))

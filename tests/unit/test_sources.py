@@ -281,3 +281,8 @@ def test_damaged_datasets_are_explained(prepared, tmp_path, left):
         shard.unlink()
     with pytest.raises(ConfigError, match=r'is damaged .*delete it'):
         sources.open_tfds('labelled', 'train', str(tmp_path))
+
+
+def test_a_missing_record_is_an_unreadable_image():
+    with pytest.raises(sources.UnreadableImage, match='the record is missing'):
+        sources.Records([{'image': None, 'label': None}], 'image', 'label')[0]
