@@ -1,4 +1,4 @@
-"""One device equals several, both backends agree, two processes equal one; the worker checks that replicas are equal."""
+"""One device equals several, both backends agree, two processes equal one; the worker compares replicas."""
 
 import os
 import pathlib
