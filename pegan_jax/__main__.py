@@ -71,7 +71,12 @@ def _parser() -> argparse.ArgumentParser:
         '--dry-run', action='store_true', help='print configuration, parameters, FLOPs and memory; do not train'
     )
     p.add_argument(
-        '--distributed', action='store_true', help='one process of several: call jax.distributed.initialize()'
+        '--distributed',
+        nargs='?',
+        const='',
+        metavar='HOST:PORT,COUNT,INDEX',
+        help='this is one process of several: call jax.distributed.initialize(), which finds its peers on TPU pods and '
+        'Slurm; elsewhere, name the first process, how many there are and which this is',
     )
 
     def model_command(name: str, help: str) -> argparse.ArgumentParser:
@@ -117,11 +122,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _peers(text: str) -> dict:
+    """'host:port,count,index' -> arguments of jax.distributed.initialize; '' -> none, it looks for itself."""
+    if not text:
+        return {}
+    try:
+        address, count, index = text.split(',')
+        return {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(index)}
+    except ValueError:
+        raise ValueError(f'--distributed {text!r}; write HOST:PORT,COUNT,INDEX, such as 10.0.0.1:9911,2,0.') from None
+
+
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
-    if args.distributed:
+    if args.distributed is not None:
         import jax
 
-        jax.distributed.initialize()
+        jax.distributed.initialize(**_peers(args.distributed))
     from pegan_jax.config import ConfigError, load_config
 
     config = load_config(args.config, overrides)

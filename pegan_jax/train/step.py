@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax.gan import GAN, Stage
+from pegan_jax.ops import resize_align_corners
 from pegan_jax.train.state import TrainState, create_state
 
 AXIS = 'data'
@@ -43,7 +44,8 @@ def device_step(
 
     Args:
       state: replicated.
-      batch: 'image' [b, H, W, C] uint8, and whatever else the source gives, b rows each.
+      batch: 'image' [b, H, W, C] uint8, and whatever else the source gives, b rows each. Losses see images in [-1, 1],
+        resized to the stage (bilinear, align-corners: both multi-scale systems train so).
       gan, stage, due, seed: static; due as from `due_updates`.
     Returns: the new state, equal on all devices, and scalar metrics averaged over them. metrics['finite'] is 1.0 where
       every loss of the step was finite on every device.
@@ -52,7 +54,7 @@ def device_step(
     rows = batch['image'].shape[0]
     image = batch['image'].astype(jnp.float32) / 127.5 - 1
     if image.shape[1:3] != stage.size:
-        image = jax.image.resize(image, (rows, *stage.size, image.shape[3]), 'linear')
+        image = resize_align_corners(image, stage.size)
     batch = {**batch, 'image': image, 'index': jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)}
     if gan.prepare is not None:
         batch = gan.prepare(batch, jax.random.fold_in(key, len(gan.updates)), stage)

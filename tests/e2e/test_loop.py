@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -150,6 +151,23 @@ def test_a_run_moves_to_another_number_of_devices(folder, uninterrupted, tmp_pat
     moved = jax.device_get(loop.run(_config(folder), tmp_path))
     assert int(moved.step) == 10
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), moved, uninterrupted)
+
+
+def test_two_processes_that_share_a_workdir_equal_one(folder, uninterrupted, tmp_path):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        peers = f'127.0.0.1:{s.getsockname()[1]},2'
+    for limit in ('0.032', '0.08'):  # the second launch resumes
+        settings = (f'--config.train.total_kimg={limit}', '--config.train.sample_every=5')
+        processes = [_launch(folder, tmp_path, *settings, f'--distributed={peers},{i}') for i in range(2)]
+        for process in processes:
+            _, errors = process.communicate(timeout=100)
+            assert process.returncode == 0, errors[-3000:]
+    moved = jax.device_get(loop.run(_config(folder), tmp_path))
+    assert int(moved.step) == 10 and verify(tmp_path / 'checkpoints' / '10') is None
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), moved, uninterrupted)
+    steps = [json.loads(line)['step'] for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert steps == [2, 4, 6, 8, 10]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(folder, tmp_path):

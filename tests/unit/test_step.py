@@ -1,0 +1,108 @@
+"""What one training step gives to losses, and what it makes of what they return."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import toy
+
+from pegan_jax.gan import GAN, Stage, Update
+from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
+
+
+def _gan(stage, **updates):
+    """Losses w * x of one number per network, so that gradients are what the loss sees."""
+
+    def loss(name):
+        def fn(params, state, batch, key, stage):
+            x = (
+                jnp.mean(batch['image'][:, -1, -1])
+                + updates.get('other', 0) * state.params['d' if name == 'g' else 'g']
+            )
+            return params * x, ({'stats': {'seen': x}}, {'loss/' + name: x})
+
+        return fn
+
+    return GAN(
+        init=lambda key: ({'g': jnp.float32(1), 'd': jnp.float32(2)}, {'g': {}, 'd': {}}, {'seen': jnp.float32(0)}),
+        updates=(Update('d', loss('d'), interval=3), Update('g', loss('g'))),
+        optimizers={'g': optax.sgd(0.5), 'd': optax.sgd(0.25)},
+        sample=lambda variables, z, grid: z,
+        stage_at=lambda step, nimg, seed: stage,
+        prepare=updates.get('prepare'),
+        ema=lambda nimg, step: jnp.where(step == 0, 0.75, 0.5),
+    )
+
+
+def _step(gan, state, images, step=0):
+    mesh = data_mesh()
+    per_device = functools.partial(
+        device_step, gan=gan, stage=gan.stage_at(step, 0, 0), due=due_updates(gan, step), seed=0
+    )
+    return compile_step(per_device, 'jit', mesh)(state, place_batch({'image': images}, 'jit', mesh))
+
+
+def _state(gan):
+    return replicated_state(gan, 0, data_mesh())
+
+
+def test_images_arrive_in_the_unit_range_resized_with_their_corners_kept():
+    images = np.zeros((2, 5, 5, 3), np.uint8)
+    images[:, -1, -1], images[:, 0, 0] = 255, 51
+    seen = {}
+
+    def prepare(batch, key, stage):
+        seen.update(shape=batch['image'].shape, index=batch['index'].shape)
+        return {**batch, 'image': batch['image'][:, ::-1, ::-1]}
+
+    gan = _gan(Stage((3, 2)), prepare=prepare)
+    _, metrics = _step(gan, _state(gan), images)
+    assert seen == {'shape': (2, 3, 2, 3), 'index': (2,)}
+    # After prepare, the corner that losses look at is the first pixel: 51 / 127.5 - 1.
+    np.testing.assert_allclose(metrics['loss/g'], -0.6, atol=1e-6)
+
+
+def test_a_lazy_loss_is_multiplied_by_its_interval_and_skipped_when_not_due():
+    gan = _gan(Stage(2))
+    assert [due_updates(gan, s) for s in range(4)] == [(0, 1), (1,), (1,), (0, 1)]
+    white = np.full((4, 2, 2, 3), 255, np.uint8)
+    first, metrics = _step(gan, _state(gan), white)
+    np.testing.assert_allclose([first.params['d'], first.params['g']], [2 - 0.25 * 3, 1 - 0.5])
+    assert set(metrics) == {'loss/d', 'loss/g', 'finite'} and metrics['loss/d'] == 1
+    second, metrics = _step(gan, first, white, step=1)
+    np.testing.assert_allclose([second.params['d'], second.params['g']], [1.25, 0.0], atol=1e-6)
+    assert set(metrics) == {'loss/g', 'finite'}
+
+
+def test_updates_see_what_the_ones_before_them_did():
+    gan = _gan(Stage(2), other=1.0)
+    black = np.full((4, 2, 2, 3), 0, np.uint8)
+    state, _ = _step(gan, _state(gan), black)
+    d = 2 - 0.25 * 3 * (-1 + 1)  # d's loss saw g = 1
+    np.testing.assert_allclose(state.params['g'], 1 - 0.5 * (-1 + d))
+
+
+def test_ema_statistics_and_counters_follow():
+    gan = _gan(Stage(2))
+    white = np.full((4, 2, 2, 3), 255, np.uint8)
+    first, _ = _step(gan, _state(gan), white)
+    np.testing.assert_allclose(first.ema, 0.75 * 1 + 0.25 * 0.5)
+    assert first.stats['seen'] == 1 and first.step == 1 and first.nimg == 4
+    second, _ = _step(gan, first, white, step=1)
+    np.testing.assert_allclose(second.ema, 0.5 * 0.875 + 0.5 * 0.0, atol=1e-6)
+    assert second.nimg == 8
+
+
+def test_a_loss_that_is_not_finite_is_flagged():
+    gan = _gan(Stage(2), other=jnp.inf)
+    _, metrics = _step(gan, _state(gan), np.zeros((4, 2, 2, 3), np.uint8))
+    assert metrics['finite'] == 0
+
+
+def test_the_state_is_donated():
+    gan, images = toy.toy_gan(), toy.toy_batch(0, 4)
+    state = _state(gan)
+    _step(gan, state, images)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
