@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import toy
 
-from pegan_jax.gan import GAN, Stage, Update
+from pegan_jax.gan import GAN, Stage, Update, sample_normal
 from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
 
 
@@ -93,6 +93,22 @@ def test_ema_statistics_and_counters_follow():
     second, _ = _step(gan, first, white, step=1)
     np.testing.assert_allclose(second.ema, 0.5 * 0.875 + 0.5 * 0.0, atol=1e-6)
     assert second.nimg == 8
+
+
+def test_every_step_and_every_update_draws_its_own_numbers():
+    def loss(name):
+        def fn(params, state, batch, key, stage):
+            return 0 * params, ({}, {name: jnp.mean(sample_normal(key, batch['index'], (2,)))})
+
+        return fn
+
+    gan = _gan(Stage(2))._replace(updates=(Update('d', loss('a')), Update('g', loss('b'))))
+    images = np.zeros((4, 2, 2, 3), np.uint8)
+    state, first = _step(gan, _state(gan), images)
+    _, second = _step(gan, state, images)
+    _, again = _step(gan, _state(gan), images)
+    assert len({float(m[name]) for m in (first, second) for name in 'ab'}) == 4
+    assert first == again
 
 
 def test_a_loss_that_is_not_finite_is_flagged():
