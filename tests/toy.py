@@ -73,7 +73,7 @@ def toy_batch(step, size):
 
 
 def assert_equal_up_to_rounding(got, want, name=''):
-    """Sums in another order: within 1e-4 of the largest entry. A factor, a sign or other random numbers are far outside."""
+    """Sums in another order: within 1e-4 of the largest entry. A factor or other random numbers are far outside."""
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max() + 1e-6, err_msg=name)
 
 
