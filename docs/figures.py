@@ -54,6 +54,7 @@ def main() -> None:
             [
                 ('as trained', at(coords.grid(height, width))),
                 (f'same, {8 * height} px', at(coords.grid(8 * height, 8 * width))),
+                ('its middle, enlarged', at(coords.transform(coords.grid(TILE, TILE), coords.zoom(3)))),
                 ('turned', at(coords.transform(coords.grid(4 * height, 4 * width), turn))),
                 ('beyond the frame, x in [-2, 2]', at(columns)),
             ]
