@@ -1,7 +1,7 @@
 """Measures a quickstart model against the world it learned: python benchmarks/quickstart.py --model runs/quickstart.
 
-For the training worlds, other worlds, samples of the model and samples of the same model before training: where the horizon
-is, and the sliced Wasserstein distance to the training worlds.
+For the training worlds, other worlds, samples of the model and samples of the same model before training: where the
+horizon is, and the sliced Wasserstein distance to the training worlds.
 """
 
 import argparse

@@ -19,7 +19,7 @@ def test_equal_sets_have_distance_zero():
 
 def test_other_textures_are_further_than_other_draws_of_the_same():
     a = _images(0, False)
-    assert sliced_wasserstein(a, _images(1, True)) > 3 * sliced_wasserstein(a, _images(1, False))
+    assert sliced_wasserstein(a, _images(1, True)) > 2 * sliced_wasserstein(a, _images(1, False))
 
 
 def test_scale_and_offset_of_colours_are_normalised_away():
