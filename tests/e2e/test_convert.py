@@ -201,7 +201,8 @@ def test_fine_tuning_starts_from_the_converted_networks_once(tmp_path, trained):
     assert int(after.step) == 1
     moved = np.abs(after.params['g']['emb'] - networks['g']['emb']).max()
     assert 0 < moved < 0.1
-    again = run(dataclasses.replace(config, train=one), tmp_path / 'run')  # Resumes; init_from has no effect.
+    again = run(config, tmp_path / 'run')  # Resumes, although it has nothing left to do; init_from has no effect.
+    assert int(again.step) == 1
     _assert_equal_trees(again.params, after.params)
 
     # The converted folder itself is a run at step 0, optimisers included.
@@ -243,6 +244,16 @@ def test_the_residual_variant_is_converted_if_the_models_have_it(tmp_path, golde
         return
     assert convert(source, tmp_path / 'out').model.wiring == 'residual'
     _check_images(tmp_path / 'out', arrays, meta)
+
+
+def test_a_discriminator_of_patches_is_converted_if_the_models_have_it(tmp_path, golden):
+    g, d = _params(golden('gen_skip_r16')[0]), _params(golden('disc_r8_b4')[0])
+    source = tmp_path / 'a.pt'
+    _training(source, {'g': g, 'd': d, 'g_ema': g})
+    if not any(f.name == 'patch_size' for f in dataclasses.fields(cips.Config)):
+        _refused(source, tmp_path / 'out', 'a CIPS model with patch_size=8, which is not supported')
+        return
+    assert convert(source, tmp_path / 'out').model.patch_size == 8
 
 
 # The command line -----------------------------------------------------------------------------------------------------

@@ -166,6 +166,17 @@ def test_the_same_holds_inside_every_format(tmp_path, kind):
     assert _refused(path, 'asks for os.system, which is not allowed')
 
 
+def test_a_storage_inside_a_storage_is_refused(tmp_path):
+    def load(data):
+        return Call('torch.storage._load_from_bytes', (data,))
+
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(foreign.dumps(load(foreign.legacy(load(foreign.legacy({}, {}, {})), {}, {}))))
+    assert _refused(path, 'a storage inside the bytes of a storage')
+    path.write_bytes(foreign.dumps(load(foreign.dumps([1]))))
+    assert _refused(path, 'whose bytes are not in the torch format')
+
+
 @pytest.mark.parametrize(
     'value, match',
     [
@@ -284,6 +295,10 @@ def test_compressed_members_and_declared_sizes_beyond_the_file_are_refused(tmp_p
     data = bytearray((tmp_path / 'lie.pt').read_bytes())
     at = data.rindex(b'archive/data/0') - 46
     assert data[at : at + 4] == b'PK\x01\x02'
+    deflated = bytearray(data)
+    deflated[at + 10 : at + 12] = struct.pack('<H', zipfile.ZIP_DEFLATED)
+    (tmp_path / 'deflated.pt').write_bytes(deflated)
+    assert _refused(tmp_path / 'deflated.pt', 'torch stores its members as they are')
     data[at + 20 : at + 28] = struct.pack('<II', 2**31, 2**31)
     (tmp_path / 'lie.pt').write_bytes(data)
     assert _refused(tmp_path / 'lie.pt', 'declares members of .* bytes in a file of')
