@@ -159,6 +159,8 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
 def _load(args: argparse.Namespace) -> 'object':
     from pegan_jax import sampling
 
+    if args.model.is_file():
+        raise ValueError(f'--model {args.model} is a file, not a folder; make one with convert {args.model} --out DIR.')
     step = int(args.step) if args.step is not None and args.step.isdigit() else args.step
     return sampling.load(args.model, step)
 
@@ -231,28 +233,26 @@ def _inspect_foreign(args: argparse.Namespace) -> None:
         print(f'{reader.shown(name):60} {array.dtype!s:9} {"x".join(map(str, array.shape)) or "scalar"}')
     print(f'{sum(x.size for x in found.values()):,} numbers in {len(found)} arrays\n')
     try:
-        _print_inferred(cips.infer(tree, activation=args.activation))
+        _print_inferred(cips.infer(tree, activation=args.activation)[1], cips.LICENCE)
     except reader.ForeignFileError as error:
         print(f'{args.model} cannot be converted as it is: {error}')
 
 
-def _print_inferred(config: 'object') -> None:
-    from pegan_jax import config as configs
-    from pegan_jax.interop import cips
-
-    print(f'{config.system}, as inferred from the shapes:')
-    for section in (config.model, config.optim):
-        for name, value in configs.to_dict(section).items():
-            print(f'  {name} = {value!r}')
-    print(cips.LICENCE)
+def _print_inferred(inferred: dict, licence: str) -> None:
+    print('CIPS, with these settings; what a file does not tell is as published:')
+    for name, value in inferred.items():
+        print(f'  {name} = {value}')
+    print(licence)
 
 
 def _convert(args: argparse.Namespace, _: list[str]) -> None:
+    import json
+
     from pegan_jax import interop
 
-    _print_inferred(
-        interop.convert(args.source, args.out, activation=args.activation, sampling_only=args.sampling_only)
-    )
+    interop.convert(args.source, args.out, activation=args.activation, sampling_only=args.sampling_only)
+    origin = json.loads((args.out / 'imported.json').read_text())
+    _print_inferred(origin['inferred'], origin['licence'])
     print(args.out)
 
 

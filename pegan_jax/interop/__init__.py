@@ -1,5 +1,6 @@
 """Import of checkpoints that other programs wrote."""
 
+import json
 import pathlib
 import shutil
 import tempfile
@@ -12,6 +13,8 @@ def convert(
     source: str | pathlib.Path, out: str | pathlib.Path, *, activation: str | None = None, sampling_only: bool = False
 ) -> Config:
     """Converts an official CIPS checkpoint into a directory like a run's, which `load` and `train.init_from` take.
+
+    Its imported.json says what was inferred, and the licence note of the source.
 
     Args:
       source: a torch file, zip or legacy: a training checkpoint or a released generator.
@@ -34,7 +37,7 @@ def convert(
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     try:
-        _write(imported, temporary)
+        _write(imported, source, cips.LICENCE, temporary)
         temporary.chmod(0o755)
         temporary.rename(out)
     except BaseException:
@@ -43,10 +46,12 @@ def convert(
     return imported.config
 
 
-def _write(imported: Any, folder: pathlib.Path) -> None:
+def _write(imported: Any, source: pathlib.Path, licence: str, folder: pathlib.Path) -> None:
     from pegan_jax.train.checkpoint import Checkpoints, split_state
 
     (folder / 'config.json').write_text(to_json(imported.config))
+    origin = {'file': source.name, 'inferred': imported.inferred, 'licence': licence}
+    (folder / 'imported.json').write_text(json.dumps(origin, indent=2))
     items = {'sampling': imported.sampling} if imported.state is None else split_state(imported.state)
     checkpoints = Checkpoints(folder / 'checkpoints')
     checkpoints.save_items(0, items, {'config': to_dict(imported.config), 'images': 0})

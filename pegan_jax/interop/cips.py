@@ -79,9 +79,16 @@ def d_rules(side: int) -> tuple[Rule, ...]:
 
 
 class Imported(NamedTuple):
-    """A converted checkpoint: the run's configuration, what sampling needs, and a training state where it has one."""
+    """A converted checkpoint.
+
+    config: of a run; settings that leave no trace in the file are as published.
+    inferred: {setting: value} of those that do.
+    sampling: what `pegan_jax.load` needs.
+    state: a training state, where the file has one.
+    """
 
     config: Config
+    inferred: dict[str, Any]
     sampling: dict
     state: TrainState | None
 
@@ -96,12 +103,12 @@ def load(tree: Any, *, activation: str | None = None, sampling_only: bool = Fals
     """
     parts = _parts(tree)
     training = not sampling_only and 'd' in parts
-    config = infer(tree, activation=activation, sampling_only=sampling_only)
+    config, inferred = infer(tree, activation=activation, sampling_only=sampling_only)
     gan = cips.build(config)
     params, buffers, stats = jax.eval_shape(gan.init, jax.random.key(0))
     ema = _apply('g_ema', parts['g_ema'], G_RULES, params['g'])
     if not training:
-        return Imported(config, {'params': ema, 'buffers': {}}, None)
+        return Imported(config, inferred, {'params': ema, 'buffers': {}}, None)
 
     g = _apply('g', parts['g'], G_RULES, params['g'])
     of_d = d_rules(_d_side(parts['d']))
@@ -124,20 +131,17 @@ def load(tree: Any, *, activation: str | None = None, sampling_only: bool = Fals
         ema=ema,
         stats=stats,
     )
-    return Imported(config, state.sampling, state)
+    return Imported(config, inferred, state.sampling, state)
 
 
-def infer(tree: Any, *, activation: str | None = None, sampling_only: bool = False) -> Config:
-    """The run configuration that the shapes in a file imply; the arguments are those of `load`.
-
-    The learning-rate multiplier of the mapping network leaves no trace in the file; it is the published 0.01.
-    """
+def infer(tree: Any, *, activation: str | None = None, sampling_only: bool = False) -> tuple[Config, dict[str, Any]]:
+    """The first two fields of `Imported`; the arguments are those of `load`."""
     parts = _parts(tree)
     fields = _generator_fields(parts['g_ema'], activation)
-    optim = OptimConfig()
+    optim = {}
     if 'd' in parts and not sampling_only:
         fields |= _discriminator_fields(parts['d'], fields['img_resolution'])
-        optim = _optim(tree)
+        optim = _adam_settings(tree)
     known = {f.name for f in dataclasses.fields(cips.Config)}
     if missing := sorted(fields.keys() - known):
         values = ', '.join(f'{name}={fields[name]!r}' for name in missing)
@@ -149,7 +153,8 @@ def infer(tree: Any, *, activation: str | None = None, sampling_only: bool = Fal
             published = dataclasses.replace(model, **{name: None})
             if getattr(published, widths) == getattr(model, widths):
                 model = published
-        return Config('cips', model, DataConfig(resolution=model.img_resolution), optim)
+        config = Config('cips', model, DataConfig(resolution=model.img_resolution), OptimConfig(**optim))
+        return config, fields | optim
     except ConfigError as error:
         raise ForeignFileError(f'does not describe a CIPS model: {error}') from None
 
@@ -259,7 +264,7 @@ def _group(tree: Any, part: str) -> dict:
     return groups[0]
 
 
-def _optim(tree: Any) -> OptimConfig:
+def _adam_settings(tree: Any) -> dict[str, float]:
     """Undoes the correction for lazy regularisation, `cips.optimizers`: lr * ratio and beta ** ratio."""
     found = {}
     for part, field, interval in (('g_optim', 'g_lr', 4), ('d_optim', 'd_lr', 16)):
@@ -271,7 +276,7 @@ def _optim(tree: Any) -> OptimConfig:
                 found['eps'] = float(group['eps'])
             except (KeyError, TypeError, ValueError) as error:
                 raise ForeignFileError(f'{part} has settings that are not those of Adam: {shown(error)}.') from None
-    return OptimConfig(**found)
+    return found
 
 
 def _moments(part: str, optim: Any, net: Mapping[str, np.ndarray]) -> tuple[dict, dict, int]:

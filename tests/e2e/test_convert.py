@@ -268,13 +268,23 @@ def test_the_commands_convert_inspect_and_sample(tmp_path, trained, capsys):
         assert words in shown
     assert main(['convert', str(source), '--out', str(out)]) == 0
     shown = capsys.readouterr().out
-    for words in ('hidden_size = 4', 'mapping_layers = 2', 'z_dim = 5', 'channels = (6, 6)', 'licence', str(out)):
+    for words in (
+        'hidden_size = 4',
+        'mapping_layers = 2',
+        'z_dim = 5',
+        'channels = [6, 6]',
+        'g_lr = 0.002',
+        'licence',
+        str(out),
+    ):
         assert words in shown
     assert json.loads((out / 'config.json').read_text())['system'] == 'cips'
     assert main(['inspect', '--model', str(out)]) == 0
     assert main(['sample', '--model', str(out), '--seeds', '0-1', '--out', str(tmp_path / 's.png')]) == 0
     assert np.asarray(Image.open(tmp_path / 's.png')).shape == (8, 16, 3)
 
+    assert main(['sample', '--model', str(source), '--out', str(tmp_path / 's.png')]) == 1
+    assert f'--model {source} is a file, not a folder; make one with convert' in capsys.readouterr().err
     assert main(['convert', str(source), '--out', str(out)]) == 1
     assert f'error: {out} exists and is not an empty folder; choose another --out.' in capsys.readouterr().err
 
@@ -284,7 +294,7 @@ def test_inspect_says_why_a_foreign_file_cannot_be_converted(tmp_path, golden, c
     assert main(['inspect', '--model', str(source)]) == 0
     assert 'cannot be converted as it is: has sines for activations' in capsys.readouterr().out
     assert main(['inspect', '--model', str(source), '--activation', 'sin']) == 0
-    assert "activation = 'sin'" in capsys.readouterr().out
+    assert 'activation = sin' in capsys.readouterr().out
 
 
 # Refusals: each says what it is, and leaves nothing behind ------------------------------------------------------------
