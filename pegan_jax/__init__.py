@@ -3,6 +3,7 @@
 from pegan_jax import coords, encodings, losses, ops
 from pegan_jax.config import Config, load_config
 from pegan_jax.gan import GAN, Stage, Update
+from pegan_jax.interop import convert
 from pegan_jax.sampling import Model, load, render, sample
 from pegan_jax.train.state import TrainState
 
@@ -15,6 +16,7 @@ __all__ = [
     'Stage',
     'TrainState',
     'Update',
+    'convert',
     'coords',
     'encodings',
     'load',

@@ -1,4 +1,4 @@
-"""Command line: python -m pegan_jax train | sample | render | inspect."""
+"""Command line: python -m pegan_jax train | sample | render | inspect | convert."""
 
 import argparse
 import logging
@@ -12,6 +12,7 @@ EPILOG = """examples:
   python -m pegan_jax sample --model runs/quickstart --seeds 0-31 --out samples.png
   python -m pegan_jax render --model runs/quickstart --seed 3 --size 512 --extent -2,2,-2,2 --out wide.png
   python -m pegan_jax inspect --model runs/quickstart
+  python -m pegan_jax convert ffhq256_g_ema.pt --out runs/ffhq256
 """
 
 
@@ -85,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
         p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
         return p
 
+    def activation_option(p: argparse.ArgumentParser) -> None:
+        p.add_argument(
+            '--activation', choices=('lrelu', 'sin', 'sinrelu'), help='of a foreign file that does not tell it'
+        )
+
     p = model_command('sample', 'Images of seeds, as one grid or one file each.')
     p.add_argument('--seeds', type=_numbers, default=list(range(32)), metavar='0,3,8-11', help='default: 0-31')
     p.add_argument(
@@ -118,7 +124,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png')
 
-    model_command('inspect', 'What a checkpoint holds.')
+    p = model_command('inspect', 'What a checkpoint holds: of a run, or a foreign file.')
+    activation_option(p)
+
+    p = command(
+        'convert',
+        'Make an official checkpoint (CIPS) one of this library.',
+        'sample, render and inspect take the new directory as --model; training starts from it with\n'
+        '--config.train.init_from=DIR and a configuration of the same model. No code in the file is run.',
+    )
+    p.add_argument('source', type=pathlib.Path, metavar='FILE.pt')
+    p.add_argument('--out', type=pathlib.Path, required=True, metavar='DIR', help='a new directory')
+    p.add_argument('--sampling-only', action='store_true', help='leave out discriminator and optimisers')
+    activation_option(p)
     return parser
 
 
@@ -157,6 +175,8 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
 def _load(args: argparse.Namespace) -> 'object':
     from pegan_jax import sampling
 
+    if args.model.is_file():
+        raise ValueError(f'--model {args.model} is a file, not a folder; make one with convert {args.model} --out DIR.')
     step = int(args.step) if args.step is not None and args.step.isdigit() else args.step
     return sampling.load(args.model, step)
 
@@ -209,6 +229,8 @@ def _inspect(args: argparse.Namespace, _: list[str]) -> None:
 
     from pegan_jax import config as configs
 
+    if args.model.is_file():
+        return _inspect_foreign(args)
     model = _load(args)
     print(f'{model.config.system}, step {model.step}, in {args.model}\n')
     print(configs.to_json(model.config), '\n')
@@ -216,6 +238,38 @@ def _inspect(args: argparse.Namespace, _: list[str]) -> None:
         name = jax.tree_util.keystr(path, simple=True, separator='/')
         print(f'{name:60} {leaf.dtype!s:9} {"x".join(map(str, leaf.shape)) or "scalar"}')
     print(f'{sum(x.size for x in jax.tree.leaves(model.variables["params"])):,} parameters in the generator')
+
+
+def _inspect_foreign(args: argparse.Namespace) -> None:
+    from pegan_jax.interop import cips, reader
+
+    tree = reader.read(args.model)
+    found = reader.arrays(tree)
+    for name, array in found.items():
+        print(f'{reader.shown(name):60} {array.dtype!s:9} {"x".join(map(str, array.shape)) or "scalar"}')
+    print(f'{sum(x.size for x in found.values()):,} numbers in {len(found)} arrays\n')
+    try:
+        _print_inferred(cips.infer(tree, activation=args.activation)[1], cips.LICENCE)
+    except reader.ForeignFileError as error:
+        print(f'{args.model} cannot be converted as it is: {error}')
+
+
+def _print_inferred(inferred: dict, licence: str) -> None:
+    print('CIPS, with these settings; what a file does not tell is as published:')
+    for name, value in inferred.items():
+        print(f'  {name} = {value}')
+    print(licence)
+
+
+def _convert(args: argparse.Namespace, _: list[str]) -> None:
+    import json
+
+    from pegan_jax import interop
+
+    interop.convert(args.source, args.out, activation=args.activation, sampling_only=args.sampling_only)
+    origin = json.loads((args.out / 'imported.json').read_text())
+    _print_inferred(origin['inferred'], origin['licence'])
+    print(args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -236,7 +290,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if overrides and args.command != 'train':
             raise ValueError(f'--config.{overrides[0]} is for the command train.')
-        {'train': _train, 'sample': _sample, 'render': _render, 'inspect': _inspect}[args.command](args, overrides)
+        commands = {
+            'train': _train, 'sample': _sample, 'render': _render, 'inspect': _inspect, 'convert': _convert
+        }  # fmt: skip
+        commands[args.command](args, overrides)
     except Exception as error:
         if args.debug:
             raise

@@ -103,6 +103,8 @@ class TrainConfig:
       samples and as many real images, measured when a checkpoint is saved; 0: not measured.
     sample_grid: (rows, columns) of the sample image.
     checksums: write and verify SHA-256 sums of every checkpoint.
+    init_from: a run's working directory, or what `convert` made: a new run begins with the networks in its newest
+      checkpoint, and with a fresh discriminator where that has none; optimisers begin anew.
     """
 
     batch_size: int = 32
@@ -117,6 +119,7 @@ class TrainConfig:
     metric_images: int = 256
     sample_grid: tuple[int, int] = (4, 8)
     checksums: bool = True
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -110,11 +110,13 @@ class Checkpoints:
 
     def save(self, state: TrainState, meta: dict, metrics: dict | None = None) -> None:
         """Starts saving; returns as soon as the state has been copied off the devices. Every process calls it."""
-        step = int(state.step)
-        if step in self.steps():
-            return
-        items = {k: ocp.args.StandardSave(v) for k, v in split_state(state).items()}
-        self._manager.save(step, metrics=metrics, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items))
+        if int(state.step) not in self.steps():
+            self.save_items(int(state.step), split_state(state), meta, metrics)
+
+    def save_items(self, step: int, items: dict, meta: dict, metrics: dict | None = None) -> None:
+        """Starts saving the items of `split_state`, or 'sampling' alone, which is enough to sample."""
+        args = {k: ocp.args.StandardSave(v) for k, v in items.items()}
+        self._manager.save(step, metrics=metrics, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args))
 
     def restore(self, template: TrainState) -> tuple[TrainState, dict] | None:
         """The newest state that is intact, and its meta; None where nothing was ever saved.
@@ -184,6 +186,26 @@ def load_sampling(root: pathlib.Path, step: int | str | None = None) -> tuple[di
     Returns: variables {'params', 'buffers'} as NumPy arrays, meta, step.
     Raises: CheckpointError if there is none, or it is damaged.
     """
+    items, step = _load(root, step, ('sampling',))
+    return items['sampling'], items['meta'], step
+
+
+def load_networks(root: pathlib.Path) -> dict[str, dict]:
+    """The networks of the newest checkpoint in `root`, as NumPy arrays.
+
+    Returns: 'ema', 'g' and 'g_buffers'; also 'd' and 'd_buffers' unless the checkpoint is one for sampling alone, of
+      which 'g' is the EMA.
+    Raises: CheckpointError if there is none, or it is damaged.
+    """
+    items, _ = _load(root, None, ('sampling', 'training'))
+    sampling, training = items['sampling'], items.get('training')
+    networks = {'ema': sampling['params'], 'g': sampling['params'], 'g_buffers': sampling['buffers']}
+    if training is None:
+        return networks
+    return networks | {'d_buffers': training['d_buffers'], **training['params']}
+
+
+def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) -> tuple[dict, int]:
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda m: m['swd'], best_mode='min', read_only=True, create=False, save_interval_steps=0
     )
@@ -197,8 +219,7 @@ def load_sampling(root: pathlib.Path, step: int | str | None = None) -> tuple[di
     reason = verify(root / str(chosen))
     if reason is not None:
         raise CheckpointError(f'the checkpoint of step {chosen} in {root} is damaged: {reason}. Others: {steps}.')
-    items = manager.restore(
-        chosen, args=ocp.args.Composite(sampling=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
-    )
+    args = {name: ocp.args.StandardRestore() for name in names if (root / str(chosen) / name).is_dir()}
+    items = manager.restore(chosen, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
     manager.close()
-    return jax.device_get(items['sampling']), items['meta'], chosen
+    return {'meta': items['meta'], **{name: jax.device_get(items[name]) for name in args}}, chosen

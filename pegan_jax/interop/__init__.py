@@ -1,0 +1,58 @@
+"""Import of checkpoints that other programs wrote."""
+
+import json
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+from pegan_jax.config import Config, to_dict, to_json
+
+
+def convert(
+    source: str | pathlib.Path, out: str | pathlib.Path, *, activation: str | None = None, sampling_only: bool = False
+) -> Config:
+    """Converts an official CIPS checkpoint into a directory like a run's, which `load` and `train.init_from` take.
+
+    Its imported.json says what was inferred, and the licence note of the source.
+
+    Args:
+      source: a torch file, zip or legacy: a training checkpoint or a released generator.
+      out: the new directory; it may exist if it is empty. Nothing is left there if the conversion fails.
+      activation: 'sin' or 'sinrelu', for models with sines throughout, whose files do not tell these apart.
+      sampling_only: leave out the discriminator and the optimisers of a training checkpoint.
+    Returns: the inferred configuration.
+    Raises: ForeignFileError; ValueError if `out` holds something.
+    """
+    from pegan_jax.interop import cips, reader
+
+    source, out = pathlib.Path(source), pathlib.Path(out).absolute()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f'{out} exists and is not an empty folder; choose another --out.')
+    tree = reader.read(source)
+    try:
+        imported = cips.load(tree, activation=activation, sampling_only=sampling_only)
+    except reader.ForeignFileError as error:
+        raise reader.ForeignFileError(f'{source}: {error}') from None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    try:
+        _write(imported, source, cips.LICENCE, temporary)
+        temporary.chmod(0o755)
+        temporary.rename(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return imported.config
+
+
+def _write(imported: Any, source: pathlib.Path, licence: str, folder: pathlib.Path) -> None:
+    from pegan_jax.train.checkpoint import Checkpoints, split_state
+
+    (folder / 'config.json').write_text(to_json(imported.config))
+    origin = {'file': source.name, 'inferred': imported.inferred, 'licence': licence}
+    (folder / 'imported.json').write_text(json.dumps(origin, indent=2))
+    items = {'sampling': imported.sampling} if imported.state is None else split_state(imported.state)
+    checkpoints = Checkpoints(folder / 'checkpoints')
+    checkpoints.save_items(0, items, {'config': to_dict(imported.config), 'images': 0})
+    checkpoints.close()

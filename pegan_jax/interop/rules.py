@@ -1,0 +1,114 @@
+"""Renames and reshapes the arrays of a foreign checkpoint, strictly: nothing left over, nothing unfilled."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pegan_jax.interop.reader import ForeignFileError, shown
+
+
+class Rule(NamedTuple):
+    """Source names that match `pattern` wholly go to `path`, changed by `transform`.
+
+    path: 'a/b/{0}', filled with the pattern's groups, their dots turned into underscores; or a function of the groups.
+    """
+
+    pattern: str
+    path: str | Callable[..., str]
+    transform: Callable[[np.ndarray], np.ndarray]
+
+
+def apply(source: Mapping[str, np.ndarray], rules: Sequence[Rule], target: Any, *, ignored: Sequence[str] = ()) -> dict:
+    """The arrays of `source` in the tree of `target`.
+
+    Args:
+      source: {name: array}.
+      target: nested dictionaries of anything with shape and dtype (jax.ShapeDtypeStruct).
+      ignored: patterns of source names that are knowingly left out.
+    Returns: nested dictionaries of NumPy arrays, with the target's paths, shapes and dtypes.
+    Raises: ForeignFileError, which lists every name that is left over, every path that stays empty or is filled twice,
+      and every array that has another shape, is not real or not finite.
+    """
+    wanted = {_path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(target)}
+    filled, problems = {}, []
+    for name, array in source.items():
+        path, changed = _renamed(name, array, rules)
+        if path is None:
+            if not any(re.fullmatch(pattern, name) for pattern in ignored):
+                problems.append(f'left over: {shown(name)} {array.shape}')
+        elif path not in wanted:
+            problems.append(f'left over: {shown(name)} {array.shape}, as there is no {shown(path)}')
+        elif path in filled:
+            problems.append(f'filled twice: {path}, the second time by {shown(name)}')
+        else:
+            filled[path] = changed
+            problems += _problems(f'{shown(name)} for {path}', changed, wanted[path])
+    problems += [f'not filled: {path} {wanted[path].shape}' for path in wanted if path not in filled]
+    if problems:
+        raise ForeignFileError('the checkpoint does not fit the model: ' + '; '.join(problems) + '.')
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.asarray(filled[_path_name(path)], leaf.dtype, copy=True), target
+    )
+
+
+def _path_name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def _renamed(name: str, array: np.ndarray, rules: Sequence[Rule]) -> tuple[str | None, np.ndarray | None]:
+    for rule in rules:
+        if match := re.fullmatch(rule.pattern, name, flags=re.ASCII):
+            groups = [g.replace('.', '_') for g in match.groups()]
+            path = rule.path(*groups) if callable(rule.path) else rule.path.format(*groups)
+            try:
+                return path, rule.transform(array)
+            except (ValueError, IndexError) as error:
+                raise ForeignFileError(f'{shown(name)} has the shape {array.shape}: {error}') from None
+    return None, None
+
+
+def _problems(what: str, array: np.ndarray, leaf: Any) -> list[str]:
+    if array.shape != leaf.shape:
+        return [f'wrong shape: {what} is {array.shape}, expected {leaf.shape}']
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return [f'wrong type: {what} is {array.dtype}']
+    if not np.all(np.isfinite(array.astype(leaf.dtype))):
+        return [f'not finite: {what}']
+    return []
+
+
+# Layouts: torch to Flax -----------------------------------------------------------------------------------------------
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """Any shape -> [size]."""
+    return array.reshape(-1)
+
+
+def scalar(array: np.ndarray) -> np.ndarray:
+    """One number in any shape -> []."""
+    return array.reshape(())
+
+
+def dense(array: np.ndarray) -> np.ndarray:
+    """(out, in), also as a 1x1 convolution (out, in, 1, 1) or a modulated one (1, out, in, 1, 1) -> [in, out]."""
+    array = array[0] if array.ndim == 5 else array
+    return array.reshape(array.shape[:2]).T
+
+
+def conv(array: np.ndarray) -> np.ndarray:
+    """(out, in, k, k) -> [k, k, in, out]."""
+    return array.transpose(2, 3, 1, 0)
+
+
+def flattened_dense(height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Of a dense layer after a flattening: (out, C * H * W), as torch flattens -> [H * W * C, out], as NHWC does."""
+
+    def transform(array: np.ndarray) -> np.ndarray:
+        return array.reshape(len(array), -1, height, width).transpose(2, 3, 1, 0).reshape(-1, len(array))
+
+    return transform

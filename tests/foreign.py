@@ -1,0 +1,195 @@
+"""Writes torch checkpoints without torch: pickles put together instruction by instruction, in both file formats."""
+
+import dataclasses
+import io
+import struct
+import zipfile
+from collections import OrderedDict
+
+import ml_dtypes
+import numpy as np
+
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+SYSTEM = {'protocol_version': PROTOCOL, 'little_endian': True, 'type_sizes': {'short': 2, 'int': 4, 'long': 4}}
+STORAGES = {
+    'float32': 'FloatStorage',
+    'float64': 'DoubleStorage',
+    'float16': 'HalfStorage',
+    'bfloat16': 'BFloat16Storage',
+    'int64': 'LongStorage',
+    'int32': 'IntStorage',
+    'int16': 'ShortStorage',
+    'int8': 'CharStorage',
+    'uint8': 'ByteStorage',
+    'bool': 'BoolStorage',
+    'complex64': 'ComplexFloatStorage',
+}
+
+
+@dataclasses.dataclass
+class Name:
+    """GLOBAL."""
+
+    name: str
+
+
+@dataclasses.dataclass
+class Call:
+    """REDUCE, then BUILD if there is a state."""
+
+    name: object
+    args: tuple = ()
+    state: object = None
+
+
+@dataclasses.dataclass
+class Persistent:
+    """BINPERSID."""
+
+    identity: object
+
+
+@dataclasses.dataclass
+class Raw:
+    """Any instructions; they leave one object."""
+
+    code: bytes
+
+
+class Storages(dict):
+    """{key: bytes} of a file, in the order of use."""
+
+
+def tensor(storages, array, *, size=None, stride=None, offset=0, key=None, numel=None, storage=None, parameter=False):
+    """A tensor on a storage of its own, or on that of `key`; its size, stride and the like may be made wrong."""
+    array = np.asarray(array)
+    if key is None:
+        key = str(len(storages))
+        storages[key] = np.ascontiguousarray(array).tobytes()
+    identity = (
+        'storage',
+        Name(f'torch.{storage or STORAGES[array.dtype.name]}'),
+        key,
+        'cuda:0',
+        array.size if numel is None else numel,
+    )
+    size = array.shape if size is None else size
+    if stride is None:
+        stride = tuple(int(np.prod(array.shape[i + 1 :])) for i in range(array.ndim))
+    arguments = (Persistent(identity), offset, size, stride, False, Call('collections.OrderedDict'))
+    value = Call('torch._utils._rebuild_tensor_v2', arguments)
+    return (
+        Call('torch._utils._rebuild_parameter', (value, True, Call('collections.OrderedDict'))) if parameter else value
+    )
+
+
+def _save(value, out):
+    if value is None:
+        out(b'N')
+    elif isinstance(value, bool):
+        out(b'\x88' if value else b'\x89')
+    elif isinstance(value, int):
+        data = value.to_bytes(value.bit_length() // 8 + 1, 'little', signed=True)
+        out(b'J' + struct.pack('<i', value) if -(2**31) <= value < 2**31 else b'\x8a' + bytes([len(data)]) + data)
+    elif isinstance(value, float):
+        out(b'G' + struct.pack('>d', value))
+    elif isinstance(value, str):
+        data = value.encode()
+        out(b'X' + struct.pack('<I', len(data)) + data)
+    elif isinstance(value, bytes):
+        out(b'B' + struct.pack('<I', len(value)) + value)
+    elif isinstance(value, tuple):
+        out(b'(')
+        for item in value:
+            _save(item, out)
+        out(b't')
+    elif isinstance(value, list):
+        out(b'](')
+        for item in value:
+            _save(item, out)
+        out(b'e')
+    elif isinstance(value, set):
+        _save(Call('builtins.set', (list(value),)), out)
+    elif isinstance(value, dict):
+        _save(Call('collections.OrderedDict'), out) if isinstance(value, OrderedDict) else out(b'}')
+        out(b'(')
+        for pair in value.items():
+            for item in pair:
+                _save(item, out)
+        out(b'u')
+        if isinstance(value, OrderedDict):  # As a state dict has: attributes.
+            _save({'_metadata': Call('collections.OrderedDict')}, out)
+            out(b'b')
+    elif isinstance(value, Name):
+        module, _, name = value.name.rpartition('.')
+        out(f'c{module}\n{name}\n'.encode())
+    elif isinstance(value, Call):
+        _save(Name(value.name) if isinstance(value.name, str) else value.name, out)
+        _save(value.args, out)
+        out(b'R')
+        if value.state is not None:
+            _save(value.state, out)
+            out(b'b')
+    elif isinstance(value, Persistent):
+        _save(value.identity, out)
+        out(b'Q')
+    elif isinstance(value, Raw):
+        out(value.code)
+    else:
+        raise TypeError(value)
+
+
+def dumps(value):
+    """A pickle of protocol 2."""
+    parts = [b'\x80\x02']
+    _save(value, parts.append)
+    return b''.join([*parts, b'.'])
+
+
+def write_zip(path, value, storages, *, root='archive', byteorder='little', extra=(), compression=zipfile.ZIP_STORED):
+    """torch.save as it is since version 1.6."""
+    with zipfile.ZipFile(path, 'w', compression) as archive:
+        archive.writestr(f'{root}/data.pkl', dumps(value))
+        archive.writestr(f'{root}/byteorder', byteorder)
+        for key, data in storages.items():
+            archive.writestr(f'{root}/data/{key}', data)
+        archive.writestr(f'{root}/version', '3\n')
+        for name, data in extra:
+            archive.writestr(name, data)
+
+
+def legacy(value, storages, itemsizes, *, system=SYSTEM, protocol=PROTOCOL, keys=None):
+    """The bytes of torch.save as it was before version 1.6."""
+    keys = list(storages) if keys is None else keys
+    out = io.BytesIO()
+    for part in (MAGIC, protocol, system, value, keys):
+        out.write(dumps(part))
+    for key in keys:
+        data = storages[key]
+        out.write(struct.pack('<q', len(data) // itemsizes.get(key, 4)) + data)
+    return out.getvalue()
+
+
+def state_dict(arrays, storages, **options):
+    """An OrderedDict of tensors, as a module's state_dict."""
+    return OrderedDict((name, tensor(storages, array, **options)) for name, array in arrays.items())
+
+
+def adam_state(arrays, storages, rng, *, step, lr, betas, as_tensor):
+    """An optimiser's state_dict for parameters, and the moments in it: {name: (exp_avg, exp_avg_sq)}."""
+    moments = {k: (rng.normal(size=a.shape), rng.random(a.shape)) for k, a in arrays.items()}
+    moments = {k: tuple(m.astype(np.float32) for m in pair) for k, pair in moments.items()}
+    state = {
+        i: {
+            'step': tensor(storages, np.float32(step)) if as_tensor else step,
+            'exp_avg': tensor(storages, first),
+            'exp_avg_sq': tensor(storages, second),
+        }
+        for i, (first, second) in enumerate(moments.values())
+    }
+    group = {'lr': lr, 'betas': betas, 'eps': 1e-8, 'weight_decay': 0, 'amsgrad': False, 'params': list(state)}
+    return {'state': state, 'param_groups': [group]}, moments
+
+
+def bfloat16(array):
+    return np.asarray(array).astype(ml_dtypes.bfloat16)
