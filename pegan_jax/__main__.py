@@ -15,6 +15,17 @@ EPILOG = """examples:
   python -m pegan_jax convert ffhq256_g_ema.pt --out runs/ffhq256
 """
 
+RENDER = """The grid of --size samples over --extent is cropped, then its content is zoomed, turned and moved.
+
+examples:
+  --size 4096 --out large.png                          sixteen times the detail of 256 pixels
+  --size 4096 --crop 1024,2048,512,512 --out part.png  a window of it, without the rest
+  --size 512 --extent=-2,2,-2,2 --out wide.png         twice as far as the training images
+  --rotate 20 --zoom 1.5 --bits 16 --out turned.png    16 bits per channel
+  --out values.npy                                     float32, not clamped
+  --size 512 --foveate 0.25 --out sharp_middle.png     a quarter of the pixels, interpolated elsewhere
+"""
+
 
 def _numbers(text: str) -> list[int]:
     """'0,3,8-11' -> [0, 3, 8, 9, 10, 11]"""
@@ -35,9 +46,11 @@ def _size(text: str) -> tuple[int, int]:
     return (parts[0], parts[-1])
 
 
-def _floats(count: int, form: str) -> 'type':
+def _tuple(kind: type, form: str) -> 'type':
+    count = form.count(',') + 1
+
     def parse(text: str) -> tuple[float, ...]:
-        values = tuple(float(p) for p in text.split(','))
+        values = tuple(kind(p) for p in text.split(','))
         if len(values) != count:
             raise argparse.ArgumentTypeError(f'{text!r} has {len(values)} numbers; write {form}.')
         return values
@@ -80,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         'Slurm; elsewhere, name the first process, how many there are and which this is',
     )
 
-    def model_command(name: str, help: str) -> argparse.ArgumentParser:
-        p = command(name, help)
+    def model_command(name: str, help: str, epilog: str = '') -> argparse.ArgumentParser:
+        p = command(name, help, epilog)
         p.add_argument('--model', type=pathlib.Path, required=True, metavar='WORKDIR', help='the --workdir of a run')
         p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
         return p
@@ -105,24 +118,41 @@ def _parser() -> argparse.ArgumentParser:
         help='a grid, or a folder for single files',
     )
 
-    p = model_command('render', 'One image on any grid of coordinates.')
+    p = model_command(
+        'render', 'One image on any grid of coordinates, of any size: memory does not grow with it.', RENDER
+    )
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--size', type=_size, metavar='H[xW]', help='pixels; default: the training size')
     p.add_argument(
-        '--extent', type=_floats(4, 'X0,X1,Y0,Y1'), metavar='X0,X1,Y0,Y1',
+        '--extent', type=_tuple(float, 'X0,X1,Y0,Y1'), metavar='X0,X1,Y0,Y1',
         help='coordinates of the borders; the training frame is -1,1,-1,1; default: that on the shorter side, '
         'and more on the longer one, so that nothing is stretched',
     )  # fmt: skip
     p.add_argument(
-        '--translate', type=_floats(2, 'DX,DY'), default=(0.0, 0.0), metavar='DX,DY', help='move the content'
+        '--translate', type=_tuple(float, 'DX,DY'), default=(0.0, 0.0), metavar='DX,DY', help='move the content'
     )
     p.add_argument('--rotate', type=float, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise')
     p.add_argument('--zoom', type=float, default=1.0, help='enlarge the content')
-    p.add_argument('--truncation-psi', type=float, default=1.0, metavar='PSI')
+    p.add_argument(
+        '--crop',
+        type=_tuple(int, 'TOP,LEFT,H,W'),
+        metavar='TOP,LEFT,H,W',
+        help='only this window of the image, in pixels',
+    )
+    p.add_argument(
+        '--foveate', type=float, metavar='FRACTION',
+        help='synthesise this share of the pixels, dense in the middle, and interpolate the others',
+    )  # fmt: skip
+    p.add_argument(
+        '--truncation-psi', type=float, default=1.0, metavar='PSI', help='1 (default) is off, 0 the mean image'
+    )
     p.add_argument(
         '--chunk', type=int, default=65_536, help='coordinates computed at once (default 65536); bounds the memory'
     )
-    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png')
+    p.add_argument('--bits', type=int, choices=(8, 16), default=8, help='per channel of a PNG (default 8)')
+    p.add_argument(
+        '--out', type=pathlib.Path, required=True, metavar='FILE.png|FILE.npy', help='.npy keeps float32, not clamped'
+    )
 
     p = model_command('inspect', 'What a checkpoint holds: of a run, or a foreign file.')
     activation_option(p)
@@ -200,8 +230,6 @@ def _sample(args: argparse.Namespace, _: list[str]) -> None:
 def _render(args: argparse.Namespace, _: list[str]) -> None:
     import math
 
-    from PIL import Image
-
     from pegan_jax import coords, sampling
 
     if args.zoom <= 0:
@@ -215,12 +243,14 @@ def _render(args: argparse.Namespace, _: list[str]) -> None:
     motion = coords.compose(
         coords.zoom(args.zoom), coords.rotate(math.radians(args.rotate)), coords.translate(*args.translate)
     )
-    grid = coords.transform(coords.grid(height, width, x=(x0, x1), y=(y0, y1)), motion)
-    image = sampling.render(
-        model, args.seed, grid, truncation_psi=args.truncation_psi, chunk=args.chunk, progress=sys.stderr.isatty()
-    )
+    grid = sampling.lazy_grid(height, width, x=(x0, x1), y=(y0, y1), crop=args.crop, matrix=motion)
+    options = {'truncation_psi': args.truncation_psi, 'chunk': args.chunk, 'progress': sys.stderr.isatty()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sampling.to_uint8(image)).save(args.out)
+    if args.foveate is None:
+        sampling.render_file(model, args.seed, grid, args.out, bits=args.bits, **options)
+    else:
+        image, _ = sampling.render_foveated(model, args.seed, grid, args.foveate, **options)
+        sampling.save(image, args.out, bits=args.bits)
     print(args.out)
 
 

@@ -1,15 +1,24 @@
-"""Images from trained models: `load`, then `sample` and `render`."""
+"""Images from trained models: `load`, then `sample`, `interpolate`, `render` and `render_foveated`."""
 
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Sequence
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from scipy.interpolate import CloughTocher2DInterpolator, NearestNDInterpolator
+from scipy.spatial import QhullError
 from tqdm import tqdm
 
 from pegan_jax import config as configs
+from pegan_jax import coords
 from pegan_jax.gan import GAN
 
 
@@ -23,14 +32,38 @@ class Model:
     step: int
 
     @functools.cached_property
-    def synthesise(self) -> 'jax.stages.Wrapped':
-        """gan.sample, compiled: (variables, z, grid, **options)."""
-        return jax.jit(self.gan.sample, static_argnames=('truncation_psi', 'chunk'))
+    def synthesise(self) -> Callable:
+        """gan.sample of styles, compiled: (variables, w [N, w_dim], grid) -> [N, *grid.shape[:-1], C]."""
+        return jax.jit(functools.partial(self.gan.sample, space='w'))
+
+    @functools.cached_property
+    def synthesise_points(self) -> Callable:
+        """`synthesise` at a list of coordinates [K, 2], divided over this process's devices; K is a multiple of them.
+
+        Nothing is exchanged: a pixel needs its coordinate and the style, which every device has.
+        """
+        specs = {'in_specs': (P(), P(), P('points')), 'out_specs': P(None, 'points')}
+        return jax.jit(jax.shard_map(self.synthesise, mesh=_local_mesh(), check_vma=False, **specs))
 
     @functools.cached_property
     def w_avg(self) -> jax.Array:
-        """The centre of truncation, [z_dim]."""
+        """The centre of truncation, [w_dim]."""
         return configs.system_module(self.config.system).mean_w(self.config.model, self.variables['params'])
+
+    @functools.cached_property
+    def _map(self) -> Callable:
+        module = configs.system_module(self.config.system).generator(self.config.model)
+        return jax.jit(functools.partial(module.apply, method='map'))
+
+    def styles(self, seeds: Iterable[int], truncation_psi: float = 1.0) -> jax.Array:
+        """w of seeds, [N, w_dim]; truncated, w_avg + psi (w - w_avg), for truncation_psi below 1.
+
+        Raises: ValueError for truncation_psi above 1.
+        """
+        if truncation_psi > 1:
+            raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
+        w = self._map({'params': self.variables['params']}, latents(seeds, self.config.model.z_dim))
+        return w if truncation_psi == 1 else self.w_avg[None, :] + truncation_psi * (w - self.w_avg[None, :])
 
 
 def load(path: str | pathlib.Path, step: int | str | None = None) -> Model:
@@ -53,9 +86,22 @@ def latents(seeds: Iterable[int], z_dim: int) -> np.ndarray:
     return np.concatenate([np.random.RandomState(s).randn(1, z_dim) for s in seeds]).astype(np.float32)
 
 
-def _truncation(model: Model, psi: float) -> dict:
-    # The centre is computed once, not with every batch or chunk.
-    return {'truncation_psi': psi, 'w_avg': model.w_avg} if psi < 1 else {'truncation_psi': psi}
+def _local_mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), ('points',))
+
+
+# Batches of images ----------------------------------------------------------------------------------------------------
+
+
+def _in_batches(model: Model, w: jax.Array, grid: np.ndarray | jax.Array | None, batch_size: int) -> np.ndarray:
+    """Images [N, ..., C] of styles [N, w_dim], batch_size of them at once."""
+    out = []
+    for i in range(0, len(w), batch_size):
+        part = w[i : i + batch_size]
+        # The last batch is filled up: one compiled program serves all.
+        padded = jnp.concatenate([part, jnp.repeat(part[-1:], min(batch_size, len(w)) - len(part), 0)])
+        out.append(np.asarray(model.synthesise(model.variables, padded, grid))[: len(part)])
+    return np.concatenate(out)
 
 
 def sample(
@@ -73,52 +119,299 @@ def sample(
       grid: coordinates [..., 2] from `coords`; None: the training grid.
       batch_size: images computed at once.
     Returns: float32 [N, *grid.shape[:-1], C], nominally in [-1, 1], not clamped.
+    Raises: ValueError for no seeds, truncation_psi above 1, a grid that holds no coordinates.
     """
     if not len(seeds):
         raise ValueError('seeds is empty; give at least one, such as seeds=[0].')
-    z = latents(seeds, model.config.model.z_dim)
-    options = _truncation(model, truncation_psi)
-    out = []
-    for i in range(0, len(z), batch_size):
-        part = z[i : i + batch_size]
-        padded = np.concatenate([part, np.repeat(part[-1:], min(batch_size, len(z)) - len(part), 0)])
-        out.append(np.asarray(model.synthesise(model.variables, padded, grid, **options))[: len(part)])
-    return np.concatenate(out)
+    return _in_batches(model, model.styles(seeds, truncation_psi), grid, batch_size)
+
+
+def interpolate(
+    model: Model,
+    seed_a: int,
+    seed_b: int,
+    steps: int,
+    *,
+    truncation_psi: float = 1.0,
+    grid: np.ndarray | jax.Array | None = None,
+    batch_size: int = 8,
+) -> np.ndarray:
+    """Images on the way from one seed to another: w = (1 - t) w_a + t w_b for `steps` equal steps of t in [0, 1].
+
+    Args: as in `sample`.
+    Returns: float32 [steps, *grid.shape[:-1], C]; the first and the last are the samples of the two seeds.
+    Raises: ValueError for steps below 2, and as `sample`.
+    """
+    if steps < 2:
+        raise ValueError(f'steps={steps} must be at least 2: both ends are among them.')
+    ends = model.styles([seed_a, seed_b], truncation_psi)
+    t = jnp.linspace(0, 1, steps)[:, None]
+    return _in_batches(model, (1 - t) * ends[:1] + t * ends[1:], grid, batch_size)
+
+
+# One image of any size ------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LazyGrid:
+    """A grid that is never in memory: coordinate (i, j) is (x[j], y[i]), then moved by a matrix of `coords`.
+
+    x, y: columns [W] and rows [H], float32; matrix: [3, 3] as for `coords.transform`, or None.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    matrix: np.ndarray | jax.Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, 2), as of the array it stands for."""
+        return (len(self.y), len(self.x), 2)
+
+    def at(self, index: np.ndarray) -> np.ndarray:
+        """Coordinates [..., 2] of indices [...] into the flattened grid."""
+        row, column = np.divmod(index, len(self.x))
+        points = np.stack([self.x[column], self.y[row]], axis=-1)
+        return points if self.matrix is None else np.asarray(coords.transform(points, self.matrix))
+
+
+def lazy_grid(
+    height: int,
+    width: int,
+    *,
+    x: tuple[float, float] = (-1.0, 1.0),
+    y: tuple[float, float] = (-1.0, 1.0),
+    crop: tuple[int, int, int, int] | None = None,
+    matrix: np.ndarray | jax.Array | None = None,
+) -> LazyGrid:
+    """`coords.grid`, and of that a `coords.crop`, and of that a `coords.transform`, for `render`; takes no memory.
+
+    Args:
+      height, width, x, y: as for `coords.grid`.
+      crop: (top, left, height, width) in pixels, of which each keeps the coordinate it has in the whole.
+      matrix: [3, 3], for example `coords.rotate(0.3)`.
+    Raises: ValueError for an empty grid, a crop that is not inside it.
+    """
+    top, left, h, w = (0, 0, height, width) if crop is None else crop
+    columns = coords.crop(coords.grid(1, width, x=x), 0, left, 1, w)[0, :, 0]
+    rows = coords.crop(coords.grid(height, 1, y=y), top, 0, h, 1)[:, 0, 1]
+    return LazyGrid(np.asarray(columns), np.asarray(rows), matrix)
+
+
+Grid = np.ndarray | jax.Array | LazyGrid
+
+
+def _lookup(grid: Grid) -> tuple[tuple[int, ...], Callable]:
+    """A grid's shape without its last axis, and the function from flat indices to coordinates."""
+    if isinstance(grid, LazyGrid):
+        return grid.shape[:-1], grid.at
+    points = np.asarray(coords.as_coords(grid))
+    flat = points.reshape(-1, 2)
+    return points.shape[:-1], lambda index: flat[index]
+
+
+def _pieces(
+    model: Model, seed: int, count: int, at: Callable, truncation_psi: float, chunk: int, progress: bool
+) -> Iterator[np.ndarray]:
+    """The colours of coordinates at(0), ..., at(count - 1), in order: arrays [at most chunk, C]."""
+    if chunk < 1:
+        raise ValueError(f'chunk={chunk} must be at least 1.')
+    mesh = _local_mesh()
+    w, variables = jax.device_put((model.styles([seed], truncation_psi), model.variables), NamedSharding(mesh, P()))
+    chunk = -(-min(chunk, count) // mesh.size) * mesh.size
+    with tqdm(total=count, unit='px', unit_scale=True, disable=not progress) as bar:
+        for start in range(0, count, chunk):
+            # Past the end the last coordinate is repeated: one compiled program serves all pieces.
+            points = at(np.minimum(np.arange(start, start + chunk), count - 1))
+            piece = np.asarray(model.synthesise_points(variables, w, points))[0, : count - start]
+            bar.update(len(piece))
+            yield piece
 
 
 def render(
     model: Model,
     seed: int,
-    grid: np.ndarray | jax.Array,
+    grid: Grid,
     *,
     truncation_psi: float = 1.0,
     chunk: int = 65_536,
     progress: bool = False,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """One image at any coordinates, in pieces of `chunk` coordinates, so that memory does not grow with the grid.
+    """One image at any coordinates, in pieces, so that beside the image itself memory does not grow with the grid.
+
+    Every piece is divided over the devices of this process; neither their number nor `chunk` changes the image.
 
     Args:
-      grid: coordinates [..., 2] from `coords`, inside or outside the training range.
-      chunk: coordinates computed at once.
+      grid: coordinates [..., 2] from `coords`, of any shape, inside or outside the training range; or a `lazy_grid`.
+      chunk: coordinates computed at once, on all devices together.
+      progress: show a bar.
+      out: array [*grid.shape[:-1], C], such as a np.memmap, to be filled and returned.
     Returns: float32 [*grid.shape[:-1], C].
+    Raises: ValueError for chunk below 1, truncation_psi above 1, coordinates that are not finite, an `out` of another
+      shape.
     """
-    if chunk < 1:
-        raise ValueError(f'chunk={chunk} must be at least 1.')
-    z, options = latents([seed], model.config.model.z_dim), _truncation(model, truncation_psi)
-    flat = np.asarray(grid, np.float32).reshape(-1, 2)
-    chunk = min(chunk, len(flat))
-    out = []
-    for i in tqdm(range(0, len(flat), chunk), unit='chunk', disable=not progress):
-        part = flat[i : i + chunk]
-        padded = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), 0)])
-        out.append(np.asarray(model.synthesise(model.variables, z, padded, **options))[0, : len(part)])
-    image = np.concatenate(out)
-    return image.reshape(*np.shape(grid)[:-1], image.shape[-1])
+    shape, at = _lookup(grid)
+    start, flat = 0, None
+    for piece in _pieces(model, seed, int(np.prod(shape)), at, truncation_psi, chunk, progress):
+        if flat is None:
+            whole = (*shape, piece.shape[-1])
+            out = np.empty(whole, np.float32) if out is None else out
+            if out.shape != whole or not out.flags.c_contiguous:
+                raise ValueError(f'out has shape {out.shape}; expected a contiguous array {whole}.')
+            flat = out.reshape(-1, piece.shape[-1])
+        flat[start : start + len(piece)] = piece
+        start += len(piece)
+    return out
+
+
+def render_file(
+    model: Model,
+    seed: int,
+    grid: Grid,
+    path: str | pathlib.Path,
+    *,
+    bits: int = 8,
+    truncation_psi: float = 1.0,
+    chunk: int = 65_536,
+    progress: bool = False,
+) -> None:
+    """`render` into a file, piece by piece, so that memory does not grow with the image.
+
+    Args:
+      path: an RGB .png, clamped to [-1, 1] and rounded to `bits`; or .npy, float32 as it is. It appears when complete.
+      bits: 8 or 16, of each channel of a PNG.
+    Raises: ValueError for another suffix, other bits, a PNG of a grid that is not [H, W, 2]; and as `render`.
+    """
+    shape, at = _lookup(grid)
+    pieces = _pieces(model, seed, int(np.prod(shape)), at, truncation_psi, chunk, progress)
+    _write(pathlib.Path(path), pieces, shape, bits)
+
+
+def save(image: np.ndarray, path: str | pathlib.Path, *, bits: int = 8) -> None:
+    """One image [..., C] into a file as `render_file` writes it. Raises: ValueError as there."""
+    _write(pathlib.Path(path), [image.reshape(-1, image.shape[-1])], image.shape[:-1], bits)
+
+
+def _write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ...], bits: int) -> None:
+    """Colours [n, C] that arrive in pieces, into a .png or .npy of a `shape` [..., C]."""
+    if path.suffix not in ('.png', '.npy'):
+        raise ValueError(f'{path.name}: the suffix is {path.suffix!r}; use .png, or .npy for float32.')
+    if path.suffix == '.png' and len(shape) != 2:
+        raise ValueError(f'grid has shape {(*shape, 2)}; a PNG needs [H, W, 2], other coordinates can go to .npy.')
+    if bits not in (8, 16):
+        raise ValueError(f'bits={bits}; a PNG has 8 or 16 per channel.')
+    unfinished = path.with_name(path.name + '.part')
+    with unfinished.open('wb') as file:
+        if path.suffix == '.png':
+            _write_png(file, pieces, *shape, bits)
+        else:
+            for number, piece in enumerate(pieces):
+                if number == 0:
+                    header = {'descr': '<f4', 'fortran_order': False, 'shape': (*shape, piece.shape[-1])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(piece.astype('<f4').tobytes())
+    unfinished.replace(path)
+
+
+def _write_png(file: BinaryIO, pieces: Iterable[np.ndarray], height: int, width: int, bits: int) -> None:
+    """An RGB image whose pixels arrive in pieces, in order; Pillow writes no 16-bit RGB, and images only as a whole."""
+
+    def block(kind: bytes, data: bytes) -> None:
+        file.write(struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)))
+
+    file.write(b'\x89PNG\r\n\x1a\n')
+    block(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, 2, 0, 0, 0))
+    compressor, row_bytes = zlib.compressobj(), width * 3 * bits // 8
+    waiting, above = np.zeros(0, np.uint8), np.zeros((1, row_bytes), np.uint8)
+    for piece in pieces:
+        levels = to_uint(piece, bits).astype(f'>u{bits // 8}')
+        waiting = np.concatenate([waiting, levels.reshape(-1).view(np.uint8)])
+        rows = waiting[: len(waiting) // row_bytes * row_bytes].reshape(-1, row_bytes)
+        waiting = waiting[rows.size :]
+        # Filter 2, the difference to the row above: neighbours are alike, so it compresses.
+        filtered = rows - np.concatenate([above, rows])[: len(rows)]
+        above = rows[-1:] if len(rows) else above
+        block(b'IDAT', compressor.compress(np.pad(filtered, ((0, 0), (1, 0)), constant_values=2).tobytes()))
+    block(b'IDAT', compressor.flush())
+    block(b'IEND', b'')
+
+
+# Foveated images ------------------------------------------------------------------------------------------------------
+
+
+def render_foveated(
+    model: Model,
+    seed: int,
+    grid: Grid,
+    fraction: float,
+    *,
+    std: float = 0.4,
+    position_seed: int = 0,
+    truncation_psi: float = 1.0,
+    chunk: int = 65_536,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image of which a fraction of the pixels is synthesised, dense in the middle, and the rest interpolated.
+
+    Args:
+      grid: [H, W, 2], array or `lazy_grid`.
+      fraction, std: of `coords.foveated`; CIPS shows 0.05, 0.25, 0.5 and 1.
+      position_seed: of the choice of pixels.
+      truncation_psi, chunk, progress: as in `render`.
+    Returns: the image, float32 [H, W, C], and where its pixels were synthesised, bool [H, W].
+    Raises: ValueError as `render`, `coords.foveated` and `fill_scattered`.
+    """
+    shape, at = _lookup(grid)
+    if len(shape) != 2:
+        raise ValueError(f'grid has shape {(*shape, 2)}; foveation chooses from a grid [H, W, 2].')
+    index, _ = coords.foveated(jax.random.key(position_seed), coords.pixel_grid(*shape), fraction, std=std)
+    index = np.sort(np.asarray(index))
+    values = render(model, seed, at(index), truncation_psi=truncation_psi, chunk=chunk, progress=progress)
+    chosen = np.zeros(shape, bool)
+    chosen.flat[index] = True
+    return fill_scattered(index, values, *shape), chosen
+
+
+def fill_scattered(index: np.ndarray, values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image of which some pixels are known: cubic between them (Clough-Tocher on their Delaunay triangulation).
+
+    Args:
+      index: distinct indices [K] into the flattened image, ascending; values: [K, C].
+    Returns: float32 [height, width, C]: `values` at `index`, the nearest of them outside of their convex hull.
+    Raises: ValueError if some pixel is missing and the known ones do not span a triangle.
+    """
+    out = np.empty((height * width, values.shape[-1]), np.float32)
+    out[index] = values
+    missing = np.setdiff1d(np.arange(height * width), index, assume_unique=True)
+    if len(missing):
+        known = np.stack(np.divmod(index, width), axis=-1)
+        wanted = np.stack(np.divmod(missing, width), axis=-1)
+        try:
+            filled = CloughTocher2DInterpolator(known, values)(wanted)
+        except QhullError:
+            raise ValueError(
+                f'{len(index)} of {height} x {width} pixels do not span a triangle; take a larger fraction.'
+            ) from None
+        outside = np.isnan(filled).any(axis=-1)
+        filled[outside] = NearestNDInterpolator(known, values)(wanted[outside])
+        out[missing] = filled
+    return out.reshape(height, width, -1)
+
+
+# Pixels for people ----------------------------------------------------------------------------------------------------
+
+
+def to_uint(images: np.ndarray | jax.Array, bits: int) -> np.ndarray:
+    """[-1, 1] to 0..2^bits - 1: round((2^bits - 1) (x + 1) / 2), clamped; bits is 8 or 16."""
+    top = 2**bits - 1
+    levels = np.clip(np.rint((np.asarray(images, np.float32) + 1) * (top / 2)), 0, top)
+    return levels.astype(f'uint{bits}')
 
 
 def to_uint8(images: np.ndarray | jax.Array) -> np.ndarray:
     """[-1, 1] to 0..255: round(127.5 (x + 1)), clamped."""
-    return np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+    return to_uint(images, 8)
 
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:

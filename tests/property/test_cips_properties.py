@@ -1,5 +1,6 @@
 """What must hold for any parameters of the skip generator and its discriminator; tiny shapes, random parameters."""
 
+import dataclasses
 import functools
 
 import jax
@@ -62,6 +63,20 @@ def test_gradients_add_up_over_chunks(params):
         return jnp.mean(GAN.sample({'params': params}, Z, chunk=chunk) ** 2)
 
     whole, parts = (jax.jit(jax.grad(loss), static_argnums=1)(params, c) for c in (None, 20))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        CLOSE(b, a, atol=1e-5 * max(1, np.abs(a).max()))
+
+
+def test_training_in_chunks_has_the_same_gradients_and_keeps_no_activations(params):
+    def gradients(chunk):
+        model = dataclasses.replace(MODEL, train_chunk=chunk)
+        noise = jax.random.split(jax.random.key(1), len(Z))
+        loss = jax.jit(jax.grad(lambda params: jnp.mean(cips.generate(model, params, Z, noise) ** 2)))
+        compiled = loss.lower(params).compile()
+        return compiled(params), compiled.memory_analysis().temp_size_in_bytes
+
+    (whole, much), (parts, little) = gradients(64), gradients(4)
+    assert little < 0.6 * much
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         CLOSE(b, a, atol=1e-5 * max(1, np.abs(a).max()))
 

@@ -1,0 +1,32 @@
+"""Renders from a checkpoint in a process of its own.
+
+python render_worker.py devices WORKDIR OUT.npy     on all devices of this process, in pieces that do not divide evenly
+python render_worker.py memory WORKDIR OUT.png      prints by how many MB memory peaks when the image grows 16 times
+"""
+
+import resource
+import sys
+
+import jax
+import numpy as np
+
+from pegan_jax import coords
+from pegan_jax.sampling import lazy_grid, load, render, render_file
+
+
+def main(task, workdir, out):
+    model = load(workdir)
+    if task == 'devices':
+        assert jax.device_count() == 4
+        image = render(model, 5, coords.grid(19, 7), truncation_psi=0.7, chunk=30)
+        np.save(out, image)
+        return
+    peaks = []
+    for side in (256, 1024):
+        render_file(model, 5, lazy_grid(side, side), out, chunk=4096)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peaks[1] - peaks[0])
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
