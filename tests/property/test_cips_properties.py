@@ -74,7 +74,7 @@ def test_a_finer_grid_with_the_same_ends_contains_the_coarser_one(params, native
 def test_grids_may_differ_between_images(params, native):
     grids = jnp.stack([coords.grid(8, 8)[i : i + 4, 2:6] for i in range(3)])
     styles = cips.generator(MODEL).apply({'params': params}, Z)
-    images = jax.jit(jax.vmap(cips.synthesise, (None, 0, 0)))(params, styles, grids)
+    images = jax.jit(jax.vmap(functools.partial(cips.synthesise, MODEL), (None, 0, 0)))(params, styles, grids)
     for i in range(3):
         CLOSE(images[i], native[i, i : i + 4, 2:6])
 
@@ -152,7 +152,7 @@ def test_noise_adds_to_a_layer_in_proportion_to_its_strength(params):
         x = np.where(y > 0, y, 0.2 * y) * np.sqrt(2)
         if to_rgb is not None:
             rgb = rgb + x @ styles[f'to_rgbs_{to_rgb}'] + params[f'to_rgbs_{to_rgb}']['bias']
-    CLOSE(cips.pixel(params, styles, xy, embedding, noise), rgb)
+    CLOSE(cips.pixel(MODEL, params, styles, xy, embedding, noise), rgb)
 
 
 def test_an_image_batch_is_one_matmul_per_layer(params):

@@ -98,7 +98,7 @@ def test_impossible_models_are_refused_with_the_field_and_the_fix(change, messag
 
 
 def test_data_of_another_resolution_are_refused():
-    with pytest.raises(ConfigError, match=r'data\.resolution=16 differs from model.img_resolution=8'):
+    with pytest.raises(ConfigError, match=r'resolution=16 is finer than model.img_resolution=8: set model.patch_size'):
         Config(system='cips', model=TINY, data=DataConfig(resolution=16))
 
 
@@ -246,7 +246,7 @@ def test_bad_samples_are_refused_before_tracing():
         ((z, jnp.zeros((4, 3))), {}, r'grid has shape \(4, 3\)'),
         ((z,), {'truncation_psi': 1.5}, 'truncation_psi=1.5 must be at most 1'),
         ((z,), {'chunk': 0}, 'chunk=0'),
-        ((z,), {'space': 'x'}, "space='x'; use 'z' or 'w'"),
+        ((z,), {'space': 'x'}, "space='x'; use 'z', 'w', 'ws' or 'w_map'"),
     ]:
         with pytest.raises(ValueError, match=message):
             gan.sample(variables, *args, **options)
@@ -257,7 +257,7 @@ def test_raw_lookup_needs_the_native_grid():
     styles = cips.generator(model).apply({'params': state.params['g']}, jnp.ones((1, 5)))
     styles = {k: v[0] for k, v in styles.items()}
     with pytest.raises(ValueError, match='native grid'):
-        cips.synthesise(state.params['g'], styles, jnp.zeros((4, 4, 2)), lookup='raw')
+        cips.synthesise(model, state.params['g'], styles, jnp.zeros((4, 4, 2)), lookup='raw')
 
 
 def test_tiny_config_runs_the_published_program_at_small_size():
