@@ -635,11 +635,9 @@ def discriminator(model: Config) -> Discriminator:
     return Discriminator(model.d_widths, mbstd_group_size=model.mbstd_group_size, dtype=jnp.dtype(model.dtype))
 
 
-def native_grid(model: Config) -> jax.Array:
-    """The coordinates [H, W, 2] of images of the native size; on a cylinder, of the arc about azimuth 0."""
-    if model.panorama_width is None:
-        return coords.grid(*model.size)
-    return coords.cylinder_crop(*model.size, -model.span, model.span)
+def image_grid(model: Config, size: tuple[int, int]) -> jax.Array:
+    """The coordinates [H, W, 2] of whole images of a size; on a cylinder, of the arc about azimuth 0."""
+    return coords.grid(*size) if model.panorama_width is None else coords.cylinder_crop(*size, -model.span, model.span)
 
 
 def generate(
@@ -655,7 +653,7 @@ def generate(
     module = generator(model)
     w = module.apply({'params': params}, z, method='map')
     styles = module.apply({'params': params}, w, method='modulate')
-    grid, axis = (native_grid(model), None) if grid is None else (grid, 0)
+    grid, axis = (image_grid(model, model.size), None) if grid is None else (grid, 0)
     raw = model.train_lookup == 'raw' and grid.shape[-3:-1] == model.size
     image = functools.partial(synthesise, model, lookup='raw' if raw else 'bilinear')
     return jax.vmap(image, (None, 0, axis, 0))(params, styles, grid, noise)
@@ -670,7 +668,7 @@ def d_input(model: Config, images: jax.Array, grid: jax.Array | None = None) -> 
     """Images [b, H, W, 3], with their coordinates (None: native) as two more channels if `d_sees_coords`."""
     if not model.d_sees_coords:
         return images
-    grid = native_grid(model) if grid is None else grid
+    grid = image_grid(model, model.size) if grid is None else grid
     return jnp.concatenate([images, jnp.broadcast_to(grid, (*images.shape[:3], 2))], axis=-1)
 
 
@@ -752,6 +750,10 @@ def build(config: Any) -> GAN:
         loss, metrics = g_main(model, params, state.params['d'], state.buffers['d'], z, noise, batch.get('grid'))
         return loss, ({}, metrics)
 
+    def sample_like_data(variables: dict, z: jax.Array, grid: jax.Array | None = None, **options: Any) -> jax.Array:
+        size = model.size if model.rotate else config.data.size
+        return sample(model, variables, z, image_grid(model, size) if grid is None else grid, **options)
+
     # Whole images on a fixed grid need no preparation.
     cuts = model.rotate or model.patch_size is not None or model.panorama_width is not None
     r1 = (Update('d', d_r1_loss, interval=model.r1_interval),) if model.r1_gamma > 0 else ()
@@ -759,7 +761,7 @@ def build(config: Any) -> GAN:
         init=init,
         updates=(Update('d', d_main_loss), *r1, Update('g', g_main_loss)),
         optimizers=optimizers(config),
-        sample=functools.partial(sample, model),
+        sample=sample_like_data,
         stage_at=functools.partial(stage_at, config),
         prepare=functools.partial(prepare, config) if cuts else None,
         ema=functools.partial(ema_decay, model, config.train.batch_size),
@@ -833,7 +835,7 @@ def sample(
     """
     if grid is not None and (grid.ndim < 1 or grid.shape[-1] != 2):
         raise ValueError(f'grid has shape {grid.shape}; expected coordinates [..., 2] in (x, y) order.')
-    grid = native_grid(model) if grid is None else jnp.asarray(grid, jnp.float32)
+    grid = image_grid(model, model.size) if grid is None else jnp.asarray(grid, jnp.float32)
     leading = {'z': (), 'w': (), 'ws': (len(layer_names(model)),), 'w_map': grid.shape[:-1]}
     if space not in leading:
         raise ValueError(f"space={space!r}; use 'z', 'w', 'ws' or 'w_map'.")
