@@ -24,19 +24,23 @@ class EqualDense(nn.Module):
     """Dense layer with equalised learning rate (Karras et al. 2018): y = x @ (kernel * m / sqrt(in)) + bias * m.
 
     m is `lr_multiplier`. The kernel [in, features] starts as N(0, 1) / m, the bias as `bias_init`, not divided by m.
-    Always float32: these layers make styles and logits.
+    Without `use_bias` there is none. Always float32: these layers make styles and logits.
     """
 
     features: int
     lr_multiplier: float = 1.0
     bias_init: float = 0.0
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         in_features = x.shape[-1]
         kernel = self.param('kernel', nn.initializers.normal(1 / self.lr_multiplier), (in_features, self.features))
+        y = x @ (kernel * (self.lr_multiplier / math.sqrt(in_features)))
+        if not self.use_bias:
+            return y
         bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
-        return x @ (kernel * (self.lr_multiplier / math.sqrt(in_features))) + (bias * self.lr_multiplier)[None, :]
+        return y + (bias * self.lr_multiplier)[None, :]
 
 
 class MappingNetwork(nn.Module):

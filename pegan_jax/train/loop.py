@@ -230,12 +230,17 @@ class _Sampler:
         return image_grid(to_uint8(self.images(state, rows * columns)), columns)
 
     def distance(self, state: TrainState, batches: Callable) -> float:
-        """Sliced Wasserstein distance between samples and real images, quantised alike."""
+        """Sliced Wasserstein distance between samples and real images, quantised alike and of the samples' size."""
         count = self._config.train.metric_images
+        samples = to_uint8(self.images(state, count))
         if self._reals is None:
             with contextlib.closing(batches(batch_size=count, start_image=0)) as reals:
-                self._reals = next(reals)['image']
-        return sliced_wasserstein(to_uint8(self.images(state, count)), self._reals)
+                images = next(reals)['image']
+            # Data for random rotations are larger than what is cut from them.
+            height, width = samples.shape[1:3]
+            top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+            self._reals = images[:, top : top + height, left : left + width]
+        return sliced_wasserstein(samples, self._reals)
 
 
 class _StopSignal:

@@ -1,4 +1,4 @@
-"""CIPS against golden numbers of the public implementation: skip generators, discriminators, training steps."""
+"""CIPS against golden numbers of the public implementation: generators, layers, discriminators, training steps."""
 
 import functools
 import re
@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from compare import assert_close, nhwc
 
-from pegan_jax import encodings, losses
+from pegan_jax import encodings, layers, losses
 from pegan_jax.config import Config, DataConfig, TrainConfig
-from pegan_jax.models import cips
+from pegan_jax.models import cips, stylegan2
 from pegan_jax.models.stylegan2 import Discriminator
 
 # Parameter names ------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def flattened_dense(w):
     return w.reshape(len(w), -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, len(w))
 
 
-LAYER = r'(conv1|linears\.\d+|to_rgbs\.\d+)'
+LAYER = r'(conv1|linears\.\d+(?:\.conv[12])?|to_rgbs\.\d+|to_rgb_last)'
 G_RULES = [
     (r'lff\.ffm\.conv\.weight', 'lff/kernel', dense),
     (r'lff\.ffm\.conv\.bias', 'lff/bias', flat),
@@ -54,6 +54,7 @@ G_RULES = [
     (LAYER + r'\.conv\.modulation\.bias', '{}/affine/bias', flat),
     (LAYER + r'\.noise\.weight', '{}/noise_strength', scalar),
     (LAYER + r'(?:\.activate)?\.bias', '{}/bias', flat),
+    (r'(linears\.\d+)\.skip\.0\.weight', '{}/skip/kernel', dense),
 ]
 
 
@@ -95,7 +96,7 @@ def rename(named, rules):
         found = [(m, path, change) for rule, path, change in rules if (m := re.fullmatch(rule, name))]
         assert len(found) == 1, f'{len(found)} rules match {name}'
         match, path, change = found[0]
-        groups = [g.replace('.', '_') for g in match.groups()]
+        groups = [re.sub(r'\.(\d)', r'_\1', g).replace('.', '/') for g in match.groups()]
         path = path(*groups) if callable(path) else path.format(*groups)
         assert path not in out, f'{path} is filled twice, the second time by {name}'
         out[path] = change(array)
@@ -103,10 +104,10 @@ def rename(named, rules):
 
 
 def nest(flat_tree, *, buffers=False):
-    """Nested dictionaries of the entries that are (not) FIR buffers."""
+    """Nested dictionaries of the entries that are (not) buffers."""
     tree = {}
     for path, array in flat_tree.items():
-        if path.endswith('resample_filter') == buffers:
+        if path.endswith(('resample_filter', 'noise_const')) == buffers:
             *parents, leaf = path.split('/')
             node = functools.reduce(lambda t, p: t.setdefault(p, {}), parents, tree)
             node[leaf] = jnp.asarray(array)
@@ -138,6 +139,7 @@ def run_config(meta, **model):
         mapping_layers=kwargs['n_mlp'],
         lr_multiplier=kwargs['lr_mlp'],
         channels=tuple(table[str(k)] for k in range(size.bit_length() - 2)),
+        wiring={'CIPSskip': 'skip', 'CIPSres': 'residual'}[meta['cls']],
         activation=kwargs['activation'] or 'lrelu',
         **({'d_channels': (8,) * (size.bit_length() - 2)} | model),
     )
@@ -157,7 +159,7 @@ def noise_of(arrays, prefix, layers):
     return np.stack([arrays[f'{prefix}/{i}'][:, 0] for i in range(layers)], axis=-1)
 
 
-def gen_skip(arrays, meta):
+def gen(arrays, meta):
     tolerance = meta['tolerance']
     model, params, sample = generator_case(arrays, meta)
     variables, z = {'params': params}, arrays['in/z']
@@ -205,7 +207,7 @@ def gen_skip(arrays, meta):
 
     styles = module.apply(variables, w, method='modulate')
     for name, lookup in (('native', 'raw'), ('finecrop', 'raw'), ('crop', 'bilinear')):
-        image = functools.partial(cips.synthesise, lookup=lookup)
+        image = functools.partial(cips.synthesise, model, lookup=lookup)
         got = jax.jit(jax.vmap(image, (None, 0, None)))(params, styles, grids[name])
         assert_close(f'train_{name}', got, nhwc(arrays[f'out/train_{name}']), tolerance)
     assert_close(
@@ -216,7 +218,7 @@ def gen_skip(arrays, meta):
     )
 
 
-def pe_zeroing_skip(arrays, meta):
+def pe_zeroing(arrays, meta):
     tolerance = meta['tolerance']
     _, params, sample = generator_case(arrays, meta)
     grid = nhwc(arrays['in/coords'])[0]
@@ -235,6 +237,115 @@ def pe_zeroing_skip(arrays, meta):
     for name, changed in variants.items():
         got = sample({'params': changed}, arrays['in/z'], grid)
         assert_close(name, got, nhwc(arrays[f'out/{name}']), tolerance)
+
+
+# Layers on their own --------------------------------------------------------------------------------------
+
+
+def layers_1x1(arrays, meta):
+    """Every layer of `pixel` at the 4 x 5 positions of three images."""
+    tolerance = meta['tolerance']
+    x, w, noise = nhwc(arrays['in/x']), arrays['in/w'], arrays['in/noise'][:, 0]
+    got = {}
+
+    def params_of(name):
+        """Named as a generator's first layer, or its first residual block, would be."""
+        prefix = 'linears.1.' if name.startswith('resblock') else 'conv1.'
+        bare = name.startswith('modfc')
+        named = {prefix + ('conv.' if bare else '') + k: v for k, v in select(arrays, f'param/{name}.').items()}
+        (params,) = nest(rename(named, G_RULES)).values()
+        return params
+
+    def style_of(params, *, demodulate=True, method='__call__'):
+        """U [3, in, out], or its factors; what the layer has besides is not needed for it."""
+        module = cips.ModulatedDense(*params['weight'].shape, demodulate=demodulate)
+        return module.apply({'params': {'bias': None, 'noise_strength': None} | params}, w, method=method)
+
+    def everywhere(function, *args):
+        """Maps a function of a style and of what is at one position over positions, and over images."""
+        one = jax.vmap(jax.vmap(function, (None, *(0,) * len(args))), (None, *(0,) * len(args)))
+        return lambda style: jax.vmap(one)(style, *args)
+
+    base = cips.Config()
+    for name, demodulate in (('modfc', True), ('modfc_nodemod', False), ('to_rgb', False)):
+        params = params_of(name)
+        layer = {'bias': jnp.zeros(8)} | params
+        at = functools.partial(cips.dense, base, layer)
+        got[name] = everywhere(at, x)(style_of(params, demodulate=demodulate))
+        factors = style_of(params, demodulate=demodulate, method='factor')
+        assert_close(f'{name}, factored', everywhere(at, x)(factors), got[name], tolerance)
+    got['to_rgb_skip'] = got['to_rgb'] + nhwc(arrays['in/skip'])
+
+    for activation in ('lrelu', 'sin', 'sinrelu'):
+        name, model = f'styled_{activation}', cips.Config(activation=activation)
+        params = params_of(name)
+        at, style = functools.partial(cips.styled, model, params), style_of(params)
+        got[name] = everywhere(at, x, noise)(style)
+        got[f'{name}_zero_noise'] = everywhere(at, x)(style)
+
+    for name in ('resblock_same', 'resblock_diff'):
+        block = params_of(name)
+        styles = [style_of(block[conv]) for conv in ('conv1', 'conv2')]
+
+        def at(styles, x, n, block=block):
+            y = cips.styled(base, block['conv1'], styles[0], x, n)
+            return cips.add_shortcut(base, block, x, cips.styled(base, block['conv2'], styles[1], y, -n))
+
+        got[name] = everywhere(at, x, noise)(styles)
+        got[f'{name}_zero_noise'] = everywhere(at, x, 0 * noise)(styles)
+
+    got['pixelnorm'] = layers.normalize_2nd_moment(w)
+    for name, multiplier, activation in (('fc_lrelu', 0.01, layers.lrelu), ('fc_plain', 1.0, lambda y: y)):
+        params = {'kernel': dense(arrays[f'param/{name}.weight']), 'bias': arrays[f'param/{name}.bias']}
+        got[name] = activation(layers.EqualDense(8, multiplier).apply({'params': params}, w))
+    got['sinrelu_activation'] = cips.activate(nhwc(arrays['in/pre']), 'sinrelu')
+    wanted = {k: nhwc(v) if v.ndim == 4 else v for k, v in select(arrays, 'out/').items()}
+    assert got.keys() == wanted.keys()
+    for name, want in wanted.items():
+        assert_close(name, got[name], want, tolerance)
+
+
+# The StyleGAN2 baseline -----------------------------------------------------------------------------------
+
+SG2_LAYER = r'(conv1|convs\.\d+|to_rgb1|to_rgbs\.\d+)'
+SG2_RULES = [
+    *(rule for rule in G_RULES if rule[0].startswith('style')),
+    (r'input\.input', 'input', lambda v: nhwc(v[0])),
+    (SG2_LAYER + r'\.conv\.weight', '{}/conv/kernel', lambda v: conv(v[0])),
+    (SG2_LAYER + r'\.conv\.modulation\.weight', '{}/conv/affine/kernel', dense),
+    (SG2_LAYER + r'\.conv\.modulation\.bias', '{}/conv/affine/bias', flat),
+    (SG2_LAYER + r'\.conv\.blur\.kernel', '{}/conv/resample_filter', np.asarray),
+    (SG2_LAYER + r'\.upsample\.kernel', '{}/resample_filter', np.asarray),
+    (SG2_LAYER + r'\.noise\.weight', '{}/noise_strength', scalar),
+    (SG2_LAYER + r'(?:\.activate)?\.bias', '{}/bias', flat),
+    (r'noises\.noise_0', 'conv1/noise_const', lambda v: v[0, 0]),
+    (r'noises\.noise_([1-9]\d*)', lambda i: f'convs_{int(i) - 1}/noise_const', lambda v: v[0, 0]),
+]
+
+
+def gen_original(arrays, meta):
+    tolerance, kwargs, table = meta['tolerance'], meta['kwargs'], meta['patched_channel_table']
+    widths = tuple(table[str(2**k)] for k in range(2, kwargs['size'].bit_length()))
+    module = stylegan2.Generator(widths, kwargs['style_dim'], kwargs['n_mlp'], kwargs['lr_mlp'])
+    named = rename(select(arrays, 'param/'), SG2_RULES)
+    variables = {'params': nest(named), 'buffers': nest(named, buffers=True)}
+    z, other = arrays['in/z'], arrays['in/z2']
+    expected = jax.eval_shape(module.init, jax.random.key(0), z)
+    for collection, tree in variables.items():
+        check_filled(tree, expected[collection])
+
+    synthesise = jax.jit(functools.partial(module.apply, method='synthesise'))
+    w, other = (module.apply(variables, v, method='map') for v in (z, other))
+    ws = jnp.repeat(w[:, None], module.num_ws, axis=1)
+    got = {'latents': ws, 'rgb': synthesise(variables, ws)}
+    truncated = cips.truncate(w, arrays['in/truncation_latent'][0], 0.5)
+    got['rgb_trunc0.5'] = synthesise(variables, jnp.repeat(truncated[:, None], module.num_ws, axis=1))
+    mixed = jnp.concatenate([ws[:, :2], jnp.repeat(other[:, None], module.num_ws - 2, axis=1)], axis=1)
+    got['rgb_mix2'] = synthesise(variables, mixed)
+    wanted = {k: nhwc(v) if v.ndim == 4 else v for k, v in select(arrays, 'out/').items()}
+    assert got.keys() == wanted.keys()
+    for name, want in wanted.items():
+        assert_close(name, got[name], want, tolerance)
 
 
 # Discriminator --------------------------------------------------------------------------------------------
@@ -349,8 +460,11 @@ def train_steps(arrays, meta):
 
 
 CHECKS = {
-    ('cips', 'gen_skip'): gen_skip,
+    ('cips', 'gen_skip'): gen,
+    ('cips', 'gen_res'): gen,
+    ('cips', 'gen_original'): gen_original,
+    ('cips', 'layers_1x1'): layers_1x1,
     ('cips', 'disc'): disc,
     ('cips', 'train_steps'): train_steps,
-    ('cips', 'pe_zeroing_skip'): pe_zeroing_skip,
+    ('cips', 'pe_zeroing'): pe_zeroing,
 }

@@ -18,10 +18,6 @@ DEFAULT = pathlib.Path(__file__).parent.parent / 'fixtures'
 CHECKS = check_coords.CHECKS | check_cips.CHECKS
 
 PENDING = {
-    ('cips', 'gen_original'): 'the StyleGAN2 baseline of CIPS is not implemented yet',
-    ('cips', 'gen_res'): 'the residual CIPS generator is not implemented yet',
-    ('cips', 'pe_zeroing_res'): 'the residual CIPS generator is not implemented yet',
-    ('cips', 'layers_1x1'): 'the residual blocks of CIPS are not implemented yet',
     ('deepfill', 'brush_raster'): 'free-form masks are not implemented yet',
     ('deepfill', 'ca_'): 'contextual attention is not implemented yet',
     ('deepfill', 'composite'): 'DeepFillv2 is not implemented yet',

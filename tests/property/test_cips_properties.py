@@ -1,5 +1,6 @@
-"""What must hold for any parameters of the skip generator and its discriminator; tiny shapes, random parameters."""
+"""What must hold for any parameters of the generators and the discriminator; tiny shapes, random parameters."""
 
+import dataclasses
 import functools
 
 import jax
@@ -74,7 +75,7 @@ def test_a_finer_grid_with_the_same_ends_contains_the_coarser_one(params, native
 def test_grids_may_differ_between_images(params, native):
     grids = jnp.stack([coords.grid(8, 8)[i : i + 4, 2:6] for i in range(3)])
     styles = cips.generator(MODEL).apply({'params': params}, Z)
-    images = jax.jit(jax.vmap(cips.synthesise, (None, 0, 0)))(params, styles, grids)
+    images = jax.jit(jax.vmap(functools.partial(cips.synthesise, MODEL), (None, 0, 0)))(params, styles, grids)
     for i in range(3):
         CLOSE(images[i], native[i, i : i + 4, 2:6])
 
@@ -152,7 +153,7 @@ def test_noise_adds_to_a_layer_in_proportion_to_its_strength(params):
         x = np.where(y > 0, y, 0.2 * y) * np.sqrt(2)
         if to_rgb is not None:
             rgb = rgb + x @ styles[f'to_rgbs_{to_rgb}'] + params[f'to_rgbs_{to_rgb}']['bias']
-    CLOSE(cips.pixel(params, styles, xy, embedding, noise), rgb)
+    CLOSE(cips.pixel(MODEL, params, styles, xy, embedding, noise), rgb)
 
 
 def test_an_image_batch_is_one_matmul_per_layer(params):
@@ -167,3 +168,114 @@ def test_discriminator_outputs_follow_a_permutation_of_one_group():
     order = jnp.array([2, 0, 3, 1])
     CLOSE(jax.jit(cips.discriminator(MODEL).apply)(variables, images[order]), logits[order])
     assert np.ptp(logits) > 1e-3
+
+
+# Variants of the generator --------------------------------------------------------------------------------------------
+
+VARIANTS = {
+    'skip': {},
+    'residual': {'wiring': 'residual'},
+    'plain': {'wiring': 'plain', 'activation': 'sin'},
+    'no embedding': {'coord_embedding': False},
+    'no Fourier features': {'fourier_features': False},
+    'no modulation': {'modulation': False},
+    'cylinder': {'panorama_width': 24, 'train_lookup': 'bilinear'},
+}
+
+
+@functools.cache
+def variant(name):
+    """(model, random variables, jitted sample)."""
+    model = dataclasses.replace(MODEL, **VARIANTS[name])
+    shapes = jax.eval_shape(cips.generator(model).init, jax.random.key(0), Z)['params']
+    draw = np.random.default_rng(0).normal
+    params = jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape), p.dtype), shapes)
+    sample = jax.jit(functools.partial(cips.sample, model), static_argnames=('truncation_psi', 'chunk', 'space'))
+    return model, {'params': params}, sample
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_every_variant_makes_pixels_independently_and_takes_a_style_per_position(name):
+    model, variables, sample = variant(name)
+    grid = np.asarray(coords.grid(8, 8))
+    image = np.asarray(sample(variables, Z, grid))
+    order = np.random.default_rng(0).permutation(64)[:20]
+    CLOSE(sample(variables, Z, grid.reshape(64, 2)[order], chunk=7), image.reshape(3, 64, 3)[:, order])
+
+    w = cips.generator(model).apply(variables, Z, method='map')
+    left = jnp.arange(8)[None, None, :, None] < 4
+    w_map = jnp.where(left, w[:, None, None, :], w[::-1, None, None, :])
+    mixed = sample(variables, jnp.broadcast_to(w_map, (3, 8, 8, 5)), grid, space='w_map', chunk=30)
+    CLOSE(mixed[:, :, :4], image[:, :, :4])
+    CLOSE(mixed[:, :, 4:], image[::-1, :, 4:])
+    assert np.abs(image[0] - image[2]).max() > 0.01
+
+
+@pytest.mark.parametrize('name', ['skip', 'residual'])
+def test_style_mixing_changes_layers_from_the_crossover_on(name):
+    model, variables, sample = variant(name)
+    module, grid = cips.generator(model), coords.grid(4, 4)
+    w = module.apply(variables, Z, method='map')
+    names = cips.layer_names(model)
+    mixed = {k: sample(variables, cips.style_mix(model, w, w[::-1], k), grid, space='ws') for k in (0, 3, len(names))}
+    CLOSE(mixed[len(names)], sample(variables, Z, grid))
+    CLOSE(mixed[0], sample(variables, Z[::-1], grid))
+    first, second = (module.apply(variables, v, method='modulate') for v in (w, w[::-1]))
+    styles = {name: (first if i < 3 else second)[name] for i, name in enumerate(names)}
+    image = functools.partial(cips.synthesise, model)
+    CLOSE(mixed[3], jax.jit(jax.vmap(image, (None, 0, None)))(variables['params'], styles, grid))
+    with pytest.raises(ValueError, match='crossover=9'):
+        cips.style_mix(model, w, w, 9)
+
+
+def test_truncation_moves_styles_of_layers_and_positions_alike(params, native):
+    variables, w_avg = {'params': params}, jnp.arange(5.0) / 5
+    w = cips.generator(MODEL).apply(variables, Z, method='map')
+    want = SAMPLE(variables, w, truncation_psi=0.5, w_avg=w_avg, space='w')
+    per_layer = jnp.repeat(w[:, None], len(cips.layer_names(MODEL)), axis=1)
+    CLOSE(SAMPLE(variables, per_layer, truncation_psi=0.5, w_avg=w_avg, space='ws'), want)
+    per_position = jnp.broadcast_to(w[:, None, None], (3, 8, 8, 5))
+    CLOSE(SAMPLE(variables, per_position, truncation_psi=0.5, w_avg=w_avg, space='w_map'), want)
+    assert np.abs(want - native).max() > 0.01
+
+
+def test_outside_the_image_the_embedding_repeats_its_border_and_fourier_features_go_on():
+    lines = jnp.stack(
+        [jnp.stack([x, jnp.full(6, 0.3)], axis=-1) for x in (jnp.linspace(1, 3, 6), jnp.linspace(-3, -1, 6))]
+    )
+    _, variables, sample = variant('no Fourier features')
+    image = np.asarray(sample(variables, Z, lines))
+    CLOSE(image, np.repeat(image[:, :, :1], 6, axis=2))
+    _, variables, sample = variant('no embedding')
+    assert np.ptp(sample(variables, Z, lines), axis=2).min() > 1e-3
+
+
+def test_a_panorama_closes_without_a_seam_and_turns_with_its_coordinates():
+    _, variables, sample = variant('cylinder')
+    grid = coords.panorama_grid(4, 24)
+    panorama = np.asarray(sample(variables, Z, grid))
+    CLOSE(sample(variables, Z, grid + jnp.array([2.0, 0.0])[None, None]), panorama, atol=1e-4)
+    CLOSE(sample(variables, Z, jnp.roll(grid, 5, axis=1)), np.roll(panorama, 5, axis=2))
+    across = coords.cylinder_crop(4, 8, grid[0, 20, 0], 8 / 24)
+    CLOSE(sample(variables, Z, across), np.roll(panorama, 4, axis=2)[:, :, :8], atol=1e-4)
+    near = jnp.stack([jnp.array([1 - 1e-6, -1 + 1e-6]), jnp.array([0.1, 0.1])], axis=-1)
+    at_seam = np.asarray(sample(variables, Z, near))
+    CLOSE(at_seam[:, 0], at_seam[:, 1], atol=1e-3)
+    steps = np.abs(np.diff(panorama, axis=2, append=panorama[:, :, :1])).mean(axis=(0, 1, 3))
+    assert steps[-1] < 2 * steps[:-1].mean()
+    _, flat_variables, flat_sample = variant('skip')
+    assert np.abs(flat_sample(flat_variables, Z, near)[:, 0] - flat_sample(flat_variables, Z, near)[:, 1]).max() > 0.1
+
+
+def test_styles_on_opposite_sides_of_a_cylinder_blend_continuously():
+    model, variables, sample = variant('cylinder')
+    grid = coords.panorama_grid(2, 24)
+    w = cips.generator(model).apply(variables, Z, method='map')
+    blend = cips.blend_around(w, w[::-1], grid)
+    CLOSE(blend[:, :, 12], np.repeat(w[:, None], 2, axis=1))
+    CLOSE(blend[:, :, 0], np.repeat(w[::-1, None], 2, axis=1))
+    CLOSE(blend[:, :, 6], np.repeat((w + w[::-1])[:, None] / 2, 2, axis=1))
+    CLOSE(blend, cips.blend_around(w, w[::-1], grid + 2.0 * jnp.array([1.0, 0.0])[None, None]), atol=1e-4)
+    image = sample(variables, blend, grid, space='w_map')
+    CLOSE(image[:, :, 12], sample(variables, Z, grid[:, 12]))
+    CLOSE(image[:, :, 0], sample(variables, Z[::-1], grid[:, 0]))

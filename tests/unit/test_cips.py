@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pegan_jax import ops
+from pegan_jax import coords, ops
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config
 from pegan_jax.gan import Stage
-from pegan_jax.models import cips
+from pegan_jax.models import cips, stylegan2
+from pegan_jax.train.state import create_state
+from pegan_jax.train.step import compile_step, data_mesh, device_step, place_batch
 
 TINY = cips.Config(
     img_resolution=8, hidden_size=6, z_dim=5, mapping_layers=2, lr_multiplier=1.0, channels=(7, 6), d_channels=(5, 6)
@@ -44,6 +46,15 @@ def test_published_model_has_the_published_number_of_parameters():
     emb, mapping = params['g']['emb'], params['g']['mapping']
     assert (emb.size, counts({'m': mapping})['m']) == (33_554_432, 2_101_248)
     assert {b.shape for b in jax.tree.leaves(buffers)} == {(4, 4)}
+
+
+def test_residual_model_and_baseline_have_the_published_number_of_parameters():
+    residual = cips.build(load_config('configs/cips.py:landscapes256'))
+    assert counts(jax.eval_shape(residual.init, jax.random.key(0))[0])['g'] == 43_027_858
+    assert cips.Config(img_resolution=1024, wiring='residual').level_widths[-3:] == (128, 128, 64)
+    baseline = stylegan2.Generator((512, 512, 512, 512, 512, 256, 128))
+    shapes = jax.eval_shape(baseline.init, jax.random.key(0), jnp.zeros((1, 512)))
+    assert counts(shapes)['params'] == 30_034_338
 
 
 @pytest.mark.parametrize(
@@ -90,6 +101,14 @@ def test_initial_values_have_the_published_distributions():
         ({'ema_rampup': 0.05}, 'ema_rampup=0.05 needs model.ema_kimg'),
         ({'ema_kimg': 0.0}, 'ema_kimg=0.0 must be positive'),
         ({'dtype': 'float16'}, "dtype='float16'"),
+        ({'wiring': 'dense'}, "wiring='dense'.*'skip' or 'residual' or 'plain'"),
+        ({'fourier_features': False, 'coord_embedding': False}, 'nothing tells where'),
+        ({'img_resolution': 16, 'patch_size': 6}, 'patch_size=6 must divide both sides'),
+        ({'img_resolution': 16, 'patch_size': 4}, 'patch_size=4: the discriminator cannot take'),
+        ({'num_scales': 2}, 'num_scales=2 needs model.patch_size'),
+        ({'progressive_kimg': 0.0}, 'progressive_kimg=0.0 must be positive'),
+        ({'panorama_width': 8, 'train_lookup': 'bilinear'}, 'panorama_width=8 must exceed the width of the images, 8'),
+        ({'panorama_width': 24}, "panorama_width needs model.train_lookup='bilinear'"),
     ],
 )
 def test_impossible_models_are_refused_with_the_field_and_the_fix(change, message):
@@ -97,9 +116,23 @@ def test_impossible_models_are_refused_with_the_field_and_the_fix(change, messag
         dataclasses.replace(TINY, **change)
 
 
-def test_data_of_another_resolution_are_refused():
-    with pytest.raises(ConfigError, match=r'data\.resolution=16 differs from model.img_resolution=8'):
-        Config(system='cips', model=TINY, data=DataConfig(resolution=16))
+@pytest.mark.parametrize(
+    'change, resolution, message',
+    [
+        ({}, 12, r'resolution=12 differs from model.img_resolution=8: .* 2, 4, 8'),
+        ({}, 4, r'resolution=4 differs from model.img_resolution=8'),
+        ({}, (8, 16), r'resolution=\(8, 16\) differs from model.img_resolution=8'),
+        ({}, 16, r'resolution=16 is finer than model.img_resolution=8: set model.patch_size'),
+        ({'rotate': True}, 10, 'resolution=10 has no corners left for model.rotate .* at least 11'),
+        ({'rotate': True, 'progressive_kimg': 1.0}, 16, 'exclude each other'),
+        ({'progressive_kimg': 1.0}, 8, 'progressive_kimg=1.0 needs data finer'),
+        ({'patch_size': 8, 'num_scales': 3}, 16, 'num_scales=3: patches of 8 have 2'),
+    ],
+)
+def test_data_of_a_resolution_that_the_model_cannot_train_on_are_refused(change, resolution, message):
+    model = dataclasses.replace(TINY, **change)
+    with pytest.raises(ConfigError, match=message):
+        Config(system='cips', model=model, data=DataConfig(resolution=resolution))
 
 
 def test_ema_decay_is_published_by_default_and_a_half_life_with_ramp_up_on_request():
@@ -246,7 +279,7 @@ def test_bad_samples_are_refused_before_tracing():
         ((z, jnp.zeros((4, 3))), {}, r'grid has shape \(4, 3\)'),
         ((z,), {'truncation_psi': 1.5}, 'truncation_psi=1.5 must be at most 1'),
         ((z,), {'chunk': 0}, 'chunk=0'),
-        ((z,), {'space': 'x'}, "space='x'; use 'z' or 'w'"),
+        ((z,), {'space': 'x'}, "space='x'; use 'z', 'w', 'ws' or 'w_map'"),
     ]:
         with pytest.raises(ValueError, match=message):
             gan.sample(variables, *args, **options)
@@ -257,7 +290,7 @@ def test_raw_lookup_needs_the_native_grid():
     styles = cips.generator(model).apply({'params': state.params['g']}, jnp.ones((1, 5)))
     styles = {k: v[0] for k, v in styles.items()}
     with pytest.raises(ValueError, match='native grid'):
-        cips.synthesise(state.params['g'], styles, jnp.zeros((4, 4, 2)), lookup='raw')
+        cips.synthesise(model, state.params['g'], styles, jnp.zeros((4, 4, 2)), lookup='raw')
 
 
 def test_tiny_config_runs_the_published_program_at_small_size():
@@ -269,3 +302,209 @@ def test_tiny_config_runs_the_published_program_at_small_size():
         f.name for f in dataclasses.fields(tiny.model) if getattr(tiny.model, f.name) != getattr(full.model, f.name)
     }
     assert not changed & {'activation', 'train_lookup', 'r1_gamma', 'r1_interval', 'g_reg_interval', 'dtype'}
+
+
+# What training sees ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def preparation(resolution, **changes):
+    model = dataclasses.replace(TINY, **({'d_channels': None} | changes))
+    gan = cips.build(Config(system='cips', model=model, data=DataConfig(resolution=resolution)))
+    return gan.stage_at, jax.jit(gan.prepare, static_argnums=2)
+
+
+def prepared(resolution, rows=4, first=0, step=0, stage=None, **changes):
+    """What `prepare` makes of images whose colours are their own coordinates: (x, y, 0)."""
+    stage_at, prepare = preparation(resolution, **changes)
+    stage = stage or stage_at(0, 0, 0)
+    image = np.concatenate([coords.grid(*stage.size), np.zeros((*stage.size, 1))], axis=-1)
+    batch = {'image': np.repeat(image[None], rows, axis=0).astype(np.float32), 'index': first + np.arange(rows)}
+    return prepare(batch, jax.random.key(step), stage)
+
+
+def test_whole_images_on_a_flat_native_grid_need_no_preparation():
+    assert initialised()[1].prepare is None
+
+
+@pytest.mark.parametrize(
+    'changes, resolution, strides',
+    [
+        ({'img_resolution': 32, 'patch_size': 8}, 32, {1, 2, 4}),
+        ({'img_resolution': (16, 32), 'patch_size': 8}, (16, 32), {1, 2}),
+        ({'patch_size': 8}, 32, {1}),  # as released: scales are counted from the native size
+        ({'patch_size': 8, 'num_scales': 3}, 32, {1, 2, 4}),
+        ({'patch_size': 8, 'num_scales': 2}, 32, {1, 2}),
+    ],
+)
+def test_patches_are_cut_with_their_coordinates_at_one_scale_per_step(changes, resolution, strides):
+    seen = set()
+    height, width = resolution if isinstance(resolution, tuple) else (resolution, resolution)
+    for step in range(12):
+        batch = prepared(resolution, step=step, **changes)
+        grid = np.asarray(batch['grid'])
+        assert grid.shape == (4, 8, 8, 2)
+        np.testing.assert_array_equal(batch['image'][..., :2], grid)
+        x, y = np.diff(grid[:, 0, :, 0]) * (width - 1) / 2, np.diff(grid[:, :, 0, 1]) * (height - 1) / 2
+        (stride,) = np.unique(np.rint(np.concatenate([x, y])))
+        np.testing.assert_allclose(np.concatenate([x, y]), stride, atol=1e-4)
+        seen.add(int(stride))
+        if stride * 8 < min(height, width):
+            assert len(np.unique(grid[:, 0, 0], axis=0)) > 1
+    assert seen == strides
+
+
+def test_crops_turns_and_azimuths_belong_to_global_rows():
+    changes = {'img_resolution': 16, 'patch_size': 8, 'rotate': True, 'panorama_width': 64, 'train_lookup': 'bilinear'}
+    whole, half = prepared(23, **changes), prepared(23, rows=2, first=2, **changes)
+    for name in ('image', 'grid'):
+        np.testing.assert_allclose(half[name], whole[name][2:], atol=1e-6)
+        assert np.abs(whole[name][0] - whole[name][2]).max() > 0.01
+
+
+def test_rotation_turns_the_middle_of_real_images_about_their_centre_and_invents_no_border():
+    batch = prepared(15, rows=32, img_resolution=8, rotate=True)
+    image = np.asarray(batch['image'])
+    assert image.shape == (32, 8, 8, 3)
+    np.testing.assert_array_equal(batch['grid'], np.repeat(np.asarray(coords.grid(8, 8))[None], 32, axis=0))
+    np.testing.assert_allclose(image.mean(axis=(1, 2)), 0, atol=1e-6)
+    # A step to the right in the result is a step of one pixel, 1 / 7 of the coordinates, along the turned axis.
+    right, down = image[:, 3, 4, :2] - image[:, 3, 3, :2], image[:, 4, 3, :2] - image[:, 3, 3, :2]
+    np.testing.assert_allclose(np.linalg.norm(right, axis=1), 1 / 7, rtol=1e-4)
+    np.testing.assert_allclose(right[:, 0] * down[:, 1] - right[:, 1] * down[:, 0], 1 / 49, rtol=1e-3)
+    # Colours are linear in position, so a repeated border would bend them.
+    np.testing.assert_allclose(
+        np.diff(image[..., :2], axis=2), np.broadcast_to(right[:, None, None], (32, 8, 7, 2)), atol=1e-5
+    )
+    angles = np.arctan2(right[:, 1], right[:, 0])
+    assert np.histogram(angles, 4, (-np.pi, np.pi))[0].min() >= 2
+    # Content turns anticlockwise on the screen, as `coords.rotate` says: a quarter turn brings the right to the top.
+    ramp = jnp.broadcast_to(jnp.arange(9.0)[None, :, None], (9, 9, 1))
+    np.testing.assert_allclose(cips.rotated(ramp, jnp.pi / 2, (3, 3))[:, :, 0], [[5] * 3, [4] * 3, [3] * 3], atol=1e-5)
+
+
+def test_images_of_a_cylinder_get_a_random_arc():
+    batch = prepared(8, rows=32, panorama_width=32, train_lookup='bilinear')
+    grid = np.asarray(batch['grid'])
+    np.testing.assert_array_equal(batch['image'][..., :2], np.repeat(np.asarray(coords.grid(8, 8))[None], 32, axis=0))
+    steps = np.asarray(coords.wrap(jnp.diff(batch['grid'][..., 0], axis=2)))
+    np.testing.assert_allclose(steps, 2 / 32, atol=1e-5)
+    np.testing.assert_allclose(
+        grid[..., 1], np.broadcast_to(np.linspace(-1, 1, 8)[None, :, None], (32, 8, 8)), atol=1e-6
+    )
+    assert np.histogram(grid[:, 0, 0, 0], 4, (-1, 1))[0].min() >= 2
+
+
+def test_progressive_training_doubles_the_resolution_on_schedule_and_keeps_the_patch():
+    changes = {'patch_size': 8, 'num_scales': 3, 'progressive_kimg': 1.0}
+    model = dataclasses.replace(TINY, **changes)
+    gan = cips.build(Config(system='cips', model=model, data=DataConfig(resolution=32)))
+    assert [gan.stage_at(0, nimg, 0).size[0] for nimg in (0, 999, 1000, 2000, 10**6)] == [8, 8, 16, 32, 32]
+    for resolution in (8, 16, 32):
+        batch = prepared(32, stage=Stage(resolution), **changes)
+        assert batch['image'].shape == (4, 8, 8, 3)
+        np.testing.assert_array_equal(batch['image'][..., :2], batch['grid'])
+    np.testing.assert_array_equal(prepared(32, stage=Stage(8), **changes)['grid'][0], coords.grid(8, 8))
+
+
+def test_memory_of_a_step_on_patches_does_not_grow_with_the_resolution_of_the_data():
+    def temporary_bytes(resolution):
+        model = dataclasses.replace(TINY, patch_size=8, num_scales=2)
+        gan = cips.build(Config(system='cips', model=model, data=DataConfig(resolution=resolution)))
+        params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
+        state = SimpleNamespace(params=params, buffers=buffers)
+
+        def loss(g, d, buffers, batch):
+            state = SimpleNamespace(params={'d': d}, buffers=buffers)
+            batch = gan.prepare(batch, jax.random.key(0), Stage(resolution))
+            return gan.updates[2].loss(g, state, batch, jax.random.key(1), Stage(resolution))[0]
+
+        batch = jax.eval_shape(lambda: batch_of((resolution, resolution), 4))
+        args = state.params['g'], state.params['d'], state.buffers, batch
+        return jax.jit(jax.grad(loss)).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+    small, large = temporary_bytes(16), temporary_bytes(128)
+    assert large < 1.1 * small, (small, large)
+
+
+def test_training_on_patches_reads_the_embedding_at_their_coordinates_except_raw_ones_of_native_shape():
+    model, gan, state = initialised()
+    g, z = state.params['g'], jax.random.normal(jax.random.key(2), (2, 5))
+    grids = jnp.stack([coords.grid(15, 15)[i : i + 8, 3:11] for i in (0, 5)])
+    sample = jax.jit(lambda z, grid: gan.sample({'params': g}, z, grid))
+    want = np.concatenate([sample(z[i : i + 1], grids[i]) for i in range(2)])
+    generate = jax.jit(cips.generate, static_argnums=0)
+    bilinear = dataclasses.replace(model, train_lookup='bilinear')
+    np.testing.assert_allclose(generate(bilinear, g, z, None, grids), want, atol=1e-5)
+    assert np.abs(generate(model, g, z, None, grids) - want).max() > 0.01
+    np.testing.assert_allclose(generate(model, g, z, None, grids[:, 2:6, 1:5]), want[:, 2:6, 1:5], atol=1e-5)
+
+
+def test_a_discriminator_sees_the_coordinates_of_its_patches():
+    model = dataclasses.replace(TINY, d_sees_coords=True)
+    grid = jax.random.normal(jax.random.key(0), (4, 8, 8, 2))
+    np.testing.assert_array_equal(cips.d_input(model, jnp.zeros((4, 8, 8, 3)), grid)[..., 3:], grid)
+
+
+# Configurations -------------------------------------------------------------------------------------------------------
+
+RUNS = (
+    'ffhq256',
+    'churches256',
+    'landscapes256',
+    'satellite-buildings',
+    'satellite-landscapes',
+    'ffhq1024',
+    'panorama',
+)
+ABLATIONS = ('no-embedding', 'no-fourier', 'no-modulation', 'no-skips', 'residual', 'sine', 'sinrelu', 'patches')
+
+
+@pytest.mark.parametrize('run_name', RUNS)
+def test_every_run_combines_with_every_ablation_at_full_and_tiny_size(run_name):
+    for ablation in ('', *ABLATIONS):
+        full = load_config(f'configs/cips.py:{run_name},{ablation}')
+        tiny = load_config(f'configs/cips.py:{run_name},{ablation},tiny')
+        same = {'wiring', 'fourier_features', 'coord_embedding', 'modulation', 'activation', 'train_lookup', 'rotate'}
+        same |= {'num_scales', 'r1_gamma', 'r1_interval', 'g_reg_interval', 'dtype', 'd_sees_coords'}
+        assert all(getattr(full.model, name) == getattr(tiny.model, name) for name in same)
+        for name in ('patch_size', 'panorama_width', 'progressive_kimg'):
+            assert (getattr(full.model, name) is None) == (getattr(tiny.model, name) is None)
+        assert cips.doublings(full) == cips.doublings(tiny)
+        model = tiny.model
+        params = jax.eval_shape(cips.generator(model).init, jax.random.key(0), jnp.zeros((1, 16)))['params']
+        encoded = (ablation != 'no-embedding') + (ablation != 'no-fourier')
+        first = params['linears_0' if model.wiring == 'residual' else 'conv1']['weight']
+        assert first.shape[0] == encoded * model.hidden_size + (ablation == 'no-modulation') * model.z_dim
+
+
+def test_a_configuration_is_one_run():
+    with pytest.raises(ConfigError, match='ffhq256 and panorama are different runs'):
+        load_config('configs/cips.py:ffhq256,panorama')
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        'landscapes256,no-embedding',
+        'churches256,no-skips,sine',
+        'satellite-buildings,no-modulation',
+        'ffhq1024,no-fourier',
+        'panorama,patches,sinrelu',
+    ],
+)
+def test_tiny_runs_take_a_training_step(words):
+    config = load_config(f'configs/cips.py:{words},tiny', ['model.channels=(8, 6)', 'train.batch_size=4'])
+    gan, mesh = cips.build(config), data_mesh(jax.devices()[:1])
+    shapes, draw = jax.eval_shape(functools.partial(create_state, gan, 0)), np.random.default_rng(0).normal
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    params = jax.tree.map(lambda x: draw(size=x.shape).astype(x.dtype), shapes.params)
+    buffers = jax.tree.map(lambda x: ops.setup_filter((1, 3, 3, 1)), shapes.buffers)
+    state = state.replace(params=jax.tree.map(jnp.asarray, params), buffers=buffers)
+    image = np.random.default_rng(0).integers(0, 256, (4, *config.data.size, 3), dtype=np.uint8)
+    step = functools.partial(device_step, gan=gan, stage=gan.stage_at(0, 0, 0), due=(0, 2), seed=0)
+    state, metrics = compile_step(step, 'jit', mesh)(state, place_batch({'image': image}, 'jit', mesh))
+    assert metrics['finite'] == 1
+    moved = jax.tree.map(lambda a, b: np.isfinite(b).all() and np.abs(a - b).max() > 0, params, state.params)
+    still = [jax.tree_util.keystr(p) for p, m in jax.tree_util.tree_leaves_with_path(moved) if not m]
+    assert not still
