@@ -142,10 +142,6 @@ def infer(tree: Any, *, activation: str | None = None, sampling_only: bool = Fal
     if 'd' in parts and not sampling_only:
         fields |= _discriminator_fields(parts['d'], fields['img_resolution'])
         optim = _adam_settings(tree)
-    known = {f.name for f in dataclasses.fields(cips.Config)}
-    if missing := sorted(fields.keys() - known):
-        values = ', '.join(f'{name}={fields[name]!r}' for name in missing)
-        raise ForeignFileError(f'holds a CIPS model with {values}, which is not supported.')
     try:
         model = cips.Config(**fields)
         # Published widths are left to the configuration, so that it equals that of a shipped file.
@@ -225,7 +221,7 @@ def _generator_fields(g: Mapping[str, np.ndarray], activation: str | None) -> di
         'mapping_layers': _count(g, r'style\.\d+\.weight'),
         'channels': widths,
         'activation': activation,
-        **({'wiring': 'residual'} if residual else {}),
+        'wiring': 'residual' if residual else 'skip',
     }
 
 
@@ -250,7 +246,7 @@ def _discriminator_fields(d: Mapping[str, np.ndarray], img_resolution: int | tup
     return {
         'd_channels': widths,
         'd_sees_coords': inputs == 5,
-        **({'patch_size': side} if side != img_resolution else {}),
+        'patch_size': None if side == img_resolution else side,
     }
 
 

@@ -94,6 +94,8 @@ def _check_images(folder, arrays, meta):
         ('gen_skip_r16', 'legacy', None),
         ('gen_skip_sin_r8', 'legacy', 'sin'),
         ('gen_skip_sinrelu_r8', 'zip', 'sinrelu'),
+        ('gen_res_r8', 'zip', None),
+        ('gen_res_sin_r8', 'legacy', 'sin'),
     ],
 )
 def test_a_released_generator_gives_the_official_images(tmp_path, golden, fixture, kind, activation):
@@ -104,6 +106,7 @@ def test_a_released_generator_gives_the_official_images(tmp_path, golden, fixtur
     assert (config.model.size[0], config.model.hidden_size) == (kwargs['size'], kwargs['hidden_size'])
     assert (config.model.z_dim, config.model.mapping_layers) == (kwargs['style_dim'], kwargs['n_mlp'])
     assert config.model.activation == (activation or 'lrelu')
+    assert config.model.wiring == ('residual' if 'res' in fixture else 'skip')
     model = _check_images(tmp_path / 'out', arrays, meta)
     assert model.config == config and model.step == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ['out', 'x_g_ema.pt']
@@ -235,25 +238,10 @@ def test_without_a_discriminator_fine_tuning_gets_a_fresh_one(tmp_path, trained)
         run(missing, tmp_path / 'missing')
 
 
-def test_the_residual_variant_is_converted_if_the_models_have_it(tmp_path, golden):
-    arrays, meta = golden('gen_res_r8')
-    source = _released(tmp_path / 'landscapes_g_ema.pt', arrays)
-    if not any(f.name == 'wiring' for f in dataclasses.fields(cips.Config)):
-        with pytest.raises(ForeignFileError, match="a CIPS model with wiring='residual', which is not supported"):
-            convert(source, tmp_path / 'out')
-        return
-    assert convert(source, tmp_path / 'out').model.wiring == 'residual'
-    _check_images(tmp_path / 'out', arrays, meta)
-
-
-def test_a_discriminator_of_patches_is_converted_if_the_models_have_it(tmp_path, golden):
+def test_a_discriminator_of_patches_says_so(tmp_path, golden):
     g, d = _params(golden('gen_skip_r16')[0]), _params(golden('disc_r8_b4')[0])
-    source = tmp_path / 'a.pt'
-    _training(source, {'g': g, 'd': d, 'g_ema': g})
-    if not any(f.name == 'patch_size' for f in dataclasses.fields(cips.Config)):
-        _refused(source, tmp_path / 'out', 'a CIPS model with patch_size=8, which is not supported')
-        return
-    assert convert(source, tmp_path / 'out').model.patch_size == 8
+    _training(tmp_path / 'a.pt', {'g': g, 'd': d, 'g_ema': g})
+    assert convert(tmp_path / 'a.pt', tmp_path / 'out').model.patch_size == 8
 
 
 # The command line -----------------------------------------------------------------------------------------------------
