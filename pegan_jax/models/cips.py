@@ -222,8 +222,8 @@ def validate(config: Any) -> None:
             )
         if finer and model.patch_size is None:
             raise ConfigError(
-                f'{name} is finer than model.img_resolution={model.img_resolution}: set model.patch_size, the side of '
-                f'the patches to train on, for example {min(model.size)}.'
+                f'{name} differs from model.img_resolution={model.img_resolution}: set both to the same size, or, to '
+                f'train on finer data, model.patch_size, the side of the patches, for example {min(model.size)}.'
             )
     if model.progressive_kimg is not None and not finer:
         raise ConfigError(f'model.progressive_kimg={model.progressive_kimg} needs data finer than {name}.')

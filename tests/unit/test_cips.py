@@ -122,7 +122,7 @@ def test_impossible_models_are_refused_with_the_field_and_the_fix(change, messag
         ({}, 12, r'resolution=12 differs from model.img_resolution=8: .* 2, 4, 8'),
         ({}, 4, r'resolution=4 differs from model.img_resolution=8'),
         ({}, (8, 16), r'resolution=\(8, 16\) differs from model.img_resolution=8'),
-        ({}, 16, r'resolution=16 is finer than model.img_resolution=8: set model.patch_size'),
+        ({}, 16, r'resolution=16 differs from model.img_resolution=8: .* finer data, model.patch_size'),
         ({'rotate': True}, 10, 'resolution=10 has no corners left for model.rotate .* at least 11'),
         ({'rotate': True, 'progressive_kimg': 1.0}, 16, 'exclude each other'),
         ({'progressive_kimg': 1.0}, 8, 'progressive_kimg=1.0 needs data finer'),
