@@ -44,7 +44,7 @@ class Config:
     train_lookup: how training reads the embedding: 'raw' takes pixel (i, j) for position (i, j) of any grid of the
       native shape, as the released program does; 'bilinear' reads at the coordinates, as sampling does.
     train_chunk: coordinates of each image that training computes at once, and once more for the gradient, which takes
-      memory for one chunk instead of the image; None: CPU_CHUNK on CPU, where that is also faster, elsewhere all.
+      memory for one chunk instead of the image; None: CPU_CHUNK on CPU, where that is also faster, else a native grid.
     patch_size: side of the square patches that training sees, at random scales; None: whole images.
     num_scales: scales of the patches, strides 1, 2, 4, ...; None: as released, log2(native side / patch_size) + 1,
       however fine the data are.
@@ -493,8 +493,8 @@ def synthesise(
       noise: a PRNG key, from which every position of the grid draws its own numbers; or the numbers [..., layers];
         or None: no noise.
       lookup: 'bilinear' reads the embedding at the coordinates; 'raw' takes its entries, for a grid of its shape.
-      chunk: coordinates computed at once; None: CPU_CHUNK on CPU, elsewhere all. Memory is constant in the number of
-        chunks, also that of gradients, which compute every chunk again.
+      chunk: coordinates computed at once; None: CPU_CHUNK on CPU, elsewhere as many as the native grid has. Memory is
+        constant in the number of chunks, also that of gradients, which compute every chunk again.
     Returns: [..., 3] float32.
     Raises: ValueError if lookup is 'raw' and the grid does not have the embedding's shape.
     """
@@ -528,7 +528,7 @@ def synthesise(
 
     count = math.prod(shape)
     if chunk is None:
-        chunk = CPU_CHUNK if jax.default_backend() == 'cpu' else count
+        chunk = CPU_CHUNK if jax.default_backend() == 'cpu' else math.prod(model.size)
     if count > chunk:
         # Activations of all chunks would fill the memory that chunks save. A loop needs no barrier against merging.
         points = jax.checkpoint(points, prevent_cse=False)
