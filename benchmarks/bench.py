@@ -3,7 +3,7 @@
 python benchmarks/bench.py --config cips:tiny [--batch 8] [--json out.json] [--config.model.dtype=bfloat16]
 
 FLOP/s are given as a fraction of what a plain JAX matmul of 4096^3 reaches, measured right before and after. Times are
-the best of --repeats runs. The generator's FLOPs are those of its matmuls, counted by hand. The training step's are
+the best of --repeats runs. The generator's FLOPs are those of its matmuls and convolutions. The training step's are
 XLA's count of the program that computes whole images at once: what chunks compute twice counts once.
 """
 
@@ -28,7 +28,8 @@ from jax.sharding import Mesh
 
 from pegan_jax import config as configs
 from pegan_jax.gan import GAN
-from pegan_jax.models import cips
+from pegan_jax.models import SYSTEMS
+from pegan_jax.train.report import matmul_flops
 from pegan_jax.train.state import TrainState
 from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
 
@@ -67,22 +68,12 @@ def compile_timed(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, dic
     }
 
 
-def cips_matmul_flops(config: configs.Config, images: int) -> int:
-    """Multiplications and additions of the modulated layers of G on the native grid."""
-    module, z = cips.generator(config.model), jnp.zeros((1, config.model.z_dim))
-    styles, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), z)
-    return 2 * images * math.prod(config.model.size) * sum(math.prod(u.shape[1:]) for u in styles.values())
-
-
-MATMUL_FLOPS = {'cips': cips_matmul_flops}
-
-
 def bench_generator(config: configs.Config, gan: GAN, variables: dict, batch: int, repeats: int) -> dict:
     """G on its native grid, without noise."""
     z = jax.random.normal(jax.random.key(1), (batch, config.model.z_dim))
     compiled, costs = compile_timed(jax.jit(gan.sample).lower(variables, z))
     seconds = best_seconds(lambda: compiled(variables, z), repeats)
-    flops = MATMUL_FLOPS[config.system](config, batch)
+    flops = matmul_flops(jax.make_jaxpr(gan.sample)(variables, z).jaxpr)
     return {'seconds': seconds, 'flops': flops, **costs, 'images_per_second': batch / seconds}
 
 
@@ -183,7 +174,7 @@ def report(results: dict) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', default='cips:tiny', help='a shipped configuration or a path, as for train.py')
-    parser.add_argument('--system', choices=sorted(MATMUL_FLOPS), help='refuse a configuration of another system')
+    parser.add_argument('--system', choices=sorted(SYSTEMS), help='refuse a configuration of another system')
     parser.add_argument('--batch', type=int, help='images per step over all devices; default: the configuration')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--json', type=pathlib.Path, help='also write the numbers here')

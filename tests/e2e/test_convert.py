@@ -77,7 +77,7 @@ def _check_images(folder, arrays, meta):
     grids = [nhwc(arrays[f'in/coords_{name}'])[0] for name in names]
     points = np.concatenate([g.reshape(-1, 2) for g in grids])
     images = np.split(
-        np.asarray(model.synthesise(model.variables, arrays['in/z'], points)),
+        np.asarray(jax.jit(model.gan.sample)(model.variables, arrays['in/z'], points)),
         np.cumsum([g.size // 2 for g in grids])[:-1],
         axis=1,
     )
