@@ -4,7 +4,7 @@ from pegan_jax import coords, encodings, losses, ops
 from pegan_jax.config import Config, load_config
 from pegan_jax.gan import GAN, Stage, Update
 from pegan_jax.interop import convert
-from pegan_jax.sampling import Model, load, render, sample
+from pegan_jax.sampling import Model, interpolate, load, render, sample
 from pegan_jax.train.state import TrainState
 
 __version__ = '0.1.0'
@@ -19,6 +19,7 @@ __all__ = [
     'convert',
     'coords',
     'encodings',
+    'interpolate',
     'load',
     'load_config',
     'losses',
