@@ -302,15 +302,19 @@ def _write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, .
     if bits not in (8, 16):
         raise ValueError(f'bits={bits}; a PNG has 8 or 16 per channel.')
     unfinished = path.with_name(path.name + '.part')
-    with unfinished.open('wb') as file:
-        if path.suffix == '.png':
-            _write_png(file, pieces, *shape, bits)
-        else:
-            for number, piece in enumerate(pieces):
-                if number == 0:
-                    header = {'descr': '<f4', 'fortran_order': False, 'shape': (*shape, piece.shape[-1])}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(piece.astype('<f4').tobytes())
+    try:
+        with unfinished.open('wb') as file:
+            if path.suffix == '.png':
+                _write_png(file, pieces, *shape, bits)
+            else:
+                for number, piece in enumerate(pieces):
+                    if number == 0:
+                        header = {'descr': '<f4', 'fortran_order': False, 'shape': (*shape, piece.shape[-1])}
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(piece.astype('<f4').tobytes())
+    except BaseException:
+        unfinished.unlink()
+        raise
     unfinished.replace(path)
 
 

@@ -12,9 +12,11 @@ import shutil
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from pegan_jax.config import ConfigError
 from pegan_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -223,3 +225,40 @@ def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) ->
     items = manager.restore(chosen, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
     manager.close()
     return {'meta': items['meta'], **{name: jax.device_get(items[name]) for name in args}}, chosen
+
+
+def _networks(state: TrainState) -> dict[str, Any]:
+    """The trees of a state that `load_networks` names."""
+    buffers = {f'{net}_buffers': tree for net, tree in state.buffers.items()}
+    return {**state.params, **buffers, **({} if state.ema is None else {'ema': state.ema})}
+
+
+def read_networks(template: TrainState, init_from: str) -> dict[str, Any]:
+    """The networks that another run's newest checkpoint has for this model, on the host."""
+    found = load_networks(pathlib.Path(init_from) / 'checkpoints')
+    wrong, wanted = [], {name: tree for name, tree in _networks(template).items() if name in found}
+    here, there = (
+        {jax.tree_util.keystr(p, simple=True, separator='/'): x.shape for p, x in jax.tree.leaves_with_path(tree)}
+        for tree in (wanted, {name: found[name] for name in wanted})
+    )
+    for path in sorted(here.keys() | there.keys()):
+        if here.get(path) != there.get(path):
+            wrong.append(f'{path} is {here.get(path, "not")} here and {there.get(path, "not")} there')
+    if wrong:
+        raise ConfigError(f'train.init_from={init_from!r} holds another model than this run: {"; ".join(wrong)}.')
+    return {name: found[name] for name in wanted}
+
+
+def with_networks(state: TrainState, networks: dict[str, Any]) -> TrainState:
+    """The state with these networks in place of its own."""
+    new = {
+        name: jax.tree.map(lambda x, y: jax.device_put(np.asarray(y, x.dtype), x.sharding), tree, networks[name])
+        if name in networks
+        else tree
+        for name, tree in _networks(state).items()
+    }
+    return state.replace(
+        params={net: new[net] for net in state.params},
+        buffers={net: new[f'{net}_buffers'] for net in state.buffers},
+        ema=new.get('ema'),
+    )

@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from pegan_jax.config import Config, ConfigError
 from pegan_jax.gan import GAN, Stage
 from pegan_jax.metrics.distribution import sliced_wasserstein
 from pegan_jax.sampling import image_grid, latents, to_uint8
-from pegan_jax.train.checkpoint import Checkpoints, load_networks
+from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.log import RunLog
 from pegan_jax.train.state import TrainState, create_state
 from pegan_jax.train.step import (
@@ -77,8 +76,8 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
     if restored is not None:
         state = restored[0]
     else:
-        networks = {} if train.init_from is None else _read_networks(template, train.init_from)
-        state = _with_networks(replicated_state(gan, train.seed, mesh), networks)
+        networks = {} if train.init_from is None else read_networks(template, train.init_from)
+        state = with_networks(replicated_state(gan, train.seed, mesh), networks)
     step, nimg = int(state.step), int(state.nimg)
     if main:
         _write_atomically(workdir / 'config.json', configs.to_json(config))
@@ -279,43 +278,6 @@ def _non_finite_message(what: str, step: int, checkpoints: Checkpoints) -> str:
     return (
         f'{what} is not finite at step {step}; {last} ({checkpoints.root}). '
         'Lower optim.g_lr and optim.d_lr or the weight of the regulariser, or train in float32.'
-    )
-
-
-def _networks(state: TrainState) -> dict[str, Any]:
-    """The trees of a state that `load_networks` names."""
-    buffers = {f'{net}_buffers': tree for net, tree in state.buffers.items()}
-    return {**state.params, **buffers, **({} if state.ema is None else {'ema': state.ema})}
-
-
-def _read_networks(template: TrainState, init_from: str) -> dict[str, Any]:
-    """The networks that another run's newest checkpoint has for this model, on the host."""
-    found = load_networks(pathlib.Path(init_from) / 'checkpoints')
-    wrong, wanted = [], {name: tree for name, tree in _networks(template).items() if name in found}
-    here, there = (
-        {jax.tree_util.keystr(p, simple=True, separator='/'): x.shape for p, x in jax.tree.leaves_with_path(tree)}
-        for tree in (wanted, {name: found[name] for name in wanted})
-    )
-    for path in sorted(here.keys() | there.keys()):
-        if here.get(path) != there.get(path):
-            wrong.append(f'{path} is {here.get(path, "not")} here and {there.get(path, "not")} there')
-    if wrong:
-        raise ConfigError(f'train.init_from={init_from!r} holds another model than this run: {"; ".join(wrong)}.')
-    return {name: found[name] for name in wanted}
-
-
-def _with_networks(state: TrainState, networks: dict[str, Any]) -> TrainState:
-    """The state with these networks in place of its own."""
-    new = {
-        name: jax.tree.map(lambda x, y: jax.device_put(np.asarray(y, x.dtype), x.sharding), tree, networks[name])
-        if name in networks
-        else tree
-        for name, tree in _networks(state).items()
-    }
-    return state.replace(
-        params={net: new[net] for net in state.params},
-        buffers={net: new[f'{net}_buffers'] for net in state.buffers},
-        ema=new.get('ema'),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from pegan_jax import coords
 from pegan_jax.config import load_config
 from pegan_jax.models import cips
-from pegan_jax.sampling import Model, image_grid, latents, render, sample, to_uint8
+from pegan_jax.sampling import Model, _write, image_grid, latents, render, sample, to_uint8
 
 
 def test_a_seed_gives_the_same_latent_in_any_company():
@@ -60,3 +60,13 @@ def test_nothing_to_sample_is_an_error(model):
         sample(model, [])
     with pytest.raises(ValueError, match='chunk=0 must be at least 1'):
         render(model, 0, coords.grid(2, 2), chunk=0)
+
+
+def test_a_file_that_cannot_be_finished_leaves_nothing_behind(tmp_path):
+    def pieces():
+        yield np.zeros((1, 3), np.float32)
+        raise RuntimeError('interrupted')
+
+    with pytest.raises(RuntimeError, match='interrupted'):
+        _write(tmp_path / 'a.png', pieces(), (2, 2), 8)
+    assert not list(tmp_path.iterdir())
