@@ -36,11 +36,14 @@ class Update:
       with `sample_keys(key, batch['index'])`, so that they do not depend on the number of devices.
       `new_state_fields` maps TrainState field names (of 'buffers' and 'stats') to replacements.
     interval: the update runs on steps divisible by it (lazy regularisation); the trainer multiplies the loss by it.
+    part: (stage) -> the key of the network's parameters that this update trains; the others have no gradient and take
+      no time, and every part has an optimiser of its own. None: all of them. All updates of a network agree in this.
     """
 
     net: str
     loss: Callable
     interval: int = 1
+    part: Callable | None = None
 
 
 class GAN(NamedTuple):
@@ -54,6 +57,7 @@ class GAN(NamedTuple):
     prepare: Callable | None = None  # (batch, key, stage) -> batch, once per step
     ema: Callable | None = None  # (nimg, step) -> decay of G's running mean; None: no EMA
     enter: Callable | None = None  # (state, old_stage, new_stage) -> state, on the host
+    num_steps: Callable | None = None  # () -> steps of a whole run; None: those of train.total_kimg
 
 
 def sample_keys(key: jax.Array, index: jax.Array) -> jax.Array:

@@ -117,3 +117,31 @@ def minibatch_std(x: jax.Array, group_size: int = 4) -> jax.Array:
     # The variance, not jnp.std: the gradient of a root at zero is NaN.
     std = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8).mean(axis=(1, 2, 3))
     return jnp.concatenate([x, jnp.broadcast_to(jnp.tile(std, g)[:, None, None, None], (b, h, w, 1))], axis=-1)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last: (x - mean) / sqrt(var + 1e-5) * scale + bias, in float32.
+
+    train: normalise by the biased variance of x, and move the running statistics a tenth of the way to its mean and
+    *unbiased* variance, as torch does; otherwise normalise by the running statistics. The scale starts at 1.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        c, axes = x.shape[-1], tuple(range(x.ndim - 1))
+        scale = self.param('scale', nn.initializers.ones, (c,))
+        bias = self.param('bias', nn.initializers.zeros, (c,))
+        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (c,))
+        running_var = self.variable('batch_stats', 'var', jnp.ones, (c,))
+        x32, shape = x.astype(jnp.float32), (1,) * len(axes) + (c,)
+        if train:
+            mean, var = jnp.mean(x32, axes), jnp.var(x32, axes)
+            if not self.is_initializing():
+                count = x.size // c
+                running_mean.value = 0.9 * running_mean.value + 0.1 * jax.lax.stop_gradient(mean)
+                unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
+                running_var.value = 0.9 * running_var.value + 0.1 * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        y = (x32 - mean.reshape(shape)) * (scale * jax.lax.rsqrt(var + 1e-5)).reshape(shape) + bias.reshape(shape)
+        return y.astype(x.dtype)

@@ -31,3 +31,17 @@ def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Arra
     """
     grads = jax.grad(lambda x: jnp.sum(discriminator(x)))(images)
     return jnp.mean(jnp.sum(jnp.square(grads), axis=tuple(range(1, images.ndim))))
+
+
+def unit_gradient_penalty(grads: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+    """Two-sided gradient penalty (Gulrajani et al. 2017, eq. 3): mean of (|g| - 1)^2, the norm taken over `axis`.
+
+    Args:
+      grads: gradients of the critic's sum with respect to points between real and generated images.
+      axis: the last for a norm at every pixel (SinGAN); all but the first for one per sample.
+    Returns: scalar. Where g is 0, its derivative is 0.
+    """
+    squares = jnp.sum(jnp.square(grads), axis=axis)
+    positive = squares > 0
+    norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+    return jnp.mean(jnp.square(norm - 1))

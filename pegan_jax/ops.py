@@ -71,6 +71,33 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jnp.take(jnp.take(x, rows, axis=-3), columns, axis=-2)
 
 
+def resize_bicubic_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bicubic resize that keeps corner pixels (a = -3/4): output t of n reads t (in - 1) / (n - 1), and 0 if n = 1.
+
+    The four taps are clamped to the image. Never antialiased. Args and errors as in `resize_align_corners`.
+    """
+    _check_size(x, size)
+    out = x.astype(jnp.float32)
+    for axis, n in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
+        if n != x.shape[axis]:
+            weights = jnp.asarray(_bicubic_matrix(x.shape[axis], n), jnp.float32)
+            out = jnp.moveaxis(jnp.tensordot(weights, out, (1, axis), precision='highest'), 0, axis)
+    return out.astype(x.dtype)
+
+
+@functools.cache
+def _bicubic_matrix(length: int, n: int) -> np.ndarray:
+    position = np.arange(n) * (length - 1) / max(n - 1, 1)
+    low = np.floor(position)
+    matrix = np.zeros((n, length))
+    for tap in range(-1, 3):
+        t = np.abs(position - low - tap)
+        near, far = 1.25 * t**3 - 2.25 * t**2 + 1, -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
+        index = np.clip(low + tap, 0, length - 1).astype(int)
+        np.add.at(matrix, (np.arange(n), index), np.where(t <= 1, near, np.where(t < 2, far, 0.0)))
+    return matrix
+
+
 # FIR filters ----------------------------------------------------------------------------------------------------------
 
 

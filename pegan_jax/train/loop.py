@@ -59,6 +59,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
     check_batch_size(train.batch_size, mesh.size)
     main = jax.process_index() == 0
     gan = configs.system_module(config.system).build(config)
+    total_steps = train.total_steps if gan.num_steps is None else gan.num_steps()
     replicated = NamedSharding(mesh, P())
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
@@ -94,7 +95,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
         process_count=jax.process_count(),
     )
 
-    runlog = RunLog(workdir, train.total_steps * train.batch_size, nimg, main)
+    runlog = RunLog(workdir, total_steps * train.batch_size, nimg, main)
     if restored is not None:
         runlog.say(f'resumed from step {step} ({nimg / 1000:.1f} kimg)')
     sampler = _Sampler(gan, config)
@@ -122,7 +123,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
 
     try:
         with _StopSignal() as stop:
-            while step < train.total_steps:
+            while step < total_steps:
                 new_stage = gan.stage_at(step, nimg, train.seed)
                 if gan.enter is not None and stage is not None and new_stage != stage:
                     state = gan.enter(state, stage, new_stage)
@@ -144,7 +145,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
                 metrics.add(step, nimg, scalars)
                 runlog.progress(train.batch_size)
 
-                last = step == train.total_steps
+                last = step == total_steps
                 if step % train.log_every == 0 or last:
                     metrics.report()
                 if train.sample_every and (step % train.sample_every == 0 or last):

@@ -15,7 +15,7 @@ class TrainState(flax.struct.PyTreeNode):
     step: optimiser steps taken, int32 [].
     nimg: real images shown, over all devices and processes, int32 [].
     params, buffers: {'g': ..., 'd': ...}; buffers are the values that checkpoints carry but no gradient reaches.
-    opt: {'g': ..., 'd': ...}, Optax states.
+    opt: {'g': ..., 'd': ...}, Optax states; of a network that is trained by parts, one per part.
     ema: running mean of params['g'], or None.
     stats: running statistics of losses.
     """
@@ -38,12 +38,18 @@ def create_state(gan: GAN, seed: int) -> TrainState:
     """The state before step 0. Pure; compile it with the sharding that is wanted."""
     # Steps use fold_in(key(seed), step) with step < 2^31; the largest fold is free for the initial parameters.
     params, buffers, stats = gan.init(jax.random.fold_in(jax.random.key(seed), 2**32 - 1))
+    by_part = {update.net for update in gan.updates if update.part is not None}
+
+    def optimizer_state(net: str) -> Any:
+        init = gan.optimizers[net].init
+        return {k: init(v) for k, v in params[net].items()} if net in by_part else init(params[net])
+
     return TrainState(
         step=jnp.int32(0),
         nimg=jnp.int32(0),
         params=params,
         buffers=buffers,
-        opt={net: gan.optimizers[net].init(params[net]) for net in ('g', 'd')},
+        opt={net: optimizer_state(net) for net in ('g', 'd')},
         ema=None if gan.ema is None else jax.tree.map(jnp.copy, params['g']),
         stats=stats,
     )

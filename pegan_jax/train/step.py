@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,15 @@ def _pmean(tree: dict) -> dict:
     return jax.tree.map(lambda x: jax.lax.pmean(x, AXIS) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
 
 
+def _at(tree: dict, path: tuple[str, ...]) -> Any:
+    return functools.reduce(lambda node, name: node[name], path, tree)
+
+
+def _put(tree: dict, path: tuple[str, ...], value: Any) -> dict:
+    head, *rest = path
+    return {**tree, head: _put(tree[head], tuple(rest), value) if rest else value}
+
+
 def device_step(
     state: TrainState, batch: dict, *, gan: GAN, stage: Stage, due: tuple[int, ...], seed: int
 ) -> tuple[TrainState, dict]:
@@ -62,19 +72,22 @@ def device_step(
     nimg, metrics, finite = state.nimg, {}, jnp.float32(1)
     for i in due:
         net, update = gan.updates[i].net, gan.updates[i]
+        path = (net,) if update.part is None else (net, update.part(stage))
 
-        def loss(params: dict, update=update, i=i, state=state):  # noqa: ANN001, ANN202
+        def loss(params: dict, update=update, i=i, state=state, path=path):  # noqa: ANN001, ANN202
+            params = _put(state.params, path, params)[path[0]]
             value, aux = update.loss(params, state, batch, jax.random.fold_in(key, i), stage)
             return value * update.interval, aux
 
         # The gradient of the *local* loss, then the mean over devices: under shard_map with its replication check on,
         # the gradient would already be summed over devices, and this mean would leave it too large by their number.
-        (value, (fields, scalars)), grads = jax.value_and_grad(loss, has_aux=True)(state.params[net])
+        (value, (fields, scalars)), grads = jax.value_and_grad(loss, has_aux=True)(_at(state.params, path))
         grads, fields, scalars, ok = _pmean((grads, fields, scalars, jnp.isfinite(value).astype(jnp.float32)))
-        deltas, opt = gan.optimizers[net].update(grads, state.opt[net], state.params[net])
+        trained = _at(state.params, path)
+        deltas, opt = gan.optimizers[net].update(grads, _at(state.opt, path), trained)
         state = state.replace(
-            params={**state.params, net: optax.apply_updates(state.params[net], deltas)},
-            opt={**state.opt, net: opt},
+            params=_put(state.params, path, optax.apply_updates(trained, deltas)),
+            opt=_put(state.opt, path, opt),
             **fields,
         )
         metrics |= scalars

@@ -1,0 +1,56 @@
+"""SinGAN, and its variants with positional encodings: one image in, a generator out.
+
+python train.py --config configs/singan.py:ARGUMENTS --workdir WORKDIR --config.data.image=photo.jpg
+
+Arguments combine with commas: one of the runs (default: singan), and tiny.
+
+  run           image of the publication     model
+  singan        any                          Shaham et al. 2019: zero padding in front of every block, at most 250 pixels
+  balloons      balloons                     the same with the pyramid and schedule of mmgen
+  fish          a school of fish             as balloons, at most 300 pixels
+  bohemian      Bohemian Rhapsody            as balloons, at most 500 pixels
+  csg           bohemian                     Xu et al. 2021: Cartesian grid at the coarsest scale
+  spe-dim4      bohemian                     sinusoids, 4 channels per axis
+  spe-dim8      bohemian                     sinusoids, 8 channels per axis (the released file of this name has 4)
+  interp-pad    balloons                     no padding at all
+  disc-nobn     (combines with all)          critics without batch normalisation
+
+The images are those of the publications; none comes with this library, and none of the runs has been repeated with it.
+"""
+
+from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick
+from pegan_jax.models import singan
+
+RUNS = {
+    'singan': dict(),
+    'balloons': dict(rules='mmgen'),
+    'fish': dict(rules='mmgen', max_size=300),
+    'bohemian': dict(rules='mmgen', max_size=500),
+    'csg': dict(rules='mmgen', max_size=500, padding='zero-layer', encoding='csg', noise_channels=1),
+    'spe-dim4': dict(rules='mmgen', max_size=500, padding='zero-layer', encoding='spe', spe_dim=4, noise_channels=1),
+    'spe-dim8': dict(rules='mmgen', max_size=500, padding='zero-layer', encoding='spe', spe_dim=8, noise_channels=1),
+    'interp-pad': dict(rules='mmgen', padding='interp', noise_channels=1),
+}
+TINY = dict(max_size=48, min_size=16, base_channels=8, min_feat_channels=8, iters_per_scale=20, lr_decay_iter=16)
+
+
+def get_config(arg=''):
+    words = pick(arg, (*RUNS, 'disc-nobn', 'tiny'), 'configs/singan.py')
+    runs = [word for word in words if word in RUNS] or ['singan']
+    if len(runs) > 1:
+        raise ConfigError(f'{" and ".join(runs)} are different runs; choose one of them.')
+    changes = RUNS[runs[0]]
+    if 'disc-nobn' in words:
+        changes = changes | dict(d_norm=False)
+    if 'tiny' in words:
+        changes = changes | TINY
+    every = 10 if 'tiny' in words else 500
+    return Config(
+        system='singan',
+        model=singan.Config(**changes),
+        data=DataConfig(image='photo.jpg', flip=False, cache=True),
+        optim=OptimConfig(g_lr=5e-4, d_lr=5e-4, beta1=0.5, beta2=0.999),
+        train=TrainConfig(
+            batch_size=1, log_every=every, sample_every=every, checkpoint_every=every, keep_best=0, sample_grid=(2, 3)
+        ),
+    )

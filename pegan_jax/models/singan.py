@@ -1,0 +1,723 @@
+"""SinGAN (Shaham et al. 2019, arXiv 1905.01164) and its variants with positional encodings (Xu et al. 2021).
+
+A pyramid of small generators learns one image: block s turns noise and the image of the scale below into its own image,
+and a patch critic of the same scale compares that with the real one. Blocks train one after the other, coarse to fine.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pegan_jax import encodings, losses, ops
+from pegan_jax.config import ConfigError, at_least, check_types
+from pegan_jax.gan import GAN, Stage, Update, sample_keys
+from pegan_jax.layers import BatchNorm
+
+MAX_CHANNELS = 128
+
+
+@dataclass(frozen=True)
+class Config:
+    """The model; defaults are those of the original program.
+
+    min_size: shorter side of the coarsest scale, in pixels.
+    max_size: the image is shrunk until its longer side has at most this many pixels.
+    scale_factor: ratio of the sides of neighbouring scales, before it is adapted to a whole number of scales.
+    num_layers, kernel_size: convolutions of a block, and their size.
+    base_channels, min_feat_channels: widths of the first four scales; they double every four scales, up to 128.
+    padding: where the borders of a block's input come from. 'zero' and 'reflect' pad noise and image once, in front of
+      the block; 'zero-layer' and 'reflect-layer' pad every convolution; 'noise' draws the noise larger and pads the
+      image with zeros; 'interp' draws the noise larger and enlarges the image, so that nothing artificial enters;
+      'interp-noise' enlarges both.
+    encoding: added to the noise of the coarsest scale: the Cartesian grid (2 channels) or sinusoids (2 spe_dim).
+    spe_dim, spe_div_half_dim, spe_center_shift: as for `encodings.spe`.
+    first_noise_channels: of the coarsest scale, where one channel serves all; None: 1, or those of the encoding.
+    noise_channels: of the other scales, 3 or 1.
+    d_norm: batch normalisation in the critics.
+    rules: 'original' or 'mmgen': which pyramid, which resize between scales, when noise amplitudes are measured, and
+      whether finished scales are frozen wholly or keep normalising by the statistics of the batch.
+    iters_per_scale, d_steps, g_steps: iterations of a scale, and the updates of each network in one.
+    lr_decay_iter: iteration of a scale from which the learning rates are a tenth.
+    noise_amp: noise amplitude of a scale relative to the error that the scale below leaves.
+    gp_weight, recon_weight: of the gradient penalty and of the reconstruction.
+    """
+
+    min_size: int = 25
+    max_size: int = 250
+    scale_factor: float = 0.75
+    num_layers: int = 5
+    kernel_size: int = 3
+    base_channels: int = 32
+    min_feat_channels: int = 32
+    padding: Literal['zero', 'zero-layer', 'reflect', 'reflect-layer', 'noise', 'interp', 'interp-noise'] = 'zero'
+    encoding: Literal['none', 'csg', 'spe'] = 'none'
+    spe_dim: int = 4
+    spe_div_half_dim: bool = False
+    spe_center_shift: int | None = 200
+    first_noise_channels: int | None = None
+    noise_channels: int = 3
+    d_norm: bool = True
+    rules: Literal['original', 'mmgen'] = 'original'
+    iters_per_scale: int = 2000
+    d_steps: int = 3
+    g_steps: int = 3
+    lr_decay_iter: int = 1600
+    noise_amp: float = 0.1
+    gp_weight: float = 0.1
+    recon_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ('min_size', 'max_size', 'base_channels', 'min_feat_channels', 'iters_per_scale', 'spe_dim'):
+            at_least(self, name, 1)
+        for name in ('d_steps', 'g_steps', 'lr_decay_iter'):
+            at_least(self, name, 1)
+        for name in ('noise_amp', 'gp_weight', 'recon_weight'):
+            at_least(self, name, 0.0)
+        at_least(self, 'num_layers', 3)
+        if self.kernel_size % 2 == 0 or self.kernel_size < 1:
+            raise ConfigError(f'model.kernel_size={self.kernel_size} must be odd, such as 3.')
+        if not 0 < self.scale_factor < 1:
+            raise ConfigError(f'model.scale_factor={self.scale_factor} must lie between 0 and 1, such as 0.75.')
+        if self.max_size < self.min_size:
+            raise ConfigError(f'model.max_size={self.max_size} is below model.min_size={self.min_size}.')
+        if self.noise_channels not in (1, 3):
+            raise ConfigError(f'model.noise_channels={self.noise_channels}; use 3, or 1 for all colours together.')
+        if self.encoding == 'spe' and (self.spe_dim % 2 or (self.spe_dim == 2 and not self.spe_div_half_dim)):
+            raise ConfigError(
+                f'model.spe_dim={self.spe_dim} must be even, and at least 4 unless spe_div_half_dim; use 4 or 8.'
+            )
+        if self.first_noise_channels not in (None, 1, self.in_channels(0)):
+            raise ConfigError(
+                f'model.first_noise_channels={self.first_noise_channels}; use 1 or {self.in_channels(0)}, the channels '
+                'of the input of the coarsest scale.'
+            )
+
+    @property
+    def z_dim(self) -> int:
+        """Numbers of a latent: the bits of two are the random key of all noise maps of a sample."""
+        return 2
+
+    @property
+    def margin(self) -> int:
+        """P: pixels that the convolutions of a block take away on each side when they are not padded."""
+        return (self.kernel_size - 1) // 2 * self.num_layers
+
+    @property
+    def noise_margin(self) -> int:
+        """Pixels by which noise maps are larger than images, on each side."""
+        return self.margin if self.padding in ('noise', 'interp') else 0
+
+    def in_channels(self, scale: int) -> int:
+        """Channels of the input of a block."""
+        return 3 if scale else {'none': 3, 'csg': 2, 'spe': 2 * self.spe_dim}[self.encoding]
+
+    def noise_shape(self, scale: int, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Height, width and channels of the noise map of a scale whose images have `size`."""
+        if scale:
+            channels = self.noise_channels
+        elif self.first_noise_channels is None:
+            channels = 1 if self.encoding == 'none' else self.in_channels(0)
+        else:
+            channels = self.first_noise_channels
+        return (size[0] + 2 * self.noise_margin, size[1] + 2 * self.noise_margin, channels)
+
+
+# The pyramid (spec of both programs: sizes are computed from the sides of the image alone) ----------------------------
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """sizes: (height, width) of every scale, coarse to fine; ratio: of the sides of neighbours, below 1."""
+
+    sizes: tuple[tuple[int, int], ...]
+    ratio: float
+
+
+def pyramid_sizes(height: int, width: int, model: Config) -> Pyramid:
+    """The scales of an image of height x width pixels (Shaham et al., section 2, as released).
+
+    With A = ceil(log(min_size / short side) / log(scale_factor)) + 1 and B the same for shrinking the long side to
+    max_size, there are N + 1 = A - B + 1 scales, and the ratio is (min_size / short side of the shrunk image)^(1 / N).
+
+    Raises: ConfigError for an image too small to have two scales.
+    """
+    short, long = min(height, width), max(height, width)
+    if short < model.min_size:
+        raise ConfigError(
+            f'the image has {height} x {width} pixels, its shorter side fewer than model.min_size={model.min_size}; '
+            'take a larger image or a smaller min_size.'
+        )
+    log_factor = math.log(model.scale_factor)
+    count = math.ceil(math.log(model.min_size / short) / log_factor) + 1
+    count -= math.ceil(math.log(min(model.max_size, long) / long) / log_factor)
+    shrink = min(model.max_size / long, 1)
+    if count < 1:
+        raise ConfigError(
+            f'an image of {height} x {width} pixels with model.min_size={model.min_size} and model.max_size='
+            f'{model.max_size} has no second scale; raise max_size or lower min_size.'
+        )
+    if model.rules == 'mmgen':
+        work = (_mmgen_side(height, shrink), _mmgen_side(width, shrink)) if shrink < 1 else (height, width)
+        ratio = (model.min_size / min(work)) ** (1 / count)
+        side, base = _mmgen_side, (height, width)
+    else:
+        base = (math.ceil(height * shrink), math.ceil(width * shrink))
+        ratio = (model.min_size / min(base)) ** (1 / count)
+        side = _original_side
+    factors = [ratio ** (count - i) for i in range(count + 1)]
+    return Pyramid(tuple((side(base[0], f), side(base[1], f)) for f in factors), ratio)
+
+
+def _original_side(side: int, factor: float) -> int:
+    return math.ceil(side * factor)
+
+
+def _mmgen_side(side: int, factor: float) -> int:
+    return int(side * factor + 0.5)
+
+
+def _cubic(t: np.ndarray) -> np.ndarray:
+    """Keys' cubic kernel with a = -1/2."""
+    t = np.abs(t)
+    near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    return np.where(t <= 1, near, np.where(t <= 2, far, 0.0))
+
+
+def _cubic_matrix(length: int, out: int, factor: float, shrink: bool) -> np.ndarray:
+    """Weights [out, length] of the antialiased bicubic resize of one axis, float64; borders are reflected."""
+    stretch = factor if shrink else 1.0
+    support = 4 / stretch
+    centres = np.arange(1, out + 1) / factor + 0.5 * (1 - 1 / factor)
+    taps = np.floor(centres - support / 2)[:, None] + np.arange(math.ceil(support) + 2)
+    weights = _cubic(stretch * (centres[:, None] - taps))
+    weights /= weights.sum(axis=1, keepdims=True)
+    index = np.mod(taps.astype(int) - 1, 2 * length)
+    index = np.where(index < length, index, 2 * length - 1 - index)
+    matrix = np.zeros((out, length))
+    np.add.at(matrix, (np.arange(out)[:, None], index), weights)
+    return matrix
+
+
+def _cubic_matrices(
+    size: tuple[int, int], out: tuple[int, int] | None, factor: float | None
+) -> list[np.ndarray | None]:
+    """Of rows and columns; None for an axis that keeps its length. Either `out` or one factor for both is given."""
+    factors = (factor, factor) if out is None else (out[0] / size[0], out[1] / size[1])
+    out = tuple(math.ceil(n * f) for n, f in zip(size, factors, strict=True)) if out is None else out
+    # The vertical factor decides for both axes whether the kernel is widened: so does the original program.
+    return [
+        None if f == 1 else _cubic_matrix(n, m, f, factors[0] < 1) for n, m, f in zip(size, out, factors, strict=True)
+    ]
+
+
+def resize_pixels(image: np.ndarray, *, size: tuple[int, int] | None = None, factor: float | None = None) -> np.ndarray:
+    """Antialiased bicubic resize of the original program, in float64.
+
+    Args:
+      image: [H, W, C].
+      size: (height, width) of the result; or
+      factor: of both sides, which become ceil(side factor).
+    Returns: [*size, C] float64, neither clamped nor rounded.
+    """
+    out = image.astype(np.float64)
+    for axis, matrix in enumerate(_cubic_matrices(image.shape[:2], size, factor)):
+        if matrix is not None:
+            out = np.moveaxis(np.tensordot(matrix, out, (1, axis)), 0, axis)
+    return out
+
+
+def quantise(x: jax.Array) -> jax.Array:
+    """[-1, 1] to whole levels 0 .. 255, truncated, as float32."""
+    return jnp.floor(jnp.clip((x + 1) / 2, 0, 1) * 255)
+
+
+def resize_quantised(x: jax.Array, *, size: tuple[int, int] | None = None, factor: float | None = None) -> jax.Array:
+    """`resize_pixels` of images [N, H, W, C] in [-1, 1] by way of 8 bits, which are truncated: as the original hops.
+
+    Not differentiable: earlier scales are frozen.
+    """
+    levels = quantise(x)
+    for axis, matrix in enumerate(_cubic_matrices(x.shape[1:3], size, factor), 1):
+        if matrix is not None:
+            moved = jnp.tensordot(jnp.asarray(matrix, jnp.float32), levels, (1, axis), precision='highest')
+            levels = jnp.moveaxis(moved, 0, axis)
+    return jnp.clip((levels / 255 - 0.5) * 2, -1, 1)
+
+
+def make_pyramid(image: np.ndarray, model: Config) -> tuple[list[np.ndarray], Pyramid]:
+    """The real images of all scales, coarse to fine.
+
+    Args:
+      image: uint8 [H, W, 3].
+    Returns: float32 [h, w, 3] in [-1, 1] each; and their sizes.
+    Raises: ConfigError as `pyramid_sizes`.
+    """
+    pyramid = pyramid_sizes(*image.shape[:2], model)
+    count = len(pyramid.sizes) - 1
+    if model.rules == 'mmgen':
+        levels = [np.rint(ops.resize_half_pixel(jnp.asarray(image, jnp.float32), s)) for s in pyramid.sizes]
+        return [np.float32(2) * (np.float32(u) / np.float32(255) - np.float32(0.5)) for u in levels], pyramid
+    x = jnp.asarray((image.astype(np.float32) / 255 - 0.5) * 2)[None]
+    x = resize_quantised(x, factor=min(model.max_size / max(image.shape[:2]), 1))
+    reals = [np.asarray(resize_quantised(x, factor=pyramid.ratio ** (count - i))[0]) for i in range(count + 1)]
+    return reals, pyramid
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch normalisation if `norm`, leaky ReLU 0.2 if `activate`: [N, h, w, C] -> [N, h', w', features].
+
+    pad: 'VALID', 'zero' or 'reflect'. A bias is there only without normalisation, which would take it away again.
+    """
+
+    features: int
+    kernel_size: int
+    pad: str = 'VALID'
+    norm: bool = True
+    activate: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.pad != 'VALID':
+            p = self.kernel_size // 2
+            mode = 'constant' if self.pad == 'zero' else 'reflect'
+            x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode=mode)
+        x = nn.Conv(
+            self.features,
+            (self.kernel_size,) * 2,
+            padding='VALID',
+            use_bias=not self.norm,
+            kernel_init=nn.initializers.normal(0.02),
+            name='conv',
+        )(x)
+        if self.norm:
+            x = BatchNorm(name='bn')(x, train)
+        return jax.nn.leaky_relu(x, 0.2) if self.activate else x
+
+
+class Block(nn.Module):
+    """head, body1, ..., tail: `num_layers` convolutions from the input to `out` channels; G's end in tanh.
+
+    widths: of the layers before the tail.
+    """
+
+    widths: tuple[int, ...]
+    out: int
+    kernel_size: int
+    pad: str = 'VALID'
+    norm: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for i, width in enumerate(self.widths):
+            name = f'body{i}' if i else 'head'
+            x = ConvBlock(width, self.kernel_size, self.pad, self.norm, name=name)(x, train)
+        return ConvBlock(self.out, self.kernel_size, self.pad, norm=False, activate=False, name='tail')(x, train)
+
+
+def widths(model: Config, scale: int) -> tuple[int, ...]:
+    """Of the layers of a block before its tail: the head, then halving, never below the least of the scale."""
+    head = min(model.base_channels * 2 ** (scale // 4), MAX_CHANNELS)
+    least = min(model.min_feat_channels * 2 ** (scale // 4), MAX_CHANNELS)
+    return (head, *(max(head // 2**j, least) for j in range(1, model.num_layers - 1)))
+
+
+def g_block(model: Config, scale: int) -> Block:
+    """Generator of a scale."""
+    pad = model.padding.removesuffix('-layer') if model.padding.endswith('-layer') else 'VALID'
+    return Block(widths(model, scale), 3, model.kernel_size, pad)
+
+
+def d_block(model: Config, scale: int) -> Block:
+    """Critic of a scale: images [N, h, w, 3] -> [N, h - 2P, w - 2P, 1]."""
+    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm)
+
+
+# Forward pass ---------------------------------------------------------------------------------------------------------
+
+
+def encoding(model: Config, height: int, width: int) -> jax.Array:
+    """The positional encoding that the noise of the coarsest scale gets, [height, width, C]."""
+    if model.encoding == 'csg':
+        return encodings.csg(height, width)
+    return encodings.spe(
+        height, width, model.spe_dim, div_half_dim=model.spe_div_half_dim, center_shift=model.spe_center_shift
+    )
+
+
+def _pad(x: jax.Array, p: int, mode: str = 'constant') -> jax.Array:
+    return jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode=mode)
+
+
+def _hop(model: Config, image: jax.Array, size: tuple[int, int], ratio: float) -> jax.Array:
+    """The image of one scale in the size of the next."""
+    if model.rules == 'mmgen':
+        return ops.resize_bicubic_align_corners(image, size)
+    image = resize_quantised(image, factor=1 / ratio)[:, : size[0], : size[1]]
+    if image.shape[1:3] == size:
+        return image
+    # An enlarged sample may miss the size by a pixel. The original program stretches the padded image then.
+    padded = ops.resize_align_corners(_pad(image, model.margin), tuple(n + 2 * model.margin for n in size))
+    return padded[:, model.margin : -model.margin, model.margin : -model.margin]
+
+
+def block_input(model: Config, scale: int, noise: jax.Array, amp: jax.Array, image: jax.Array) -> jax.Array:
+    """What a block sees.
+
+    Args:
+      noise: [N, h, w, C], larger by 2 `noise_margin`; image: [N, h, w, 3], of the scale below in the size of this one.
+    Returns: amp (noise + encoding) at the coarsest scale of a model with an encoding, otherwise amp noise + image; all
+      padded as `model.padding` says.
+    """
+    p = model.margin
+    if scale == 0 and model.encoding != 'none':
+        noise = noise + encoding(model, *noise.shape[1:3])[None]
+    if model.padding in ('zero', 'reflect'):
+        mode = 'constant' if model.padding == 'zero' else 'reflect'
+        noise, image = _pad(noise, p, mode), _pad(image, p, mode)
+    elif model.padding == 'noise':
+        image = _pad(image, p)
+    elif model.padding in ('interp', 'interp-noise'):
+        size = (image.shape[1] + 2 * p, image.shape[2] + 2 * p)
+        image = ops.resize_bicubic_align_corners(image, size)
+        if model.padding == 'interp-noise':
+            noise = ops.resize_bicubic_align_corners(noise, size)
+    return amp * noise if scale == 0 and model.encoding != 'none' else amp * noise + image
+
+
+def run_block(
+    model: Config, scale: int, params: dict, stats: dict, v: jax.Array, image: jax.Array, train: bool
+) -> tuple[jax.Array, dict]:
+    """tanh(block(v)) + image, and the running statistics of the block, new ones if `train`."""
+    out, new = g_block(model, scale).apply({'params': params, 'batch_stats': stats}, v, train, mutable=['batch_stats'])
+    return jnp.tanh(out) + image, new['batch_stats'] if train else stats
+
+
+def generate(
+    model: Config,
+    params: dict,
+    buffers: dict,
+    noises: Sequence[jax.Array],
+    image: jax.Array | None = None,
+    *,
+    ratio: float,
+    first: int = 0,
+    train: Sequence[bool] | bool = False,
+) -> tuple[list[jax.Array], dict]:
+    """Runs the blocks `first` to `first + len(noises) - 1`.
+
+    Args:
+      params: {'block0': ...}; buffers: {'stats': {'block0': ...}, 'amp': [scales], ...}.
+      noises: of each scale, [N, h, w, C] with the shape of `Config.noise_shape`; they set the sizes.
+      image: of the scale below in the size of scale `first`, [N, h, w, 3]; None: zeros.
+      ratio: of the pyramid.
+      train: which blocks normalise by the statistics of their input, and change their running ones.
+    Returns: the images of the scales, and the new running statistics.
+    """
+    train = [train] * len(noises) if isinstance(train, bool) else train
+    images, stats, margin = [], dict(buffers['stats']), 2 * model.noise_margin
+    for i, (noise, mode) in enumerate(zip(noises, train, strict=True)):
+        scale, name = first + i, f'block{first + i}'
+        size = (noise.shape[1] - margin, noise.shape[2] - margin)
+        if images:
+            image = _hop(model, images[-1], size, ratio)
+        elif image is None:
+            image = jnp.zeros((noise.shape[0], *size, 3))
+        v = jax.lax.stop_gradient(block_input(model, scale, noise, buffers['amp'][scale], image))
+        out, stats[name] = run_block(model, scale, params[name], stats[name], v, image, mode)
+        images.append(out)
+    return images, stats
+
+
+def criticise(
+    model: Config, scale: int, params: dict, stats: dict, images: jax.Array, train: bool = True
+) -> tuple[jax.Array, dict]:
+    """The critic's map [N, h', w', 1] of a scale, and its running statistics, {} without normalisation."""
+    variables = {'params': params, 'batch_stats': stats}
+    out, new = d_block(model, scale).apply(variables, images, train, mutable=['batch_stats'])
+    return out, new.get('batch_stats', {}) if train else stats
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+
+
+def d_loss(
+    model: Config, scale: int, params: dict, stats: dict, real: jax.Array, fake: jax.Array, mix: jax.Array
+) -> tuple[jax.Array, tuple[dict, dict]]:
+    """The critic's loss (WGAN-GP): mean D(fake) - mean D(real) + gp_weight GP(mix real + (1 - mix) fake).
+
+    GP is the mean over pixels of (|gradient of sum D over the channels| - 1)^2.
+
+    Args:
+      params, stats: of this critic; real: [1, h, w, 3]; fake: [b, h, w, 3]; mix: [b, 1, 1, 1] in [0, 1].
+    Returns: the loss, and the running statistics after the three passes, and metrics.
+    """
+    fake_map, stats = criticise(model, scale, params, stats, fake)
+    real_map, stats = criticise(model, scale, params, stats, real)
+
+    def total(x: jax.Array, stats: dict = stats) -> tuple[jax.Array, dict]:
+        out, stats = criticise(model, scale, params, stats, x)
+        return jnp.sum(out), stats
+
+    grads, stats = jax.grad(total, has_aux=True)(mix * real + (1 - mix) * fake)
+    penalty = model.gp_weight * losses.unit_gradient_penalty(grads, axis=(-1,))
+    on_fake, on_real = jnp.mean(fake_map), jnp.mean(real_map)
+    metrics = {'critic/fake': on_fake, 'critic/real': on_real, 'loss/gp': penalty}
+    loss = on_fake - on_real + penalty
+    return loss, (stats, metrics | {'loss/d': loss})
+
+
+def g_loss(model: Config, fake_map: jax.Array, recon: jax.Array, real: jax.Array) -> tuple[jax.Array, dict]:
+    """The generator's loss: -mean D(fake) + recon_weight mean (reconstruction - real)^2; and metrics."""
+    adversarial, squared = -jnp.mean(fake_map), model.recon_weight * jnp.mean(jnp.square(recon - real))
+    return adversarial + squared, {'loss/g': adversarial, 'loss/recon': squared}
+
+
+# The system -----------------------------------------------------------------------------------------------------------
+
+
+def sizes_of(buffers: dict) -> list[tuple[int, int]]:
+    """(height, width) of the scales of a model, coarse to fine, from its buffers."""
+    return [buffers['reals'][f'scale{s}'].shape[:2] for s in range(len(buffers['reals']))]
+
+
+def ratio_of(model: Config, buffers: dict) -> float:
+    """Ratio of the sides of neighbouring scales, from the finest size."""
+    sizes = sizes_of(buffers)
+    return (model.min_size / min(sizes[-1])) ** (1 / (len(sizes) - 1))
+
+
+def draw_noises(model: Config, keys: jax.Array, sizes: Sequence[tuple[int, int]], first: int = 0) -> list[jax.Array]:
+    """Standard normal maps of the scales `first`, first + 1, ... with the given image sizes, one per key [N]."""
+    return [
+        jax.vmap(lambda k, s=s, size=size: jax.random.normal(jax.random.fold_in(k, s), model.noise_shape(s, size)))(
+            keys
+        )
+        for s, size in enumerate(sizes, first)
+    ]
+
+
+def fixed_noises(model: Config, buffers: dict, count: int) -> list[jax.Array]:
+    """The noise of which the reconstruction is made: z* at the coarsest scale, nothing at the others."""
+    sizes = sizes_of(buffers)
+    zeros = [jnp.zeros((1, *model.noise_shape(s, sizes[s]))) for s in range(1, count)]
+    return [buffers['noise'][None], *zeros]
+
+
+def build(config: Any) -> GAN:
+    """The GAN of a run configuration. The image is read when a state is made, not to sample from a checkpoint."""
+    model, optim = config.model, config.optim
+
+    @functools.cache
+    def pyramid() -> tuple[list[np.ndarray], Pyramid]:
+        from pegan_jax.data.sources import decode_image, open_image
+
+        source = open_image(config.data.image, config.data.max_pixels)
+        return make_pyramid(decode_image(source[0]['image'], config.data.max_pixels), model)
+
+    def count() -> int:
+        return len(pyramid()[0])
+
+    def init(key: jax.Array) -> tuple[dict, dict, dict]:
+        reals, shape = pyramid()
+        params, stats = {'g': {}, 'd': {}}, {'g': {}, 'd': {}}
+        keys = jax.random.split(key, 2 * len(reals) + 1)
+        for s, size in enumerate(shape.sizes):
+            enough = (1, size[0] + 2 * model.margin, size[1] + 2 * model.margin)
+            g = g_block(model, s).init(keys[2 * s], jnp.zeros((*enough, model.in_channels(s))), False)
+            d = d_block(model, s).init(keys[2 * s + 1], jnp.zeros((*enough, 3)), False)
+            for net, variables in (('g', g), ('d', d)):
+                params[net][f'block{s}'] = variables['params']
+                stats[net][f'block{s}'] = variables.get('batch_stats', {})
+        buffers = {
+            'stats': stats['g'],
+            'noise': jax.random.normal(keys[-1], model.noise_shape(0, shape.sizes[0])),
+            'amp': jnp.zeros(len(reals)).at[0].set(1.0),
+            'reals': {f'scale{s}': jnp.asarray(real) for s, real in enumerate(reals)},
+            'scale': jnp.int32(0),
+        }
+        return params, {'g': buffers, 'd': stats['d']}, {}
+
+    def modes(scale: int) -> list[bool]:
+        return [model.rules == 'mmgen'] * scale + [True]
+
+    def fakes(g_params: dict, buffers: dict, key: jax.Array, index: jax.Array, scale: int) -> tuple[jax.Array, dict]:
+        noises = draw_noises(model, sample_keys(key, index), sizes_of(buffers)[: scale + 1])
+        images, stats = generate(model, g_params, buffers, noises, ratio=ratio_of(model, buffers), train=modes(scale))
+        return images[-1], {**buffers, 'stats': stats}
+
+    def reconstruct(g_params: dict, buffers: dict, scale: int, train: list[bool]) -> tuple[jax.Array, dict]:
+        noises = fixed_noises(model, buffers, scale + 1)
+        images, stats = generate(model, g_params, buffers, noises, ratio=ratio_of(model, buffers), train=train)
+        return images[-1], {**buffers, 'stats': stats}
+
+    def real_of(buffers: dict, scale: int) -> jax.Array:
+        return buffers['reals'][f'scale{scale}'][None]
+
+    def d_update(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
+        scale, name = stage.level, f'block{stage.level}'
+        noise_key, mix_key = jax.random.split(key)
+        fake, g_buffers = fakes(state.params['g'], state.buffers['g'], noise_key, batch['index'], scale)
+        mix = jax.vmap(lambda k: jax.random.uniform(k, (1, 1, 1)))(sample_keys(mix_key, batch['index']))
+        loss, (stats, metrics) = d_loss(
+            model, scale, params[name], state.buffers['d'][name], real_of(g_buffers, scale), fake, mix
+        )
+        return loss, ({'buffers': {'g': g_buffers, 'd': {**state.buffers['d'], name: stats}}}, metrics)
+
+    def g_update(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
+        scale, name = stage.level, f'block{stage.level}'
+        fake, g_buffers = fakes(params, state.buffers['g'], key, batch['index'], scale)
+        fake_map, d_stats = criticise(model, scale, state.params['d'][name], state.buffers['d'][name], fake)
+        recon, g_buffers = reconstruct(params, g_buffers, scale, modes(scale))
+        loss, metrics = g_loss(model, fake_map, recon, real_of(g_buffers, scale))
+        return loss, ({'buffers': {'g': g_buffers, 'd': {**state.buffers['d'], name: d_stats}}}, metrics)
+
+    def stage_at(step: int, nimg: int, seed: int) -> Stage:
+        scale, iteration = divmod(step, model.iters_per_scale)
+        first = ('first',) if model.rules == 'mmgen' and iteration == 0 else ()
+        return Stage(config.data.resolution, level=min(scale, count() - 1), flags=first)
+
+    def enter(state: Any, old: Stage, new: Stage) -> Any:
+        params, buffers = dict(state.params), {net: dict(tree) for net, tree in state.buffers.items()}
+        g, scale = buffers['g'], new.level
+        if model.rules == 'mmgen' and old.flags and scale == old.level and scale + 1 < count():
+            # The released program measures the next amplitude after one iteration, with a nearest resize.
+            recon, _ = reconstruct(params['g'], g, scale, [True] * (scale + 1))
+            real = real_of(g, scale + 1)
+            g['amp'] = g['amp'].at[scale + 1].set(amplitude(model, ops.resize_nearest(recon, real.shape[1:3]), real))
+        if scale != old.level:
+            grown = grow(model, scale, params, buffers)
+            params, buffers = grown
+            g = buffers['g']
+            if model.rules == 'original':
+                recon, _ = reconstruct(params['g'], g, scale - 1, [False] * scale)
+                real = real_of(g, scale)
+                previous = _hop(model, recon, real.shape[1:3], ratio_of(model, g))
+                g['amp'] = g['amp'].at[scale].set(amplitude(model, previous, real))
+            g['scale'] = jnp.full_like(g['scale'], scale)
+        return state.replace(params=params, buffers=buffers)
+
+    def part(stage: Stage) -> str:
+        return f'block{stage.level}'
+
+    return GAN(
+        init=init,
+        updates=(Update('d', d_update, part=part),) * model.d_steps
+        + (Update('g', g_update, part=part),) * model.g_steps,
+        optimizers={
+            'g': adam(model, optim.g_lr, model.g_steps, optim.beta1, optim.beta2, optim.eps),
+            'd': adam(model, optim.d_lr, model.d_steps, optim.beta1, optim.beta2, optim.eps),
+        },
+        sample=functools.partial(sample, model),
+        stage_at=stage_at,
+        enter=enter,
+        num_steps=lambda: model.iters_per_scale * count(),
+    )
+
+
+def adam(model: Config, lr: float, steps: int, beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+    """Of one block, with `steps` updates per iteration; the rate falls to a tenth at iteration `lr_decay_iter`."""
+    schedule = optax.piecewise_constant_schedule(lr, {model.lr_decay_iter * steps: 0.1})
+    return optax.adam(schedule, b1=beta1, b2=beta2, eps=eps)
+
+
+def amplitude(model: Config, previous: jax.Array, real: jax.Array) -> jax.Array:
+    """Noise amplitude of a scale: noise_amp times the root mean square of what it has to add to the scale below."""
+    return model.noise_amp * jnp.sqrt(jnp.mean(jnp.square(previous - real)))
+
+
+def grow(model: Config, scale: int, params: dict, buffers: dict) -> tuple[dict, dict]:
+    """Starts a scale from the weights and running statistics of the one below, where they have the same widths."""
+    below, here = f'block{scale - 1}', f'block{scale}'
+    params = {net: dict(tree) for net, tree in params.items()}
+    buffers = {'g': {**buffers['g'], 'stats': dict(buffers['g']['stats'])}, 'd': dict(buffers['d'])}
+    if widths(model, scale) == widths(model, scale - 1):
+        copy = functools.partial(jax.tree.map, jnp.copy)
+        params['d'][here], buffers['d'][here] = copy(params['d'][below]), copy(buffers['d'][below])
+        if model.in_channels(scale) == model.in_channels(scale - 1):
+            params['g'][here] = copy(params['g'][below])
+            buffers['g']['stats'][here] = copy(buffers['g']['stats'][below])
+    return params, buffers
+
+
+def sample(
+    model: Config,
+    variables: dict,
+    z: jax.Array,
+    grid: None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    start_scale: int = 0,
+) -> jax.Array:
+    """Random images, all blocks in evaluation mode. Scales that training has not reached only enlarge their input.
+
+    Args:
+      variables: {'params': {'block0': ...}, 'buffers': ...} of the generator.
+      z: [N, 2] float32, whose bits are the random keys of the noise maps.
+      grid: must be None: this model has no coordinates to choose.
+      size: (height, width) of the finest scale; None: that of training. Other scales follow, rounded half to even.
+      start_scale: scales below it use the noise of the reconstruction.
+    Returns: [N, *size, 3] float32, nominally in [-1, 1], not clamped.
+    Raises: ValueError for a grid, a start_scale that does not exist, sizes that leave a scale empty.
+    """
+    params, buffers = variables['params'], variables['buffers']
+    native = sizes_of(buffers)
+    if grid is not None:
+        raise ValueError('SinGAN has no grid of coordinates; choose a `size`.')
+    if not 0 <= start_scale < len(native):
+        raise ValueError(f'start_scale={start_scale}; the model has scales 0 to {len(native) - 1}.')
+    sizes = scaled_sizes(native, size)
+    if start_scale and sizes != list(native):
+        raise ValueError(f'start_scale={start_scale} needs the size of the image, {native[-1]}, not {size}.')
+    keys = jax.vmap(jax.random.wrap_key_data)(jax.lax.bitcast_convert_type(z.astype(jnp.float32), jnp.uint32))
+    noises = draw_noises(model, keys, sizes)
+    fixed = fixed_noises(model, buffers, len(native))
+    noises[:start_scale] = [jnp.broadcast_to(f, n.shape) for f, n in zip(fixed, noises[:start_scale], strict=False)]
+    return generate_trained(model, params, buffers, noises)
+
+
+def generate_trained(model: Config, params: dict, buffers: dict, noises: Sequence[jax.Array]) -> jax.Array:
+    """The finest image of `generate` in evaluation mode; scales above buffers['scale'] only enlarge their input."""
+    ratio, margin = ratio_of(model, buffers), 2 * model.noise_margin
+    images, _ = generate(model, params, buffers, noises[:1], ratio=ratio)
+    image = images[0]
+    for s, noise in enumerate(noises[1:], 1):
+        previous = _hop(model, image, (noise.shape[1] - margin, noise.shape[2] - margin), ratio)
+        (trained,), _ = generate(model, params, buffers, [noise], previous, ratio=ratio, first=s)
+        image = jnp.where(s <= buffers['scale'], trained, previous)
+    return image
+
+
+def scaled_sizes(native: Sequence[tuple[int, int]], size: tuple[int, int] | None) -> list[tuple[int, int]]:
+    """Sizes of all scales when the finest shall have `size`: each side times the same factor, rounded half to even.
+
+    Raises: ValueError if a side would be 0.
+    """
+    if size is None:
+        return [tuple(s) for s in native]
+    factors = [wanted / have for wanted, have in zip(size, native[-1], strict=True)]
+    sizes = [tuple(round(n * f) for n, f in zip(s, factors, strict=True)) for s in native]
+    if min(min(s) for s in sizes) < 1:
+        raise ValueError(f'size={size} is too small: the coarsest scale of {native[0]} would vanish.')
+    return sizes
+
+
+def validate(config: Any) -> None:
+    """Raises ConfigError for settings outside of the model that SinGAN cannot train with."""
+    if config.data.image is None:
+        raise ConfigError('SinGAN learns one image: set data.image=photo.jpg.')
+    if config.train.keep_best:
+        raise ConfigError(
+            f'train.keep_best={config.train.keep_best} compares with a data set, and SinGAN has one image; set it to 0.'
+        )
