@@ -5,7 +5,7 @@ python train.py --config configs/singan.py:ARGUMENTS --workdir WORKDIR --config.
 Arguments combine with commas: one of the runs (default: singan), and tiny.
 
   run           image of the publication     model
-  singan        any                          Shaham et al. 2019: zero padding in front of every block, at most 250 pixels
+  singan        any                          Shaham et al. 2019: zero padding in front of each block, at most 250 pixels
   balloons      balloons                     the same with the pyramid and schedule of mmgen
   fish          a school of fish             as balloons, at most 300 pixels
   bohemian      Bohemian Rhapsody            as balloons, at most 500 pixels
@@ -13,6 +13,8 @@ Arguments combine with commas: one of the runs (default: singan), and tiny.
   spe-dim4      bohemian                     sinusoids, 4 channels per axis
   spe-dim8      bohemian                     sinusoids, 8 channels per axis (the released file of this name has 4)
   interp-pad    balloons                     no padding at all
+  sr            any, small                   super-resolution by 4: trained on the image, then `edit super-resolution`
+  animation     any                          noise of the size that blocks need, for `edit animate`
   disc-nobn     (combines with all)          critics without batch normalisation
 
 The images are those of the publications; none comes with this library, and none of the runs has been repeated with it.
@@ -29,6 +31,8 @@ RUNS = {
     'csg': dict(rules='mmgen', max_size=500, padding='zero-layer', encoding='csg', noise_channels=1),
     'spe-dim4': dict(rules='mmgen', max_size=500, padding='zero-layer', encoding='spe', spe_dim=4, noise_channels=1),
     'spe-dim8': dict(rules='mmgen', max_size=500, padding='zero-layer', encoding='spe', spe_dim=8, noise_channels=1),
+    'sr': dict(sr_factor=4.0, min_size=18, recon_weight=100.0),
+    'animation': dict(padding='noise', min_size=20),
     'interp-pad': dict(rules='mmgen', padding='interp', noise_channels=1),
 }
 TINY = dict(max_size=48, min_size=16, base_channels=8, min_feat_channels=8, iters_per_scale=20, lr_decay_iter=16)

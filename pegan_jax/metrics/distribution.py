@@ -68,3 +68,21 @@ def sliced_wasserstein(
 
         distances.append(np.abs(project(level_a) - project(level_b)).mean())
     return 1000 * float(np.mean(distances))
+
+
+def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """Frechet distance of the Gaussians fitted to two clouds of features (Heusel et al. 2017, eq. 6).
+
+    |m - m'|^2 + Tr(S + S' - 2 (S S')^(1/2)), S with N - 1, of features [N, D] and [M, D], in float64.
+    Raises: ValueError for other shapes, or fewer than two features.
+    """
+    real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1] or min(len(real), len(fake)) < 2:
+        raise ValueError(f'features have shapes {real.shape} and {fake.shape}; expected [N, D] and [M, D], N, M >= 2.')
+    covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in (real, fake)]
+    # The trace of the root of S S' is the sum of the roots of its eigenvalues, which are those of a product of positive
+    # semidefinite matrices: real and not negative but for rounding.
+    eigenvalues = np.linalg.eigvals(covariances[0] @ covariances[1])
+    root = np.sum(np.sqrt(np.maximum(eigenvalues.real, 0)))
+    difference = real.mean(axis=0) - fake.mean(axis=0)
+    return float(difference @ difference + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * root)

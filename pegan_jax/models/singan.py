@@ -48,6 +48,8 @@ class Config:
     lr_decay_iter: iteration of a scale from which the learning rates are a tenth.
     noise_amp: noise amplitude of a scale relative to the error that the scale below leaves.
     gp_weight, recon_weight: of the gradient penalty and of the reconstruction.
+    sr_factor: for super-resolution by this factor: neighbouring scales have the ratio of its steps; published with
+      min_size 18 and recon_weight 100.
     """
 
     min_size: int = 25
@@ -73,6 +75,7 @@ class Config:
     noise_amp: float = 0.1
     gp_weight: float = 0.1
     recon_weight: float = 10.0
+    sr_factor: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -87,6 +90,8 @@ class Config:
             raise ConfigError(f'model.kernel_size={self.kernel_size} must be odd, such as 3.')
         if not 0 < self.scale_factor < 1:
             raise ConfigError(f'model.scale_factor={self.scale_factor} must lie between 0 and 1, such as 0.75.')
+        if self.sr_factor is not None and not self.sr_factor > 1:
+            raise ConfigError(f'model.sr_factor={self.sr_factor} must exceed 1, such as 4.')
         if self.max_size < self.min_size:
             raise ConfigError(f'model.max_size={self.max_size} is below model.min_size={self.min_size}.')
         if self.noise_channels not in (1, 3):
@@ -156,9 +161,12 @@ def pyramid_sizes(height: int, width: int, model: Config) -> Pyramid:
             f'the image has {height} x {width} pixels, its shorter side fewer than model.min_size={model.min_size}; '
             'take a larger image or a smaller min_size.'
         )
-    log_factor = math.log(model.scale_factor)
-    count = math.ceil(math.log(model.min_size / short) / log_factor) + 1
-    count -= math.ceil(math.log(min(model.max_size, long) / long) / log_factor)
+    # For super-resolution, the released program truncates, and divides by the width.
+    enlarges = model.sr_factor is not None
+    log_factor = math.log(1 / sr_schedule(model.sr_factor)[1] if enlarges else model.scale_factor)
+    whole, side = (int, width) if enlarges else (math.ceil, long)
+    count = whole(math.log(model.min_size / short) / log_factor) + 1
+    count -= whole(math.log(min(model.max_size, long) / side) / log_factor)
     shrink = min(model.max_size / long, 1)
     if count < 1:
         raise ConfigError(
@@ -175,6 +183,12 @@ def pyramid_sizes(height: int, width: int, model: Config) -> Pyramid:
         side = _original_side
     factors = [ratio ** (count - i) for i in range(count + 1)]
     return Pyramid(tuple((side(base[0], f), side(base[1], f)) for f in factors), ratio)
+
+
+def sr_schedule(factor: float) -> tuple[int, float]:
+    """Steps of a super-resolution by `factor`, and the ratio of each: about the third root of 2."""
+    repeats = round(math.log(1 / factor) / math.log(2 ** (-1 / 3)))
+    return repeats, factor ** (1 / repeats)
 
 
 def _original_side(side: int, factor: float) -> int:

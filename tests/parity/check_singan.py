@@ -8,9 +8,10 @@ import numpy as np
 import optax
 from compare import assert_close, assert_outputs, nchw, nhwc, outputs
 
-from pegan_jax import losses, ops
+from pegan_jax import editing, losses, ops
 from pegan_jax.interop import rules
 from pegan_jax.interop import singan as singan_rules
+from pegan_jax.metrics.distribution import frechet_distance
 from pegan_jax.models import singan
 
 
@@ -390,7 +391,25 @@ def original_sampling(arrays, meta):
         assert_close(name, nchw(out), arrays[f'out/I_{s}'], {'atol': 2e-5})
 
 
+def applications(arrays, meta):
+    tolerance = meta['tolerance']
+    walk, z, first, steps = meta['walk'], *(arrays[f'in/walk_{k}'] for k in ('z_rec', 'first_noise', 'noise'))
+    got = editing.walk(
+        jnp.asarray(z[0]), jnp.asarray(first[0]), jnp.asarray(steps[:, 0]), alpha=walk['alpha'], beta=walk['beta']
+    )
+    assert_close('walk', got[:, None], arrays['out/walk_z'], tolerance['walk'])
+    for kind, radius in (('harmonization', editing.HARMONISE_RADIUS), ('editing', editing.EDIT_RADIUS)):
+        assert_close(kind, editing.soft_mask(arrays['in/mask'], radius), arrays[f'out/mask_{kind}'], tolerance['mask'])
+    distance = frechet_distance(arrays['in/sifid_features_real'], arrays['in/sifid_features_fake'])
+    assert_close('sifid', distance, arrays['out/sifid'], tolerance['sifid'])
+    for row in meta['sr_schedule']:
+        repeats, step = singan.sr_schedule(row['sr_factor'])
+        assert repeats == row['iterations']
+        np.testing.assert_allclose(step, row['step'], rtol=1e-12)
+
+
 CHECKS = {
+    ('singan', 'applications_misc'): applications,
     ('singan', 'disc_'): discriminators,
     ('singan', 'gen_'): generators,
     ('singan', 'gp_disc'): gradient_penalties,

@@ -1,0 +1,226 @@
+"""Uses of a trained SinGAN and its image (Shaham et al. 2019, section 4): edit, harmonise, paint, enlarge, animate.
+
+`model` is what `pegan_jax.load` gives for a run of the system 'singan'; images are float32 [H, W, 3] in [-1, 1].
+"""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from pegan_jax.models import singan
+from pegan_jax.sampling import Model, latents, to_uint8
+
+HARMONISE_RADIUS, EDIT_RADIUS = 7, 20  # of the disk that widens a mask, in pixels
+
+
+def _parts(model: Model) -> tuple[singan.Config, dict, dict]:
+    if model.config.system != 'singan':
+        raise ValueError(f'the model is of system {model.config.system!r}; editing needs a SinGAN.')
+    return model.config.model, model.variables['params'], model.variables['buffers']
+
+
+def real_image(model: Model) -> np.ndarray:
+    """The image that the model learned, [H, W, 3], in its finest scale."""
+    _, _, buffers = _parts(model)
+    return np.asarray(buffers['reals'][f'scale{len(buffers["reals"]) - 1}'])
+
+
+def reconstruct(model: Model) -> np.ndarray:
+    """The model's own version of its image, [H, W, 3]."""
+    config, params, buffers = _parts(model)
+    noises = singan.fixed_noises(config, buffers, len(buffers['reals']))
+    return np.asarray(singan.generate_trained(config, params, buffers, noises)[0])
+
+
+def samples(
+    model: Model, seeds: Sequence[int], *, size: tuple[int, int] | None = None, start_scale: int = 0
+) -> np.ndarray:
+    """Random images of any size, [N, H, W, 3]; the arguments are those of `singan.sample`."""
+    config, _, _ = _parts(model)
+    if not len(seeds):
+        raise ValueError('seeds is empty; give at least one, such as seeds=[0].')
+    run = jax.jit(functools.partial(singan.sample, config, size=size, start_scale=start_scale))
+    return np.concatenate([np.asarray(run(model.variables, latents([seed], config.z_dim))) for seed in seeds])
+
+
+# Injection ------------------------------------------------------------------------------------------------------------
+
+
+def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.ndarray:
+    """Runs the scales from `scale` on, with `image` in place of what the scales below would give.
+
+    Args:
+      image: [h, w, 3], of any size; it is brought to that of the model's image.
+      scale: 1 to the finest; the coarser, the freer.
+      seed: of the noise.
+    Returns: [H, W, 3].
+    Raises: ValueError for a scale that does not exist.
+    """
+    config, params, buffers = _parts(model)
+    sizes, ratio = singan.sizes_of(buffers), singan.ratio_of(config, buffers)
+    finest = len(sizes) - 1
+    if not 1 <= scale <= finest:
+        raise ValueError(f'scale={scale}; an image can enter at scales 1 to {finest} of this model.')
+    x = jnp.asarray(image, jnp.float32)[None]
+    if x.shape[1:3] != sizes[finest]:
+        x = singan.resize_quantised(x, size=sizes[finest])
+    below = singan.resize_quantised(x, factor=ratio ** (finest - scale + 1))
+    below = below[:, : sizes[scale - 1][0], : sizes[scale - 1][1]]
+    previous = singan.resize_quantised(below, factor=1 / ratio)[:, : sizes[scale][0], : sizes[scale][1]]
+    noises = singan.draw_noises(config, jax.random.key(seed)[None], sizes[scale:], first=scale)
+    images, _ = singan.generate(config, params, buffers, noises, previous, ratio=ratio, first=scale)
+    return np.asarray(images[-1][0])
+
+
+def soft_mask(mask: np.ndarray, radius: int) -> np.ndarray:
+    """A mask [H, W] (anything but 0 is inside) widened by a disk, blurred (sigma 5) and stretched to [0, 1], float64.
+
+    Raises: ValueError for a mask that is empty or everything.
+    """
+    inside = np.asarray(mask) != 0
+    if inside.ndim != 2 or inside.all() or not inside.any():
+        raise ValueError(
+            f'the mask has shape {inside.shape} and {inside.mean():.0%} of it are inside; expected [H, W] with both '
+            'zeros and other values.'
+        )
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    wide = ndimage.binary_dilation(inside, x**2 + y**2 <= radius**2)
+    soft = ndimage.gaussian_filter(wide.astype(np.float64), 5, truncate=4, mode='nearest')
+    low, high = soft.min(), soft.max()
+    return (soft - low) / (high - low) if high > low else np.ones_like(soft)
+
+
+def edit(
+    model: Model, image: np.ndarray, mask: np.ndarray, scale: int, seed: int = 0, *, radius: int = EDIT_RADIUS
+) -> np.ndarray:
+    """Makes an edited copy of the model's image look like it: `inject`, blended in by `soft_mask` of the changed part.
+
+    Args:
+      image: the edited copy, [h, w, 3]; mask: [h, w], not 0 where it was changed.
+      radius: EDIT_RADIUS, or HARMONISE_RADIUS for an object that was pasted in.
+    Returns: [H, W, 3]: (1 - M) image of the model + M injected.
+    Raises: ValueError as `inject` and `soft_mask`, or if the shapes of image and mask differ.
+    """
+    if np.shape(image)[:2] != np.shape(mask)[:2]:
+        raise ValueError(
+            f'the image has {np.shape(image)[:2]} pixels and the mask {np.shape(mask)[:2]}; they must agree.'
+        )
+    real = real_image(model)
+    fitted = Image.fromarray((np.asarray(mask) != 0).astype(np.uint8)).resize(
+        real.shape[1::-1], Image.Resampling.NEAREST
+    )
+    soft = soft_mask(np.asarray(fitted), radius)[..., None].astype(np.float32)
+    return (1 - soft) * real + soft * inject(model, image, scale, seed)
+
+
+# Super-resolution -----------------------------------------------------------------------------------------------------
+
+
+def super_resolve(model: Model, seed: int = 0) -> np.ndarray:
+    """The model's image enlarged by `model.sr_factor`: its finest block again and again, each time a little larger.
+
+    Returns: [floor(F H), floor(F W), 3].
+    Raises: ValueError for a model that was not trained for it.
+    """
+    config, params, buffers = _parts(model)
+    if config.sr_factor is None:
+        raise ValueError('the model has no model.sr_factor; train with configs/singan.py:sr for super-resolution.')
+    finest = len(buffers['reals']) - 1
+    repeats, step = singan.sr_schedule(config.sr_factor)
+    x = jnp.asarray(real_image(model))[None]
+    height, width = (int(config.sr_factor * n) for n in x.shape[1:3])
+    for i in range(repeats):
+        x = singan.resize_quantised(x, factor=step)
+        # The first pass has one channel of noise for all colours, as the coarsest scale of training has.
+        shape = config.noise_shape(finest, x.shape[1:3])
+        noise = jax.random.normal(
+            jax.random.fold_in(jax.random.key(seed), i), (1, *shape[:2], 1 if i == 0 else shape[2])
+        )
+        (x,), _ = singan.generate(config, params, buffers, [noise], x, ratio=1 / step, first=finest)
+    return np.asarray(x[0, :height, :width])
+
+
+# Animation ------------------------------------------------------------------------------------------------------------
+
+
+def walk(noise: jax.Array, first: jax.Array, steps: jax.Array, *, alpha: float, beta: float) -> jax.Array:
+    """A random walk about `noise` (Shaham et al., supplementary): z_t = alpha z* + (1 - alpha)(z_{t-1} + d_t).
+
+    d_t = beta (z_{t-1} - z_{t-2}) + (1 - beta) e_t, from z_0 = 0.95 z* + 0.05 first and z_{-1} = z*.
+
+    Args:
+      noise: z*, [h, w, C]; first: as it; steps: the e_t, [T, h, w, C].
+    Returns: [T, h, w, C].
+    """
+
+    def move(state: tuple, e: jax.Array) -> tuple:
+        last, before = state
+        z = alpha * noise + (1 - alpha) * (last + beta * (last - before) + (1 - beta) * e)
+        return (z, last), z
+
+    return jax.lax.scan(move, (0.95 * noise + 0.05 * first, noise), steps)[1]
+
+
+def animate(
+    model: Model,
+    frames: int = 100,
+    *,
+    alpha: float = 0.1,
+    beta: float = 0.9,
+    start_scale: int = 1,
+    seed: int = 0,
+) -> np.ndarray:
+    """Frames [T, H, W, 3] of the image in motion: every scale's noise walks at random about that of the reconstruction.
+
+    Args:
+      alpha: pull towards the reconstruction; beta: smoothness of the motion.
+      start_scale: scales below it stand still.
+    Raises: ValueError for no frames, alpha or beta outside [0, 1], a start_scale that does not exist.
+    """
+    config, params, buffers = _parts(model)
+    count = len(buffers['reals'])
+    if frames < 1:
+        raise ValueError(f'frames={frames} must be at least 1.')
+    if not (0 <= alpha <= 1 and 0 <= beta <= 1):
+        raise ValueError(f'alpha={alpha} and beta={beta} must lie in [0, 1]; usual are 0.1 and 0.8 to 0.95.')
+    if not 0 <= start_scale < count:
+        raise ValueError(f'start_scale={start_scale}; the model has scales 0 to {count - 1}.')
+    key, paths = jax.random.key(seed), []
+    for s, noise in enumerate(singan.fixed_noises(config, buffers, count)):
+        first_key, steps_key = jax.random.split(jax.random.fold_in(key, s))
+        first = jax.random.normal(first_key, noise.shape[1:])
+        steps = jax.random.normal(steps_key, (frames, *noise.shape[1:]))
+        moving = walk(noise[0], first, steps, alpha=alpha, beta=beta)
+        paths.append(jnp.broadcast_to(noise, moving.shape) if s < start_scale else moving)
+    run = jax.jit(functools.partial(singan.generate_trained, config))
+    return np.concatenate([np.asarray(run(params, buffers, [p[t : t + 1] for p in paths])) for t in range(frames)])
+
+
+def save_animation(frames: np.ndarray, path: str | pathlib.Path, fps: int = 10) -> None:
+    """Writes frames [T, H, W, 3] as a .gif, or a .mp4, for which imageio and its ffmpeg are needed.
+
+    Raises: ValueError for another suffix, or a missing library.
+    """
+    path, images = pathlib.Path(path), to_uint8(frames)
+    if path.suffix == '.gif':
+        first, *rest = (Image.fromarray(image) for image in images)
+        first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    elif path.suffix == '.mp4':
+        try:
+            import imageio.v3 as iio
+
+            # Most players want even sides.
+            height, width = (n - n % 2 for n in images.shape[1:3])
+            iio.imwrite(path, images[:, :height, :width], fps=fps, macro_block_size=2)
+        except (ImportError, OSError) as error:
+            raise ValueError(
+                f"{path.name} cannot be written ({error}); pip install 'pegan_jax[video]', or use .gif."
+            ) from None
+    else:
+        raise ValueError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')
