@@ -9,13 +9,14 @@ import pathlib
 
 import check_cips
 import check_coords
+import check_singan
 import numpy as np
 import pytest
 from compare import assert_close, bound
 
 DEFAULT = pathlib.Path(__file__).parent.parent / 'fixtures'
 
-CHECKS = check_coords.CHECKS | check_cips.CHECKS
+CHECKS = check_coords.CHECKS | check_cips.CHECKS | check_singan.CHECKS
 
 PENDING = {
     ('deepfill', 'brush_raster'): 'free-form masks are not implemented yet',
@@ -40,16 +41,6 @@ PENDING = {
     ('positional_encoding_gans', 'pggan_'): 'PGGAN is not implemented yet',
     ('positional_encoding_gans', 'stylegan2_'): "MS-PIE's StyleGAN2 baseline is not implemented yet",
     ('positional_encoding_gans', 'train_losses'): 'the losses of MS-PIE are not implemented yet',
-    ('singan', 'applications_misc'): 'the applications of SinGAN are not implemented yet',
-    ('singan', 'disc_'): 'SinGAN is not implemented yet',
-    ('singan', 'gen_'): 'SinGAN is not implemented yet',
-    ('singan', 'gp_disc'): 'SinGAN is not implemented yet',
-    ('singan', 'interpolation_ops'): 'SinGAN is not implemented yet',
-    ('singan', 'loss_step'): 'SinGAN is not implemented yet',
-    ('singan', 'orig_'): 'the applications of SinGAN are not implemented yet',
-    ('singan', 'pyramid'): "SinGAN's image pyramid is not implemented yet",
-    ('singan', 'resize_'): "SinGAN's image pyramid is not implemented yet",
-    ('singan', 'train_loop'): 'SinGAN is not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'bias_act_conv_resample'): 'resampling convolutions are not implemented yet',
     ('stylegan3', 'discriminator_'): 'the StyleGAN3 discriminator variants are not implemented yet',
@@ -123,7 +114,7 @@ def test_no_pending_entry_overlaps_a_check():
         (p, c) for p in PENDING for c in CHECKS if p[0] == c[0] and (p[1].startswith(c[1]) or c[1].startswith(p[1]))
     ]
     assert not overlaps
-    assert len(CHECKS) == len(check_coords.CHECKS) + len(check_cips.CHECKS)
+    assert len(CHECKS) == len(check_coords.CHECKS) + len(check_cips.CHECKS) + len(check_singan.CHECKS)
 
 
 def test_unknown_files_have_no_check():
