@@ -1,13 +1,28 @@
-"""SinGAN checkpoints of the mmgen program (PyTorch), and of the original's blocks."""
+"""SinGAN checkpoints of the mmgen program (PyTorch), and blocks of the original program.
+
+A checkpoint has the networks, {"state_dict": {"generator.blocks.0.head.conv.weight": ...}}; a second file, a pickle, has
+the noise that makes the reconstruction and the amplitudes, {'fixed_noises', 'noise_weights', 'curr_stage'}. Images are
+BGR there and RGB here: the channels of all layers that see or make colours are turned around.
+"""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from pegan_jax.interop import rules
-from pegan_jax.interop.rules import Rule
+from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig
+from pegan_jax.interop import reader, rules
+from pegan_jax.interop.reader import ForeignFileError, shown
+from pegan_jax.interop.rules import Imported, Rule
+from pegan_jax.models import singan
+
+LICENCE = (
+    'Converted weights keep the licence under which their source was published (official files: the Apache-2.0 licence '
+    'of MMGeneration, and the rights in the image that was learned); converting them grants no other.'
+)
 
 _LAYER = r'blocks\.(\d+)\.(head|body\.block\d+|tail)'
 
@@ -41,3 +56,144 @@ def folded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         bias = out.pop(name.replace('bn.running_mean', 'conv.bias'), 0.0)
         out[name] = out[name] - bias
     return out
+
+
+def recognises(tree: Any) -> bool:
+    """Whether what `reader.read` gave is a SinGAN of mmgen."""
+    found = tree.get('state_dict') if isinstance(tree, dict) else None
+    return isinstance(found, dict) and 'generator.blocks.0.head.conv.weight' in found
+
+
+def arrays(tree: Any) -> dict[str, np.ndarray]:
+    """{'generator.blocks.0.head.conv.weight': array, ...}."""
+    return reader.arrays(tree['state_dict'])
+
+
+def infer(tree: Any, *, noises: Any = None) -> tuple[Config, dict[str, Any]]:
+    """The configuration of a run with this model, and {setting: value} of what the files tell.
+
+    How borders are padded leaves no trace in the weights. It is taken from what was released: models with an encoding
+    pad every layer; of those without, the one whose noise has one channel at all scales pads nothing.
+
+    Args:
+      noises: what the second file holds; without it, noise channels and sizes are unknown, and left as published.
+    Raises: ForeignFileError.
+    """
+    found = arrays(tree)
+    blocks = sum(re.fullmatch(r'generator\.blocks\.\d+\.head\.conv\.weight', name) is not None for name in found)
+    first = found['generator.blocks.0.head.conv.weight']
+    tail = found.get('generator.blocks.0.tail.conv.weight')
+    if first.ndim != 4 or tail is None or tail.ndim != 4:
+        raise ForeignFileError('is not a SinGAN of mmgen: the first block has no head and tail of convolutions.')
+    channels = first.shape[1]
+    encoding = {3: {'encoding': 'none'}, 2: {'encoding': 'csg'}}.get(channels)
+    if encoding is None:
+        if channels % 4:
+            raise ForeignFileError(f'has {channels} input channels at the coarsest scale; 3, 2 and 4 n are known.')
+        encoding = {'encoding': 'spe', 'spe_dim': channels // 2}
+    layers = sum(name.startswith('generator.blocks.0.') and name.endswith('conv.weight') for name in found)
+    fields = {
+        'kernel_size': first.shape[2],
+        'num_layers': layers,
+        'base_channels': first.shape[0],
+        'min_feat_channels': tail.shape[1],
+        'd_norm': 'discriminator.blocks.0.head.bn.weight' in found,
+        'rules': 'mmgen',
+        **encoding,
+    }
+    if noises is not None:
+        shapes = [noise.shape for noise in _noises(noises, blocks)]
+        fields |= {'first_noise_channels': shapes[0][1], 'noise_channels': shapes[-1][1]}
+    one = fields.get('noise_channels') == 1
+    fields['padding'] = ('interp' if one else 'zero') if channels == 3 else 'zero-layer'
+    try:
+        model = singan.Config(**fields)
+        config = Config(
+            'singan',
+            model,
+            DataConfig(image='unknown'),
+            OptimConfig(g_lr=5e-4, d_lr=5e-4, beta1=0.5, beta2=0.999),
+            TrainConfig(batch_size=1, keep_best=0),
+        )
+    except ConfigError as error:
+        raise ForeignFileError(f'does not describe a SinGAN of this library: {error}') from None
+    return config, fields
+
+
+def load(tree: Any, *, sampling_only: bool = False, noises: Any = None) -> Imported:
+    """Converts what `reader.read` gave, to sample from and to edit with; critics are checked and left out.
+
+    The learned image is in none of the files. Its place is taken by the model's reconstruction of it.
+
+    Args:
+      noises: what the second file holds.
+    Raises: ForeignFileError if the second file is missing, or one array is left over, missing or misshapen.
+    """
+    if noises is None:
+        raise ForeignFileError(
+            'holds the networks of a SinGAN; its noises are in a second file, a .pkl: name it with --noises.'
+        )
+    config, inferred = infer(tree, noises=noises)
+    model, found = config.model, arrays(tree)
+    count = sum(name.endswith('head.conv.weight') and name.startswith('generator.') for name in found)
+    generator = networks(model, found, 'generator.', count, singan.g_block)
+    networks(model, found, 'discriminator.', count, singan.d_block)
+    if extra := [name for name in found if not name.startswith(('generator.', 'discriminator.'))]:
+        raise ForeignFileError(f'left over: {", ".join(map(shown, extra))}.')
+    fixed = [noise.transpose(0, 2, 3, 1)[0].astype(np.float32) for noise in _noises(noises, count)]
+    if fixed[0].shape[-1] == 3 and model.encoding == 'none':
+        fixed[0] = fixed[0][..., ::-1]
+    amp = np.asarray(noises['noise_weights'], np.float32)
+    if amp.shape != (count,) or any(np.any(noise) for noise in fixed[1:]):
+        raise ForeignFileError(
+            'the noises do not fit the networks: an amplitude per scale, zeros but for the coarsest.'
+        )
+    margin = 2 * model.noise_margin
+    sizes = [(noise.shape[0] - margin, noise.shape[1] - margin) for noise in fixed]
+    buffers = {
+        'stats': generator['stats'],
+        'noise': fixed[0],
+        'amp': amp,
+        'scale': np.int32(min(int(noises.get('curr_stage', count - 1)), count - 1)),
+        'reals': {f'scale{s}': np.zeros((*size, 3), np.float32) for s, size in enumerate(sizes)},
+    }
+    on_device = jax.tree.map(jnp.asarray, buffers)
+    images, _ = singan.generate(
+        model, generator['params'], on_device, singan.fixed_noises(model, on_device, count), ratio=0.5
+    )
+    buffers['reals'] = {f'scale{s}': np.clip(np.asarray(image[0]), -1, 1) for s, image in enumerate(images)}
+    return Imported(config, inferred, {'params': generator['params'], 'buffers': buffers}, None)
+
+
+def networks(model: singan.Config, found: Mapping[str, np.ndarray], prefix: str, count: int, block: Any) -> dict:
+    """{'params', 'stats'} of `count` blocks from the arrays under `prefix`, with colours in RGB order."""
+    source = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+    target, side = {'params': {}, 'stats': {}}, 2 * model.margin + 1
+    for s in range(count):
+        channels = model.in_channels(s) if block is singan.g_block else 3
+        x = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+        shapes = jax.eval_shape(lambda x, s=s: block(model, s).init(jax.random.key(0), x, False), x)
+        target['params'][f'block{s}'] = shapes['params']
+        target['stats'][f'block{s}'] = shapes.get('batch_stats', {})
+    try:
+        out = rules.apply(source, RULES, target, ignored=IGNORED)
+    except ForeignFileError as error:
+        raise ForeignFileError(f'{prefix}blocks: {error}') from None
+    for params in out['params'].values():
+        head, tail = params['head']['conv'], params['tail']['conv']
+        if head['kernel'].shape[2] == 3:
+            head['kernel'] = head['kernel'][:, :, ::-1]
+        tail['kernel'], tail['bias'] = tail['kernel'][..., ::-1], tail['bias'][::-1]
+    return out
+
+
+def _noises(noises: Any, count: int) -> list[np.ndarray]:
+    """The noise of each scale, [1, C, h, w]."""
+    found = noises.get('fixed_noises') if isinstance(noises, dict) else None
+    if not isinstance(found, list) or len(found) != count or 'noise_weights' not in noises:
+        raise ForeignFileError(
+            f"the noises are not a dictionary with 'noise_weights' and 'fixed_noises', a list of {count} arrays."
+        )
+    if not all(isinstance(noise, np.ndarray) and noise.ndim == 4 and len(noise) == 1 for noise in found):
+        raise ForeignFileError('the noises are not all arrays of shape (1, channels, height, width).')
+    return found

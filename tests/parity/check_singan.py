@@ -9,7 +9,6 @@ import optax
 from compare import assert_close, assert_outputs, nchw, nhwc, outputs
 
 from pegan_jax import editing, losses, ops
-from pegan_jax.interop import rules
 from pegan_jax.interop import singan as singan_rules
 from pegan_jax.metrics.distribution import frechet_distance
 from pegan_jax.models import singan
@@ -42,17 +41,14 @@ def _config(generator=None, discriminator=None, **changes):
 
 
 def _networks(model, arrays, prefix, scales, block):
-    """{'params', 'stats'} of blocks 0 .. scales - 1 from the state dictionary under `prefix`."""
-    source = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-    side = 2 * model.margin + 1
-    target = {'params': {}, 'stats': {}}
-    for s in range(scales):
-        channels = model.in_channels(s) if block is singan.g_block else 3
-        x = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-        shapes = jax.eval_shape(lambda x, s=s: block(model, s).init(jax.random.key(0), x, False), x)
-        target['params'][f'block{s}'] = shapes['params']
-        target['stats'][f'block{s}'] = shapes.get('batch_stats', {})
-    return jax.tree.map(jnp.asarray, rules.apply(source, singan_rules.RULES, target, ignored=singan_rules.IGNORED))
+    """{'params', 'stats'} of blocks 0 .. scales - 1 from the state dictionary under `prefix`, colours in its order."""
+    out = singan_rules.networks(model, arrays, prefix, scales, block)
+    for params in out['params'].values():  # back from the order of this library
+        head, tail = params['head']['conv'], params['tail']['conv']
+        if head['kernel'].shape[2] == 3:
+            head['kernel'] = head['kernel'][:, :, ::-1]
+        tail['kernel'], tail['bias'] = tail['kernel'][..., ::-1], tail['bias'][::-1]
+    return jax.tree.map(jnp.asarray, out)
 
 
 def _named(tree):
