@@ -44,18 +44,63 @@ class EqualDense(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """z [N, features] -> w [N, features]: normalised second moment, then dense layers fc0, fc1, ... with lrelu."""
+    """z, a label, or both -> w (Karras et al. 2019, section 2): normalised, then dense layers fc0, fc1, ... with lrelu.
 
-    features: int
+    A label [N, c_dim] passes the dense layer `embed`; z and the embedded label are divided by the root of their mean
+    squares, each on its own, and concatenated. Always float32.
+
+    w_dim: size of the result.
+    num_ws: copies of w, one per layer of the synthesis: [N, num_ws, w_dim]; None: one w, [N, w_dim].
+    embed_features, layer_features: width of the embedded label and of the layers before the last; None: w_dim.
+    w_avg_beta: of the mean of all w in the buffer `w_avg` [w_dim], the centre of truncation; None: no such buffer, and
+      there is none either without num_ws.
+    """
+
+    w_dim: int
     num_layers: int = 8
     lr_multiplier: float = 0.01
+    num_ws: int | None = None
+    embed_features: int | None = None
+    layer_features: int | None = None
+    w_avg_beta: float | None = 0.998
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
-        w = normalize_2nd_moment(z.astype(jnp.float32))
+    def __call__(
+        self,
+        z: jax.Array | None,
+        c: jax.Array | None = None,
+        *,
+        update_emas: bool = False,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+    ) -> jax.Array:
+        """w of latents [N, z_dim] or None and labels [N, c_dim] or None.
+
+        Args:
+          update_emas: w_avg <- lerp(batch mean of w, w_avg, w_avg_beta), before it is used; 'buffers' must be mutable.
+          truncation_psi: w <- lerp(w_avg, w, truncation_psi), of the first `truncation_cutoff` copies; None: of all.
+        """
+        parts = [] if z is None else [normalize_2nd_moment(z.astype(jnp.float32))]
+        if c is not None:
+            label = EqualDense(self.embed_features or self.w_dim, name='embed')(c.astype(jnp.float32))
+            parts.append(normalize_2nd_moment(label))
+        w = jnp.concatenate(parts, axis=-1)
         for i in range(self.num_layers):
-            w = lrelu(EqualDense(self.features, self.lr_multiplier, name=f'fc{i}')(w))
-        return w
+            features = self.w_dim if i == self.num_layers - 1 else self.layer_features or self.w_dim
+            w = lrelu(EqualDense(features, self.lr_multiplier, name=f'fc{i}')(w))
+        if self.num_ws is None:
+            return w
+        ws = jnp.repeat(w[:, None, :], self.num_ws, axis=1)
+        if self.w_avg_beta is None:
+            return ws
+        w_avg = self.variable('buffers', 'w_avg', jnp.zeros, (self.w_dim,))
+        if update_emas:
+            mean = jax.lax.stop_gradient(jnp.mean(w, axis=0))
+            w_avg.value = mean + self.w_avg_beta * (w_avg.value - mean)
+        if truncation_psi == 1:
+            return ws
+        centre = w_avg.value[None, None, :]
+        return ws.at[:, :truncation_cutoff].set(centre + truncation_psi * (ws[:, :truncation_cutoff] - centre))
 
 
 class EqualConv(nn.Module):

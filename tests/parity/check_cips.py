@@ -107,7 +107,7 @@ def nest(flat_tree, *, buffers=False):
     """Nested dictionaries of the entries that are (not) buffers."""
     tree = {}
     for path, array in flat_tree.items():
-        if path.endswith(('resample_filter', 'noise_const')) == buffers:
+        if path.endswith(('resample_filter', 'noise_const', 'w_avg')) == buffers:
             *parents, leaf = path.split('/')
             node = functools.reduce(lambda t, p: t.setdefault(p, {}), parents, tree)
             node[leaf] = jnp.asarray(array)
