@@ -6,8 +6,6 @@ low-pass filters, so that no frequency arises which the sampling rate cannot car
 a transform of the coordinates moves the scene, and a larger canvas shows more of it.
 """
 
-import dataclasses
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -194,10 +192,71 @@ def num_ws(model: Config) -> int:
     return model.num_layers + 2
 
 
-def layer_names(model: Config) -> list[str]:
-    """L{index}_{canvas of the shorter side}_{channels}, as in the official checkpoints."""
-    square = (model.resolution, model.resolution)
-    return [f'L{i}_{canvas(model, i, square)[0]}_{s.channels}' for i, s in enumerate(schedule(model))]
+class Layer(NamedTuple):
+    """What distinguishes a layer: the signals that it takes and gives, and where it stands.
+
+    name: L{index}_{canvas of the shorter side}_{channels}, as in the official checkpoints.
+    critical: one of the last `num_critical` or behind them: its downsampling filter is never radial.
+    to_rgb: the last one: a 1x1 convolution without demodulation, resampling and nonlinearity.
+    low_precision: it computes in `dtype`.
+    """
+
+    name: str
+    source: Signal
+    target: Signal
+    critical: bool = False
+    to_rgb: bool = False
+    low_precision: bool = False
+
+
+def layers(model: Config) -> list[Layer]:
+    """Layers 0, ..., num_layers; the first one takes what the input block gives."""
+    signals, square = schedule(model), (model.resolution, model.resolution)
+    return [
+        Layer(
+            name=f'L{i}_{canvas(model, i, square)[0]}_{target.channels}',
+            source=signals[max(i - 1, 0)],
+            target=target,
+            critical=i >= model.num_layers - model.num_critical,
+            to_rgb=i == model.num_layers,
+            low_precision=target.sampling_rate * 2**model.num_fp16_res > model.resolution,
+        )
+        for i, target in enumerate(signals)
+    ]
+
+
+class Resampling(NamedTuple):
+    """Around a layer's nonlinearity: factors to and from its rate, and their filters, None if the factor is 1."""
+
+    up: int
+    down: int
+    up_filter: np.ndarray | None
+    down_filter: np.ndarray | None
+
+    def padding(self, before: tuple[int, int], after: tuple[int, int]) -> tuple[int, int, int, int]:
+        """(left, right, top, bottom) for `ops.filtered_lrelu` that makes a size out of another, with the same centre."""
+        sides = []
+        for n, target in zip(before[::-1], after[::-1], strict=True):
+            taps = sum(1 if f is None else len(f) for f in (self.up_filter, self.down_filter))
+            total = (target - 1) * self.down + 1 - n * self.up + taps - 2
+            sides += [(total + self.up) // 2, total - (total + self.up) // 2]
+        return tuple(sides)
+
+
+def resampling(model: Config, layer: Layer) -> Resampling:
+    """The rate of the nonlinearity is `lrelu_upsampling` times the higher one of the two signals.
+
+    The filter before it keeps the band of the source, the one behind it opens that of the target.
+    """
+    rate = max(layer.source.sampling_rate, layer.target.sampling_rate)
+    rate *= 1 if layer.to_rgb else model.lrelu_upsampling
+    factors, filters = [], []
+    for signal, radial in ((layer.source, False), (layer.target, model.use_radial_filters and not layer.critical)):
+        factor = round(rate / signal.sampling_rate)
+        taps = model.filter_size * factor if factor > 1 and not layer.to_rgb else 1
+        factors.append(factor)
+        filters.append(lowpass(taps, signal.cutoff, 2 * signal.half_width, rate, radial=radial))
+    return Resampling(*factors, *filters)
 
 
 # Generator ------------------------------------------------------------------------------------------------------------
@@ -233,72 +292,51 @@ class SynthesisInput(nn.Module):
 class SynthesisLayer(nn.Module):
     """Modulated convolution and filtered leaky ReLU: x [N, h, w, C], style [N, w_dim] -> [N, *size, channels].
 
-    The convolution is full (it widens the image by kernel - 1), and the filters then cut to `size` about the centre.
-
-    source, target: signals of input and output.
-    critical: the downsampling filter is not radial.
-    to_rgb: 1x1 convolution without demodulation; of the nonlinearity only bias and clamp are left.
+    The convolution is full, widening the image by kernel - 1; resampling then cuts to `size` about the centre.
     """
 
     model: Config
-    source: Signal
-    target: Signal
-    critical: bool
-    to_rgb: bool
-    dtype: Any = jnp.float32
+    layer: Layer
 
     @nn.compact
     def __call__(self, x: jax.Array, w: jax.Array, size: tuple[int, int], update_emas: bool = False) -> jax.Array:
-        model, channels = self.model, x.shape[-1]
-        kernel = 1 if self.to_rgb else model.conv_kernel
+        model, layer, channels, features = self.model, self.layer, x.shape[-1], self.layer.target.channels
         magnitude = self.variable('buffers', 'magnitude_ema', jnp.ones, ())
         if update_emas:
             mean = jax.lax.stop_gradient(jnp.mean(jnp.square(x.astype(jnp.float32))))
             magnitude.value = mean + model.magnitude_ema_beta * (magnitude.value - mean)
+
+        kernel = 1 if layer.to_rgb else model.conv_kernel
         styles = EqualDense(channels, bias_init=1.0, name='affine')(w)
-        if self.to_rgb:
-            styles = styles / math.sqrt(channels * kernel**2)
-        shape = (kernel, kernel, channels, self.target.channels)
+        if layer.to_rgb:
+            styles = styles / math.sqrt(channels)
         x = ops.modulated_conv(
-            x.astype(self.dtype),
-            self.param('weight', nn.initializers.normal(1.0), shape),
+            x.astype(model.dtype if layer.low_precision else jnp.float32),
+            self.param('weight', nn.initializers.normal(1.0), (kernel, kernel, channels, features)),
             styles,
-            demodulate=not self.to_rgb,
+            demodulate=not layer.to_rgb,
             padding=kernel - 1,
             input_gain=jax.lax.rsqrt(magnitude.value),
         )
 
-        # The filter before the nonlinearity continues the band of the source, the one behind it opens that of the target.
-        rate = max(self.source.sampling_rate, self.target.sampling_rate)
-        rate *= 1 if self.to_rgb else model.lrelu_upsampling
-        up, up_taps, up_filter = self._filter('up_filter', self.source, rate, radial=False)
-        radial = model.use_radial_filters and not self.critical
-        down, down_taps, down_filter = self._filter('down_filter', self.target, rate, radial=radial)
-        padding = []
-        for target, now in zip(size[::-1], x.shape[2:0:-1], strict=True):
-            total = (target - 1) * down + 1 - now * up + up_taps + down_taps - 2
-            padding += [(total + up) // 2, total - (total + up) // 2]
+        # Filters are variables: checkpoints hold them, and may hold others than those designed here.
+        plan = resampling(model, layer)
+        up_filter, down_filter = (
+            None if f is None else self.variable('buffers', name, jnp.asarray, f).value
+            for name, f in (('up_filter', plan.up_filter), ('down_filter', plan.down_filter))
+        )
         return ops.filtered_lrelu(
             x,
-            self.param('bias', nn.initializers.zeros, (self.target.channels,)),
+            self.param('bias', nn.initializers.zeros, (features,)),
             up_filter,
             down_filter,
-            up=up,
-            down=down,
-            padding=tuple(padding),
-            gain=1.0 if self.to_rgb else math.sqrt(2),
-            slope=1.0 if self.to_rgb else 0.2,
+            up=plan.up,
+            down=plan.down,
+            padding=plan.padding(x.shape[1:3], size),
+            gain=1.0 if layer.to_rgb else math.sqrt(2),
+            slope=1.0 if layer.to_rgb else 0.2,
             clamp=model.conv_clamp,
         )
-
-    def _filter(self, name: str, signal: Signal, rate: float, radial: bool) -> tuple[int, int, jax.Array | None]:
-        """Factor between a signal's rate and that of the nonlinearity, number of taps, and the buffer with the filter."""
-        factor = round(rate / signal.sampling_rate)
-        taps = self.model.filter_size * factor if factor > 1 and not self.to_rgb else 1
-        if taps == 1:
-            return factor, 1, None
-        design = functools.partial(lowpass, taps, signal.cutoff, 2 * signal.half_width, rate, radial=radial)
-        return factor, taps, self.variable('buffers', name, lambda: jnp.asarray(design())).value
 
 
 class Synthesis(nn.Module):
@@ -310,20 +348,10 @@ class Synthesis(nn.Module):
     def __call__(
         self, ws: jax.Array, transform: jax.Array | None, size: tuple[int, int], update_emas: bool
     ) -> jax.Array:
-        model, signals = self.model, schedule(self.model)
-        x = SynthesisInput(signals[0], name='input')(ws[:, 0], canvas(model, 0, size), transform)
-        for i, name in enumerate(layer_names(model)):
-            # The highest rates are the ones that cost time and memory, and the ones whose errors are finest.
-            low = signals[i].sampling_rate * 2**model.num_fp16_res <= model.resolution
-            x = SynthesisLayer(
-                model,
-                signals[max(i - 1, 0)],
-                signals[i],
-                critical=i >= model.num_layers - model.num_critical,
-                to_rgb=i == model.num_layers,
-                dtype=jnp.float32 if low else jnp.dtype(model.dtype),
-                name=name,
-            )(x, ws[:, i + 1], canvas(model, i, size), update_emas)
+        model = self.model
+        x = SynthesisInput(schedule(model)[0], name='input')(ws[:, 0], canvas(model, 0, size), transform)
+        for i, layer in enumerate(layers(model)):
+            x = SynthesisLayer(model, layer, name=layer.name)(x, ws[:, i + 1], canvas(model, i, size), update_emas)
         return x.astype(jnp.float32) * model.output_scale
 
 
