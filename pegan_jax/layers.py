@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pegan_jax import ops
+from pegan_jax import filters, ops
 
 
 def lrelu(x: jax.Array) -> jax.Array:
@@ -123,7 +123,7 @@ class EqualConv(nn.Module):
         pad, stride = size // 2, 1
         x = x.astype(self.dtype)
         if self.down == 2:
-            fir = self.variable('buffers', 'resample_filter', ops.setup_filter, (1, 3, 3, 1)).value
+            fir = self.variable('buffers', 'resample_filter', filters.setup_filter, (1, 3, 3, 1)).value
             if size == 1:
                 x = ops.upfirdn2d(x, fir, down=2, padding=(1, 1, 1, 1))
             else:

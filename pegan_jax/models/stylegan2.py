@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pegan_jax import ops
+from pegan_jax import filters, ops
 from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork, lrelu, minibatch_std
 
 
@@ -134,7 +134,7 @@ class ModulatedConv(nn.Module):
 
 def _upsampling_filter(module: nn.Module) -> jax.Array:
     """The buffer [4, 4] of an upsampling layer: [1, 3, 3, 1] both ways, with a gain of 4, as checkpoints hold it."""
-    return module.variable('buffers', 'resample_filter', lambda: 4 * ops.setup_filter((1, 3, 3, 1))).value
+    return module.variable('buffers', 'resample_filter', lambda: filters.setup_filter((1, 3, 3, 1), gain=4)).value
 
 
 class SynthesisLayer(nn.Module):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pegan_jax import layers, losses, ops
+from pegan_jax import filters, layers, losses, ops
 from pegan_jax.models.stylegan2 import Discriminator, DiscriminatorBlock, num_halvings
 
 # FIR filters ----------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_upfirdn2d_refuses_an_image_smaller_than_the_filter():
 
 
 def test_setup_filter_sums_to_one_and_passes_constants():
-    f = ops.setup_filter((1, 3, 3, 1))
+    f = filters.setup_filter((1, 3, 3, 1))
     np.testing.assert_allclose(f[0] * 64, [1, 3, 3, 1], rtol=1e-6)
     out = ops.upfirdn2d(jnp.full((1, 8, 8, 1), 2.0), f, down=2)
     np.testing.assert_allclose(out, 2.0, rtol=1e-6)
