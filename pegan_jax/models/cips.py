@@ -645,7 +645,12 @@ def generator(model: Config) -> Generator:
 
 def discriminator(model: Config) -> Discriminator:
     """The Linen module of a configuration."""
-    return Discriminator(model.d_widths, mbstd_group_size=model.mbstd_group_size, dtype=jnp.dtype(model.dtype))
+    return Discriminator(
+        model.d_widths,
+        mbstd_group_size=model.mbstd_group_size,
+        num_fp16_res=len(model.d_widths),
+        dtype=jnp.dtype(model.dtype),
+    )
 
 
 def image_grid(model: Config, size: tuple[int, int]) -> jax.Array:

@@ -54,7 +54,6 @@ PENDING = {
     ('singan', 'train_loop'): 'SinGAN is not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'bias_act_conv_resample'): 'resampling convolutions are not implemented yet',
-    ('stylegan3', 'discriminator_'): 'the StyleGAN3 discriminator variants are not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'filter_design'): 'StyleGAN3 filters are not implemented yet',
     ('stylegan3', 'filtered_lrelu'): 'StyleGAN3 is not implemented yet',
