@@ -1,6 +1,5 @@
 """StyleGAN2 (Karras et al. 2020, arXiv 1912.04958): the generator, and the discriminator that CIPS and others share."""
 
-import dataclasses
 import itertools
 import math
 from typing import Any, Literal
@@ -177,6 +176,14 @@ class Discriminator(nn.Module):
 # Generator ------------------------------------------------------------------------------------------------------------
 
 
+Noise = jax.Array | Literal['const', 'none']  # keys [N], which draw new numbers per pixel; those of the buffers; none
+
+
+def _layer_noise(noise: Noise, i: int) -> Noise:
+    """The noise of the i-th part of a network: with keys, other keys for every part."""
+    return noise if isinstance(noise, str) else jax.vmap(jax.random.fold_in, in_axes=(0, None))(noise, i)
+
+
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, lrelu: x [N, H, W, C], w [N, w_dim] -> [N, H, W, features].
 
@@ -192,10 +199,8 @@ class SynthesisLayer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, w: jax.Array, noise: jax.Array | Literal['const', 'none'] = 'const', gain: float = 1.0
-    ) -> jax.Array:
-        """The layer's output times `gain`; noise: as in `Synthesis`."""
+    def __call__(self, x: jax.Array, w: jax.Array, noise: Noise = 'const', gain: float = 1.0) -> jax.Array:
+        """The result times `gain`."""
         in_features = x.shape[-1]
         style = EqualDense(in_features, bias_init=1.0, name='affine')(w)
         weight = self.param('weight', nn.initializers.normal(1.0), (3, 3, in_features, self.features))
@@ -210,11 +215,11 @@ class SynthesisLayer(nn.Module):
             size = y.shape[1:3]
             const = self.variable('buffers', 'noise_const', lambda: jax.random.normal(self.make_rng('params'), size))
             strength = self.param('noise_strength', nn.initializers.zeros, ())
-            if isinstance(noise, jax.Array):
+            numbers = const.value[None]
+            if not isinstance(noise, str):
                 numbers = jax.vmap(lambda key: jax.random.normal(key, size))(noise)
-            else:
-                numbers = const.value[None] if noise == 'const' else jnp.zeros((1, 1, 1))
-            y = y + (strength * numbers).astype(y.dtype)[..., None]
+            if not (isinstance(noise, str) and noise == 'none'):
+                y = y + (strength * numbers).astype(y.dtype)[..., None]
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return ops.bias_act(y, bias, act='lrelu', gain=math.sqrt(2) * gain, clamp=clamp)
 
@@ -260,13 +265,12 @@ class SynthesisBlock(nn.Module):
         x: jax.Array | None,
         rgb: jax.Array | None,
         ws: jax.Array,
-        noise: jax.Array | Literal['const', 'none'] = 'const',
+        noise: Noise = 'const',
     ) -> tuple[jax.Array, jax.Array | None]:
-        """ws [N, 2 or 3, w_dim]: of the convolutions, then of `torgb`; noise: as in `Synthesis`."""
+        """ws [N, 2 or 3, w_dim]: of the convolutions, then of `torgb`."""
         options = {'use_noise': self.use_noise, 'conv_clamp': self.conv_clamp, 'dtype': self.dtype}
         up = {'up': 2, 'resample_filter': self.resample_filter}
-        fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-        noises = [fold(noise, i) if isinstance(noise, jax.Array) else noise for i in range(2)]
+        noises = [_layer_noise(noise, i) for i in range(2)]
         conv1 = SynthesisLayer(self.features, name='conv1', **options)
         if x is None:
             const = self.param('const', nn.initializers.normal(1.0), (*self.size, self.features))
@@ -303,8 +307,7 @@ class Synthesis(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, ws: jax.Array, noise: jax.Array | Literal['const', 'none'] = 'const') -> jax.Array:
-        """noise: keys [N], from which new numbers are drawn for every pixel; 'const', those of the buffers; 'none'."""
+    def __call__(self, ws: jax.Array, noise: Noise = 'const') -> jax.Array:
         x = rgb = None
         blocks = len(self.channels)
         for i, features in enumerate(self.channels):
@@ -321,10 +324,9 @@ class Synthesis(nn.Module):
                 dtype=self.dtype if i >= max(blocks - self.num_fp16_res, 1) else jnp.float32,
                 name=f'b{4 * 2**i}',
             )
-            keys = jax.vmap(jax.random.fold_in, (0, None))(noise, i) if isinstance(noise, jax.Array) else noise
             # A to-RGB layer shares its style with the convolution behind it.
             first = max(2 * i - 1, 0)
-            x, rgb = block(x, rgb, ws[:, first : 2 * i + 2], keys)
+            x, rgb = block(x, rgb, ws[:, first : 2 * i + 2], _layer_noise(noise, i))
         return rgb
 
 
@@ -339,7 +341,7 @@ class Generator(nn.Module):
     conv_clamp: limit of the activations of convolutions; None: no limit.
     resample_filter: taps of the upsampling layers.
     num_fp16_res: the highest resolutions, whose blocks compute in `dtype`; the others, and always the first, float32.
-    mapping_options: fields of `MappingNetwork`.
+    mapping_layers, lr_multiplier, w_avg_beta: of the mapping network.
     """
 
     channels: tuple[int, ...]
@@ -352,7 +354,9 @@ class Generator(nn.Module):
     resample_filter: tuple[float, ...] = (1, 3, 3, 1)
     num_fp16_res: int = 4
     dtype: Any = jnp.float32
-    mapping_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mapping_layers: int = 8
+    lr_multiplier: float = 0.01
+    w_avg_beta: float | None = 0.998
 
     @property
     def num_ws(self) -> int:
@@ -360,7 +364,9 @@ class Generator(nn.Module):
         return 2 * len(self.channels)
 
     def setup(self) -> None:
-        self.mapping = MappingNetwork(self.w_dim, num_ws=self.num_ws, **self.mapping_options)
+        self.mapping = MappingNetwork(
+            self.w_dim, self.mapping_layers, self.lr_multiplier, self.num_ws, w_avg_beta=self.w_avg_beta
+        )
         self.synthesis = Synthesis(
             self.channels,
             self.base,
@@ -377,8 +383,8 @@ class Generator(nn.Module):
         """ws [N, num_ws, w_dim]; options as in `MappingNetwork`."""
         return self.mapping(z, c, **options)
 
-    def synthesise(self, ws: jax.Array, noise: jax.Array | Literal['const', 'none'] = 'const') -> jax.Array:
-        """Images [N, H, W, img_channels] of ws; noise as in `Synthesis`."""
+    def synthesise(self, ws: jax.Array, noise: Noise = 'const') -> jax.Array:
+        """Images [N, H, W, img_channels] of ws."""
         return self.synthesis(ws, noise)
 
     def __call__(self, z: jax.Array | None, c: jax.Array | None = None) -> jax.Array:

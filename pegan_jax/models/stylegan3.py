@@ -394,3 +394,68 @@ class Generator(nn.Module):
     def __call__(self, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
         """Images of latents [N, z_dim] and labels [N, c_dim]. Touches every variable, for `init`."""
         return self.synthesise(self.map(z, c))
+
+
+# Sampling -------------------------------------------------------------------------------------------------------------
+
+SAMPLE_OPTIONS = ('size', 'transform')  # of `sample`, besides labels and space
+
+
+def generator(model: Config) -> Generator:
+    """The Linen module of a configuration."""
+    return Generator(model)
+
+
+def map_latents(model: Config, variables: dict, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
+    """w [N, w_dim] of latents [N, z_dim] and labels [N, c_dim], before truncation."""
+    return generator(model).apply(variables, z, c, method='map')[:, 0]
+
+
+def mean_w(model: Config, variables: dict) -> jax.Array:
+    """Centre of truncation [w_dim], the running mean of w in training."""
+    return variables['buffers']['mapping']['w_avg']
+
+
+def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """Options of `sample` for images of a size, at the pixel pitch of training, of a scene that a matrix moves."""
+    if size is not None:
+        check_size(size)
+    return {k: v for k, v in (('size', size), ('transform', transform)) if v is not None}
+
+
+def sample(
+    model: Config,
+    variables: dict,
+    inputs: jax.Array,
+    *,
+    c: jax.Array | None = None,
+    size: tuple[int, int] | None = None,
+    transform: jax.Array | None = None,
+    space: Literal['z', 'w', 'ws'] = 'z',
+) -> jax.Array:
+    """Images of any size, of the scene seen from anywhere.
+
+    Args:
+      variables: {'params', 'buffers'} of the generator.
+      inputs: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, w_dim]; 'ws' one w per layer [N, num_ws,
+        w_dim].
+      c: labels [N, c_dim] of latents; None: of a model with labels, the classes in turn.
+      size, transform: as in `Generator.synthesise`.
+    Returns: [N, *size, 3] float32, nominally in [-1, 1], not clamped.
+    Raises: ValueError for other shapes, an odd size, another space.
+    """
+    shapes = {'z': (model.z_dim,), 'w': (model.w_dim,), 'ws': (num_ws(model), model.w_dim)}
+    if space not in shapes:
+        raise ValueError(f"space={space!r}; use 'z', 'w' or 'ws'.")
+    if inputs.shape[1:] != shapes[space]:
+        want = ', '.join(map(str, shapes[space]))
+        raise ValueError(f'inputs have shape {inputs.shape}; expected [N, {want}] with space={space!r}.')
+    if size is not None:
+        check_size(size)
+    if space == 'z':
+        if c is None and model.c_dim:
+            c = jax.nn.one_hot(jnp.arange(len(inputs)) % model.c_dim, model.c_dim)
+        inputs = generator(model).apply(variables, inputs, c, method='map')
+    elif space == 'w':
+        inputs = jnp.repeat(inputs[:, None], num_ws(model), axis=1)
+    return generator(model).apply(variables, inputs, transform, size, method='synthesise')

@@ -11,7 +11,7 @@ from compare import assert_close, assert_outputs, nhwc
 
 from pegan_jax import losses
 from pegan_jax.layers import MappingNetwork, minibatch_std
-from pegan_jax.models.stylegan2 import Discriminator
+from pegan_jax.models.stylegan2 import Discriminator, Generator
 
 MAPPING_RULES = [
     (r'(embed|fc\d+)\.weight', '{}/kernel', dense),
@@ -109,4 +109,57 @@ def discriminator(arrays, meta):
     assert_outputs(rest, got, tolerance)
 
 
-CHECKS = {('stylegan3', 'mapping_'): mapping, ('stylegan3', 'discriminator_'): discriminator}
+# Generator ------------------------------------------------------------------------------------------------
+
+SYNTHESIS = r'(synthesis\.b\d+(?:\.(?:conv0|conv1|torgb))?)'
+G_RULES = [
+    *((r'mapping\.' + rule, f'mapping/{path}', change) for rule, path, change in MAPPING_RULES),
+    (SYNTHESIS + r'\.const', '{}/const', nhwc),
+    (SYNTHESIS + r'\.weight', '{}/weight', conv),
+    (SYNTHESIS + r'\.(bias|noise_strength|noise_const|resample_filter)', '{}/{}', np.asarray),
+    (SYNTHESIS + r'\.affine\.weight', '{}/affine/kernel', dense),
+    (SYNTHESIS + r'\.affine\.bias', '{}/affine/bias', flat),
+    (r'(synthesis\.b\d+)\.skip\.weight', '{}/skip/kernel', conv),
+    (r'(synthesis\.b\d+)\.skip\.resample_filter', '{}/skip/resample_filter', np.asarray),
+]
+
+
+def generator_module(kwargs):
+    options = {k: kwargs[k] for k in ('w_dim', 'architecture', 'img_channels', 'use_noise') if k in kwargs}
+    options |= {f'mapping_{k.removeprefix("num_")}': v for k, v in kwargs['mapping_kwargs'].items()}
+    if 'resample_filter' in kwargs:
+        options['resample_filter'] = tuple(kwargs['resample_filter'])
+    return Generator(tuple(widths(kwargs)), conv_clamp=kwargs.get('conv_clamp', 256), **options)
+
+
+def generator(arrays, meta):
+    module = generator_module(meta['kwargs'])
+    z, c = arrays['in/z'], arrays.get('in/c')
+    variables = filled(arrays, G_RULES, jax.eval_shape(module.init, jax.random.key(0), z, c))
+    assert module.num_ws == meta['num_ws']
+    map_z = functools.partial(module.apply, variables, z, c, method='map')
+
+    @jax.jit
+    def everything(mixed):
+        synthesise = functools.partial(module.apply, variables, method='synthesise')
+        ws = map_z()
+        got = {'ws': ws, 'img_noise_const': synthesise(ws), 'img_noise_none': synthesise(ws, 'none')}
+        got['img_trunc'] = synthesise(map_z(truncation_psi=0.5))  # meta does not say
+        got['img_trunc_cut3'] = synthesise(map_z(truncation_psi=0.5, truncation_cutoff=3))
+        got['img_ws_mixed'], state = synthesise(mixed, capture_intermediates=lambda m, _: 'Block' in type(m).__name__)
+        return got, state['intermediates']['synthesis']
+
+    got, inside = everything(arrays['in/ws_mixed'])
+    got['img_noise_const_nonfused'] = got['img_noise_const']
+    for name, block in inside.items():
+        x, rgb = block['__call__'][0]
+        got |= {f'block/{name}_x': x} | ({} if rgb is None else {f'block/{name}_img': rgb})
+    wanted = {k: nhwc(v) if v.ndim == 4 else v for k, v in arrays.items()}
+    assert_outputs(wanted, got, meta['tolerance'])
+
+
+CHECKS = {
+    ('stylegan3', 'mapping_'): mapping,
+    ('stylegan3', 'discriminator_'): discriminator,
+    ('stylegan3', 'sg2_generator_'): generator,
+}

@@ -60,7 +60,6 @@ PENDING = {
     ('stylegan3', 'loss_'): 'StyleGAN3 is not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
     ('stylegan3', 'modulated_conv'): 'StyleGAN3 is not implemented yet',
-    ('stylegan3', 'sg2_generator_'): 'the StyleGAN2 generator is not implemented yet',
     ('stylegan3', 'state_dict_names'): 'checkpoint conversion is not implemented yet',
     ('stylegan3', 'upfirdn2d'): 'the comparison of FIR resampling is not written yet',
 }
