@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pegan_jax import filters, ops
 
@@ -23,23 +24,27 @@ def normalize_2nd_moment(x: jax.Array, axis: int = -1, eps: float = 1e-8) -> jax
 class EqualDense(nn.Module):
     """Dense layer with equalised learning rate (Karras et al. 2018): y = x @ (kernel * m / sqrt(in)) + bias * m.
 
-    m is `lr_multiplier`. The kernel [in, features] starts as N(0, 1) / m, the bias as `bias_init`, not divided by m.
-    Without `use_bias` there is none. Always float32: these layers make styles and logits.
+    m is `lr_multiplier`. The kernel [in, features] starts as N(0, 1) weight_init / m, the bias as `bias_init`, a number
+    or one per feature, not divided by m. Without `use_bias` there is none. Always float32: these layers make styles and
+    logits.
     """
 
     features: int
     lr_multiplier: float = 1.0
-    bias_init: float = 0.0
+    weight_init: float = 1.0
+    bias_init: float | tuple[float, ...] = 0.0
     use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         in_features = x.shape[-1]
-        kernel = self.param('kernel', nn.initializers.normal(1 / self.lr_multiplier), (in_features, self.features))
+        kernel = self.param(
+            'kernel', nn.initializers.normal(self.weight_init / self.lr_multiplier), (in_features, self.features)
+        )
         y = x @ (kernel * (self.lr_multiplier / math.sqrt(in_features)))
         if not self.use_bias:
             return y
-        bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
+        bias = self.param('bias', nn.initializers.constant(np.asarray(self.bias_init)), (self.features,))
         return y + (bias * self.lr_multiplier)[None, :]
 
 

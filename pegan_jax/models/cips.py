@@ -802,10 +802,51 @@ def ema_decay(model: Config, batch_size: int, nimg: jax.Array, step: jax.Array) 
     return optim.ema_decay(batch_size, nimg, model.ema_kimg, model.ema_rampup)
 
 
-def mean_w(model: Config, params: dict) -> jax.Array:
+# Sampling -------------------------------------------------------------------------------------------------------------
+
+SAMPLE_OPTIONS = ('grid',)  # what `sample` takes for pictures of seeds
+
+
+def map_latents(model: Config, variables: dict, z: jax.Array, c: None = None) -> jax.Array:
+    """w [N, z_dim] of latents [N, z_dim]; there are no labels."""
+    return generator(model).apply({'params': variables['params']}, z, method='map')
+
+
+def num_ws(model: Config) -> int:
+    """Styles of an image: one per layer."""
+    return len(layer_names(model))
+
+
+def mean_w(model: Config, variables: dict) -> jax.Array:
     """Centre of truncation [z_dim]: the mean w of a fixed set of W_AVG_SAMPLES latents."""
     z = jax.random.normal(jax.random.key(0), (W_AVG_SAMPLES, model.z_dim))
-    return jnp.mean(generator(model).apply({'params': params}, z, method='map'), axis=0)
+    return jnp.mean(map_latents(model, variables, z), axis=0)
+
+
+def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """The grid of images of another size at the same distance between samples, of a scene that a matrix moves.
+
+    Args:
+      size: (height, width); None: that of the samples in training, whose borders then are those of their frame.
+      transform: [3, 3] on positions in units of the frame's shorter side, about its middle.
+    Returns: {'grid'}, an option of `sample`.
+    Raises: ValueError for a matrix of another shape.
+    """
+    model = config.model
+    native = model.size if model.rotate else config.data.size
+    height, width = native if size is None else size
+    y = (height - 1) / max(native[0] - 1, 1)
+    if model.panorama_width is None:
+        frame, low, high = 1.0, -(width - 1) / max(native[1] - 1, 1), (width - 1) / max(native[1] - 1, 1)
+    else:  # The last column of a whole circle would be the first: the end is left out.
+        frame, low, high = model.span, -model.span * width / native[1], model.span * (width - 2) / native[1]
+    grid = coords.grid(height, width, x=(low, high), y=(-y, y))
+    if transform is None:
+        return {'grid': grid}
+    if jnp.shape(transform) != (3, 3):
+        raise ValueError(f'transform has shape {jnp.shape(transform)}; CIPS takes one matrix [3, 3] for all images.')
+    unit = coords.zoom(native[1] / min(native) / (2 * frame), native[0] / min(native) / 2)
+    return {'grid': coords.transform(grid, coords.compose(unit, jnp.asarray(transform), jnp.linalg.inv(unit)))}
 
 
 def sample(
@@ -850,7 +891,7 @@ def sample(
     params = variables['params']
     w = generator(model).apply({'params': params}, z, method='map') if space == 'z' else z
     if truncation_psi < 1:
-        centre = mean_w(model, params) if w_avg is None else w_avg
+        centre = mean_w(model, variables) if w_avg is None else w_avg
         w = truncate(w, centre, truncation_psi)
     if noise is not None and jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
         noise = sample_keys(noise, jnp.arange(z.shape[0]))
