@@ -97,6 +97,11 @@ def networks(tree: Any) -> dict[str, Network]:
     return found
 
 
+def arrays(tree: Any) -> dict[str, np.ndarray]:
+    """{'G_ema.synthesis.b4.const': array, ...} of all networks."""
+    return {f'{net}.{k}': v for net, found in networks(tree).items() for k, v in (found.params | found.buffers).items()}
+
+
 def _network(meta: Any) -> Network:
     state = _state(meta)
     class_name, inside = meta['class_name'], state['_modules']
