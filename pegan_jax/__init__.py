@@ -1,6 +1,6 @@
 """pegan_jax: GANs that know where a pixel is."""
 
-from pegan_jax import coords, encodings, losses, ops
+from pegan_jax import coords, encodings, filters, losses, ops
 from pegan_jax.config import Config, load_config
 from pegan_jax.gan import GAN, Stage, Update
 from pegan_jax.interop import convert
@@ -19,6 +19,7 @@ __all__ = [
     'convert',
     'coords',
     'encodings',
+    'filters',
     'interpolate',
     'load',
     'load_config',

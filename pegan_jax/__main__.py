@@ -29,6 +29,7 @@ EPILOG = """examples:
   python -m pegan_jax edit --model runs/singan --mode animate --out moving.gif
   python -m pegan_jax inspect --model runs/quickstart
   python -m pegan_jax convert ffhq256_g_ema.pt --out runs/ffhq256
+  python -m pegan_jax convert stylegan3-r-ffhq-1024x1024.pkl --out runs/ffhq1024
 """
 
 RENDER = """The grid of --size samples over --extent is cropped, then its content is zoomed, turned and moved.
@@ -117,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def activation_option(p: argparse.ArgumentParser) -> None:
         p.add_argument(
-            '--activation', choices=('lrelu', 'sin', 'sinrelu'), help='of a foreign file that does not tell it'
+            '--activation', choices=('lrelu', 'sin', 'sinrelu'), help='of a CIPS file that does not tell it'
         )
 
     p = model_command('sample', 'Images of seeds, as one grid or one file each.')
@@ -190,11 +191,11 @@ def _parser() -> argparse.ArgumentParser:
 
     p = command(
         'convert',
-        'Make an official checkpoint (CIPS) one of this library.',
+        'Make an official checkpoint (CIPS, StyleGAN2-ADA, StyleGAN3) one of this library.',
         'sample, render and inspect take the new directory as --model; training starts from it with\n'
         '--config.train.init_from=DIR and a configuration of the same model. No code in the file is run.',
     )
-    p.add_argument('source', type=pathlib.Path, metavar='FILE.pt')
+    p.add_argument('source', type=pathlib.Path, metavar='FILE')
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='DIR', help='a new directory')
     p.add_argument('--sampling-only', action='store_true', help='leave out discriminator and optimisers')
     activation_option(p)
@@ -350,21 +351,23 @@ def _inspect(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _inspect_foreign(args: argparse.Namespace) -> None:
-    from pegan_jax.interop import cips, reader
+    from pegan_jax import interop
+    from pegan_jax.interop import reader
 
     tree = reader.read(args.model)
-    found = reader.arrays(tree)
+    found = interop.importer_of(tree).arrays(tree)
     for name, array in found.items():
         print(f'{reader.shown(name):60} {array.dtype!s:9} {"x".join(map(str, array.shape)) or "scalar"}')
     print(f'{sum(x.size for x in found.values()):,} numbers in {len(found)} arrays\n')
     try:
-        _print_inferred(cips.infer(tree, activation=args.activation)[1], cips.LICENCE)
+        config, inferred = interop.infer(tree, args.activation)
+        _print_inferred(config.system, inferred, interop.importer_of(tree).LICENCE)
     except reader.ForeignFileError as error:
         print(f'{args.model} cannot be converted as it is: {error}')
 
 
-def _print_inferred(inferred: dict, licence: str) -> None:
-    print('CIPS, with these settings; what a file does not tell is as published:')
+def _print_inferred(system: str, inferred: dict, licence: str) -> None:
+    print(f'{system}, with these settings; what a file does not tell is as published:')
     for name, value in inferred.items():
         print(f'  {name} = {value}')
     print(licence)
@@ -375,9 +378,9 @@ def _convert(args: argparse.Namespace, _: list[str]) -> None:
 
     from pegan_jax import interop
 
-    interop.convert(args.source, args.out, activation=args.activation, sampling_only=args.sampling_only)
+    config = interop.convert(args.source, args.out, activation=args.activation, sampling_only=args.sampling_only)
     origin = json.loads((args.out / 'imported.json').read_text())
-    _print_inferred(origin['inferred'], origin['licence'])
+    _print_inferred(config.system, origin['inferred'], origin['licence'])
     print(args.out)
 
 

@@ -317,21 +317,26 @@ def sg3_fourier_input(
     """StyleGAN3's input before channel mixing: `sg3_features` on `sg3_grid` for every image of a batch.
 
     Args:
-      t: learned transforms [N, 4]; transform: the user's [3, 3] (`sg3_transform`); the rest as `sg3_features`.
+      t: learned transforms [N, 4]; transform: the user's, [3, 3] or one per image [N, 3, 3] (`sg3_transform`); the rest
+        as `sg3_features`.
     Returns: [N, height, width, C] float32.
-    Raises: ValueError unless t is [N, 4] and sampling_rate / 2 > bandwidth.
+    Raises: ValueError unless t is [N, 4], transform as above and sampling_rate / 2 > bandwidth.
     """
     if t.ndim != 2 or t.shape[1] != 4:
         raise ValueError(f't has shape {t.shape}; expected [N, 4].')
     if not sampling_rate > 2 * bandwidth:
         raise ValueError(f'sampling_rate={sampling_rate} must exceed twice the bandwidth={bandwidth}.')
+    if transform.shape not in ((3, 3), (t.shape[0], 3, 3)):
+        raise ValueError(
+            f'transform has shape {transform.shape}; expected [3, 3], or [{t.shape[0]}, 3, 3] for each image.'
+        )
     points = sg3_grid(height, width, sampling_rate)
 
-    def one(t: jax.Array) -> jax.Array:
+    def one(t: jax.Array, transform: jax.Array) -> jax.Array:
         matrix = sg3_transform(t, transform)
         return sg3_features(points, freqs, phases, matrix, sampling_rate=sampling_rate, bandwidth=bandwidth)
 
-    return jax.vmap(one)(t)
+    return jax.vmap(one, (0, None if transform.ndim == 2 else 0))(t, transform)
 
 
 def sg3_mix(features: jax.Array, weight: jax.Array) -> jax.Array:

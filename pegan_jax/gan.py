@@ -52,7 +52,7 @@ class GAN(NamedTuple):
     init: Callable  # key -> params {'g', 'd'}, buffers {'g', 'd'}, stats; for all stages at once
     updates: tuple[Update, ...]  # ordered; repeated entries repeat
     optimizers: dict  # {'g': optax transformation, 'd': ...}, already corrected for lazy regularisation
-    sample: Callable  # (variables, inputs, grid, **options) -> images [N, ..., C] in [-1, 1]
+    sample: Callable  # (variables, inputs, **options) -> images [N, ..., C] in [-1, 1]
     stage_at: Callable  # (step, nimg, seed) -> Stage
     prepare: Callable | None = None  # (batch, key, stage) -> batch, once per step
     ema: Callable | None = None  # (nimg, step) -> decay of G's running mean; None: no EMA

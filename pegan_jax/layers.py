@@ -6,8 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from pegan_jax import ops
+from pegan_jax import filters, ops
 
 
 def lrelu(x: jax.Array) -> jax.Array:
@@ -23,101 +24,175 @@ def normalize_2nd_moment(x: jax.Array, axis: int = -1, eps: float = 1e-8) -> jax
 class EqualDense(nn.Module):
     """Dense layer with equalised learning rate (Karras et al. 2018): y = x @ (kernel * m / sqrt(in)) + bias * m.
 
-    m is `lr_multiplier`. The kernel [in, features] starts as N(0, 1) / m, the bias as `bias_init`, not divided by m.
-    Without `use_bias` there is none. Always float32: these layers make styles and logits.
+    m is `lr_multiplier`. The kernel [in, features] starts as N(0, 1) weight_init / m, the bias as `bias_init`, a number
+    or one per feature, not divided by m. Without `use_bias` there is none. Always float32: these layers make styles and
+    logits.
     """
 
     features: int
     lr_multiplier: float = 1.0
-    bias_init: float = 0.0
+    weight_init: float = 1.0
+    bias_init: float | tuple[float, ...] = 0.0
     use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         in_features = x.shape[-1]
-        kernel = self.param('kernel', nn.initializers.normal(1 / self.lr_multiplier), (in_features, self.features))
+        kernel = self.param(
+            'kernel', nn.initializers.normal(self.weight_init / self.lr_multiplier), (in_features, self.features)
+        )
         y = x @ (kernel * (self.lr_multiplier / math.sqrt(in_features)))
         if not self.use_bias:
             return y
-        bias = self.param('bias', nn.initializers.constant(self.bias_init), (self.features,))
+        bias = self.param('bias', nn.initializers.constant(np.asarray(self.bias_init)), (self.features,))
         return y + (bias * self.lr_multiplier)[None, :]
 
 
-class MappingNetwork(nn.Module):
-    """z [N, features] -> w [N, features]: normalised second moment, then dense layers fc0, fc1, ... with lrelu."""
+def truncate(w: jax.Array, w_avg: jax.Array, psi: float, cutoff: int | None = None) -> jax.Array:
+    """w_avg + psi (w - w_avg), from w [..., w_dim] and w_avg [w_dim]; with a cutoff, of w[:, :cutoff] only."""
+    centre = w_avg.reshape((1,) * (w.ndim - 1) + w_avg.shape)
+    truncated = centre + psi * (w - centre)
+    return truncated if cutoff is None else jnp.concatenate([truncated[:, :cutoff], w[:, cutoff:]], axis=1)
 
-    features: int
+
+class MappingNetwork(nn.Module):
+    """z, a label, or both -> w (Karras et al. 2019, section 2): normalised, then activated dense layers fc0, fc1, ...
+
+    A label [N, c_dim] passes the dense layer `embed`; z and the embedded label are divided by the root of their mean
+    squares, each on its own, and concatenated. Always float32.
+
+    w_dim: size of the result.
+    num_ws: copies of w, one per layer of the synthesis: [N, num_ws, w_dim]; None: one w, [N, w_dim].
+    embed_features, layer_features: width of the embedded label and of the layers before the last; None: w_dim.
+    activation: of all layers, a key of `ops.ACTIVATIONS`.
+    w_avg_beta: of the mean of all w in the buffer `w_avg` [w_dim], the centre of truncation; None: no such buffer, and
+      there is none either without num_ws.
+    """
+
+    w_dim: int
     num_layers: int = 8
     lr_multiplier: float = 0.01
+    num_ws: int | None = None
+    embed_features: int | None = None
+    layer_features: int | None = None
+    activation: str = 'lrelu'
+    w_avg_beta: float | None = 0.998
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
-        w = normalize_2nd_moment(z.astype(jnp.float32))
+    def __call__(
+        self,
+        z: jax.Array | None,
+        c: jax.Array | None = None,
+        *,
+        update_emas: bool = False,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+    ) -> jax.Array:
+        """w of latents [N, z_dim] or None and labels [N, c_dim] or None.
+
+        Args:
+          update_emas: w_avg <- lerp(batch mean of w, w_avg, w_avg_beta), before it is used; 'buffers' must be mutable.
+          truncation_psi: w <- lerp(w_avg, w, truncation_psi), of the first `truncation_cutoff` copies; None: of all.
+        """
+        parts = [] if z is None else [normalize_2nd_moment(z.astype(jnp.float32))]
+        if c is not None:
+            label = EqualDense(self.embed_features or self.w_dim, name='embed')(c.astype(jnp.float32))
+            parts.append(normalize_2nd_moment(label))
+        w = jnp.concatenate(parts, axis=-1)
         for i in range(self.num_layers):
-            w = lrelu(EqualDense(self.features, self.lr_multiplier, name=f'fc{i}')(w))
-        return w
+            features = self.w_dim if i == self.num_layers - 1 else self.layer_features or self.w_dim
+            w = ops.bias_act(EqualDense(features, self.lr_multiplier, name=f'fc{i}')(w), act=self.activation)
+        if self.num_ws is None:
+            return w
+        ws = jnp.repeat(w[:, None, :], self.num_ws, axis=1)
+        if self.w_avg_beta is None:
+            return ws
+        w_avg = self.variable('buffers', 'w_avg', jnp.zeros, (self.w_dim,))
+        if update_emas:
+            mean = jax.lax.stop_gradient(jnp.mean(w, axis=0))
+            w_avg.value = mean + self.w_avg_beta * (w_avg.value - mean)
+        return ws if truncation_psi == 1 else truncate(ws, w_avg.value, truncation_psi, truncation_cutoff)
 
 
 class EqualConv(nn.Module):
     """Convolution with equalised learning rate, HWIO kernel ~ N(0, 1) scaled by 1 / sqrt(in * size^2) at run time.
 
-    down: 2 low-passes the input with the `resample_filter` buffer [4, 4] and keeps every second position.
+    up, down: resample by 2 with the FIR filter in the buffer `resample_filter`, see `ops.conv2d_resample`; a layer that
+      upsamples convolves with its kernel, one that does not correlates, as checkpoints have it.
     activate: add a bias and apply lrelu; without it the layer has no bias.
+    gain, clamp: factor on the result, and limit of its absolute value, which the gain scales too; None: no limit.
+    resample_filter: taps; ignored without resampling.
+    trainable: whether the kernel and the bias are parameters; otherwise they are buffers of the same names.
     """
 
     features: int
     kernel_size: int
+    up: int = 1
     down: int = 1
     activate: bool = True
+    gain: float = 1.0
+    clamp: float | None = None
+    resample_filter: tuple[float, ...] = (1, 3, 3, 1)
+    trainable: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         in_features, size = x.shape[-1], self.kernel_size
-        kernel = self.param('kernel', nn.initializers.normal(1.0), (size, size, in_features, self.features))
-        pad, stride = size // 2, 1
-        x = x.astype(self.dtype)
-        if self.down == 2:
-            fir = self.variable('buffers', 'resample_filter', ops.setup_filter, (1, 3, 3, 1)).value
-            if size == 1:
-                x = ops.upfirdn2d(x, fir, down=2, padding=(1, 1, 1, 1))
-            else:
-                x = ops.upfirdn2d(x, fir, padding=(pad + 1,) * 4)
-                pad, stride = 0, 2
-        scaled = (kernel / math.sqrt(in_features * size**2)).astype(self.dtype)
-        y = jax.lax.conv_general_dilated(
-            x, scaled, (stride, stride), [(pad, pad)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        kernel = self._weight('kernel', nn.initializers.normal(1.0), (size, size, in_features, self.features))
+        kernel = (kernel / math.sqrt(in_features * size**2)).astype(self.dtype)
+        fir = None
+        if self.up * self.down > 1:
+            fir = self.variable('buffers', 'resample_filter', filters.setup_filter, self.resample_filter).value
+        y = ops.conv2d_resample(
+            x.astype(self.dtype),
+            kernel,
+            fir,
+            up=self.up,
+            down=self.down,
+            padding=size // 2,
+            flip_weight=self.up == 1,
         )
-        if self.activate:
-            bias = self.param('bias', nn.initializers.zeros, (self.features,))
-            y = lrelu(y + bias.astype(self.dtype)[None, None, None, :])
-        return y
+        clamp = None if self.clamp is None else self.clamp * self.gain
+        if not self.activate:
+            return ops.bias_act(y, gain=self.gain, clamp=clamp)
+        bias = self._weight('bias', nn.initializers.zeros, (self.features,))
+        return ops.bias_act(y, bias, act='lrelu', gain=math.sqrt(2) * self.gain, clamp=clamp)
+
+    def _weight(self, name: str, init: Any, shape: tuple[int, ...]) -> jax.Array:
+        if self.trainable:
+            return self.param(name, init, shape)
+        return self.variable('buffers', name, lambda: init(self.make_rng('params'), shape)).value
 
 
-def minibatch_std(x: jax.Array, group_size: int = 4) -> jax.Array:
-    """Appends a channel with the standard deviation over groups of samples (Karras et al. 2018, section 3), in float32.
+def minibatch_std(x: jax.Array, group_size: int | None = 4, num_channels: int = 1) -> jax.Array:
+    """Appends channels with the standard deviation over groups of samples (Karras et al. 2018, section 3), in float32.
 
-    With g = min(b, group_size), sample n belongs to group n mod (b / g). The mean over positions and channels of
-    sqrt(population variance over the group + 1e-8) fills the new channel of the group's samples.
+    With g = min(b, group_size), sample n belongs to group n mod (b / g). The channels of x are divided into
+    `num_channels` parts in order; the mean over positions and channels of a part of sqrt(population variance over the
+    group + 1e-8) fills one new channel of the group's samples.
 
     Args:
       x: [b, H, W, C]; b is the batch of one device.
-    Returns: [b, H, W, C + 1] float32.
-    Raises: ValueError unless g divides b.
+      group_size: None: the whole batch.
+    Returns: [b, H, W, C + num_channels] float32.
+    Raises: ValueError unless g divides b, and num_channels divides C.
     """
     b, h, w, c = x.shape
-    g = min(b, group_size)
+    g = b if group_size is None else min(b, group_size)
     if b % g:
         raise ValueError(
             f'minibatch standard deviation: the batch of {b} samples per device is not a multiple of the group of {g}; '
             f'use {b // g * g} or {-(-b // g) * g} per device.'
         )
+    if c % num_channels:
+        raise ValueError(f'minibatch standard deviation: {num_channels} statistics do not divide {c} channels.')
     x = x.astype(jnp.float32)
-    groups = x.reshape(g, b // g, h, w, c)
+    groups = x.reshape(g, b // g, h, w, num_channels, c // num_channels)
     # The variance, not jnp.std: the gradient of a root at zero is NaN.
-    std = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8).mean(axis=(1, 2, 3))
-    return jnp.concatenate([x, jnp.broadcast_to(jnp.tile(std, g)[:, None, None, None], (b, h, w, 1))], axis=-1)
-
+    std = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8).mean(axis=(1, 2, 4))
+    std = jnp.tile(std, (g, 1))[:, None, None, :]
+    return jnp.concatenate([x, jnp.broadcast_to(std, (b, h, w, num_channels))], axis=-1)
 
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last: (x - mean) / sqrt(var + 1e-5) * scale + bias, in float32.

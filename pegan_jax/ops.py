@@ -1,4 +1,4 @@
-"""Image operators on NHWC arrays: resizing, FIR filters."""
+"""Image operators on NHWC arrays: resizing, FIR filters, activations, convolutions."""
 
 import functools
 import math
@@ -100,40 +100,131 @@ def _bicubic_matrix(length: int, n: int) -> np.ndarray:
 
 # FIR filters ----------------------------------------------------------------------------------------------------------
 
+Factor = int | tuple[int, int]
+Padding = int | tuple[int, int, int, int]
 
-def setup_filter(taps: tuple[float, ...]) -> jax.Array:
-    """Outer product of the taps with themselves, divided by its sum: [n, n] float32."""
-    f = np.outer(taps, taps)
-    return jnp.asarray(f / f.sum(), jnp.float32)
+
+def _pair(name: str, value: Factor) -> tuple[int, int]:
+    """(x, y) of a factor."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
+        raise ValueError(f'{name}={value!r}; expected an integer of at least 1, or two of them for (x, y).')
+    return pair
+
+
+def _sides(padding: Padding) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom) of a padding."""
+    sides = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
+    if len(sides) != 4 or not all(isinstance(v, int) for v in sides):
+        raise ValueError(f'padding={padding!r}; expected an integer, or four of them for (left, right, top, bottom).')
+    return sides
+
+
+def _taps(f: jax.Array | None) -> tuple[int, int]:
+    """(width, height) of a filter."""
+    if f is None:
+        return 1, 1
+    if f.ndim not in (1, 2):
+        raise ValueError(f'a filter of shape {f.shape}; expected [n] for both axes, [n, m], or None.')
+    return f.shape[-1], f.shape[0]
+
+
+def _check_image(x: jax.Array) -> None:
+    if x.ndim != 4:
+        raise ValueError(f'x has shape {x.shape}; expected [N, H, W, C].')
 
 
 def upfirdn2d(
     x: jax.Array,
-    f: jax.Array,
+    f: jax.Array | None,
     *,
-    up: int = 1,
-    down: int = 1,
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    up: Factor = 1,
+    down: Factor = 1,
+    padding: Padding = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
 ) -> jax.Array:
     """Upsample by zeros, pad by zeros, convolve, keep every down-th position (Karras et al. 2019, "upfirdn2d").
 
     Along each axis y[n] = sum_k f[K-1-k] xp[n down + k], where xp is x, up - 1 zeros after every sample, and padding.
-    The sum runs in float32 at least. The filter counts as a constant: its own derivative is zero.
+    Sums run in float32 at least. The filter counts as a constant: its own derivative is zero.
 
     Args:
       x: [N, H, W, C].
-      f: [K, L]; rows of the filter meet rows of the image.
-      padding: zeros (left, right, top, bottom) around the upsampled image; negative crops.
-    Returns: [N, (H up + top + bottom - K) // down + 1, (W up + left + right - L) // down + 1, C] in the dtype of x.
-    Raises: ValueError for other ranks, or if the padded image is smaller than the filter.
+      f: [n], applied along both axes; [n, m], whose rows meet rows of the image; or None for a single 1.
+      up, down: factors, or (x, y).
+      padding: zeros around the upsampled image, or (left, right, top, bottom); negative numbers crop.
+      flip_filter: correlate instead of convolve, so that f[k] stands for f[K-1-k] above.
+      gain: factor on the result.
+    Returns: [N, (H up + top + bottom - n) // down + 1, (W up + left + right - m) // down + 1, C] in the dtype of x.
+    Raises: ValueError for other ranks and factors, or if the padded image is smaller than the filter.
     """
-    if x.ndim != 4 or f.ndim != 2:
-        raise ValueError(f'upfirdn2d needs x [N, H, W, C] and f [K, L], got {x.shape} and {f.shape}.')
-    pads = (padding[2:], padding[:2])
-    for n, k, pad in zip(x.shape[1:3], f.shape, pads, strict=True):
-        if n * up + sum(pad) < k:
-            raise ValueError(f'{n} * {up} + {pad[0]} + {pad[1]} positions are fewer than the {k} taps of the filter.')
-    return _upfirdn2d(x, f, up, down, pads, x.shape[1:3])
+    _check_image(x)
+    up, down, sides, taps = _pair('up', up), _pair('down', down), _sides(padding), _taps(f)
+    pads = (sides[:2], sides[2:])
+    for n, u, pad, k in zip(x.shape[2:0:-1], up, pads, taps, strict=True):
+        if n * u + sum(pad) < k:
+            raise ValueError(f'{n} * {u} + {pad[0]} + {pad[1]} positions are fewer than the {k} taps of the filter.')
+    if f is None:
+        f = np.ones(1, np.float32)
+    f = jnp.asarray(f, jnp.promote_types(x.dtype, jnp.float32))
+    f = f * gain ** (f.ndim / 2)
+    if not flip_filter:
+        f = jnp.flip(f)
+    if f.ndim == 2:
+        return _upfirdn2d(x, f, up[::-1], down[::-1], pads[::-1], x.shape[1:3])
+    x = _upfirdn2d(x, f[None, :], (1, up[0]), (1, down[0]), ((0, 0), pads[0]), x.shape[1:3])
+    return _upfirdn2d(x, f[:, None], (up[1], 1), (down[1], 1), (pads[1], (0, 0)), x.shape[1:3])
+
+
+def filter2d(
+    x: jax.Array, f: jax.Array | None, *, padding: Padding = 0, flip_filter: bool = False, gain: float = 1.0
+) -> jax.Array:
+    """`upfirdn2d` that keeps the size: taps // 2 zeros before, (taps - 1) // 2 after, `padding` on top of that."""
+    pads = [(k // 2, (k - 1) // 2) for k in _taps(f)]
+    return upfirdn2d(x, f, padding=_added(padding, pads), flip_filter=flip_filter, gain=gain)
+
+
+def upsample2d(
+    x: jax.Array,
+    f: jax.Array | None,
+    *,
+    up: Factor = 2,
+    padding: Padding = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> jax.Array:
+    """`upfirdn2d` to `up` times the size with a gain of up^2 more: aligned pixel edges, `padding` on top of that."""
+    pads = _up_pads(f, up)
+    gain = gain * math.prod(_pair('up', up))
+    return upfirdn2d(x, f, up=up, padding=_added(padding, pads), flip_filter=flip_filter, gain=gain)
+
+
+def downsample2d(
+    x: jax.Array,
+    f: jax.Array | None,
+    *,
+    down: Factor = 2,
+    padding: Padding = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> jax.Array:
+    """`upfirdn2d` to 1 / `down` of the size: aligned pixel edges, `padding` on top of that."""
+    pads = _down_pads(f, down)
+    return upfirdn2d(x, f, down=down, padding=_added(padding, pads), flip_filter=flip_filter, gain=gain)
+
+
+def _added(padding: Padding, *pads: list[tuple[int, int]]) -> tuple[int, int, int, int]:
+    """Sum of paddings; `pads` are pairs (before, after) of x and y."""
+    return tuple(sum(side) for side in zip(_sides(padding), *((*x, *y) for x, y in pads), strict=True))
+
+
+def _up_pads(f: jax.Array | None, up: Factor) -> list[tuple[int, int]]:
+    return [((k + u - 1) // 2, (k - u) // 2) for k, u in zip(_taps(f), _pair('up', up), strict=True)]
+
+
+def _down_pads(f: jax.Array | None, down: Factor) -> list[tuple[int, int]]:
+    return [((k - d + 1) // 2, (k - d) // 2) for k, d in zip(_taps(f), _pair('down', down), strict=True)]
 
 
 def _phases(n: int, taps: int, up: int, down: int, pad: tuple[int, int]) -> tuple[list, int, int]:
@@ -148,9 +239,10 @@ def _phases(n: int, taps: int, up: int, down: int, pad: tuple[int, int]) -> tupl
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _upfirdn2d(x: jax.Array, f: jax.Array, up: int, down: int, pads: tuple, size: tuple[int, int]) -> jax.Array:
+def _upfirdn2d(x: jax.Array, f: jax.Array, up: tuple, down: tuple, pads: tuple, size: tuple[int, int]) -> jax.Array:
+    """Correlation with f [K, L]; factors, pads and sizes of (rows, columns)."""
     # A sum of shifted slices, one per tap and phase, which XLA fuses into a single loop.
-    plans = [_phases(n, k, up, down, pad) for n, k, pad in zip(size, f.shape, pads, strict=True)]
+    plans = [_phases(*axis) for axis in zip(size, f.shape, up, down, pads, strict=True)]
     starts, spans, counts, dtype = [], [], [], jnp.promote_types(x.dtype, jnp.float32)
     for n, (phases, step, out) in zip(size, plans, strict=True):
         count = -(-out // len(phases))
@@ -161,7 +253,7 @@ def _upfirdn2d(x: jax.Array, f: jax.Array, up: int, down: int, pads: tuple, size
         counts.append(count)
     padded = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *spans, (0, 0, 0)]).astype(dtype)
     (rows, row_step, height), (columns, column_step, width) = plans
-    taps = f[::-1, ::-1].astype(dtype)
+    taps = f.astype(dtype)
 
     def phase(row: list, column: list) -> jax.Array:
         total = jnp.zeros((x.shape[0], *counts, x.shape[3]), dtype)
@@ -181,14 +273,266 @@ def _upfirdn2d_fwd(x: jax.Array, f: jax.Array, *static: Any) -> tuple[jax.Array,
     return _upfirdn2d(x, f, *static), f
 
 
-def _upfirdn2d_bwd(up: int, down: int, pads: tuple, size: tuple, f: jax.Array, g: jax.Array) -> tuple:
+def _upfirdn2d_bwd(up: tuple, down: tuple, pads: tuple, size: tuple, f: jax.Array, g: jax.Array) -> tuple:
     # The adjoint is the same operator with the factors exchanged and the filter reversed. The transpose that automatic
     # differentiation finds, a sum of padded arrays, is several times slower on CPU.
     adjoint_pads = tuple(
-        (k - 1 - pad[0], n * up - out * down + pad[0] - up + 1)
-        for n, k, pad, out in zip(size, f.shape, pads, g.shape[1:3], strict=True)
+        (k - 1 - pad[0], n * u - out * d + pad[0] - u + 1)
+        for n, k, u, d, pad, out in zip(size, f.shape, up, down, pads, g.shape[1:3], strict=True)
     )
     return _upfirdn2d(g, f[::-1, ::-1], down, up, adjoint_pads, g.shape[1:3]), jnp.zeros_like(f)
 
 
 _upfirdn2d.defvjp(_upfirdn2d_fwd, _upfirdn2d_bwd)
+
+
+# Activations ----------------------------------------------------------------------------------------------------------
+
+# Each with its default gain, which about keeps the second moment; alpha is the slope of 'lrelu'.
+ACTIVATIONS = {
+    'linear': (lambda x, alpha: x, 1.0),
+    'relu': (lambda x, alpha: jax.nn.relu(x), math.sqrt(2)),
+    'lrelu': (jax.nn.leaky_relu, math.sqrt(2)),
+    'tanh': (lambda x, alpha: jnp.tanh(x), 1.0),
+    'sigmoid': (lambda x, alpha: jax.nn.sigmoid(x), 1.0),
+    'elu': (lambda x, alpha: jax.nn.elu(x), 1.0),
+    'selu': (lambda x, alpha: jax.nn.selu(x), 1.0),
+    'softplus': (lambda x, alpha: jax.nn.softplus(x), 1.0),
+    'swish': (lambda x, alpha: jax.nn.swish(x), math.sqrt(2)),
+}
+
+
+def bias_act(
+    x: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    act: str = 'linear',
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> jax.Array:
+    """clip(gain act(x + b), -clamp, clamp).
+
+    Args:
+      x: [..., C].
+      b: [C], or None for no bias.
+      act: a key of ACTIVATIONS.
+      alpha: slope of 'lrelu' for negative numbers, 0.2 by default; other activations have none.
+      gain: sqrt(2) by default for 'relu', 'lrelu' and 'swish', 1 for the others.
+      clamp: None leaves the clipping out.
+    Returns: as x.
+    Raises: ValueError for an unknown activation, a bias of another shape, a negative clamp.
+    """
+    if act not in ACTIVATIONS:
+        raise ValueError(f'act={act!r} is not one of {sorted(ACTIVATIONS)}.')
+    if b is not None and b.shape != x.shape[-1:]:
+        raise ValueError(f'bias of shape {b.shape} for x of shape {x.shape}; expected {x.shape[-1:]}.')
+    if clamp is not None and clamp < 0:
+        raise ValueError(f'clamp={clamp} is negative; use None for no clipping.')
+    function, default_gain = ACTIVATIONS[act]
+    if b is not None:
+        x = x + b.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    x = function(x, 0.2 if alpha is None else alpha)
+    gain = default_gain if gain is None else gain
+    if gain != 1:
+        x = x * gain
+    return x if clamp is None else jnp.clip(x, -clamp, clamp)
+
+
+def filtered_lrelu(
+    x: jax.Array,
+    b: jax.Array | None,
+    fu: jax.Array | None,
+    fd: jax.Array | None,
+    *,
+    up: Factor = 1,
+    down: Factor = 1,
+    padding: Padding = 0,
+    gain: float = math.sqrt(2),
+    slope: float = 0.2,
+    clamp: float | None = None,
+    flip_filter: bool = False,
+) -> jax.Array:
+    """Leaky ReLU between two resolutions without aliasing (Karras et al. 2021, section 3.2).
+
+    Adds the bias, upsamples (`upfirdn2d` with fu and a gain of up^2), takes clip(gain lrelu(x), -clamp, clamp), and
+    downsamples (`upfirdn2d` with fd).
+
+    Args:
+      x: [N, H, W, C].
+      b: [C] or None. It is added first: padding is zero whatever the bias.
+      fu, fd: [n], [n, m] or None, as in `upfirdn2d`.
+      padding: of the upsampled image, or (left, right, top, bottom); negative numbers crop.
+    Returns: [N, (H up + top + bottom - |fu| - |fd| + 2 + down - 1) // down, ..., C] in the dtype of x.
+    Raises: ValueError as `upfirdn2d` and `bias_act`.
+    """
+    _check_image(x)
+    u = _pair('up', up)
+    x = bias_act(x, b)
+    x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=math.prod(u))
+    x = bias_act(x, act='lrelu', alpha=slope, gain=gain, clamp=clamp)
+    return upfirdn2d(x, fd, down=down, flip_filter=flip_filter)
+
+
+# Convolutions ---------------------------------------------------------------------------------------------------------
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0, stride: Factor = 1) -> jax.Array:
+    """Convolution as neural networks have it, a correlation: x [N, H, W, C], kernel [h, w, C, D] -> [N, H', W', D].
+
+    Args:
+      padding: zeros around x, or (left, right, top, bottom); negative numbers crop.
+      stride: keep every stride-th position from the first on, or (x, y).
+    Returns: [N, (H + top + bottom - h) // stride + 1, (W + left + right - w) // stride + 1, D] in the dtype of x.
+    Raises: ValueError for other ranks and channels, or if the padded image is smaller than the kernel.
+    """
+    return _conv(x, kernel, _sides(padding), _pair('stride', stride), 1)
+
+
+def _conv(x: jax.Array, kernel: jax.Array, sides: tuple, stride: tuple[int, int], groups: int) -> jax.Array:
+    _check_image(x)
+    if kernel.ndim != 4 or kernel.shape[2] * groups != x.shape[3] or kernel.shape[3] % groups:
+        raise ValueError(
+            f'kernel of shape {kernel.shape} for x of shape {x.shape} in {groups} groups; expected '
+            '[height, width, C / groups, D] with D a multiple of groups.'
+        )
+    left, right, top, bottom = sides
+    if x.shape[1] + top + bottom < kernel.shape[0] or x.shape[2] + left + right < kernel.shape[1]:
+        raise ValueError(f'x of shape {x.shape} with padding {sides} is smaller than the kernel {kernel.shape}.')
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        stride[::-1],
+        ((top, bottom), (left, right)),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=groups,
+    )
+
+
+def conv2d_resample(
+    x: jax.Array,
+    kernel: jax.Array,
+    f: jax.Array | None = None,
+    *,
+    up: int = 1,
+    down: int = 1,
+    padding: Padding = 0,
+    groups: int = 1,
+    flip_weight: bool = True,
+    flip_filter: bool = False,
+) -> jax.Array:
+    """Upsampling by FIR, convolution, downsampling by FIR, as in StyleGAN2 (Karras et al. 2020, appendix B).
+
+    The linear stages are pad, up - 1 zeros after every sample, f with a gain of up^2 if up > 1, kernel, f if down > 1,
+    every down-th position. They are computed in the order that needs the fewest operations.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [h, w, C / groups, D].
+      f: [n], [n, m] or None, as in `upfirdn2d`.
+      up, down: factors of both axes.
+      padding: of the upsampled image, or (left, right, top, bottom), besides what keeps pixel edges aligned under f.
+      flip_weight: True correlates with the kernel, False convolves, as StyleGAN2's layers of up=2 do.
+      flip_filter: as in `upfirdn2d`.
+    Returns: [N, H', W', D] in the dtype of x.
+    Raises: ValueError as `upfirdn2d` and `conv2d`.
+    """
+    _check_image(x)
+    for name, factor in (('up', up), ('down', down)):
+        if not isinstance(factor, int):
+            raise ValueError(f'{name}={factor!r}; both axes are resampled by one integer here.')
+    extra = [_up_pads(f, up)] if up > 1 else []
+    extra += [_down_pads(f, down)] if down > 1 else []
+    sides = _added(padding, *extra)
+    if not flip_weight:
+        kernel = kernel[::-1, ::-1]
+    height, width = kernel.shape[:2]
+    fir = {'flip_filter': flip_filter}
+    if up == 1 and down == 1:
+        return _conv(x, kernel, sides, (1, 1), groups)
+    if up == 1:
+        if (height, width) == (1, 1):
+            return _conv(upfirdn2d(x, f, down=down, padding=sides, **fir), kernel, (0,) * 4, (1, 1), groups)
+        return _conv(upfirdn2d(x, f, padding=sides, **fir), kernel, (0,) * 4, (down, down), groups)
+    x = upfirdn2d(x, f, up=up, padding=sides, gain=up**2, **fir)
+    x = _conv(x, kernel, (0,) * 4, (1, 1), groups)
+    return x if down == 1 else upfirdn2d(x, f, down=down, **fir)
+
+
+def _demodulation(kernel: jax.Array, styles: jax.Array) -> jax.Array:
+    """1 / sqrt(sum of the squares of an image's weights + 1e-8): [N, D] of kernel [h, w, C, D] and styles [N, C]."""
+    squares = jnp.square(styles) @ jnp.sum(jnp.square(kernel), axis=(0, 1))
+    return jax.lax.rsqrt(squares + 1e-8)
+
+
+def _scale(x: jax.Array, factors: jax.Array) -> jax.Array:
+    """x [N, H, W, C] times factors [N, C], in float32 at least, in the dtype of x."""
+    return (x * factors[:, None, None, :]).astype(x.dtype)
+
+
+def _check_styles(x: jax.Array, styles: jax.Array) -> None:
+    _check_image(x)
+    if styles.shape != (x.shape[0], x.shape[3]):
+        raise ValueError(f'styles of shape {styles.shape} for x of shape {x.shape}; expected [N, C].')
+
+
+def modulated_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    styles: jax.Array,
+    *,
+    demodulate: bool = True,
+    padding: Padding = 0,
+    input_gain: jax.Array | None = None,
+) -> jax.Array:
+    """Modulated convolution of StyleGAN3 (Karras et al. 2021, appendix B).
+
+    With demodulation W is first normalised to unit mean square per output channel, and the styles over the whole batch.
+    The weight of image n is W[o, i] s[n, i] d[n, o] g[i], d = 1 / sqrt(sum over i, k of (W s)^2 + 1e-8). No weight is
+    made for an image: activations are scaled by s g before one shared convolution, and by d behind it.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [h, w, C, D] float32.
+      styles: s [N, C] float32.
+      padding: as in `conv2d`.
+      input_gain: g, of shape [], [C] or [N, C]; not part of d.
+    Returns: [N, H', W', D] in the dtype of x; factors and sums of squares are float32.
+    Raises: ValueError for styles and gains of other shapes, and as `conv2d`.
+    """
+    _check_styles(x, styles)
+    if demodulate:
+        kernel = kernel * jax.lax.rsqrt(jnp.mean(jnp.square(kernel), axis=(0, 1, 2), keepdims=True))
+        styles = styles * jax.lax.rsqrt(jnp.mean(jnp.square(styles)))
+    factors = styles
+    if input_gain is not None:
+        shape = jnp.shape(input_gain)
+        if shape not in ((), styles.shape[1:], styles.shape):
+            raise ValueError(
+                f'input_gain of shape {shape} for styles of shape {styles.shape}; expected [], [C] or [N, C].'
+            )
+        factors = styles * jnp.broadcast_to(input_gain, styles.shape)
+    y = conv2d(_scale(x, factors), kernel, padding=padding)
+    return _scale(y, _demodulation(kernel, styles)) if demodulate else y
+
+
+def modulated_conv_resample(
+    x: jax.Array,
+    kernel: jax.Array,
+    styles: jax.Array,
+    f: jax.Array | None = None,
+    *,
+    up: int = 1,
+    down: int = 1,
+    padding: Padding = 0,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+) -> jax.Array:
+    """Modulated convolution of StyleGAN2 (Karras et al. 2020): `conv2d_resample` with the weights W s d of an image.
+
+    d = 1 / sqrt(sum over i, k of (W s)^2 + 1e-8), 1 without demodulation. As in `modulated_conv` s and d scale
+    activations. Args and errors as there and in `conv2d_resample`.
+    """
+    _check_styles(x, styles)
+    y = conv2d_resample(_scale(x, styles), kernel, f, up=up, down=down, padding=padding, flip_weight=flip_weight)
+    return _scale(y, _demodulation(kernel, styles)) if demodulate else y

@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import pathlib
 import struct
+import types
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -32,38 +33,90 @@ class Model:
     step: int
 
     @functools.cached_property
-    def synthesise(self) -> Callable:
-        """gan.sample of styles, compiled: (variables, w [N, w_dim], grid) -> [N, *grid.shape[:-1], C]."""
-        return jax.jit(functools.partial(self.gan.sample, space='w'))
+    def system(self) -> types.ModuleType:
+        """The module of its system, such as `pegan_jax.models.cips`."""
+        return configs.system_module(self.config.system)
+
+    @functools.cached_property
+    def _program(self) -> Callable:
+        def run(variables: dict, w: jax.Array, arrays: dict, rest: tuple) -> jax.Array:
+            return self.gan.sample(variables, w, space=_space(w), **arrays, **dict(rest))
+
+        return jax.jit(run, static_argnums=3)
+
+    def synthesise(self, w: jax.Array, **options: Any) -> jax.Array:
+        """gan.sample of styles [N, w_dim] or [N, num_ws, w_dim], compiled; options: the system's SAMPLE_OPTIONS."""
+        arrays = {k: v for k, v in options.items() if isinstance(v, (jax.Array, np.ndarray))}
+        rest = tuple((k, v) for k, v in options.items() if k not in arrays)
+        return self._program(self.variables, w, arrays, rest)
 
     @functools.cached_property
     def synthesise_points(self) -> Callable:
-        """`synthesise` at a list of coordinates [K, 2], divided over this process's devices; K is a multiple of them.
+        """(variables, w, points [K, 2]) -> colours [N, K, C], divided over this process's devices; K is a multiple.
 
         Nothing is exchanged: a pixel needs its coordinate and the style, which every device has.
         """
+
+        def run(variables: dict, w: jax.Array, points: jax.Array) -> jax.Array:
+            return self.gan.sample(variables, w, grid=points, space=_space(w))
+
         specs = {'in_specs': (P(), P(), P('points')), 'out_specs': P(None, 'points')}
-        return jax.jit(jax.shard_map(self.synthesise, mesh=_local_mesh(), check_vma=False, **specs))
+        return jax.jit(jax.shard_map(run, mesh=_local_mesh(), check_vma=False, **specs))
 
     @functools.cached_property
     def w_avg(self) -> jax.Array:
         """The centre of truncation, [w_dim]."""
-        return configs.system_module(self.config.system).mean_w(self.config.model, self.variables['params'])
+        return self.system.mean_w(self.config.model, self.variables)
 
     @functools.cached_property
     def _map(self) -> Callable:
-        module = configs.system_module(self.config.system).generator(self.config.model)
-        return jax.jit(functools.partial(module.apply, method='map'))
+        return jax.jit(functools.partial(self.system.map_latents, self.config.model))
 
-    def styles(self, seeds: Iterable[int], truncation_psi: float = 1.0) -> jax.Array:
+    def labels(self, label: int | np.ndarray | None, count: int) -> np.ndarray | None:
+        """A class, or a label [c_dim], `count` times: [count, c_dim] float32; None for a model without labels.
+
+        Raises: ValueError for a class that there is not, a label where there are none, none where there are.
+        """
+        c_dim = getattr(self.config.model, 'c_dim', 0)
+        if not c_dim:
+            if label is not None:
+                raise ValueError(f'label={label}, but the model has no classes.')
+            return None
+        if label is None or (np.ndim(label) == 0 and not 0 <= label < c_dim) or np.shape(label) not in ((), (c_dim,)):
+            raise ValueError(f'label={label}; this model needs a class from 0 to {c_dim - 1}, or {c_dim} numbers.')
+        row = np.eye(c_dim)[label] if np.ndim(label) == 0 else np.asarray(label)
+        return np.tile(row.astype(np.float32), (count, 1))
+
+    def styles(
+        self,
+        seeds: Iterable[int],
+        truncation_psi: float = 1.0,
+        *,
+        truncation_cutoff: int | None = None,
+        label: int | np.ndarray | None = None,
+    ) -> jax.Array:
         """w of seeds, [N, w_dim]; truncated, w_avg + psi (w - w_avg), for truncation_psi below 1.
 
-        Raises: ValueError for truncation_psi above 1.
+        Args:
+          truncation_cutoff: truncate the styles of this many layers only, which makes them ws [N, num_ws, w_dim].
+          label: as for `labels`.
+        Raises: ValueError for truncation_psi above 1, a cutoff that is not a number of layers, and as `labels`.
         """
         if truncation_psi > 1:
             raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
-        w = self._map({'params': self.variables['params']}, latents(seeds, self.config.model.z_dim))
-        return w if truncation_psi == 1 else self.w_avg[None, :] + truncation_psi * (w - self.w_avg[None, :])
+        z = latents(seeds, self.config.model.z_dim)
+        w = self._map(self.variables, z, self.labels(label, len(z)))
+        truncated = w if truncation_psi == 1 else self.w_avg[None, :] + truncation_psi * (w - self.w_avg[None, :])
+        if truncation_cutoff is None:
+            return truncated
+        count = self.system.num_ws(self.config.model)
+        if not 0 <= truncation_cutoff <= count:
+            raise ValueError(f'truncation_cutoff={truncation_cutoff} with {count} styles per image; use 0 to {count}.')
+        return jnp.stack([truncated] * truncation_cutoff + [w] * (count - truncation_cutoff), axis=1)
+
+
+def _space(w: jax.Array) -> str:
+    return 'w' if w.ndim == 2 else 'ws'
 
 
 def load(path: str | pathlib.Path, step: int | str | None = None) -> Model:
@@ -93,14 +146,57 @@ def _local_mesh() -> Mesh:
 # Batches of images ----------------------------------------------------------------------------------------------------
 
 
-def _in_batches(model: Model, w: jax.Array, grid: np.ndarray | jax.Array | None, batch_size: int) -> np.ndarray:
-    """Images [N, ..., C] of styles [N, w_dim], batch_size of them at once."""
+def _options(
+    model: Model,
+    seeds: Sequence[int],
+    grid: np.ndarray | jax.Array | None,
+    size: tuple[int, int] | None,
+    transform: np.ndarray | jax.Array | None,
+    noise_mode: str | None,
+) -> dict:
+    """Options of gan.sample for as many images as there are seeds."""
+    options = {} if grid is None else {'grid': grid}
+    if size is not None or transform is not None:
+        if grid is not None:
+            raise ValueError('a grid already tells size and transform; leave those out.')
+        matrix = None if transform is None else jnp.asarray(transform, jnp.float32)
+        options = model.system.view(model.config, size, matrix)
+    if noise_mode is not None:
+        if noise_mode not in ('const', 'random', 'none'):
+            raise ValueError(f"noise_mode={noise_mode!r}; use 'const', 'random' or 'none'.")
+        options['noise'] = noise_mode if noise_mode != 'random' else jax.vmap(jax.random.key)(jnp.asarray(seeds))
+    for name in options:
+        if name not in model.system.SAMPLE_OPTIONS:
+            takes = ', '.join(model.system.SAMPLE_OPTIONS)
+            raise ValueError(f'{model.config.system} takes no {name} when sampling; it takes {takes}.')
+    return options
+
+
+def _pictures(
+    model: Model,
+    w: jax.Array,
+    noise_seeds: Sequence[int],
+    *,
+    grid: np.ndarray | jax.Array | None = None,
+    size: tuple[int, int] | None = None,
+    transform: np.ndarray | jax.Array | None = None,
+    noise_mode: str | None = None,
+    batch_size: int = 8,
+) -> np.ndarray:
+    """Images of styles [N, w_dim] or [N, num_ws, w_dim], batch_size of them at once; the rest as in `sample`."""
+    options = _options(model, noise_seeds, grid, size, transform, noise_mode)
+    # What there is for every image: random noise and, maybe, matrices.
+    own = {
+        k: v
+        for k, v in options.items()
+        if (k == 'noise' and noise_mode == 'random') or (k == 'transform' and v.ndim == 3)
+    }
     out = []
     for i in range(0, len(w), batch_size):
-        part = w[i : i + batch_size]
         # The last batch is filled up: one compiled program serves all.
-        padded = jnp.concatenate([part, jnp.repeat(part[-1:], min(batch_size, len(w)) - len(part), 0)])
-        out.append(np.asarray(model.synthesise(model.variables, padded, grid))[: len(part)])
+        index = np.minimum(np.arange(i, i + min(batch_size, len(w))), len(w) - 1)
+        images = model.synthesise(w[index], **(options | {k: v[index] for k, v in own.items()}))
+        out.append(np.asarray(images)[: len(w) - i])
     return np.concatenate(out)
 
 
@@ -108,22 +204,35 @@ def sample(
     model: Model,
     seeds: Sequence[int],
     *,
+    label: int | np.ndarray | None = None,
     truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
     grid: np.ndarray | jax.Array | None = None,
+    size: tuple[int, int] | None = None,
+    transform: np.ndarray | jax.Array | None = None,
+    noise_mode: str | None = None,
     batch_size: int = 8,
 ) -> np.ndarray:
     """Images of seeds.
 
     Args:
+      label: class, or label [c_dim], of a model that was trained with labels.
       truncation_psi: 1 is off, 0 the mean image.
-      grid: coordinates [..., 2] from `coords`; None: the training grid.
+      truncation_cutoff: how many layers, from the first on, are truncated; None: all.
+      grid: of CIPS: coordinates [..., 2] from `coords`; None: the training grid.
+      size: of models with coordinates: (height, width); a larger image shows more, at the pixel pitch of training.
+      transform: of models with coordinates: [3, 3], or with StyleGAN3 [N, 3, 3], on positions in units of the training
+        images' shorter side about the middle: `coords.translate`, `rotate`, `zoom` move the content as they say.
+      noise_mode: of StyleGAN2: 'const' (default) takes the numbers of the model, 'random' draws them, 'none' has none.
       batch_size: images computed at once.
-    Returns: float32 [N, *grid.shape[:-1], C], nominally in [-1, 1], not clamped.
-    Raises: ValueError for no seeds, truncation_psi above 1, a grid that holds no coordinates.
+    Returns: float32 [N, H, W, C], with a grid [N, *grid.shape[:-1], C]; nominally in [-1, 1], not clamped.
+    Raises: ValueError for no seeds, truncation_psi above 1, options that the model does not have.
     """
     if not len(seeds):
         raise ValueError('seeds is empty; give at least one, such as seeds=[0].')
-    return _in_batches(model, model.styles(seeds, truncation_psi), grid, batch_size)
+    w = model.styles(seeds, truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
+    options = {'grid': grid, 'size': size, 'transform': transform, 'noise_mode': noise_mode}
+    return _pictures(model, w, seeds, batch_size=batch_size, **options)
 
 
 def interpolate(
@@ -132,21 +241,60 @@ def interpolate(
     seed_b: int,
     steps: int,
     *,
+    label: int | np.ndarray | None = None,
     truncation_psi: float = 1.0,
-    grid: np.ndarray | jax.Array | None = None,
-    batch_size: int = 8,
+    truncation_cutoff: int | None = None,
+    **options: Any,
 ) -> np.ndarray:
     """Images on the way from one seed to another: w = (1 - t) w_a + t w_b for `steps` equal steps of t in [0, 1].
 
-    Args: as in `sample`.
-    Returns: float32 [steps, *grid.shape[:-1], C]; the first and the last are the samples of the two seeds.
+    Args: as in `sample`; options: its grid, size, transform, noise_mode (random numbers are those of seed_a), batch_size.
+    Returns: float32 [steps, H, W, C]; the first and the last are the samples of the two seeds.
     Raises: ValueError for steps below 2, and as `sample`.
     """
     if steps < 2:
         raise ValueError(f'steps={steps} must be at least 2: both ends are among them.')
-    ends = model.styles([seed_a, seed_b], truncation_psi)
-    t = jnp.linspace(0, 1, steps)[:, None]
-    return _in_batches(model, (1 - t) * ends[:1] + t * ends[1:], grid, batch_size)
+    ends = model.styles([seed_a, seed_b], truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
+    t = jnp.linspace(0, 1, steps).reshape(steps, *(1,) * (ends.ndim - 1))
+    return _pictures(model, (1 - t) * ends[:1] + t * ends[1:], [seed_a] * steps, **options)
+
+
+def style_mix(
+    model: Model,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    layers: Iterable[int],
+    *,
+    label: int | np.ndarray | None = None,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """The picture of style mixing (Karras et al. 2019, figure 3): the images of `rows`, some of whose styles change.
+
+    Args:
+      rows, columns: seeds.
+      layers: where the style of the column replaces that of the row, counted from 0 (coarse) to num_ws - 1 (fine).
+      The rest as in `interpolate`; random noise is that of the row.
+    Returns: float32 [1 + rows, 1 + columns, H, W, C]: the images of the columns above, those of the rows at the left,
+      mixed ones elsewhere, and black at the top left.
+    Raises: ValueError for no seeds, layers that there are not, and as `sample`.
+    """
+    count, layers = model.system.num_ws(model.config.model), sorted(set(layers))
+    if not (len(rows) and len(columns)):
+        raise ValueError(f'rows={list(rows)}, columns={list(columns)}; both need at least one seed.')
+    if not layers or not 0 <= layers[0] <= layers[-1] < count:
+        raise ValueError(f'layers={layers}; the model has layers 0 to {count - 1}, and at least one is to be mixed.')
+    w = model.styles([*rows, *columns], truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
+    ws = w if w.ndim == 3 else jnp.repeat(w[:, None], count, axis=1)
+    chosen = np.isin(np.arange(count), layers)[None, None, :, None]
+    mixed = jnp.where(chosen, ws[None, len(rows) :], ws[: len(rows), None]).reshape(-1, *ws.shape[1:])
+    noise = [*rows, *columns, *np.repeat(rows, len(columns)).tolist()]
+    images = _pictures(model, jnp.concatenate([ws, mixed]), noise, **options)
+    left, above, inner = np.split(images, [len(rows), len(rows) + len(columns)])
+    inner = inner.reshape(len(rows), len(columns), *images.shape[1:])
+    top = np.concatenate([np.full_like(images[:1], -1), above])
+    return np.concatenate([top[None], np.concatenate([left[:, None], inner], axis=1)])
 
 
 # One image of any size ------------------------------------------------------------------------------------------------
@@ -216,6 +364,10 @@ def _pieces(
     """The colours of coordinates at(0), ..., at(count - 1), in order: arrays [at most chunk, C]."""
     if chunk < 1:
         raise ValueError(f'chunk={chunk} must be at least 1.')
+    if 'grid' not in model.system.SAMPLE_OPTIONS:
+        raise ValueError(
+            f'{model.config.system} makes whole images, not single coordinates; use sample with size and transform.'
+        )
     mesh = _local_mesh()
     w, variables = jax.device_put((model.styles([seed], truncation_psi), model.variables), NamedSharding(mesh, P()))
     chunk = -(-min(chunk, count) // mesh.size) * mesh.size

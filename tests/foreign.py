@@ -2,7 +2,10 @@
 
 import dataclasses
 import io
+import pickle
 import struct
+import sys
+import types
 import zipfile
 from collections import OrderedDict
 
@@ -193,3 +196,100 @@ def adam_state(arrays, storages, rng, *, step, lr, betas, as_tensor):
 
 def bfloat16(array):
     return np.asarray(array).astype(ml_dtypes.bfloat16)
+
+
+# NVIDIA's pickles -----------------------------------------------------------------------------------------------------
+
+
+class _Reduced:
+    """Pickled by Python itself as a call of a function that only has to have a name."""
+
+    def __init__(self, function, arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def _function(module, name):
+    def function(*arguments):
+        raise AssertionError(f'{module}.{name} was called: something in the file was run')
+
+    function.__module__, function.__name__, function.__qualname__ = module, name, name
+    return function
+
+
+class NvidiaPickles:
+    """Writes networks as the official programs do, with Python's pickle, in any protocol.
+
+    The names that such a file mentions exist while it is written, in modules that hold nothing else.
+    """
+
+    NAMES = {
+        'torch_utils.persistence': ('_reconstruct_persistent_obj',),
+        'torch._utils': ('_rebuild_parameter', '_rebuild_tensor_v2'),
+        'torch.storage': ('_load_from_bytes',),
+    }
+
+    def __init__(self):
+        self._functions = {n: _function(m, n) for m, names in self.NAMES.items() for n in names}
+        self.EasyDict = type('EasyDict', (dict,), {'__module__': 'dnnlib.util', '__qualname__': 'EasyDict'})
+
+    def tensor(self, array, parameter=False):
+        array = np.asarray(array)
+        identity = ('storage', Name(f'torch.{STORAGES[array.dtype.name]}'), '94', 'cuda:0', array.size, None)
+        data = legacy(Persistent(identity), {'94': np.ascontiguousarray(array).tobytes()}, {'94': array.itemsize})
+        stride = tuple(int(np.prod(array.shape[i + 1 :])) for i in range(array.ndim))
+        storage = _Reduced(self._functions['_load_from_bytes'], (data,))
+        arguments = (storage, 0, array.shape, stride, parameter, OrderedDict())
+        value = _Reduced(self._functions['_rebuild_tensor_v2'], arguments)
+        return _Reduced(self._functions['_rebuild_parameter'], (value, True, OrderedDict())) if parameter else value
+
+    def module(self, class_name, arrays, kwargs=None, *, buffers=(), passing=(), attributes=None):
+        """A module of {'b4.conv1.weight': array}; `buffers` are the names among them that are not parameters."""
+        here, inside = {}, {}
+        for name, array in arrays.items():
+            head, dot, rest = name.partition('.')
+            if dot:
+                inside.setdefault(head, {})[rest] = array
+            else:
+                here[name] = array
+        below = {
+            head: self.module(
+                head.title(),
+                part,
+                buffers={b.partition('.')[2] for b in buffers if b.startswith(f'{head}.')},
+            )
+            for head, part in inside.items()
+        }
+        state = {
+            'training': False,
+            '_parameters': OrderedDict(
+                (k, self.tensor(v, True)) for k, v in here.items() if k not in buffers and k not in passing
+            ),
+            '_buffers': OrderedDict((k, self.tensor(v)) for k, v in here.items() if k in buffers or k in passing),
+            '_non_persistent_buffers_set': set(passing),
+            '_backward_hooks': OrderedDict(),
+            '_modules': OrderedDict(below),
+            '_init_args': (),
+            '_init_kwargs': self.EasyDict(kwargs or {}),
+            'num_ws': np.int64(14),
+            'sampling_rates': np.array([16.0, 32.0]),
+            **(attributes or {}),
+        }
+        state['_parameters']['absent'] = None
+        meta = self.EasyDict(
+            type='class', version=6, module_src='raise SystemExit("run")', class_name=class_name, state=state
+        )
+        return _Reduced(self._functions['_reconstruct_persistent_obj'], (meta,))
+
+    def write(self, path, value, protocol, monkeypatch):
+        """value: whatever the file holds, of dictionaries and `module`s."""
+        contents = {m: {n: self._functions[n] for n in names} for m, names in self.NAMES.items()}
+        contents |= {'dnnlib.util': {'EasyDict': self.EasyDict}, 'torch_utils': {}, 'torch': {}, 'dnnlib': {}}
+        with monkeypatch.context() as patch:
+            for module, names in contents.items():
+                patch.setitem(sys.modules, module, types.ModuleType(module))
+                sys.modules[module].__dict__.update(names)
+            path.write_bytes(pickle.dumps(value, protocol))
+        return path

@@ -61,7 +61,7 @@ def toy_gan(lr=0.02):
         init=init,
         updates=(Update('d', d_main), Update('d', d_r1, interval=2), Update('g', g_main)),
         optimizers={'g': optax.sgd(lr), 'd': optax.sgd(lr, momentum=0.5)},
-        sample=lambda variables, z, grid: _g(variables['params'], z),
+        sample=lambda variables, z: _g(variables['params'], z),
         stage_at=lambda step, nimg, seed: Stage(SIDE),
         ema=lambda nimg, step: jnp.minimum(0.9, nimg / (nimg + 32.0)),
     )

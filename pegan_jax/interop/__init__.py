@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import tempfile
+import types
 from typing import Any
 
 from pegan_jax.config import Config, to_dict, to_json
@@ -12,38 +13,59 @@ from pegan_jax.config import Config, to_dict, to_json
 def convert(
     source: str | pathlib.Path, out: str | pathlib.Path, *, activation: str | None = None, sampling_only: bool = False
 ) -> Config:
-    """Converts an official CIPS checkpoint into a directory like a run's, which `load` and `train.init_from` take.
+    """Converts an official checkpoint into a directory like a run's, which `load` and `train.init_from` take.
 
     Its imported.json says what was inferred, and the licence note of the source.
 
     Args:
-      source: a torch file, zip or legacy: a training checkpoint or a released generator.
+      source: a torch file of CIPS, zip or legacy: a training checkpoint or a released generator; or a network pickle of
+        NVIDIA's StyleGAN2-ADA or StyleGAN3.
       out: the new directory; it may exist if it is empty. Nothing is left there if the conversion fails.
-      activation: 'sin' or 'sinrelu', for models with sines throughout, whose files do not tell these apart.
-      sampling_only: leave out the discriminator and the optimisers of a training checkpoint.
+      activation: 'sin' or 'sinrelu', for CIPS with sines throughout, whose files do not tell these apart.
+      sampling_only: leave out the discriminator and the optimisers.
     Returns: the inferred configuration.
     Raises: ForeignFileError; ValueError if `out` holds something.
     """
-    from pegan_jax.interop import cips, reader
+    from pegan_jax.interop import reader
 
     source, out = pathlib.Path(source), pathlib.Path(out).absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f'{out} exists and is not an empty folder; choose another --out.')
     tree = reader.read(source)
     try:
-        imported = cips.load(tree, activation=activation, sampling_only=sampling_only)
+        importer = importer_of(tree)
+        imported = importer.load(tree, sampling_only=sampling_only, **_options(importer, activation))
     except reader.ForeignFileError as error:
         raise reader.ForeignFileError(f'{source}: {error}') from None
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     try:
-        _write(imported, source, cips.LICENCE, temporary)
+        _write(imported, source, importer.LICENCE, temporary)
         temporary.chmod(0o755)
         temporary.rename(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return imported.config
+
+
+def importer_of(tree: Any) -> types.ModuleType:
+    """The module that reads what `reader.read` gave: `nvidia` for network pickles, `cips` for all else."""
+    from pegan_jax.interop import cips, nvidia
+
+    return nvidia if nvidia.recognises(tree) else cips
+
+
+def infer(tree: Any, activation: str | None = None) -> tuple[Config, dict[str, Any]]:
+    """The configuration that a checkpoint describes, and {setting: value} of what it tells. Raises: ForeignFileError."""
+    importer = importer_of(tree)
+    return importer.infer(tree, **_options(importer, activation))
+
+
+def _options(importer: types.ModuleType, activation: str | None) -> dict[str, str]:
+    if activation is not None and not importer.__name__.endswith('cips'):
+        raise ValueError(f'activation={activation!r} is for CIPS, and this file holds NVIDIA networks.')
+    return {} if activation is None else {'activation': activation}
 
 
 def _write(imported: Any, source: pathlib.Path, licence: str, folder: pathlib.Path) -> None:

@@ -7,7 +7,7 @@ dict of the running mean of the generator alone. All sizes are read from the sha
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import optax
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig
 from pegan_jax.interop import rules
 from pegan_jax.interop.reader import ForeignFileError, arrays, shown
-from pegan_jax.interop.rules import Rule
+from pegan_jax.interop.rules import Imported, Rule
 from pegan_jax.models import cips
 from pegan_jax.train.state import TrainState
 
@@ -76,21 +76,6 @@ def d_rules(side: int) -> tuple[Rule, ...]:
         Rule(r'final_linear\.1\.weight', 'params/b4/out/kernel', rules.dense),
         Rule(r'final_linear\.1\.bias', 'params/b4/out/bias', rules.flat),
     )
-
-
-class Imported(NamedTuple):
-    """A converted checkpoint.
-
-    config: of a run; settings that leave no trace in the file are as published.
-    inferred: {setting: value} of those that do.
-    sampling: what `pegan_jax.load` needs.
-    state: a training state, where the file has one.
-    """
-
-    config: Config
-    inferred: dict[str, Any]
-    sampling: dict
-    state: TrainState | None
 
 
 def load(tree: Any, *, activation: str | None = None, sampling_only: bool = False) -> Imported:

@@ -1,8 +1,8 @@
 """SinGAN checkpoints of the mmgen program (PyTorch), and blocks of the original program.
 
-A checkpoint has the networks, {"state_dict": {"generator.blocks.0.head.conv.weight": ...}}; a second file, a pickle, has
-the noise that makes the reconstruction and the amplitudes, {'fixed_noises', 'noise_weights', 'curr_stage'}. Images are
-BGR there and RGB here: the channels of all layers that see or make colours are turned around.
+A checkpoint has the networks, {'state_dict': {'generator.blocks.0.head.conv.weight': ...}}; a second file, a pickle,
+has the noise that makes the reconstruction and the amplitudes, {'fixed_noises', 'noise_weights', 'curr_stage'}. Images
+are BGR there and RGB here: the channels of all layers that see or make colours are turned around.
 """
 
 import re

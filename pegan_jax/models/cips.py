@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pegan_jax import coords, encodings, losses
+from pegan_jax import coords, encodings, losses, optim
 from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
-from pegan_jax.layers import EqualDense, MappingNetwork, lrelu
+from pegan_jax.layers import EqualDense, MappingNetwork, lrelu, truncate
 from pegan_jax.models.stylegan2 import Discriminator, num_halvings
 
 CPU_CHUNK = 1024  # coordinates whose activations stay in a core's cache: measured fastest
@@ -645,7 +645,12 @@ def generator(model: Config) -> Generator:
 
 def discriminator(model: Config) -> Discriminator:
     """The Linen module of a configuration."""
-    return Discriminator(model.d_widths, mbstd_group_size=model.mbstd_group_size, dtype=jnp.dtype(model.dtype))
+    return Discriminator(
+        model.d_widths,
+        mbstd_group_size=model.mbstd_group_size,
+        num_fp16_res=len(model.d_widths),
+        dtype=jnp.dtype(model.dtype),
+    )
 
 
 def image_grid(model: Config, size: tuple[int, int]) -> jax.Array:
@@ -782,42 +787,66 @@ def build(config: Any) -> GAN:
 
 
 def optimizers(config: Any) -> dict[str, optax.GradientTransformation]:
-    """Adam for 'g' and 'd', corrected for lazy regularisation (Karras et al. 2020, appendix B).
-
-    With a term every k steps, ratio = k / (k + 1): the rate becomes lr * ratio, the betas beta^ratio.
-    """
-    model, optim = config.model, config.optim
-
-    def adam(lr: float, interval: int) -> optax.GradientTransformation:
-        ratio = interval / (interval + 1) if interval else 1.0
-        return optax.adam(lr * ratio, b1=optim.beta1**ratio, b2=optim.beta2**ratio, eps=optim.eps)
-
+    """Adam for 'g' and 'd', both corrected for lazy regularisation."""
+    model = config.model
     return {
-        'g': adam(optim.g_lr, model.g_reg_interval),
-        'd': adam(optim.d_lr, model.r1_interval if model.r1_gamma > 0 else 0),
+        'g': optim.adam(config.optim, config.optim.g_lr, model.g_reg_interval),
+        'd': optim.adam(config.optim, config.optim.d_lr, model.r1_interval if model.r1_gamma > 0 else 0),
     }
 
 
 def ema_decay(model: Config, batch_size: int, nimg: jax.Array, step: jax.Array) -> jax.Array | float:
-    """Decay of G's running mean at a step: `ema_decay`, or 0.5 ^ (batch_size / half-life) as in StyleGAN2-ADA."""
+    """Decay of G's running mean at a step: `ema_decay`, or by half-life in images."""
     if model.ema_kimg is None:
         return model.ema_decay
-    half_life = model.ema_kimg * 1000
-    if model.ema_rampup is not None:
-        half_life = jnp.minimum(half_life, nimg * model.ema_rampup)
-    return 0.5 ** (batch_size / jnp.maximum(half_life, 1e-8))
+    return optim.ema_decay(batch_size, nimg, model.ema_kimg, model.ema_rampup)
 
 
-def mean_w(model: Config, params: dict) -> jax.Array:
+# Sampling -------------------------------------------------------------------------------------------------------------
+
+SAMPLE_OPTIONS = ('grid',)  # what `sample` takes for pictures of seeds
+
+
+def map_latents(model: Config, variables: dict, z: jax.Array, c: None = None) -> jax.Array:
+    """w [N, z_dim] of latents [N, z_dim]; there are no labels."""
+    return generator(model).apply({'params': variables['params']}, z, method='map')
+
+
+def num_ws(model: Config) -> int:
+    """Styles of an image: one per layer."""
+    return len(layer_names(model))
+
+
+def mean_w(model: Config, variables: dict) -> jax.Array:
     """Centre of truncation [z_dim]: the mean w of a fixed set of W_AVG_SAMPLES latents."""
     z = jax.random.normal(jax.random.key(0), (W_AVG_SAMPLES, model.z_dim))
-    return jnp.mean(generator(model).apply({'params': params}, z, method='map'), axis=0)
+    return jnp.mean(map_latents(model, variables, z), axis=0)
 
 
-def truncate(w: jax.Array, w_avg: jax.Array, psi: float) -> jax.Array:
-    """w_avg + psi (w - w_avg), from w [..., w_dim] and w_avg [w_dim]."""
-    w_avg = w_avg.reshape((1,) * (w.ndim - 1) + w_avg.shape)
-    return w_avg + psi * (w - w_avg)
+def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """The grid of images of another size at the same distance between samples, of a scene that a matrix moves.
+
+    Args:
+      size: (height, width); None: that of the samples in training, whose borders then are those of their frame.
+      transform: [3, 3] on positions in units of the frame's shorter side, about its middle.
+    Returns: {'grid'}, an option of `sample`.
+    Raises: ValueError for a matrix of another shape.
+    """
+    model = config.model
+    native = model.size if model.rotate else config.data.size
+    height, width = native if size is None else size
+    y = (height - 1) / max(native[0] - 1, 1)
+    if model.panorama_width is None:
+        frame, low, high = 1.0, -(width - 1) / max(native[1] - 1, 1), (width - 1) / max(native[1] - 1, 1)
+    else:  # The last column of a whole circle would be the first: the end is left out.
+        frame, low, high = model.span, -model.span * width / native[1], model.span * (width - 2) / native[1]
+    grid = coords.grid(height, width, x=(low, high), y=(-y, y))
+    if transform is None:
+        return {'grid': grid}
+    if jnp.shape(transform) != (3, 3):
+        raise ValueError(f'transform has shape {jnp.shape(transform)}; CIPS takes one matrix [3, 3] for all images.')
+    unit = coords.zoom(native[1] / min(native) / (2 * frame), native[0] / min(native) / 2)
+    return {'grid': coords.transform(grid, coords.compose(unit, jnp.asarray(transform), jnp.linalg.inv(unit)))}
 
 
 def sample(
@@ -862,7 +891,7 @@ def sample(
     params = variables['params']
     w = generator(model).apply({'params': params}, z, method='map') if space == 'z' else z
     if truncation_psi < 1:
-        centre = mean_w(model, params) if w_avg is None else w_avg
+        centre = mean_w(model, variables) if w_avg is None else w_avg
         w = truncate(w, centre, truncation_psi)
     if noise is not None and jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
         noise = sample_keys(noise, jnp.arange(z.shape[0]))

@@ -216,7 +216,7 @@ class _Sampler:
 
     def __init__(self, gan: GAN, config: Config) -> None:
         self._config, self._reals = config, None
-        self._sample = jax.jit(lambda variables, z: gan.sample(variables, z, None))
+        self._sample = jax.jit(lambda variables, z: gan.sample(variables, z))
 
     def images(self, state: TrainState, count: int) -> np.ndarray:
         """[count, H, W, C] float32."""

@@ -63,7 +63,7 @@ def dry_run(config: Config) -> str:
     traced = step.trace(abstract(state, P()), abstract({'image': image}, P('data')))
     memory = traced.lower().compile().memory_analysis()
     z = jax.ShapeDtypeStruct((1, config.model.z_dim), jnp.float32)
-    sampling = matmul_flops(jax.make_jaxpr(lambda variables, z: gan.sample(variables, z, None))(state.sampling, z))
+    sampling = matmul_flops(jax.make_jaxpr(lambda variables, z: gan.sample(variables, z))(state.sampling, z))
     training = matmul_flops(traced.jaxpr) * mesh.size / train.batch_size
     peak = (
         memory.argument_size_in_bytes

@@ -107,7 +107,7 @@ def nest(flat_tree, *, buffers=False):
     """Nested dictionaries of the entries that are (not) buffers."""
     tree = {}
     for path, array in flat_tree.items():
-        if path.endswith(('resample_filter', 'noise_const')) == buffers:
+        if path.endswith(('resample_filter', 'noise_const', 'w_avg')) == buffers:
             *parents, leaf = path.split('/')
             node = functools.reduce(lambda t, p: t.setdefault(p, {}), parents, tree)
             node[leaf] = jnp.asarray(array)
@@ -307,27 +307,53 @@ def layers_1x1(arrays, meta):
 
 # The StyleGAN2 baseline -----------------------------------------------------------------------------------
 
-SG2_LAYER = r'(conv1|convs\.\d+|to_rgb1|to_rgbs\.\d+)'
-SG2_RULES = [
-    *(rule for rule in G_RULES if rule[0].startswith('style')),
-    (r'input\.input', 'input', lambda v: nhwc(v[0])),
-    (SG2_LAYER + r'\.conv\.weight', '{}/conv/kernel', lambda v: conv(v[0])),
-    (SG2_LAYER + r'\.conv\.modulation\.weight', '{}/conv/affine/kernel', dense),
-    (SG2_LAYER + r'\.conv\.modulation\.bias', '{}/conv/affine/bias', flat),
-    (SG2_LAYER + r'\.conv\.blur\.kernel', '{}/conv/resample_filter', np.asarray),
-    (SG2_LAYER + r'\.upsample\.kernel', '{}/resample_filter', np.asarray),
-    (SG2_LAYER + r'\.noise\.weight', '{}/noise_strength', scalar),
-    (SG2_LAYER + r'(?:\.activate)?\.bias', '{}/bias', flat),
-    (r'noises\.noise_0', 'conv1/noise_const', lambda v: v[0, 0]),
-    (r'noises\.noise_([1-9]\d*)', lambda i: f'convs_{int(i) - 1}/noise_const', lambda v: v[0, 0]),
+SG2_NAMES = [
+    (r'conv1', lambda: 'b4.conv1'),
+    (r'convs\.(\d+)', lambda i: f'b{8 * 2 ** (int(i) // 2)}.conv{int(i) % 2}'),
+    (r'to_rgb1', lambda: 'b4.torgb'),
+    (r'to_rgbs\.(\d+)', lambda i: f'b{8 * 2 ** int(i)}.torgb'),
 ]
+
+
+def sg2_rules():
+    rules = [rule for rule in G_RULES if rule[0].startswith('style')]
+    rules += [
+        (r'input\.input', 'synthesis/b4/const', lambda v: nhwc(v[0])),
+        (r'noises\.noise_0', 'synthesis/b4/conv1/noise_const', lambda v: v[0, 0]),
+        (
+            r'noises\.noise_([1-9]\d*)',
+            lambda i: f'synthesis/b{8 * 2 ** ((int(i) - 1) // 2)}/conv{(int(i) - 1) % 2}/noise_const',
+            lambda v: v[0, 0],
+        ),
+    ]
+    for rule, name in SG2_NAMES:
+
+        def path(*groups, leaf, name=name):
+            layer = name(*groups).replace('.', '/')
+            # The filter of a to-RGB layer is its block's.
+            return f'synthesis/{layer.removesuffix("/torgb") if leaf == "resample_filter" else layer}/{leaf}'
+
+        rules += [
+            (rule + suffix, functools.partial(path, leaf=leaf), change)
+            for suffix, leaf, change in (
+                (r'\.conv\.weight', 'weight', lambda v: conv(v[0])),
+                (r'\.conv\.modulation\.weight', 'affine/kernel', dense),
+                (r'\.conv\.modulation\.bias', 'affine/bias', flat),
+                (r'\.(?:conv\.blur|upsample)\.kernel', 'resample_filter', lambda v: v / 4),
+                (r'\.noise\.weight', 'noise_strength', scalar),
+                (r'(?:\.activate)?\.bias', 'bias', flat),
+            )
+        ]
+    return rules
 
 
 def gen_original(arrays, meta):
     tolerance, kwargs, table = meta['tolerance'], meta['kwargs'], meta['patched_channel_table']
     widths = tuple(table[str(2**k)] for k in range(2, kwargs['size'].bit_length()))
-    module = stylegan2.Generator(widths, kwargs['style_dim'], kwargs['n_mlp'], kwargs['lr_mlp'])
-    named = rename(select(arrays, 'param/'), SG2_RULES)
+    # The mean of w is not in this program's checkpoints.
+    options = {'mapping_layers': kwargs['n_mlp'], 'lr_multiplier': kwargs['lr_mlp'], 'w_avg_beta': None}
+    module = stylegan2.Generator(widths, w_dim=kwargs['style_dim'], **options)
+    named = rename(select(arrays, 'param/'), sg2_rules())
     variables = {'params': nest(named), 'buffers': nest(named, buffers=True)}
     z, other = arrays['in/z'], arrays['in/z2']
     expected = jax.eval_shape(module.init, jax.random.key(0), z)
@@ -335,13 +361,10 @@ def gen_original(arrays, meta):
         check_filled(tree, expected[collection])
 
     synthesise = jax.jit(functools.partial(module.apply, method='synthesise'))
-    w, other = (module.apply(variables, v, method='map') for v in (z, other))
-    ws = jnp.repeat(w[:, None], module.num_ws, axis=1)
+    ws, other = (module.apply(variables, v, method='map') for v in (z, other))
     got = {'latents': ws, 'rgb': synthesise(variables, ws)}
-    truncated = cips.truncate(w, arrays['in/truncation_latent'][0], 0.5)
-    got['rgb_trunc0.5'] = synthesise(variables, jnp.repeat(truncated[:, None], module.num_ws, axis=1))
-    mixed = jnp.concatenate([ws[:, :2], jnp.repeat(other[:, None], module.num_ws - 2, axis=1)], axis=1)
-    got['rgb_mix2'] = synthesise(variables, mixed)
+    got['rgb_trunc0.5'] = synthesise(variables, cips.truncate(ws, arrays['in/truncation_latent'][0], 0.5))
+    got['rgb_mix2'] = synthesise(variables, jnp.concatenate([ws[:, :2], other[:, 2:]], axis=1))
     wanted = {k: nhwc(v) if v.ndim == 4 else v for k, v in select(arrays, 'out/').items()}
     assert got.keys() == wanted.keys()
     for name, want in wanted.items():

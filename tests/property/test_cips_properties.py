@@ -102,7 +102,7 @@ def test_images_do_not_depend_on_the_rest_of_the_batch(params, native):
 def test_truncation_is_linear_in_w_and_ends_at_one_image(params, native):
     variables = {'params': params}
     w = cips.generator(MODEL).apply(variables, Z, method='map')
-    w_avg = cips.mean_w(MODEL, params)
+    w_avg = cips.mean_w(MODEL, {'params': params})
     CLOSE(SAMPLE(variables, Z, truncation_psi=1.0, w_avg=w_avg), native)
     CLOSE(SAMPLE(variables, w, space='w'), native)
     half = SAMPLE(variables, 0.5 * w + 0.5 * w_avg[None], space='w')

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pegan_jax import coords, ops
+from pegan_jax import coords, filters
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config
 from pegan_jax.gan import Stage
 from pegan_jax.models import cips, stylegan2
@@ -31,7 +31,7 @@ def initialised(**changes):
     params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
     draw = np.random.default_rng(0).normal
     params = jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape), p.dtype), params)
-    buffers = jax.tree.map(lambda b: ops.setup_filter((1, 3, 3, 1)), buffers)
+    buffers = jax.tree.map(lambda b: filters.setup_filter((1, 3, 3, 1)), buffers)
     return model, gan, SimpleNamespace(params=params, buffers=buffers)
 
 
@@ -499,7 +499,7 @@ def test_tiny_runs_take_a_training_step(words):
     shapes, draw = jax.eval_shape(functools.partial(create_state, gan, 0)), np.random.default_rng(0).normal
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     params = jax.tree.map(lambda x: draw(size=x.shape).astype(x.dtype), shapes.params)
-    buffers = jax.tree.map(lambda x: ops.setup_filter((1, 3, 3, 1)), shapes.buffers)
+    buffers = jax.tree.map(lambda x: filters.setup_filter((1, 3, 3, 1)), shapes.buffers)
     state = state.replace(params=jax.tree.map(jnp.asarray, params), buffers=buffers)
     image = np.random.default_rng(0).integers(0, 256, (4, *config.data.size, 3), dtype=np.uint8)
     step = functools.partial(device_step, gan=gan, stage=gan.stage_at(0, 0, 0), due=(0, 2), seed=0)

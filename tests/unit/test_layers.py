@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pegan_jax import layers, losses, ops
+from pegan_jax import filters, layers, losses, ops
 from pegan_jax.models.stylegan2 import Discriminator, DiscriminatorBlock, num_halvings
 
 # FIR filters ----------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_upfirdn2d_refuses_an_image_smaller_than_the_filter():
 
 
 def test_setup_filter_sums_to_one_and_passes_constants():
-    f = ops.setup_filter((1, 3, 3, 1))
+    f = filters.setup_filter((1, 3, 3, 1))
     np.testing.assert_allclose(f[0] * 64, [1, 3, 3, 1], rtol=1e-6)
     out = ops.upfirdn2d(jnp.full((1, 8, 8, 1), 2.0), f, down=2)
     np.testing.assert_allclose(out, 2.0, rtol=1e-6)
@@ -170,15 +170,16 @@ def test_discriminator_takes_rectangles_and_refuses_a_wrong_number_of_widths():
 def test_second_order_gradient_of_a_block_agrees_with_finite_differences():
     """The gradient of R1 with respect to parameters passes twice through convolutions and FIR filters; in float64."""
     with jax.enable_x64(True):
-        block, draw = DiscriminatorBlock(3, dtype=jnp.float64), np.random.default_rng(0).normal
+        block, draw = DiscriminatorBlock(2, 3, dtype=jnp.float64), np.random.default_rng(0).normal
         x = jnp.asarray(draw(size=(2, 8, 8, 2)))
-        shapes = jax.eval_shape(block.init, jax.random.key(0), x)
+        shapes = jax.eval_shape(block.init, jax.random.key(0), None, x)
         params = jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape)), shapes['params'])
         buffers = jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape)), shapes['buffers'])
         direction = jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape)), params)
 
         def score(params, x):
-            return jnp.sum(jnp.tanh(block.apply({'params': params, 'buffers': buffers}, x)), axis=(1, 2, 3))
+            y, _ = block.apply({'params': params, 'buffers': buffers}, None, x)
+            return jnp.sum(jnp.tanh(y), axis=(1, 2, 3))
 
         @jax.jit
         def penalty(t):

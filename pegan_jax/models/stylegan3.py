@@ -1,0 +1,461 @@
+"""StyleGAN3 (Karras et al. 2021, arXiv 2106.12423): a generator whose images move as their input coordinates move.
+
+The input is a set of Fourier features on a canvas a little larger than the image. Each layer puts out a signal with a
+sampling rate, a cutoff and a transition band that `schedule` fixes; its nonlinearity runs at a higher rate between two
+low-pass filters, so that no frequency arises which the sampling rate cannot carry. Nothing else tells where a pixel is:
+a transform of the coordinates moves the scene, and a larger canvas shows more of it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pegan_jax import encodings, ops
+from pegan_jax.config import ConfigError, at_least, check_types
+from pegan_jax.filters import lowpass
+from pegan_jax.layers import EqualDense, MappingNetwork
+
+
+@dataclass(frozen=True)
+class Config:
+    """The model; defaults are StyleGAN3-T, and configs/stylegan3.py has R and the published data sets.
+
+    r1_gamma: the R1 term is r1_gamma / 2 times the penalty. It has no default: a good value grows with the number of
+      pixels and differs between data sets.
+    img_resolution: side, or (height, width), of the training images, both even. The schedule is that of the shorter
+      side, which spans one unit of the coordinates; the longer one shows more at the same pixel pitch.
+    z_dim, c_dim, w_dim: sizes of the latent z, of the label (0: none) and of the mapped latent w.
+    mapping_layers, lr_multiplier: dense layers of the mapping network and their learning rate relative to the rest.
+    w_avg_beta: decay of the running mean of w, per step.
+    channel_base, channel_max: a layer of cutoff f has min(channel_base / 2 / f, channel_max) channels.
+    num_layers, num_critical: layers before the last one, which gives colours; the last `num_critical` of them keep all
+      that their sampling rate can carry.
+    first_cutoff, first_stopband: cutoff and stopband of the input, in cycles per unit.
+    last_stopband_rel: stopband of the last layer over its cutoff, half of the shorter side.
+    margin_size: samples of the canvas beyond each border of the image, at the rate of the layer.
+    output_scale: factor on the colours.
+    num_fp16_res: with dtype='bfloat16', layers whose output is among this many highest sampling rates run in it.
+    conv_kernel: 3 (T) or 1 (R).
+    filter_size: taps of a low-pass filter at the lower one of its two rates.
+    lrelu_upsampling: rate at which the nonlinearity runs, over the higher rate of its input and output.
+    use_radial_filters: radially symmetric downsampling filters, but for the critical layers (R).
+    conv_clamp: largest magnitude behind a nonlinearity; None: no limit.
+    magnitude_ema_beta: decay, per step, of the running mean square of each layer's input, by which that is divided.
+    dtype: of the layers that `num_fp16_res` names; all else is float32.
+    """
+
+    r1_gamma: float
+    img_resolution: int | tuple[int, int] = 256
+    z_dim: int = 512
+    c_dim: int = 0
+    w_dim: int = 512
+    mapping_layers: int = 2
+    lr_multiplier: float = 0.01
+    w_avg_beta: float = 0.998
+    channel_base: int = 32768
+    channel_max: int = 512
+    num_layers: int = 14
+    num_critical: int = 2
+    first_cutoff: float = 2.0
+    first_stopband: float = 2**2.1
+    last_stopband_rel: float = 2**0.3
+    margin_size: int = 10
+    output_scale: float = 0.25
+    num_fp16_res: int = 4
+    conv_kernel: int = 3
+    filter_size: int = 6
+    lrelu_upsampling: int = 2
+    use_radial_filters: bool = False
+    conv_clamp: float | None = 256.0
+    magnitude_ema_beta: float = 0.999
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in (
+            'z_dim', 'w_dim', 'mapping_layers', 'channel_base', 'channel_max', 'num_layers', 'conv_kernel',
+            'filter_size', 'lrelu_upsampling',
+        ):  # fmt: skip
+            at_least(self, name, 1)
+        for name in ('r1_gamma', 'c_dim', 'num_critical', 'margin_size', 'num_fp16_res'):
+            at_least(self, name, 0)
+        for name in ('lr_multiplier', 'first_cutoff', 'output_scale'):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f'model.{name}={getattr(self, name)} must be positive.')
+        for name in ('w_avg_beta', 'magnitude_ema_beta'):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f'model.{name}={getattr(self, name)} must lie in [0, 1).')
+        if self.conv_clamp is not None and self.conv_clamp <= 0:
+            raise ConfigError(f'model.conv_clamp={self.conv_clamp} must be positive, or None.')
+        try:
+            check_size(self.size)
+        except ValueError as error:
+            raise ConfigError(f'model.img_resolution={self.img_resolution}: {error}') from None
+        if self.num_critical >= self.num_layers:
+            raise ConfigError(
+                f'model.num_critical={self.num_critical} must be less than model.num_layers={self.num_layers}.'
+            )
+        if not self.first_cutoff < self.resolution / 2:
+            raise ConfigError(
+                f'model.first_cutoff={self.first_cutoff} must be less than half of the shorter side of '
+                f'model.img_resolution={self.img_resolution}.'
+            )
+        if not self.first_stopband > self.first_cutoff:
+            raise ConfigError(
+                f'model.first_stopband={self.first_stopband} must exceed model.first_cutoff={self.first_cutoff}.'
+            )
+        if not self.last_stopband_rel > 1:
+            raise ConfigError(f'model.last_stopband_rel={self.last_stopband_rel} must exceed 1.')
+        if not schedule(self)[0].sampling_rate > 2 * self.first_cutoff:
+            raise ConfigError(
+                f'model.first_stopband={self.first_stopband} with model.img_resolution={self.img_resolution} leaves the '
+                f'input a sampling rate of {schedule(self)[0].sampling_rate:g}, which cannot carry '
+                f'model.first_cutoff={self.first_cutoff}; raise the stopband.'
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the training images."""
+        return (
+            (self.img_resolution, self.img_resolution) if isinstance(self.img_resolution, int) else self.img_resolution
+        )
+
+    @property
+    def resolution(self) -> int:
+        """The shorter side of the training images: pixels per unit of the coordinates."""
+        return min(self.size)
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raises ValueError unless both sides are positive and even.
+
+    An odd image would be centred on a pixel instead of between two, half a pixel beside all others.
+    """
+    if min(size) < 2 or any(side % 2 for side in size):
+        even = ' x '.join(str(max(side + side % 2, 2)) for side in size)
+        raise ValueError(f'{size[0]} x {size[1]} pixels; both sides must be even and at least 2, for example {even}.')
+
+
+# Schedule -------------------------------------------------------------------------------------------------------------
+
+
+class Signal(NamedTuple):
+    """What a layer puts out. Frequencies are in cycles, or samples, per unit: the shorter side of the training image."""
+
+    channels: int
+    sampling_rate: float
+    cutoff: float
+    half_width: float  # of the transition band, of which the cutoff is the middle
+
+
+def schedule(model: Config) -> list[Signal]:
+    """The signals of layers 0, ..., num_layers (Karras et al. 2021, section 3.2 "flexible layer specifications").
+
+    With R the shorter side of the training images and e_i = min(i / (num_layers - num_critical), 1), cutoffs and
+    stopbands grow geometrically: f_i = first_cutoff ((R / 2) / first_cutoff)^e_i, and alike from first_stopband to
+    last_stopband_rel R / 2. The sampling rate is the smallest R / 2^k that carries the stopband, at most R. The last
+    signal is the image. The input block puts out a signal like that of layer 0.
+    """
+    half = model.resolution / 2
+    e = np.minimum(np.arange(model.num_layers + 1) / (model.num_layers - model.num_critical), 1)
+    cutoffs = model.first_cutoff * (half / model.first_cutoff) ** e
+    stopbands = model.first_stopband * (half * model.last_stopband_rel / model.first_stopband) ** e
+    # Relative to R, so that any R will do; for powers of two these are the published rates, powers of two as well.
+    rates = model.resolution * np.exp2(np.ceil(np.log2(np.minimum(2 * stopbands / model.resolution, 1))))
+    half_widths = np.maximum(stopbands, rates / 2) - cutoffs
+    channels = np.rint(np.minimum(model.channel_base / 2 / cutoffs, model.channel_max)).astype(int)
+    channels[-1] = 3
+    columns = (channels.tolist(), rates.tolist(), cutoffs.tolist(), half_widths.tolist())
+    return [Signal(*row) for row in zip(*columns, strict=True)]
+
+
+def canvas(model: Config, index: int, size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in samples of the signal of layer `index` for images of a size.
+
+    A rate of s samples per unit needs s H / R of them, rounded up to an even number so that all canvases have the same
+    centre, and the margin on both sides; the last two layers have none.
+    """
+    if index >= model.num_layers - 1:
+        return size
+    scale = schedule(model)[index].sampling_rate / model.resolution
+    height, width = (2 * math.ceil(side * scale / 2) + 2 * model.margin_size for side in size)
+    return height, width
+
+
+def num_ws(model: Config) -> int:
+    """Styles of an image: one of the input, one per layer."""
+    return model.num_layers + 2
+
+
+class Layer(NamedTuple):
+    """What distinguishes a layer: the signals that it takes and gives, and where it stands.
+
+    name: L{index}_{canvas of the shorter side}_{channels}, as in the official checkpoints.
+    critical: one of the last `num_critical` or behind them: its downsampling filter is never radial.
+    to_rgb: the last one: a 1x1 convolution without demodulation, resampling and nonlinearity.
+    low_precision: it computes in `dtype`.
+    """
+
+    name: str
+    source: Signal
+    target: Signal
+    critical: bool = False
+    to_rgb: bool = False
+    low_precision: bool = False
+
+
+def layers(model: Config) -> list[Layer]:
+    """Layers 0, ..., num_layers; the first one takes what the input block gives."""
+    signals, square = schedule(model), (model.resolution, model.resolution)
+    return [
+        Layer(
+            name=f'L{i}_{canvas(model, i, square)[0]}_{target.channels}',
+            source=signals[max(i - 1, 0)],
+            target=target,
+            critical=i >= model.num_layers - model.num_critical,
+            to_rgb=i == model.num_layers,
+            low_precision=target.sampling_rate * 2**model.num_fp16_res > model.resolution,
+        )
+        for i, target in enumerate(signals)
+    ]
+
+
+class Resampling(NamedTuple):
+    """Around a layer's nonlinearity: factors to and from its rate, and their filters, None if the factor is 1."""
+
+    up: int
+    down: int
+    up_filter: np.ndarray | None
+    down_filter: np.ndarray | None
+
+    def padding(self, before: tuple[int, int], after: tuple[int, int]) -> tuple[int, int, int, int]:
+        """(left, right, top, bottom) for `ops.filtered_lrelu` that makes a size out of another, with the same centre."""
+        sides = []
+        for n, target in zip(before[::-1], after[::-1], strict=True):
+            taps = sum(1 if f is None else len(f) for f in (self.up_filter, self.down_filter))
+            total = (target - 1) * self.down + 1 - n * self.up + taps - 2
+            sides += [(total + self.up) // 2, total - (total + self.up) // 2]
+        return tuple(sides)
+
+
+def resampling(model: Config, layer: Layer) -> Resampling:
+    """The rate of the nonlinearity is `lrelu_upsampling` times the higher one of the two signals.
+
+    The filter before it keeps the band of the source, the one behind it opens that of the target.
+    """
+    rate = max(layer.source.sampling_rate, layer.target.sampling_rate)
+    rate *= 1 if layer.to_rgb else model.lrelu_upsampling
+    factors, filters = [], []
+    for signal, radial in ((layer.source, False), (layer.target, model.use_radial_filters and not layer.critical)):
+        factor = round(rate / signal.sampling_rate)
+        taps = model.filter_size * factor if factor > 1 and not layer.to_rgb else 1
+        factors.append(factor)
+        filters.append(lowpass(taps, signal.cutoff, 2 * signal.half_width, rate, radial=radial))
+    return Resampling(*factors, *filters)
+
+
+# Generator ------------------------------------------------------------------------------------------------------------
+
+
+class SynthesisInput(nn.Module):
+    """Fourier features, moved as the style says, and a learned mix of them: w [N, w_dim] -> [N, *size, channels].
+
+    Buffers: freqs [channels, 2], phases [channels], and transform [3, 3], the user's, when none is given.
+    """
+
+    signal: Signal
+
+    @nn.compact
+    def __call__(self, w: jax.Array, size: tuple[int, int], transform: jax.Array | None = None) -> jax.Array:
+        channels, bandwidth = self.signal.channels, self.signal.cutoff
+
+        def draw(part: int) -> jax.Array:
+            return encodings.sg3_frequencies(self.make_rng('params'), channels, bandwidth)[part]
+
+        freqs = self.variable('buffers', 'freqs', draw, 0).value
+        phases = self.variable('buffers', 'phases', draw, 1).value
+        stored = self.variable('buffers', 'transform', lambda: jnp.eye(3)).value
+        # At first no style turns or moves anything.
+        t = EqualDense(4, weight_init=0.0, bias_init=(1.0, 0.0, 0.0, 0.0), name='affine')(w)
+        features = encodings.sg3_fourier_input(
+            t, freqs, phases, stored if transform is None else transform,
+            height=size[0], width=size[1], sampling_rate=self.signal.sampling_rate, bandwidth=bandwidth,
+        )  # fmt: skip
+        return encodings.sg3_mix(features, self.param('weight', nn.initializers.normal(1.0), (channels, channels)))
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated convolution and filtered leaky ReLU: x [N, h, w, C], style [N, w_dim] -> [N, *size, channels].
+
+    The convolution is full, widening the image by kernel - 1; resampling then cuts to `size` about the centre.
+    """
+
+    model: Config
+    layer: Layer
+
+    @nn.compact
+    def __call__(self, x: jax.Array, w: jax.Array, size: tuple[int, int], update_emas: bool = False) -> jax.Array:
+        model, layer, channels, features = self.model, self.layer, x.shape[-1], self.layer.target.channels
+        magnitude = self.variable('buffers', 'magnitude_ema', jnp.ones, ())
+        if update_emas:
+            mean = jax.lax.stop_gradient(jnp.mean(jnp.square(x.astype(jnp.float32))))
+            magnitude.value = mean + model.magnitude_ema_beta * (magnitude.value - mean)
+
+        kernel = 1 if layer.to_rgb else model.conv_kernel
+        styles = EqualDense(channels, bias_init=1.0, name='affine')(w)
+        if layer.to_rgb:
+            styles = styles / math.sqrt(channels)
+        x = ops.modulated_conv(
+            x.astype(model.dtype if layer.low_precision else jnp.float32),
+            self.param('weight', nn.initializers.normal(1.0), (kernel, kernel, channels, features)),
+            styles,
+            demodulate=not layer.to_rgb,
+            padding=kernel - 1,
+            input_gain=jax.lax.rsqrt(magnitude.value),
+        )
+
+        # Filters are variables: checkpoints hold them, and may hold others than those designed here.
+        plan = resampling(model, layer)
+        up_filter, down_filter = (
+            None if f is None else self.variable('buffers', name, jnp.asarray, f).value
+            for name, f in (('up_filter', plan.up_filter), ('down_filter', plan.down_filter))
+        )
+        return ops.filtered_lrelu(
+            x,
+            self.param('bias', nn.initializers.zeros, (features,)),
+            up_filter,
+            down_filter,
+            up=plan.up,
+            down=plan.down,
+            padding=plan.padding(x.shape[1:3], size),
+            gain=1.0 if layer.to_rgb else math.sqrt(2),
+            slope=1.0 if layer.to_rgb else 0.2,
+            clamp=model.conv_clamp,
+        )
+
+
+class Synthesis(nn.Module):
+    """ws [N, num_ws, w_dim] -> images [N, *size, 3] float32."""
+
+    model: Config
+
+    @nn.compact
+    def __call__(
+        self, ws: jax.Array, transform: jax.Array | None, size: tuple[int, int], update_emas: bool
+    ) -> jax.Array:
+        model = self.model
+        x = SynthesisInput(schedule(model)[0], name='input')(ws[:, 0], canvas(model, 0, size), transform)
+        for i, layer in enumerate(layers(model)):
+            x = SynthesisLayer(model, layer, name=layer.name)(x, ws[:, i + 1], canvas(model, i, size), update_emas)
+        return x.astype(jnp.float32) * model.output_scale
+
+
+class Generator(nn.Module):
+    """StyleGAN3: `map`, then `synthesise`. Paths of variables are those of the official checkpoints."""
+
+    model: Config
+
+    def setup(self) -> None:
+        model = self.model
+        self.mapping = MappingNetwork(
+            model.w_dim, model.mapping_layers, model.lr_multiplier, num_ws(model), w_avg_beta=model.w_avg_beta
+        )
+        self.synthesis = Synthesis(model)
+
+    def map(self, z: jax.Array, c: jax.Array | None = None, **options: Any) -> jax.Array:
+        """Latents [N, z_dim] and labels [N, c_dim] (None without labels) -> ws [N, num_ws, w_dim].
+
+        options: update_emas, truncation_psi, truncation_cutoff, of `layers.MappingNetwork`.
+        """
+        return self.mapping(z, c, **options)
+
+    def synthesise(
+        self,
+        ws: jax.Array,
+        transform: jax.Array | None = None,
+        size: tuple[int, int] | None = None,
+        update_emas: bool = False,
+    ) -> jax.Array:
+        """Images [N, *size, 3] float32 of ws [N, num_ws, w_dim].
+
+        Args:
+          transform: [3, 3], or one per image [N, 3, 3], on positions in units of the training images' shorter side about
+            the middle of the image, as `coords.translate`, `rotate` and `zoom` make them; None: the 'transform' buffer.
+          size: (height, width), even; None: that of training. A larger one shows more at the same pixel pitch.
+          update_emas: move `magnitude_ema` of every layer, before it is used; 'buffers' must be mutable.
+        """
+        return self.synthesis(ws, transform, self.model.size if size is None else size, update_emas)
+
+    def __call__(self, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
+        """Images of latents [N, z_dim] and labels [N, c_dim]. Touches every variable, for `init`."""
+        return self.synthesise(self.map(z, c))
+
+
+# Sampling -------------------------------------------------------------------------------------------------------------
+
+SAMPLE_OPTIONS = ('size', 'transform')  # of `sample`, besides labels and space
+
+
+def generator(model: Config) -> Generator:
+    """The Linen module of a configuration."""
+    return Generator(model)
+
+
+def map_latents(model: Config, variables: dict, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
+    """w [N, w_dim] of latents [N, z_dim] and labels [N, c_dim], before truncation."""
+    return generator(model).apply(variables, z, c, method='map')[:, 0]
+
+
+def mean_w(model: Config, variables: dict) -> jax.Array:
+    """Centre of truncation [w_dim], the running mean of w in training."""
+    return variables['buffers']['mapping']['w_avg']
+
+
+def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """Options of `sample` for images of a size, at the pixel pitch of training, of a scene that a matrix moves."""
+    if size is not None:
+        check_size(size)
+    return {k: v for k, v in (('size', size), ('transform', transform)) if v is not None}
+
+
+def sample(
+    model: Config,
+    variables: dict,
+    inputs: jax.Array,
+    *,
+    c: jax.Array | None = None,
+    size: tuple[int, int] | None = None,
+    transform: jax.Array | None = None,
+    space: Literal['z', 'w', 'ws'] = 'z',
+) -> jax.Array:
+    """Images of any size, of the scene seen from anywhere.
+
+    Args:
+      variables: {'params', 'buffers'} of the generator.
+      inputs: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, w_dim]; 'ws' one w per layer [N, num_ws,
+        w_dim].
+      c: labels [N, c_dim] of latents; None: of a model with labels, the classes in turn.
+      size, transform: as in `Generator.synthesise`.
+    Returns: [N, *size, 3] float32, nominally in [-1, 1], not clamped.
+    Raises: ValueError for other shapes, an odd size, another space.
+    """
+    shapes = {'z': (model.z_dim,), 'w': (model.w_dim,), 'ws': (num_ws(model), model.w_dim)}
+    if space not in shapes:
+        raise ValueError(f"space={space!r}; use 'z', 'w' or 'ws'.")
+    if inputs.shape[1:] != shapes[space]:
+        want = ', '.join(map(str, shapes[space]))
+        raise ValueError(f'inputs have shape {inputs.shape}; expected [N, {want}] with space={space!r}.')
+    if size is not None:
+        check_size(size)
+    if space == 'z':
+        if c is None and model.c_dim:
+            c = jax.nn.one_hot(jnp.arange(len(inputs)) % model.c_dim, model.c_dim)
+        inputs = generator(model).apply(variables, inputs, c, method='map')
+    elif space == 'w':
+        inputs = jnp.repeat(inputs[:, None], num_ws(model), axis=1)
+    return generator(model).apply(variables, inputs, transform, size, method='synthesise')

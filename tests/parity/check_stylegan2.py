@@ -1,0 +1,261 @@
+"""StyleGAN2, its discriminator, and the training that it shares with StyleGAN3, against golden numbers."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from check_cips import check_filled, conv, dense, flat, flattened_dense, nest, paths, rename, select
+from compare import assert_close, assert_outputs, nhwc
+
+from pegan_jax import losses
+from pegan_jax.config import Config, DataConfig, TrainConfig, system_module
+from pegan_jax.layers import MappingNetwork, minibatch_std
+from pegan_jax.models import stylegan2
+from pegan_jax.models.stylegan2 import Discriminator, Generator, Latents
+
+MAPPING_RULES = [
+    (r'(embed|fc\d+)\.weight', '{}/kernel', dense),
+    (r'(embed|fc\d+)\.bias', '{}/bias', flat),
+    (r'w_avg', 'w_avg', np.asarray),
+]
+CONV = r'(b\d+\.(?:fromrgb|conv0|conv1|skip|conv))'
+D_RULES = [
+    *((r'mapping\.' + rule, f'mapping/{path}', change) for rule, path, change in MAPPING_RULES),
+    (CONV + r'\.weight', '{}/kernel', conv),
+    (CONV + r'\.bias', '{}/bias', flat),
+    (r'b4\.fc\.weight', 'b4/fc/kernel', flattened_dense),
+    (r'b4\.out\.weight', 'b4/out/kernel', dense),
+    (r'b4\.(fc|out)\.bias', 'b4/{}/bias', flat),
+    (r'(b\d+(?:\.\w+)?)\.resample_filter', '{}/resample_filter', np.asarray),
+]
+
+
+def widths(kwargs):
+    """Channels at 4, 8, ... up to the resolution."""
+    sides = [4 * 2**i for i in range(kwargs['img_resolution'].bit_length() - 2)]
+    return [min(kwargs.get('channel_base', 32768) // side, kwargs.get('channel_max', 512)) for side in sides]
+
+
+def filled(arrays, rules, expected, prefix='param/'):
+    """Variables of a module from those of a file, which also holds filters of layers that do not resample."""
+    named = rename(select(arrays, prefix), rules)
+    used = paths(expected['buffers'])
+    named = {k: v for k, v in named.items() if k in used or not k.endswith('resample_filter')}
+    variables = {'params': nest(named), 'buffers': nest(named, buffers=True)}
+    for collection, tree in variables.items():
+        check_filled(tree, expected[collection])
+    return variables
+
+
+def mapping(arrays, meta):
+    kwargs = dict(meta['kwargs'])
+    default = {'sg2': 8, 'sg3': 2}[meta['cls'].split('.')[0]]
+    c_dim, z_dim = kwargs.pop('c_dim'), kwargs.pop('z_dim')
+    module = MappingNetwork(**({'num_layers': default} | kwargs))
+    inputs = arrays['in/z'] if z_dim else None, arrays['in/c'] if c_dim else None
+    expected = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    variables = filled(arrays, MAPPING_RULES, {'buffers': {}} | expected)
+    got = {}
+    for call in meta['calls']:
+        name = call.pop('out')
+        got[name], after = module.apply(variables, *inputs, **call, mutable=['buffers'])
+        if call.get('update_emas'):
+            got['w_avg_after_update'] = after['buffers']['w_avg']
+    assert_outputs(arrays, got, meta['tolerance'])
+
+
+# Discriminator --------------------------------------------------------------------------------------------
+
+
+def discriminator_module(kwargs):
+    block, epilogue, mapping = (kwargs.get(f'{part}_kwargs', {}) for part in ('block', 'epilogue', 'mapping'))
+    options = {f'mapping_{k.removeprefix("num_")}': v for k, v in mapping.items()}
+    options |= {k: tuple(v) for k, v in block.items()} | epilogue
+    options |= {k: kwargs[k] for k in ('architecture', 'cmap_dim') if k in kwargs}
+    return Discriminator(tuple(widths(kwargs)[::-1]), conv_clamp=kwargs.get('conv_clamp', 256), **options)
+
+
+def discriminator(arrays, meta):
+    kwargs, tolerance = meta['kwargs'], meta['tolerance']
+    module = discriminator_module(kwargs)
+    images, c = nhwc(arrays['in/img']), arrays.get('in/c')
+    variables = filled(arrays, D_RULES, jax.eval_shape(module.init, jax.random.key(0), images, c))
+
+    def score(params, images):
+        return module.apply({'params': params, 'buffers': variables['buffers']}, images, c)
+
+    @jax.jit
+    def everything(params):
+        capture = functools.partial(module.apply, capture_intermediates=lambda m, _: isinstance(m, nn.Module))
+        logits, state = capture(variables, images, c)
+        grad = jax.grad(lambda x: jnp.sum(score(params, x)))(images)
+        second = jax.grad(lambda p: losses.r1_penalty(functools.partial(score, p), images))(params)
+        return logits, state['intermediates'], grad, second
+
+    logits, inside, grad, second = everything(variables['params'])
+    got = {'logits': logits[:, None], 'grad_img': grad, 'r1_penalty': jnp.sum(grad**2, axis=(1, 2, 3))}
+    blocks = [name for name in inside if name.startswith('b') and name != 'b4']
+    got |= {f'block/{name}_x': inside[name]['__call__'][0][0] for name in blocks}
+    if 'mapping' in inside:
+        got['cmap'] = inside['mapping']['__call__'][0]
+    if module.mbstd_num_channels:
+        x = inside['b8']['__call__'][0][0]  # also for 'skip', where the file leaves out what fromrgb adds
+        got['mbstd_out'] = minibatch_std(x, module.mbstd_group_size, module.mbstd_num_channels)[:, 0, 0, x.shape[3] :]
+    wanted = rename(select(arrays, 'out/grad_meanr1/'), D_RULES)
+    assert wanted
+    for path, want in wanted.items():
+        assert_close(f'grad_meanr1/{path}', paths(second)[path], want, tolerance)
+    rest = {k: nhwc(v) if v.ndim == 4 else v for k, v in arrays.items() if 'grad_meanr1' not in k}
+    assert_outputs(rest, got, tolerance)
+
+
+# Generator ------------------------------------------------------------------------------------------------
+
+SYNTHESIS = r'(synthesis\.b\d+(?:\.(?:conv0|conv1|torgb))?)'
+G_RULES = [
+    *((r'mapping\.' + rule, f'mapping/{path}', change) for rule, path, change in MAPPING_RULES),
+    (SYNTHESIS + r'\.const', '{}/const', nhwc),
+    (SYNTHESIS + r'\.weight', '{}/weight', conv),
+    (SYNTHESIS + r'\.(bias|noise_strength|noise_const|resample_filter)', '{}/{}', np.asarray),
+    (SYNTHESIS + r'\.affine\.weight', '{}/affine/kernel', dense),
+    (SYNTHESIS + r'\.affine\.bias', '{}/affine/bias', flat),
+    (r'(synthesis\.b\d+)\.skip\.weight', '{}/skip/kernel', conv),
+    (r'(synthesis\.b\d+)\.skip\.resample_filter', '{}/skip/resample_filter', np.asarray),
+]
+
+
+def generator_module(kwargs):
+    options = {k: kwargs[k] for k in ('w_dim', 'architecture', 'img_channels', 'use_noise') if k in kwargs}
+    options |= {f'mapping_{k.removeprefix("num_")}': v for k, v in kwargs['mapping_kwargs'].items()}
+    if 'resample_filter' in kwargs:
+        options['resample_filter'] = tuple(kwargs['resample_filter'])
+    return Generator(tuple(widths(kwargs)), conv_clamp=kwargs.get('conv_clamp', 256), **options)
+
+
+def generator(arrays, meta):
+    module = generator_module(meta['kwargs'])
+    z, c = arrays['in/z'], arrays.get('in/c')
+    variables = filled(arrays, G_RULES, jax.eval_shape(module.init, jax.random.key(0), z, c))
+    assert module.num_ws == meta['num_ws']
+    map_z = functools.partial(module.apply, variables, z, c, method='map')
+
+    @jax.jit
+    def everything(mixed):
+        synthesise = functools.partial(module.apply, variables, method='synthesise')
+        ws = map_z()
+        got = {'ws': ws, 'img_noise_const': synthesise(ws), 'img_noise_none': synthesise(ws, 'none')}
+        got['img_trunc'] = synthesise(map_z(truncation_psi=0.5))  # meta does not say
+        got['img_trunc_cut3'] = synthesise(map_z(truncation_psi=0.5, truncation_cutoff=3))
+        got['img_ws_mixed'], state = synthesise(mixed, capture_intermediates=lambda m, _: 'Block' in type(m).__name__)
+        return got, state['intermediates']['synthesis']
+
+    got, inside = everything(arrays['in/ws_mixed'])
+    got['img_noise_const_nonfused'] = got['img_noise_const']
+    for name, block in inside.items():
+        x, rgb = block['__call__'][0]
+        got |= {f'block/{name}_x': x} | ({} if rgb is None else {f'block/{name}_img': rgb})
+    wanted = {k: nhwc(v) if v.ndim == 4 else v for k, v in arrays.items()}
+    assert_outputs(wanted, got, meta['tolerance'])
+
+
+# Losses ---------------------------------------------------------------------------------------------------
+
+
+def run_config(meta, system, **fields):
+    """A run whose model is the file's; `fields` are those of its generator."""
+    kwargs = {net: meta[f'{net}_kwargs'] for net in 'GD'}
+    options = {'style_mixing_prob': 0.0, 'pl_weight': 0.0} | meta['loss_kwargs']
+    options |= {k: kwargs['G'][k] for k in ('c_dim', 'z_dim', 'w_dim', 'img_resolution', 'channel_base', 'channel_max')}
+    options |= {f'd_{k}': kwargs['D'][k] for k in ('channel_base', 'channel_max')}
+    options |= {f'd_mapping_{k.removeprefix("num_")}': v for k, v in kwargs['D']['mapping_kwargs'].items()}
+    model = system_module(system).Config(**options, **fields)
+    data = DataConfig(resolution=model.img_resolution, labels=model.c_dim > 0)
+    return Config(system, model, data, train=TrainConfig(batch_size=4))
+
+
+def loss(arrays, meta, config, networks, g_rules):
+    tolerance, model, gan = meta['tolerance'], config.model, system_module(config.system).build(config)
+    params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
+    rules = {'g': g_rules, 'd': D_RULES}
+    nets = {
+        net: filled(arrays, rules[net], {'params': params[net], 'buffers': buffers[net]}, f'param/{net.upper()}.')
+        for net in 'gd'
+    }
+    (g, g_buffers), (d, d_buffers) = ((nets[net]['params'], nets[net]['buffers']) for net in 'gd')
+    real, real_c = nhwc(arrays['in/real_img']), arrays['in/real_c'] if model.c_dim else None
+    gen_c = arrays['in/gen_c'] if model.c_dim else None
+    keys = jax.random.split(jax.random.key(0), 4)  # neither model has noise
+    latents = Latents(arrays['in/gen_z'], arrays['in/gen_z'], gen_c, keys, jax.random.key(0))
+    few = jax.tree.map(lambda x: x[: len(x) // model.pl_batch_shrink], latents._replace(mixing=keys))
+    noise, pl_mean = nhwc(arrays['in/pl_noise']), jnp.float32(meta['pl_mean_before'])
+
+    @functools.partial(jax.jit, static_argnames=('phase', 'blurred'))
+    def run(phase, nimg, gain, blurred):
+        sigma = stylegan2.blur_sigma(model, nimg, 4) if blurred else None
+        got = {'pl_mean_after': pl_mean}
+
+        def fn(p):
+            total, metrics, after = 0.0, {}, g_buffers
+            if phase in ('Gmain', 'Gboth'):
+                value, new = stylegan2.g_main(model, networks, p, g_buffers, (d, d_buffers), latents, sigma)
+                total, metrics = total + value, metrics | new
+            if phase in ('Greg', 'Gboth') and model.pl_weight:
+                value, (mean, new) = stylegan2.g_pl(model, networks, p, g_buffers, pl_mean, few, noise)
+                total, metrics = total + value, metrics | new | {'pl_mean_after': mean, 'reg': value}
+            if phase in ('Dmain', 'Dboth'):
+                value, (after, new) = stylegan2.d_main(
+                    model, networks, p, d_buffers, (g, g_buffers), real, real_c, latents, sigma
+                )
+                total, metrics = total + value, metrics | new
+            if phase in ('Dreg', 'Dboth'):
+                value, new = stylegan2.d_r1(model, networks, p, d_buffers, real, real_c, model.r1_gamma, sigma)
+                total, metrics = total + value, metrics | new | {'reg': value}
+            return gain * total, (metrics, after)
+
+        (_, (metrics, after)), grads = jax.value_and_grad(fn, has_aux=True)(g if phase[0] == 'G' else d)
+        return got | metrics, after, grads
+
+    names = {
+        'Loss/G/loss': 'loss/g',
+        'Loss/D/loss': 'loss/d',
+        'Loss/pl_penalty': 'loss/pl',
+        'Loss/r1_penalty': 'loss/r1',
+        'Loss/G/reg': 'reg',
+        'Loss/D/reg': 'reg',
+        'Loss/scores/real': 'logits/real',
+        'Loss/scores/fake': 'logits/fake',
+    }
+    for phase in meta['phases']:
+        net, name = phase['phase'][0].lower(), phase['id']
+        wanted = select(arrays, f'out/{name}/')
+        blurred = 'blur' in gan.stage_at(0, phase['cur_nimg'], 0).flags
+        got, after, grads = run(phase['phase'], phase['cur_nimg'], float(phase['gain']), blurred)
+        assert_close(f'{name}/pl_mean_after', got['pl_mean_after'], wanted['pl_mean_after'], tolerance)
+        for key, want in select(wanted, 'report/').items():
+            # G's phases do not report logits, D's R1 phase not those of real images.
+            if key in names and names[key] in got:
+                assert_close(f'{name}/{key}', got[names[key]], np.mean(want), tolerance)
+        gradients = rename(select(wanted, 'grad/'), rules[net])
+        assert gradients
+        for path, want in gradients.items():
+            assert_close(f'{name}/grad/{path}', paths(grads)[path], want, tolerance)
+        if phase['phase'] == 'Dreg':
+            continue  # shows buffers updated, though this phase generates nothing: those of a later one
+        for path, want in rename(select(wanted, 'G_buffer_after/'), g_rules).items():
+            assert_close(f'{name}/after/{path}', paths(after)[path], want, tolerance)
+
+
+def loss_sg2(arrays, meta):
+    layers = meta['G_kwargs']['mapping_kwargs']['num_layers']
+    config = run_config(meta, 'stylegan2', mapping_layers=layers, use_noise=meta['G_kwargs']['use_noise'])
+    loss(arrays, meta, config, stylegan2.networks(config.model), G_RULES)
+
+
+CHECKS = {
+    ('stylegan3', 'mapping_'): mapping,
+    ('stylegan3', 'discriminator_'): discriminator,
+    ('stylegan3', 'sg2_generator_'): generator,
+    ('stylegan3', 'loss_sg2'): loss_sg2,
+}
