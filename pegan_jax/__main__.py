@@ -117,9 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         return p
 
     def activation_option(p: argparse.ArgumentParser) -> None:
-        p.add_argument(
-            '--activation', choices=('lrelu', 'sin', 'sinrelu'), help='of a CIPS file that does not tell it'
-        )
+        p.add_argument('--activation', choices=('lrelu', 'sin', 'sinrelu'), help='of a CIPS file that does not tell it')
 
     p = model_command('sample', 'Images of seeds, as one grid or one file each.')
     p.add_argument('--seeds', type=_numbers, default=list(range(32)), metavar='0,3,8-11', help='default: 0-31')
@@ -191,12 +189,15 @@ def _parser() -> argparse.ArgumentParser:
 
     p = command(
         'convert',
-        'Make an official checkpoint (CIPS, StyleGAN2-ADA, StyleGAN3) one of this library.',
+        'Make an official checkpoint (CIPS, SinGAN, StyleGAN2-ADA, StyleGAN3) one of this library.',
         'sample, render and inspect take the new directory as --model; training starts from it with\n'
         '--config.train.init_from=DIR and a configuration of the same model. No code in the file is run.',
     )
     p.add_argument('source', type=pathlib.Path, metavar='FILE')
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='DIR', help='a new directory')
+    p.add_argument(
+        '--noises', type=pathlib.Path, metavar='FILE.pkl', help='of a SinGAN: the second file of the release'
+    )
     p.add_argument('--sampling-only', action='store_true', help='leave out discriminator and optimisers')
     activation_option(p)
     return parser
@@ -360,7 +361,7 @@ def _inspect_foreign(args: argparse.Namespace) -> None:
         print(f'{reader.shown(name):60} {array.dtype!s:9} {"x".join(map(str, array.shape)) or "scalar"}')
     print(f'{sum(x.size for x in found.values()):,} numbers in {len(found)} arrays\n')
     try:
-        config, inferred = interop.infer(tree, args.activation)
+        config, inferred = interop.infer(tree, activation=args.activation)
         _print_inferred(config.system, inferred, interop.importer_of(tree).LICENCE)
     except reader.ForeignFileError as error:
         print(f'{args.model} cannot be converted as it is: {error}')
@@ -378,7 +379,8 @@ def _convert(args: argparse.Namespace, _: list[str]) -> None:
 
     from pegan_jax import interop
 
-    config = interop.convert(args.source, args.out, activation=args.activation, sampling_only=args.sampling_only)
+    options = {'activation': args.activation, 'noises': args.noises, 'sampling_only': args.sampling_only}
+    config = interop.convert(args.source, args.out, **options)
     origin = json.loads((args.out / 'imported.json').read_text())
     _print_inferred(config.system, origin['inferred'], origin['licence'])
     print(args.out)

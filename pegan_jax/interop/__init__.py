@@ -1,5 +1,6 @@
 """Import of checkpoints that other programs wrote."""
 
+import inspect
 import json
 import pathlib
 import shutil
@@ -11,17 +12,23 @@ from pegan_jax.config import Config, to_dict, to_json
 
 
 def convert(
-    source: str | pathlib.Path, out: str | pathlib.Path, *, activation: str | None = None, sampling_only: bool = False
+    source: str | pathlib.Path,
+    out: str | pathlib.Path,
+    *,
+    activation: str | None = None,
+    noises: str | pathlib.Path | None = None,
+    sampling_only: bool = False,
 ) -> Config:
     """Converts an official checkpoint into a directory like a run's, which `load` and `train.init_from` take.
 
     Its imported.json says what was inferred, and the licence note of the source.
 
     Args:
-      source: a torch file of CIPS, zip or legacy: a training checkpoint or a released generator; or a network pickle of
-        NVIDIA's StyleGAN2-ADA or StyleGAN3.
+      source: a torch file of CIPS, zip or legacy: a training checkpoint or a released generator; a network pickle of
+        NVIDIA's StyleGAN2-ADA or StyleGAN3; a torch file of mmgen's SinGAN.
       out: the new directory; it may exist if it is empty. Nothing is left there if the conversion fails.
       activation: 'sin' or 'sinrelu', for CIPS with sines throughout, whose files do not tell these apart.
+      noises: for SinGAN, the second file, with the noise of the reconstruction.
       sampling_only: leave out the discriminator and the optimisers.
     Returns: the inferred configuration.
     Raises: ForeignFileError; ValueError if `out` holds something.
@@ -34,7 +41,8 @@ def convert(
     tree = reader.read(source)
     try:
         importer = importer_of(tree)
-        imported = importer.load(tree, sampling_only=sampling_only, **_options(importer, activation))
+        options = _options(importer, activation=activation, noises=None if noises is None else reader.read(noises))
+        imported = importer.load(tree, sampling_only=sampling_only, **options)
     except reader.ForeignFileError as error:
         raise reader.ForeignFileError(f'{source}: {error}') from None
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -50,22 +58,25 @@ def convert(
 
 
 def importer_of(tree: Any) -> types.ModuleType:
-    """The module that reads what `reader.read` gave: `nvidia` for network pickles, `cips` for all else."""
-    from pegan_jax.interop import cips, nvidia
+    """The module that reads what `reader.read` gave; `cips`, which says what is missing, for what none recognises."""
+    from pegan_jax.interop import cips, nvidia, singan
 
-    return nvidia if nvidia.recognises(tree) else cips
+    return next((module for module in (nvidia, singan) if module.recognises(tree)), cips)
 
 
-def infer(tree: Any, activation: str | None = None) -> tuple[Config, dict[str, Any]]:
+def infer(tree: Any, *, activation: str | None = None, noises: Any = None) -> tuple[Config, dict[str, Any]]:
     """The configuration that a checkpoint describes, and {setting: value} of what it tells. Raises: ForeignFileError."""
     importer = importer_of(tree)
-    return importer.infer(tree, **_options(importer, activation))
+    return importer.infer(tree, **_options(importer, activation=activation, noises=noises))
 
 
-def _options(importer: types.ModuleType, activation: str | None) -> dict[str, str]:
-    if activation is not None and not importer.__name__.endswith('cips'):
-        raise ValueError(f'activation={activation!r} is for CIPS, and this file holds NVIDIA networks.')
-    return {} if activation is None else {'activation': activation}
+def _options(importer: types.ModuleType, **options: Any) -> dict[str, Any]:
+    """Those that were given. Raises: ValueError for one that this kind of file does not have."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if unknown := given.keys() - inspect.signature(importer.infer).parameters.keys():
+        kind = importer.__name__.rpartition('.')[2]
+        raise ValueError(f'--{unknown.pop()} does not apply to this file, which is one of {kind}.')
+    return given
 
 
 def _write(imported: Any, source: pathlib.Path, licence: str, folder: pathlib.Path) -> None:
