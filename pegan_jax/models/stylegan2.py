@@ -20,7 +20,7 @@ import optax
 from pegan_jax import filters, losses, ops, optim
 from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
-from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork, lrelu, minibatch_std, truncate
+from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork, lrelu, minibatch_std
 
 
 @dataclass(frozen=True)
@@ -565,15 +565,37 @@ def generator(model: Config) -> Generator:
     )
 
 
+# Sampling -------------------------------------------------------------------------------------------------------------
+
+SAMPLE_OPTIONS = ('noise',)  # of `sample`, besides labels and space
+
+
+def map_latents(model: Config, variables: dict, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
+    """w [N, w_dim] of latents [N, z_dim] and labels [N, c_dim], before truncation."""
+    return generator(model).apply(variables, z, c, method='map')[:, 0]
+
+
+def num_ws(model: Config) -> int:
+    """Styles of an image."""
+    return generator(model).num_ws
+
+
+def mean_w(model: Config, variables: dict) -> jax.Array:
+    """Centre of truncation [w_dim], the running mean of w in training."""
+    return variables['buffers']['mapping']['w_avg']
+
+
+def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """Raises ValueError: only models with coordinates can show another size or a moved scene."""
+    raise ValueError('StyleGAN2 has no coordinates: it shows one view in one size (no size, no transform).')
+
+
 def sample(
     model: Config,
     variables: dict,
-    z: jax.Array,
-    grid: jax.Array | None = None,
+    inputs: jax.Array,
     *,
     c: jax.Array | None = None,
-    truncation_psi: float = 1.0,
-    truncation_cutoff: int | None = None,
     noise: Noise = 'const',
     space: Literal['z', 'w', 'ws'] = 'z',
 ) -> jax.Array:
@@ -581,34 +603,29 @@ def sample(
 
     Args:
       variables: {'params', 'buffers'} of the generator.
-      z: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, w_dim]; 'ws' one per layer [N, num_ws, w_dim].
-      grid: None; this generator knows no coordinates.
-      c: labels [N, c_dim]; None: of image n, class n mod c_dim.
-      truncation_psi: below 1, w moves towards the running mean: w_avg + psi (w - w_avg).
-      truncation_cutoff: leading ws that do; None: all.
+      inputs: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, w_dim]; 'ws' one w per layer [N, num_ws,
+        w_dim].
+      c: labels [N, c_dim] of latents; None: of a model with labels, the classes in turn.
       noise: keys [N] draw new noise for every image.
     Returns: [N, H, W, 3] float32, nominally in [-1, 1], not clamped.
-    Raises: ValueError for a grid, another space, other shapes.
+    Raises: ValueError for other shapes, another space.
     """
-    if grid is not None:
-        raise ValueError('StyleGAN2 has no coordinates: it renders its native grid only (grid=None).')
     module = generator(model)
-    leading = {'z': (model.z_dim,), 'w': (model.w_dim,), 'ws': (module.num_ws, model.w_dim)}
-    if space not in leading:
+    shapes = {'z': (model.z_dim,), 'w': (model.w_dim,), 'ws': (module.num_ws, model.w_dim)}
+    if space not in shapes:
         raise ValueError(f"space={space!r}; use 'z', 'w' or 'ws'.")
-    if z.shape[1:] != leading[space]:
-        raise ValueError(f'z has shape {z.shape}; expected [N, {", ".join(map(str, leading[space]))}].')
+    if inputs.shape[1:] != shapes[space]:
+        want = ', '.join(map(str, shapes[space]))
+        raise ValueError(f'inputs have shape {inputs.shape}; expected [N, {want}] with space={space!r}.')
     if space == 'z':
-        ws = module.apply(variables, z, labels_or_default(model, c, len(z)), method='map')
-    else:
-        ws = z if space == 'ws' else jnp.repeat(z[:, None, :], module.num_ws, axis=1)
-    if truncation_psi != 1:
-        ws = truncate(ws, variables['buffers']['mapping']['w_avg'], truncation_psi, truncation_cutoff)
-    return module.apply(variables, ws, noise, method='synthesise')
+        inputs = module.apply(variables, inputs, labels_or_default(model, c, len(inputs)), method='map')
+    elif space == 'w':
+        inputs = jnp.repeat(inputs[:, None, :], module.num_ws, axis=1)
+    return module.apply(variables, inputs, noise, method='synthesise')
 
 
 def labels_or_default(model: Any, c: jax.Array | None, n: int) -> jax.Array | None:
-    """Labels [n, c_dim] as given, or one class after the other; None for a model without labels.
+    """Labels [n, c_dim] as given, or the classes in turn; None for a model without labels.
 
     Raises: ValueError for labels of another shape, or of a model that takes none.
     """
@@ -621,6 +638,9 @@ def labels_or_default(model: Any, c: jax.Array | None, n: int) -> jax.Array | No
     if c.shape != (n, model.c_dim):
         raise ValueError(f'labels of shape {c.shape}; expected [{n}, {model.c_dim}].')
     return c
+
+
+# The system -----------------------------------------------------------------------------------------------------------
 
 
 def networks(model: Config) -> 'Networks':
