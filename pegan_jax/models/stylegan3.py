@@ -113,8 +113,8 @@ class Config:
             raise ConfigError(f'model.last_stopband_rel={self.last_stopband_rel} must exceed 1.')
         if not schedule(self)[0].sampling_rate > 2 * self.first_cutoff:
             raise ConfigError(
-                f'model.first_stopband={self.first_stopband} with model.img_resolution={self.img_resolution} leaves the '
-                f'input a sampling rate of {schedule(self)[0].sampling_rate:g}, which cannot carry '
+                f'model.first_stopband={self.first_stopband} with model.img_resolution={self.img_resolution} leaves '
+                f'the input a sampling rate of {schedule(self)[0].sampling_rate:g}, which cannot carry '
                 f'model.first_cutoff={self.first_cutoff}; raise the stopband.'
             )
 
@@ -145,7 +145,7 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 class Signal(NamedTuple):
-    """What a layer puts out. Frequencies are in cycles, or samples, per unit: the shorter side of the training image."""
+    """What a layer puts out; frequencies in cycles, or samples, per unit, the shorter side of the training images."""
 
     channels: int
     sampling_rate: float
@@ -234,7 +234,7 @@ class Resampling(NamedTuple):
     down_filter: np.ndarray | None
 
     def padding(self, before: tuple[int, int], after: tuple[int, int]) -> tuple[int, int, int, int]:
-        """(left, right, top, bottom) for `ops.filtered_lrelu` that makes a size out of another, with the same centre."""
+        """(left, right, top, bottom) for `ops.filtered_lrelu` that makes one size of another, with the same centre."""
         sides = []
         for n, target in zip(before[::-1], after[::-1], strict=True):
             taps = sum(1 if f is None else len(f) for f in (self.up_filter, self.down_filter))
@@ -384,8 +384,8 @@ class Generator(nn.Module):
         """Images [N, *size, 3] float32 of ws [N, num_ws, w_dim].
 
         Args:
-          transform: [3, 3], or one per image [N, 3, 3], on positions in units of the training images' shorter side about
-            the middle of the image, as `coords.translate`, `rotate` and `zoom` make them; None: the 'transform' buffer.
+          transform: [3, 3], or one per image [N, 3, 3], on positions in units of the training images' shorter side
+            about the middle, as `coords.translate`, `rotate` and `zoom` make them; None: the 'transform' buffer.
           size: (height, width), even; None: that of training. A larger one shows more at the same pixel pitch.
           update_emas: move `magnitude_ema` of every layer, before it is used; 'buffers' must be mutable.
         """
