@@ -29,7 +29,7 @@ class DataConfig:
     """Where images come from. `image` or `folder`, when set, is read instead of `tfds`.
 
     tfds: name of a TFDS dataset prepared as ArrayRecord, or 'worlds', which is prepared on first use.
-    folder: path of a folder of images, searched recursively.
+    folder: path of a folder of images, searched recursively, or of a ZIP file of images that are not compressed again.
     image: path of one image.
     split: TFDS split, slices included ('train[:90%]').
     data_dir: TFDS data directory; None: the TFDS default, and `<workdir>/tfds` for 'worlds'.
@@ -38,6 +38,8 @@ class DataConfig:
     crop: 'center' cuts the largest window of the wanted aspect and resizes it; 'random' resizes the same way and cuts a
       random window of the wanted size; 'stretch' resizes and ignores the aspect.
     flip: mirror half of the images at random.
+    labels: read the class of every image: of a TFDS dataset its label, of a folder the sub-folder that an image is in,
+      or what `dataset.json` in the folder or ZIP file says.
     cache: keep decoded images in memory (small datasets).
     max_pixels: larger images are refused before they are decoded.
     """
@@ -51,6 +53,7 @@ class DataConfig:
     resolution: int | tuple[int, int] = 64
     crop: Literal['center', 'random', 'stretch'] = 'center'
     flip: bool = True
+    labels: bool = False
     cache: bool = False
     max_pixels: int = 100_000_000
 

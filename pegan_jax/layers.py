@@ -48,6 +48,13 @@ class EqualDense(nn.Module):
         return y + (bias * self.lr_multiplier)[None, :]
 
 
+def truncate(w: jax.Array, w_avg: jax.Array, psi: float, cutoff: int | None = None) -> jax.Array:
+    """w_avg + psi (w - w_avg), from w [..., w_dim] and w_avg [w_dim]; with a cutoff, of w[:, :cutoff] only."""
+    centre = w_avg.reshape((1,) * (w.ndim - 1) + w_avg.shape)
+    truncated = centre + psi * (w - centre)
+    return truncated if cutoff is None else jnp.concatenate([truncated[:, :cutoff], w[:, cutoff:]], axis=1)
+
+
 class MappingNetwork(nn.Module):
     """z, a label, or both -> w (Karras et al. 2019, section 2): normalised, then activated dense layers fc0, fc1, ...
 
@@ -104,10 +111,7 @@ class MappingNetwork(nn.Module):
         if update_emas:
             mean = jax.lax.stop_gradient(jnp.mean(w, axis=0))
             w_avg.value = mean + self.w_avg_beta * (w_avg.value - mean)
-        if truncation_psi == 1:
-            return ws
-        centre = w_avg.value[None, None, :]
-        return ws.at[:, :truncation_cutoff].set(centre + truncation_psi * (ws[:, :truncation_cutoff] - centre))
+        return ws if truncation_psi == 1 else truncate(ws, w_avg.value, truncation_psi, truncation_cutoff)
 
 
 class EqualConv(nn.Module):

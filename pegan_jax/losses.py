@@ -1,5 +1,6 @@
 """Adversarial losses and penalties: pure functions of logits, or of a function that gives logits."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -31,3 +32,33 @@ def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Arra
     """
     grads = jax.grad(lambda x: jnp.sum(discriminator(x)))(images)
     return jnp.mean(jnp.sum(jnp.square(grads), axis=tuple(range(1, images.ndim))))
+
+
+def path_lengths(synthesise: Callable[[jax.Array], jax.Array], ws: jax.Array, noise: jax.Array) -> jax.Array:
+    """How far images move with their styles (Karras et al. 2020, section 3.2): the length of J^T y, per sample.
+
+    The length is the root of the mean over layers of |d sum(image * y) / dw|^2, with y = noise / sqrt(H W).
+
+    Args:
+      synthesise: ws [b, num_ws, w_dim] -> images [b, H, W, C].
+      noise: standard normal [b, H, W, C].
+    Returns: [b].
+    """
+    y = noise / math.sqrt(noise.shape[1] * noise.shape[2])
+    grads = jax.grad(lambda ws: jnp.sum(synthesise(ws) * y))(ws)
+    return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(grads), axis=2), axis=1))
+
+
+def path_length_penalty(lengths: jax.Array, mean: jax.Array, decay: float) -> tuple[jax.Array, jax.Array]:
+    """Mean of (length - m)^2 over samples, with m the running mean after this batch (Karras et al. 2020, eq. 4).
+
+    The gradient passes through m, as in NVlabs/stylegan3 `StyleGAN2Loss`.
+
+    Args:
+      lengths: [b].
+      mean: the running mean before, [].
+      decay: m = mean + decay * (mean of the lengths - mean).
+    Returns: the penalty, and m without gradient.
+    """
+    m = mean + decay * (jnp.mean(lengths) - mean)
+    return jnp.mean(jnp.square(lengths - m)), jax.lax.stop_gradient(m)

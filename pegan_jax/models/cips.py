@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pegan_jax import coords, encodings, losses
+from pegan_jax import coords, encodings, losses, optim
 from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
-from pegan_jax.layers import EqualDense, MappingNetwork, lrelu
+from pegan_jax.layers import EqualDense, MappingNetwork, lrelu, truncate
 from pegan_jax.models.stylegan2 import Discriminator, num_halvings
 
 CPU_CHUNK = 1024  # coordinates whose activations stay in a core's cache: measured fastest
@@ -787,30 +787,19 @@ def build(config: Any) -> GAN:
 
 
 def optimizers(config: Any) -> dict[str, optax.GradientTransformation]:
-    """Adam for 'g' and 'd', corrected for lazy regularisation (Karras et al. 2020, appendix B).
-
-    With a term every k steps, ratio = k / (k + 1): the rate becomes lr * ratio, the betas beta^ratio.
-    """
-    model, optim = config.model, config.optim
-
-    def adam(lr: float, interval: int) -> optax.GradientTransformation:
-        ratio = interval / (interval + 1) if interval else 1.0
-        return optax.adam(lr * ratio, b1=optim.beta1**ratio, b2=optim.beta2**ratio, eps=optim.eps)
-
+    """Adam for 'g' and 'd', both corrected for lazy regularisation."""
+    model = config.model
     return {
-        'g': adam(optim.g_lr, model.g_reg_interval),
-        'd': adam(optim.d_lr, model.r1_interval if model.r1_gamma > 0 else 0),
+        'g': optim.adam(config.optim, config.optim.g_lr, model.g_reg_interval),
+        'd': optim.adam(config.optim, config.optim.d_lr, model.r1_interval if model.r1_gamma > 0 else 0),
     }
 
 
 def ema_decay(model: Config, batch_size: int, nimg: jax.Array, step: jax.Array) -> jax.Array | float:
-    """Decay of G's running mean at a step: `ema_decay`, or 0.5 ^ (batch_size / half-life) as in StyleGAN2-ADA."""
+    """Decay of G's running mean at a step: `ema_decay`, or by half-life in images."""
     if model.ema_kimg is None:
         return model.ema_decay
-    half_life = model.ema_kimg * 1000
-    if model.ema_rampup is not None:
-        half_life = jnp.minimum(half_life, nimg * model.ema_rampup)
-    return 0.5 ** (batch_size / jnp.maximum(half_life, 1e-8))
+    return optim.ema_decay(batch_size, nimg, model.ema_kimg, model.ema_rampup)
 
 
 # Sampling -------------------------------------------------------------------------------------------------------------
@@ -858,12 +847,6 @@ def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None)
         raise ValueError(f'transform has shape {jnp.shape(transform)}; CIPS takes one matrix [3, 3] for all images.')
     unit = coords.zoom(native[1] / min(native) / (2 * frame), native[0] / min(native) / 2)
     return {'grid': coords.transform(grid, coords.compose(unit, jnp.asarray(transform), jnp.linalg.inv(unit)))}
-
-
-def truncate(w: jax.Array, w_avg: jax.Array, psi: float) -> jax.Array:
-    """w_avg + psi (w - w_avg), from w [..., w_dim] and w_avg [w_dim]."""
-    w_avg = w_avg.reshape((1,) * (w.ndim - 1) + w_avg.shape)
-    return w_avg + psi * (w - w_avg)
 
 
 def sample(

@@ -10,8 +10,10 @@ from check_cips import check_filled, conv, dense, flat, flattened_dense, nest, p
 from compare import assert_close, assert_outputs, nhwc
 
 from pegan_jax import losses
+from pegan_jax.config import Config, DataConfig, TrainConfig, system_module
 from pegan_jax.layers import MappingNetwork, minibatch_std
-from pegan_jax.models.stylegan2 import Discriminator, Generator
+from pegan_jax.models import stylegan2
+from pegan_jax.models.stylegan2 import Discriminator, Generator, Latents
 
 MAPPING_RULES = [
     (r'(embed|fc\d+)\.weight', '{}/kernel', dense),
@@ -158,8 +160,102 @@ def generator(arrays, meta):
     assert_outputs(wanted, got, meta['tolerance'])
 
 
+# Losses ---------------------------------------------------------------------------------------------------
+
+
+def run_config(meta, system, **fields):
+    """A run whose model is the file's; `fields` are those of its generator."""
+    kwargs = {net: meta[f'{net}_kwargs'] for net in 'GD'}
+    options = {'style_mixing_prob': 0.0, 'pl_weight': 0.0} | meta['loss_kwargs']
+    options |= {k: kwargs['G'][k] for k in ('c_dim', 'z_dim', 'w_dim', 'img_resolution', 'channel_base', 'channel_max')}
+    options |= {f'd_{k}': kwargs['D'][k] for k in ('channel_base', 'channel_max')}
+    options |= {f'd_mapping_{k.removeprefix("num_")}': v for k, v in kwargs['D']['mapping_kwargs'].items()}
+    model = system_module(system).Config(**options, **fields)
+    data = DataConfig(resolution=model.img_resolution, labels=model.c_dim > 0)
+    return Config(system, model, data, train=TrainConfig(batch_size=4))
+
+
+def loss(arrays, meta, config, networks, g_rules):
+    tolerance, model, gan = meta['tolerance'], config.model, system_module(config.system).build(config)
+    params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
+    rules = {'g': g_rules, 'd': D_RULES}
+    nets = {
+        net: filled(arrays, rules[net], {'params': params[net], 'buffers': buffers[net]}, f'param/{net.upper()}.')
+        for net in 'gd'
+    }
+    (g, g_buffers), (d, d_buffers) = ((nets[net]['params'], nets[net]['buffers']) for net in 'gd')
+    real, real_c = nhwc(arrays['in/real_img']), arrays['in/real_c'] if model.c_dim else None
+    gen_c = arrays['in/gen_c'] if model.c_dim else None
+    keys = jax.random.split(jax.random.key(0), 4)  # neither model has noise
+    latents = Latents(arrays['in/gen_z'], arrays['in/gen_z'], gen_c, keys, jax.random.key(0))
+    few = jax.tree.map(lambda x: x[: len(x) // model.pl_batch_shrink], latents._replace(mixing=keys))
+    noise, pl_mean = nhwc(arrays['in/pl_noise']), jnp.float32(meta['pl_mean_before'])
+
+    @functools.partial(jax.jit, static_argnames=('phase', 'blurred'))
+    def run(phase, nimg, gain, blurred):
+        sigma = stylegan2.blur_sigma(model, nimg, 4) if blurred else None
+        got = {'pl_mean_after': pl_mean}
+
+        def fn(p):
+            total, metrics, after = 0.0, {}, g_buffers
+            if phase in ('Gmain', 'Gboth'):
+                value, new = stylegan2.g_main(model, networks, p, g_buffers, (d, d_buffers), latents, sigma)
+                total, metrics = total + value, metrics | new
+            if phase in ('Greg', 'Gboth') and model.pl_weight:
+                value, (mean, new) = stylegan2.g_pl(model, networks, p, g_buffers, pl_mean, few, noise)
+                total, metrics = total + value, metrics | new | {'pl_mean_after': mean, 'reg': value}
+            if phase in ('Dmain', 'Dboth'):
+                value, (after, new) = stylegan2.d_main(
+                    model, networks, p, d_buffers, (g, g_buffers), real, real_c, latents, sigma
+                )
+                total, metrics = total + value, metrics | new
+            if phase in ('Dreg', 'Dboth'):
+                value, new = stylegan2.d_r1(model, networks, p, d_buffers, real, real_c, model.r1_gamma, sigma)
+                total, metrics = total + value, metrics | new | {'reg': value}
+            return gain * total, (metrics, after)
+
+        (_, (metrics, after)), grads = jax.value_and_grad(fn, has_aux=True)(g if phase[0] == 'G' else d)
+        return got | metrics, after, grads
+
+    names = {
+        'Loss/G/loss': 'loss/g',
+        'Loss/D/loss': 'loss/d',
+        'Loss/pl_penalty': 'loss/pl',
+        'Loss/r1_penalty': 'loss/r1',
+        'Loss/G/reg': 'reg',
+        'Loss/D/reg': 'reg',
+        'Loss/scores/real': 'logits/real',
+        'Loss/scores/fake': 'logits/fake',
+    }
+    for phase in meta['phases']:
+        net, name = phase['phase'][0].lower(), phase['id']
+        wanted = select(arrays, f'out/{name}/')
+        blurred = 'blur' in gan.stage_at(0, phase['cur_nimg'], 0).flags
+        got, after, grads = run(phase['phase'], phase['cur_nimg'], float(phase['gain']), blurred)
+        assert_close(f'{name}/pl_mean_after', got['pl_mean_after'], wanted['pl_mean_after'], tolerance)
+        for key, want in select(wanted, 'report/').items():
+            # G's phases do not report logits, D's R1 phase not those of real images.
+            if key in names and names[key] in got:
+                assert_close(f'{name}/{key}', got[names[key]], np.mean(want), tolerance)
+        gradients = rename(select(wanted, 'grad/'), rules[net])
+        assert gradients
+        for path, want in gradients.items():
+            assert_close(f'{name}/grad/{path}', paths(grads)[path], want, tolerance)
+        if phase['phase'] == 'Dreg':
+            continue  # shows buffers updated, though this phase generates nothing: those of a later one
+        for path, want in rename(select(wanted, 'G_buffer_after/'), g_rules).items():
+            assert_close(f'{name}/after/{path}', paths(after)[path], want, tolerance)
+
+
+def loss_sg2(arrays, meta):
+    layers = meta['G_kwargs']['mapping_kwargs']['num_layers']
+    config = run_config(meta, 'stylegan2', mapping_layers=layers, use_noise=meta['G_kwargs']['use_noise'])
+    loss(arrays, meta, config, stylegan2.networks(config.model), G_RULES)
+
+
 CHECKS = {
     ('stylegan3', 'mapping_'): mapping,
     ('stylegan3', 'discriminator_'): discriminator,
     ('stylegan3', 'sg2_generator_'): generator,
+    ('stylegan3', 'loss_sg2'): loss_sg2,
 }
