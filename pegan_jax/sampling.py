@@ -21,6 +21,7 @@ from tqdm import tqdm
 from pegan_jax import config as configs
 from pegan_jax import coords
 from pegan_jax.gan import GAN
+from pegan_jax.layers import truncate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +107,12 @@ class Model:
             raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
         z = latents(seeds, self.config.model.z_dim)
         w = self._map(self.variables, z, self.labels(label, len(z)))
-        truncated = w if truncation_psi == 1 else self.w_avg[None, :] + truncation_psi * (w - self.w_avg[None, :])
         if truncation_cutoff is None:
-            return truncated
+            return w if truncation_psi == 1 else truncate(w, self.w_avg, truncation_psi)
         count = self.system.num_ws(self.config.model)
         if not 0 <= truncation_cutoff <= count:
             raise ValueError(f'truncation_cutoff={truncation_cutoff} with {count} styles per image; use 0 to {count}.')
-        return jnp.stack([truncated] * truncation_cutoff + [w] * (count - truncation_cutoff), axis=1)
+        return truncate(jnp.repeat(w[:, None], count, axis=1), self.w_avg, truncation_psi, truncation_cutoff)
 
 
 def _space(w: jax.Array) -> str:
