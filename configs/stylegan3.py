@@ -2,7 +2,7 @@
 
 python train.py --config configs/stylegan3.py:ARGUMENTS --workdir WORKDIR [--config.data.folder=PATH]
 
-Arguments combine with commas: t (default, translation equivariance) or r (and rotation), one of the runs, and tiny.
+Arguments combine with commas: t (default, translation equivariance) or r (and rotation), and one of the runs.
 FID, EQ-T and EQ-R (dB) are what Karras et al. 2021 report for T and for R, with 8 GPUs of 4 images each. None of these
 runs has been repeated with this library. All but those on FFHQ used adaptive discriminator augmentation (ADA), which is
 not part of this library.
@@ -18,6 +18,8 @@ not part of this library.
   images256        any folder, data.folder=PATH        2.05            none
   images512        any folder, data.folder=PATH        8.2             none
   images1024       any folder, data.folder=PATH        32.8            none
+  small            the procedural world, 32 x 32       0.3, 0.3        none, some minutes on two CPU cores
+  tiny             the procedural world, 16 x 16       0.3, 0.3        none, for tests
 
 r1_gamma matters, and depends on the data. For other images it is 0.001 height width / batch_size, which gives the
 published 32.8 at 1024 pixels; where it does not converge, or collapses, half and double are what to try next. It is
@@ -26,8 +28,6 @@ model.magnitude_ema_beta to 0.5 ** (batch_size / 20000).
 
 The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu.
 Layers of the highest resolutions run in bfloat16, where the published runs had float16; model.dtype=float32 is exact.
-
-tiny is the same program on small procedural images, a step in less than a second on a laptop's CPU.
 """
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick
@@ -54,15 +54,15 @@ RUNS = {
 
 
 def get_config(arg=''):
-    words = pick(arg, (*VARIANTS, *RUNS, 'tiny'), 'configs/stylegan3.py')
+    words = pick(arg, (*VARIANTS, *RUNS, 'small', 'tiny'), 'configs/stylegan3.py')
     variants = [word for word in words if word in VARIANTS] or ['t']
-    runs = [word for word in words if word in RUNS] or ['ffhq']
+    runs = [word for word in words if word not in VARIANTS] or ['ffhq']
     for chosen in (variants, runs):
         if len(chosen) > 1:
             raise ConfigError(f'{" and ".join(chosen)} exclude each other; choose one of them.')
     variant, run = variants[0], runs[0]
-    if 'tiny' in words:
-        return tiny(variant)
+    if run in ('small', 'tiny'):
+        return small(variant, tiny=run == 'tiny')
     gammas, data = RUNS[run]
     batch_size = 64 if run == 'ffhqu256' else 32
     channel_base = 16384 if data.resolution == 256 else 32768
@@ -92,33 +92,38 @@ def heuristic_gamma(data, batch_size):
     return 0.001 * data.size[0] * data.size[1] / batch_size
 
 
-def tiny(variant):
-    """Small images of the procedural world, in fewer and narrower layers."""
-    data, batch_size = DataConfig(resolution=32, num_worlds=256, cache=True), 8
+def small(variant, tiny):
+    """Few and narrow layers; with blur, it is gone after a thousand images."""
+    resolution, channels, wide = (16, 16, 1) if tiny else (32, 48, 2 if variant == 'r' else 1)
+    blur = {'blur_init_sigma': resolution / 16, 'blur_fade_kimg': 1.0} if variant == 'r' else {}
     return Config(
         system='stylegan3',
         model=stylegan3.Config(
-            r1_gamma=heuristic_gamma(data, batch_size),
-            img_resolution=32,
-            z_dim=32,
-            w_dim=32,
-            channel_base=512,
-            channel_max=32,
-            num_layers=6,
-            d_channel_base=512,
-            d_channel_max=64,
-            magnitude_ema_beta=0.5 ** (batch_size / 1000),
-            **(VARIANTS[variant] | ({'blur_init_sigma': 1.0, 'blur_fade_kimg': 1.0} if variant == 'r' else {})),
+            r1_gamma=0.3,
+            img_resolution=resolution,
+            z_dim=channels,
+            w_dim=channels,
+            channel_base=16 * resolution * wide,
+            channel_max=channels * wide,
+            num_layers=4 if tiny else 5,
+            margin_size=4,
+            d_channel_base=32 * resolution,
+            d_channel_max=2 * channels,
+            d_mapping_layers=2,
+            magnitude_ema_beta=0.999 if tiny else 0.99,
+            ema_kimg=2.0,
+            ema_rampup=0.2,
+            **(VARIANTS[variant] | blur),
         ),
-        data=data,
+        data=DataConfig(resolution=resolution, num_worlds=256 if tiny else 4096, cache=True),
         optim=OptimConfig(g_lr=0.0025, d_lr=0.002),
         train=TrainConfig(
-            batch_size=batch_size,
-            total_kimg=0.8,
-            log_every=10,
-            sample_every=50,
-            checkpoint_every=50,
-            metric_images=32,
-            sample_grid=(2, 4),
+            batch_size=8 if tiny else 16,
+            total_kimg=0.8 if tiny else 32.0,
+            log_every=10 if tiny else 50,
+            sample_every=50 if tiny else 500,
+            checkpoint_every=50 if tiny else 1000,
+            metric_images=32 if tiny else 256,
+            sample_grid=(2, 4) if tiny else (4, 8),
         ),
     )
