@@ -624,6 +624,35 @@ def sample(
     return module.apply(variables, inputs, noise, method='synthesise')
 
 
+SAMPLE_OPTIONS = ('noise',)  # what `sample` takes for pictures of seeds
+
+
+def map_latents(model: Config, variables: dict, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
+    """w [N, w_dim] of latents [N, z_dim] and labels [N, c_dim], before truncation."""
+    return generator(model).apply(variables, z, c, method='map')[:, 0]
+
+
+def num_ws(model: Config) -> int:
+    """Styles of an image."""
+    return generator(model).num_ws
+
+
+def mean_w(model: Config, variables: dict) -> jax.Array:
+    """Centre of truncation [w_dim], the running mean of w in training."""
+    return variables['buffers']['mapping']['w_avg']
+
+
+def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """No options of `sample`: there is one view. Raises ValueError for another one."""
+    native = size_of(config.model)
+    if size not in (None, native) or transform is not None:
+        raise ValueError(
+            f'StyleGAN2 has no coordinates: it makes images of {native[0]} x {native[1]}, and moves nothing; leave out '
+            'size and transform.'
+        )
+    return {}
+
+
 def labels_or_default(model: Any, c: jax.Array | None, n: int) -> jax.Array | None:
     """Labels [n, c_dim] as given, or the classes in turn; None for a model without labels.
 
