@@ -20,7 +20,7 @@ import optax
 from pegan_jax import filters, losses, ops, optim
 from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
-from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork, lrelu, minibatch_std
+from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork, lrelu, minibatch_std, truncate
 
 
 @dataclass(frozen=True)
@@ -586,8 +586,14 @@ def mean_w(model: Config, variables: dict) -> jax.Array:
 
 
 def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
-    """Raises ValueError: only models with coordinates can show another size or a moved scene."""
-    raise ValueError('StyleGAN2 has no coordinates: it shows one view in one size (no size, no transform).')
+    """No options of `sample`: there is one view. Raises ValueError for another one."""
+    native = size_of(config.model)
+    if size not in (None, native) or transform is not None:
+        raise ValueError(
+            f'StyleGAN2 has no coordinates: it makes images of {native[0]} x {native[1]}, and moves nothing; leave out '
+            'size and transform.'
+        )
+    return {}
 
 
 def sample(
@@ -596,6 +602,8 @@ def sample(
     inputs: jax.Array,
     *,
     c: jax.Array | None = None,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
     noise: Noise = 'const',
     space: Literal['z', 'w', 'ws'] = 'z',
 ) -> jax.Array:
@@ -606,6 +614,7 @@ def sample(
       inputs: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, w_dim]; 'ws' one w per layer [N, num_ws,
         w_dim].
       c: labels [N, c_dim] of latents; None: of a model with labels, the classes in turn.
+      truncation_psi, truncation_cutoff: the first truncation_cutoff ws (None: all) become w_avg + psi (w - w_avg).
       noise: keys [N] draw new noise for every image.
     Returns: [N, H, W, 3] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for other shapes, another space.
@@ -621,36 +630,9 @@ def sample(
         inputs = module.apply(variables, inputs, labels_or_default(model, c, len(inputs)), method='map')
     elif space == 'w':
         inputs = jnp.repeat(inputs[:, None, :], module.num_ws, axis=1)
+    if truncation_psi != 1:
+        inputs = truncate(inputs, mean_w(model, variables), truncation_psi, truncation_cutoff)
     return module.apply(variables, inputs, noise, method='synthesise')
-
-
-SAMPLE_OPTIONS = ('noise',)  # what `sample` takes for pictures of seeds
-
-
-def map_latents(model: Config, variables: dict, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
-    """w [N, w_dim] of latents [N, z_dim] and labels [N, c_dim], before truncation."""
-    return generator(model).apply(variables, z, c, method='map')[:, 0]
-
-
-def num_ws(model: Config) -> int:
-    """Styles of an image."""
-    return generator(model).num_ws
-
-
-def mean_w(model: Config, variables: dict) -> jax.Array:
-    """Centre of truncation [w_dim], the running mean of w in training."""
-    return variables['buffers']['mapping']['w_avg']
-
-
-def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
-    """No options of `sample`: there is one view. Raises ValueError for another one."""
-    native = size_of(config.model)
-    if size not in (None, native) or transform is not None:
-        raise ValueError(
-            f'StyleGAN2 has no coordinates: it makes images of {native[0]} x {native[1]}, and moves nothing; leave out '
-            'size and transform.'
-        )
-    return {}
 
 
 def labels_or_default(model: Any, c: jax.Array | None, n: int) -> jax.Array | None:

@@ -270,4 +270,5 @@ CHECKS = {
     ('stylegan3', 'discriminator_'): discriminator,
     ('stylegan3', 'sg2_generator_'): generator,
     ('stylegan3', 'loss_sg2'): loss_sg2,
+    ('stylegan3', 'loss_sg3'): loss_sg3,
 }
