@@ -32,7 +32,18 @@ EPILOG = """examples:
   python -m pegan_jax convert stylegan3-r-ffhq-1024x1024.pkl --out runs/ffhq1024
 """
 
+SAMPLE = """examples:
+  --seeds 0-31 --out grid.png                                      a grid of images
+  --seeds 0-31 --truncation-psi 0.7 --out images                   a folder of files
+  --seeds 0-3 --class 5 --out class.png                            of a model with labels
+  --seeds 0-3 --style-mix 10-14:0-6 --out mix.png                  the first seven styles from seeds 10 to 14
+  --seeds 0-3 --size 256x512 --rotate 20 --out wide.png            more of the scene, turned
+"""
+
 RENDER = """The grid of --size samples over --extent is cropped, then its content is zoomed, turned and moved.
+
+CIPS computes any grid. StyleGAN3 computes a canvas of --size at the pixel pitch of training, whose Fourier features are
+moved so that it shows --extent; it cannot leave out pixels (--crop, --foveate, --chunk). StyleGAN2 has one view only.
 
 examples:
   --size 4096 --out large.png                          sixteen times the detail of 256 pixels
@@ -61,6 +72,14 @@ def _size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or min(parts) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not a size; write 256 or 256x512 (height x width).')
     return (parts[0], parts[-1])
+
+
+def _mix(text: str) -> tuple[list[int], list[int]]:
+    """'10-14:0-6' -> seeds of columns and layers, each as `_numbers`"""
+    seeds, colon, layers = text.partition(':')
+    if not colon:
+        raise argparse.ArgumentTypeError(f'{text!r} names no layers; write SEEDS:LAYERS, such as 10-14:0-6.')
+    return _numbers(seeds), _numbers(layers)
 
 
 def _tuple(kind: type, form: str) -> 'type':
@@ -116,14 +135,34 @@ def _parser() -> argparse.ArgumentParser:
         p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
         return p
 
+    def style_options(p: argparse.ArgumentParser) -> None:
+        p.add_argument('--class', type=int, dest='label', metavar='N', help='of a model that was trained with labels')
+        p.add_argument(
+            '--truncation-psi', type=float, default=1.0, metavar='PSI', help='1 (default) is off, 0 the mean image'
+        )
+        p.add_argument(
+            '--truncation-cutoff', type=int, metavar='N', help='truncate the first N styles only (default: all)'
+        )
+        p.add_argument(
+            '--noise-mode', choices=('const', 'random', 'none'), help="of StyleGAN2's noise (default: const)"
+        )
+
     def activation_option(p: argparse.ArgumentParser) -> None:
         p.add_argument('--activation', choices=('lrelu', 'sin', 'sinrelu'), help='of a CIPS file that does not tell it')
 
-    p = model_command('sample', 'Images of seeds, as one grid or one file each.')
+    p = model_command('sample', 'Images of seeds, as one grid or one file each.', SAMPLE)
     p.add_argument('--seeds', type=_numbers, default=list(range(32)), metavar='0,3,8-11', help='default: 0-31')
+    style_options(p)
     p.add_argument(
-        '--truncation-psi', type=float, default=1.0, metavar='PSI', help='1 (default) is off, 0 the mean image'
-    )
+        '--style-mix', type=_mix, metavar='SEEDS:LAYERS',
+        help='a table: its rows are --seeds, its columns these seeds, whose styles they get in these layers (from 0)',
+    )  # fmt: skip
+    p.add_argument('--size', type=_size, metavar='H[xW]', help='a larger image shows more, at the pitch of training')
+    p.add_argument(
+        '--translate', type=_tuple(float, 'X,Y'), default=(0.0, 0.0), metavar='X,Y',
+        help='move the content right and down, in image widths, as the official script of StyleGAN3 does',
+    )  # fmt: skip
+    p.add_argument('--rotate', type=float, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise')
     p.add_argument('--columns', type=int, default=8, help='of the grid (default 8)')
     p.add_argument(
         '--out',
@@ -158,12 +197,8 @@ def _parser() -> argparse.ArgumentParser:
         '--foveate', type=float, metavar='FRACTION',
         help='synthesise this share of the pixels, dense in the middle, and interpolate the others',
     )  # fmt: skip
-    p.add_argument(
-        '--truncation-psi', type=float, default=1.0, metavar='PSI', help='1 (default) is off, 0 the mean image'
-    )
-    p.add_argument(
-        '--chunk', type=int, default=65_536, help='coordinates computed at once (default 65536); bounds the memory'
-    )
+    style_options(p)
+    p.add_argument('--chunk', type=int, help='coordinates computed at once (default 65536); bounds the memory')
     p.add_argument('--bits', type=int, choices=(8, 16), default=8, help='per channel of a PNG (default 8)')
     p.add_argument(
         '--out', type=pathlib.Path, required=True, metavar='FILE.png|FILE.npy', help='.npy keeps float32, not clamped'
@@ -244,12 +279,30 @@ def _load(args: argparse.Namespace) -> 'object':
     return sampling.load(args.model, step)
 
 
+def _styles(args: argparse.Namespace) -> dict:
+    return {
+        'label': args.label, 'truncation_psi': args.truncation_psi, 'truncation_cutoff': args.truncation_cutoff
+    }  # fmt: skip
+
+
 def _sample(args: argparse.Namespace, _: list[str]) -> None:
+    import math
+
     from PIL import Image
 
-    from pegan_jax import sampling
+    from pegan_jax import coords, sampling
 
-    images = sampling.to_uint8(sampling.sample(_load(args), args.seeds, truncation_psi=args.truncation_psi))
+    model, options = _load(args), {'size': args.size, 'noise_mode': args.noise_mode, **_styles(args)}
+    if args.rotate or any(args.translate):
+        turn = coords.rotate(math.radians(args.rotate))
+        options['transform'] = coords.compose(turn, coords.translate(*args.translate))
+    if args.style_mix:
+        if not args.out.suffix:
+            raise ValueError(f'--style-mix makes one picture, but --out {args.out} is a folder; write FILE.png.')
+        table = sampling.style_mix(model, args.seeds, *args.style_mix, **options)
+        images, args.columns = sampling.to_uint8(table.reshape(-1, *table.shape[2:])), table.shape[1]
+    else:
+        images = sampling.to_uint8(sampling.sample(model, args.seeds, **options))
     if args.out.suffix:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sampling.image_grid(images, min(args.columns, len(images)))).save(args.out)
@@ -276,15 +329,37 @@ def _render(args: argparse.Namespace, _: list[str]) -> None:
     motion = coords.compose(
         coords.zoom(args.zoom), coords.rotate(math.radians(args.rotate)), coords.translate(*args.translate)
     )
-    grid = sampling.lazy_grid(height, width, x=(x0, x1), y=(y0, y1), crop=args.crop, matrix=motion)
-    options = {'truncation_psi': args.truncation_psi, 'chunk': args.chunk, 'progress': sys.stderr.isatty()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    if 'grid' not in model.system.SAMPLE_OPTIONS:
+        _render_canvas(args, model, (height, width), {'x': (x0, x1), 'y': (y0, y1), 'matrix': motion})
+        print(args.out)
+        return
+    grid = sampling.lazy_grid(height, width, x=(x0, x1), y=(y0, y1), crop=args.crop, matrix=motion)
+    options = {'chunk': 65_536 if args.chunk is None else args.chunk, 'progress': sys.stderr.isatty(), **_styles(args)}
+    if args.noise_mode is not None:
+        raise ValueError(f'--noise-mode {args.noise_mode}: {model.config.system} renders without noise.')
     if args.foveate is None:
         sampling.render_file(model, args.seed, grid, args.out, bits=args.bits, **options)
     else:
         image, _ = sampling.render_foveated(model, args.seed, grid, args.foveate, **options)
         sampling.save(image, args.out, bits=args.bits)
     print(args.out)
+
+
+def _render_canvas(args: argparse.Namespace, model: 'object', size: tuple[int, int], extent: dict) -> None:
+    """The same view by a model that computes whole images."""
+    from pegan_jax import sampling
+
+    for name in ('crop', 'foveate', 'chunk'):
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f'--{name}: {model.config.system} computes whole images, not single pixels; choose --size and --extent.'
+            )
+    moved = args.size or args.extent or args.rotate or any(args.translate) or args.zoom != 1
+    options = {'noise_mode': args.noise_mode, **_styles(args)}
+    if moved:
+        options |= {'size': size, 'transform': sampling.frame_view(model.config.data.size, size, **extent)}
+    sampling.save(sampling.sample(model, [args.seed], **options)[0], args.out, bits=args.bits)
 
 
 EDIT_MODES = {

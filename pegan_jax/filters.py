@@ -64,8 +64,8 @@ def lowpass(
         return None
     if not (0 < cutoff < sampling_rate / 2 and width > 0):
         raise ValueError(
-            f'cutoff={cutoff}, width={width}, sampling_rate={sampling_rate}; the cutoff must lie between 0 and half the '
-            'sampling rate, the width above 0.'
+            f'cutoff={cutoff}, width={width}, sampling_rate={sampling_rate}: the cutoff must lie between 0 and half '
+            'the sampling rate, the width above 0.'
         )
     if not radial:
         return signal.firwin(num_taps, cutoff, width=width, fs=sampling_rate).astype(np.float32)

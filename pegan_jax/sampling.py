@@ -21,6 +21,7 @@ from tqdm import tqdm
 from pegan_jax import config as configs
 from pegan_jax import coords
 from pegan_jax.gan import GAN
+from pegan_jax.layers import truncate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +107,12 @@ class Model:
             raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
         z = latents(seeds, self.config.model.z_dim)
         w = self._map(self.variables, z, self.labels(label, len(z)))
-        truncated = w if truncation_psi == 1 else self.w_avg[None, :] + truncation_psi * (w - self.w_avg[None, :])
         if truncation_cutoff is None:
-            return truncated
+            return w if truncation_psi == 1 else truncate(w, self.w_avg, truncation_psi)
         count = self.system.num_ws(self.config.model)
         if not 0 <= truncation_cutoff <= count:
             raise ValueError(f'truncation_cutoff={truncation_cutoff} with {count} styles per image; use 0 to {count}.')
-        return jnp.stack([truncated] * truncation_cutoff + [w] * (count - truncation_cutoff), axis=1)
+        return truncate(jnp.repeat(w[:, None], count, axis=1), self.w_avg, truncation_psi, truncation_cutoff)
 
 
 def _space(w: jax.Array) -> str:
@@ -248,7 +248,7 @@ def interpolate(
 ) -> np.ndarray:
     """Images on the way from one seed to another: w = (1 - t) w_a + t w_b for `steps` equal steps of t in [0, 1].
 
-    Args: as in `sample`; options: its grid, size, transform, noise_mode (random numbers are those of seed_a), batch_size.
+    Args: as in `sample`; options: its grid, size, transform, noise_mode (random as of seed_a), batch_size.
     Returns: float32 [steps, H, W, C]; the first and the last are the samples of the two seeds.
     Raises: ValueError for steps below 2, and as `sample`.
     """
@@ -295,6 +295,33 @@ def style_mix(
     inner = inner.reshape(len(rows), len(columns), *images.shape[1:])
     top = np.concatenate([np.full_like(images[:1], -1), above])
     return np.concatenate([top[None], np.concatenate([left[:, None], inner], axis=1)])
+
+
+def frame_view(
+    frame: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    x: tuple[float, float] = (-1.0, 1.0),
+    y: tuple[float, float] = (-1.0, 1.0),
+    matrix: np.ndarray | jax.Array | None = None,
+) -> jax.Array:
+    """The `transform` of `sample` that shows an extent in an image of a size.
+
+    Args:
+      frame: (height, width) of the training images, whose borders have the coordinates -1 and 1.
+      size: of the image, as for `sample`.
+      x, y: coordinates of its borders.
+      matrix: [3, 3], moves the content; in units of half of the frame's shorter side, about its middle.
+    Returns: [3, 3].
+    """
+    unit, scales, middles = min(frame), [], []
+    for (low, high), side, pixels in ((x, frame[1], size[1]), (y, frame[0], size[0])):
+        scales.append((high - low) * side / (2 * pixels))
+        middles.append((high + low) * side / (4 * unit))
+    extent = jnp.array([[scales[0], 0, middles[0]], [0, scales[1], middles[1]], [0, 0, 1]], jnp.float32)
+    if matrix is None:
+        return extent
+    return coords.compose(coords.zoom(2), matrix, coords.zoom(0.5), extent)
 
 
 # One image of any size ------------------------------------------------------------------------------------------------
@@ -359,7 +386,7 @@ def _lookup(grid: Grid) -> tuple[tuple[int, ...], Callable]:
 
 
 def _pieces(
-    model: Model, seed: int, count: int, at: Callable, truncation_psi: float, chunk: int, progress: bool
+    model: Model, seed: int, count: int, at: Callable, styles: dict, chunk: int, progress: bool
 ) -> Iterator[np.ndarray]:
     """The colours of coordinates at(0), ..., at(count - 1), in order: arrays [at most chunk, C]."""
     if chunk < 1:
@@ -369,7 +396,7 @@ def _pieces(
             f'{model.config.system} makes whole images, not single coordinates; use sample with size and transform.'
         )
     mesh = _local_mesh()
-    w, variables = jax.device_put((model.styles([seed], truncation_psi), model.variables), NamedSharding(mesh, P()))
+    w, variables = jax.device_put((model.styles([seed], **styles), model.variables), NamedSharding(mesh, P()))
     chunk = -(-min(chunk, count) // mesh.size) * mesh.size
     with tqdm(total=count, unit='px', unit_scale=True, disable=not progress) as bar:
         for start in range(0, count, chunk):
@@ -385,10 +412,10 @@ def render(
     seed: int,
     grid: Grid,
     *,
-    truncation_psi: float = 1.0,
     chunk: int = 65_536,
     progress: bool = False,
     out: np.ndarray | None = None,
+    **styles: Any,
 ) -> np.ndarray:
     """One image at any coordinates, in pieces, so that beside the image itself memory does not grow with the grid.
 
@@ -399,13 +426,14 @@ def render(
       chunk: coordinates computed at once, on all devices together.
       progress: show a bar.
       out: array [*grid.shape[:-1], C], such as a np.memmap, to be filled and returned.
+      styles: truncation_psi, truncation_cutoff and label, as in `sample`.
     Returns: float32 [*grid.shape[:-1], C].
-    Raises: ValueError for chunk below 1, truncation_psi above 1, coordinates that are not finite, an `out` of another
-      shape.
+    Raises: ValueError for a model that does not compute pixels one by one, chunk below 1, coordinates that are not
+      finite, an `out` of another shape; and as `Model.styles`.
     """
     shape, at = _lookup(grid)
     start, flat = 0, None
-    for piece in _pieces(model, seed, int(np.prod(shape)), at, truncation_psi, chunk, progress):
+    for piece in _pieces(model, seed, int(np.prod(shape)), at, styles, chunk, progress):
         if flat is None:
             whole = (*shape, piece.shape[-1])
             out = np.empty(whole, np.float32) if out is None else out
@@ -424,19 +452,20 @@ def render_file(
     path: str | pathlib.Path,
     *,
     bits: int = 8,
-    truncation_psi: float = 1.0,
     chunk: int = 65_536,
     progress: bool = False,
+    **styles: Any,
 ) -> None:
     """`render` into a file, piece by piece, so that memory does not grow with the image.
 
     Args:
       path: an RGB .png, clamped to [-1, 1] and rounded to `bits`; or .npy, float32 as it is. It appears when complete.
       bits: 8 or 16, of each channel of a PNG.
+      styles: as in `render`.
     Raises: ValueError for another suffix, other bits, a PNG of a grid that is not [H, W, 2]; and as `render`.
     """
     shape, at = _lookup(grid)
-    pieces = _pieces(model, seed, int(np.prod(shape)), at, truncation_psi, chunk, progress)
+    pieces = _pieces(model, seed, int(np.prod(shape)), at, styles, chunk, progress)
     _write(pathlib.Path(path), pieces, shape, bits)
 
 
@@ -504,9 +533,9 @@ def render_foveated(
     *,
     std: float = 0.4,
     position_seed: int = 0,
-    truncation_psi: float = 1.0,
     chunk: int = 65_536,
     progress: bool = False,
+    **styles: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image of which a fraction of the pixels is synthesised, dense in the middle, and the rest interpolated.
 
@@ -514,7 +543,7 @@ def render_foveated(
       grid: [H, W, 2], array or `lazy_grid`.
       fraction, std: of `coords.foveated`; CIPS shows 0.05, 0.25, 0.5 and 1.
       position_seed: of the choice of pixels.
-      truncation_psi, chunk, progress: as in `render`.
+      chunk, progress, styles: as in `render`.
     Returns: the image, float32 [H, W, C], and where its pixels were synthesised, bool [H, W].
     Raises: ValueError as `render`, `coords.foveated` and `fill_scattered`.
     """
@@ -523,7 +552,7 @@ def render_foveated(
         raise ValueError(f'grid has shape {(*shape, 2)}; foveation chooses from a grid [H, W, 2].')
     index, _ = coords.foveated(jax.random.key(position_seed), coords.pixel_grid(*shape), fraction, std=std)
     index = np.sort(np.asarray(index))
-    values = render(model, seed, at(index), truncation_psi=truncation_psi, chunk=chunk, progress=progress)
+    values = render(model, seed, at(index), chunk=chunk, progress=progress, **styles)
     chosen = np.zeros(shape, bool)
     chosen.flat[index] = True
     return fill_scattered(index, values, *shape), chosen

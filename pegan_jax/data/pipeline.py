@@ -23,15 +23,25 @@ SUBSTITUTES = 16  # neighbours that are tried for an image that cannot be read
 def open_source(data: DataConfig, workdir: pathlib.Path) -> sources.Source:
     """Opens the images that a configuration names; what is found out about them is kept in `workdir`.
 
-    Raises: ConfigError if there is nothing to read, saying what to do.
+    Raises: ConfigError if there is nothing to read, or labels are wanted and there are none, saying what to do.
     """
     if data.folder is not None:
-        return sources.open_folder(data.folder, data.max_pixels, workdir)
+        return sources.open_folder(data.folder, data.max_pixels, workdir, data.labels)
     if data.image is not None:
         return sources.open_image(data.image, data.max_pixels)
     if data.tfds == 'worlds':
         return sources.open_worlds(data.size, data.num_worlds, data.split, data.data_dir or str(workdir / 'tfds'))
-    return sources.open_tfds(data.tfds, data.split, data.data_dir)
+    return sources.open_tfds(data.tfds, data.split, data.data_dir, data.labels)
+
+
+def check_labels(source: sources.Source, model: Any) -> None:
+    """Raises ConfigError unless the labels of a source have the size that a model's configuration says."""
+    c_dim = getattr(model, 'c_dim', 0)
+    if source.c_dim != c_dim:
+        raise ConfigError(
+            f'model.c_dim={c_dim}, but labels of the data have {source.c_dim} classes (or entries); '
+            f'set model.c_dim={source.c_dim}.'
+        )
 
 
 def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
@@ -95,7 +105,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """Endless batches of {'image': uint8 [batch_size / process_count, H, W, 3]}, and 'label' int32 if there is one.
+    """Endless batches of {'image': uint8 [batch_size / process_count, H, W, 3]}, and 'label' if the source has labels.
 
     The stream of images is a function of the seed: position g holds an image with its crop and its flip, whatever the
     batch size, the process count and the position where the iteration began. Every epoch is shuffled anew. Batch k

@@ -1,6 +1,7 @@
-"""Random access to images: TFDS datasets without TensorFlow, folders, single files, the procedural worlds through TFDS.
+"""Random access to images: TFDS datasets without TensorFlow, folders, ZIP files, single files, the procedural worlds.
 
-A source has `__len__` and `__getitem__(index) -> {'image': encoded bytes}`, with 'label' where the dataset has one.
+A source has `__len__`, `__getitem__(index) -> {'image': encoded bytes}`, with 'label' where labels were asked for, and
+`c_dim`, the number of classes or the length of a label; 0 without labels.
 """
 
 import concurrent.futures
@@ -11,6 +12,8 @@ import logging
 import os
 import pathlib
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -33,6 +36,8 @@ FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF')
 
 class Source(Protocol):
     """Random access to encoded images."""
+
+    c_dim: int
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> dict[str, Any]: ...
@@ -89,45 +94,66 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.nda
         raise UnreadableImage(f'cannot be decoded: {error}') from error
 
 
-# Folders --------------------------------------------------------------------------------------------------------------
+# Folders and ZIP files ------------------------------------------------------------------------------------------------
+
+Path = pathlib.Path | zipfile.Path
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Image files in a fixed order."""
+    """Image files, in a folder or a ZIP file, in a fixed order; labels int32 [n] or float32 [n, c_dim], or None."""
 
-    paths: tuple[pathlib.Path, ...]
+    paths: tuple[Path, ...]
+    labels: np.ndarray | None = None
+    c_dim: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {'image': self.paths[index].read_bytes()}
+        label = {} if self.labels is None else {'label': self.labels[index]}
+        return {'image': _read(self.paths[index]), **label}
 
 
-def _defect(path: pathlib.Path, max_pixels: int) -> str | None:
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()  # of a ZIP file, threads take turns
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise UnreadableImage(f'damaged in the ZIP file: {error}') from error
+
+
+def _defect(path: Path, max_pixels: int) -> str | None:
     """Why a file cannot be used, or None. Reads all of it, so that truncated files are found."""
     try:
-        decode_image(path.read_bytes(), max_pixels, draft=True)
+        decode_image(_read(path), max_pixels, draft=True)
     except (UnreadableImage, OSError) as error:
         return str(error)
     return None
 
 
-def _defects(folder: pathlib.Path, names: list[str], max_pixels: int, workdir: pathlib.Path) -> dict[str, str]:
+def _stamp(path: Path) -> list[int]:
+    """What tells that a file has not changed."""
+    if isinstance(path, zipfile.Path):
+        info = path.root.getinfo(path.at)
+        return [info.file_size, info.CRC]
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _defects(root: Path, names: list[str], max_pixels: int, workdir: pathlib.Path) -> dict[str, str]:
     """The unusable files among `names`, with the reason. Unchanged files are not read again."""
     record = workdir / 'checked_images.json'
     try:
         known = dict(json.loads(record.read_text()))
     except (OSError, ValueError, TypeError):  # there is none, or it is damaged
         known = {}
-    prefix = f'{folder.absolute()}:{max_pixels}:'
-    stamps = {n: [(st := (folder / n).stat()).st_size, st.st_mtime_ns] for n in names}
+    prefix = f'{pathlib.Path(str(root)).absolute()}:{max_pixels}:'
+    stamps = {n: _stamp(root / n) for n in names}
     todo = [n for n in names if known.get(prefix + n, [None])[0] != stamps[n]]
     if todo:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            checks = pool.map(lambda n: _defect(folder / n, max_pixels), todo)
-            checks = tqdm(checks, f'checking {folder}', len(todo), unit='image', disable=len(todo) < 1000)
+            checks = pool.map(lambda n: _defect(root / n, max_pixels), todo)
+            checks = tqdm(checks, f'checking {root}', len(todo), unit='image', disable=len(todo) < 1000)
             known |= {prefix + n: [stamps[n], reason] for n, reason in zip(todo, checks, strict=True)}
         workdir.mkdir(parents=True, exist_ok=True)
         unfinished = record.with_suffix(f'.{uuid.uuid4().hex}')  # several processes may write at once
@@ -136,35 +162,89 @@ def _defects(folder: pathlib.Path, names: list[str], max_pixels: int, workdir: p
     return {n: known[prefix + n][1] for n in names if known[prefix + n][1] is not None}
 
 
-def open_folder(folder: str, max_pixels: int, workdir: pathlib.Path) -> Files:
-    """All readable images under a folder, sorted by their relative path.
+def _list_folder(root: pathlib.Path) -> list[str]:
+    names = []
+    for where, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if not f.startswith('.')]
+        found = (pathlib.Path(where, f).relative_to(root) for f in files)
+        names += [f.as_posix() for f in found if (root / f).is_file()]
+    return names
+
+
+def _labels(root: Path, folder: str, names: list[str]) -> tuple[dict[str, Any], int]:
+    """The label of every name, and c_dim.
+
+    As `dataset.json` says, {'labels': [[name, class or vector], ...]}, the format of NVlabs/stylegan3; where there is
+    no such file, classes are the first-level folders, in sorted order.
+    """
+    if not (root / 'dataset.json').is_file():
+        classes = sorted({n.partition('/')[0] for n in names if '/' in n})
+        if loose := [n for n in names if '/' not in n]:
+            raise ConfigError(
+                f'data.labels=True, but {loose[0]} is in no sub-folder of data.folder={folder!r}, and there is no '
+                'dataset.json; put every class in a folder of its own, or set data.labels=False.'
+            )
+        return {n: classes.index(n.partition('/')[0]) for n in names}, len(classes)
+    try:
+        table = dict(json.loads((root / 'dataset.json').read_text())['labels'] or {})
+        values = [table[n] for n in names]
+        labels = np.array(values)
+        if labels.dtype == object or labels.ndim > 2 or (labels.ndim == 1 and labels.dtype.kind != 'i'):
+            raise ValueError('labels must be whole numbers, or lists of numbers of one length')
+    except KeyError as error:
+        raise ConfigError(
+            f'data.labels=True, but dataset.json of data.folder={folder!r} has no label of {error}; set '
+            'data.labels=False, or complete it.'
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f'dataset.json of data.folder={folder!r} cannot be used: {error}.') from error
+    if labels.ndim == 2:
+        return dict(zip(names, values, strict=True)), labels.shape[1]
+    if labels.min() < 0:
+        raise ConfigError(f'dataset.json of data.folder={folder!r} has a negative class, {labels.min()}.')
+    return dict(zip(names, values, strict=True)), int(labels.max()) + 1
+
+
+def open_folder(folder: str, max_pixels: int, workdir: pathlib.Path, labels: bool = False) -> Files:
+    """All readable images under a folder, or in a ZIP file, sorted by their relative path.
 
     Every image is read and checked once, which `workdir` remembers; unusable files are left out and reported. Hidden
     files, hidden folders and other file types are passed over.
 
-    Raises: ConfigError if the folder does not exist, or holds no readable image.
+    Args:
+      labels: read a label for every image, from `dataset.json` or the sub-folders' names.
+    Raises: ConfigError if there is no such folder or ZIP file, it holds no readable image, or labels are missing.
     """
     root = pathlib.Path(folder)
-    if not root.is_dir():
-        raise ConfigError(f'data.folder={folder!r} is not a folder; give the path of a folder of images.')
-    names = []
-    for where, folders, files in os.walk(root):
-        folders[:] = [f for f in folders if not f.startswith('.')]
-        found = (pathlib.Path(where, f).relative_to(root) for f in files if not f.startswith('.'))
-        names += [f.as_posix() for f in found if f.suffix.lower() in SUFFIXES and (root / f).is_file()]
-    names.sort()
+    if root.is_dir():
+        names = _list_folder(root)
+    elif zipfile.is_zipfile(root):
+        root = zipfile.Path(zipfile.ZipFile(root))
+        names = [n for n in root.root.namelist() if not n.endswith('/')]
+    else:
+        raise ConfigError(f'data.folder={folder!r} is not a folder of images, nor a ZIP file; give the path of one.')
+    hidden = ('.', '__MACOSX')
+    names = sorted(
+        n for n in names if n.lower().endswith(SUFFIXES) and not any(p.startswith(hidden) for p in n.split('/'))
+    )
     bad = _defects(root, names, max_pixels, workdir)
     if bad:
         shown = ''.join(f'\n  {n}: {reason}' for n, reason in list(bad.items())[:5])
         more = f'\n  and {len(bad) - 5} more' if len(bad) > 5 else ''
         logger.warning('%d of %d images in %s are left out:%s%s', len(bad), len(names), folder, shown, more)
-    usable = tuple(root / n for n in names if n not in bad)
+    usable = [n for n in names if n not in bad]
     if not usable:
         raise ConfigError(
             f'data.folder={folder!r} holds no readable image ({len(bad)} unreadable); '
             f'expected files named {", ".join("*" + s for s in SUFFIXES)}, in any sub-folder.'
         )
-    return Files(usable)
+    paths = tuple(root / n for n in usable)
+    if not labels:
+        return Files(paths)
+    # Of all files, so that a damaged one does not change the numbers of the classes.
+    table, c_dim = _labels(root, folder, names)
+    values = np.array([table[n] for n in usable])
+    return Files(paths, values.astype(np.int32 if values.ndim == 1 else np.float32), c_dim)
 
 
 def open_image(image: str, max_pixels: int) -> Files:
@@ -187,6 +267,7 @@ class Records:
     records: Any  # TFDS data source
     image: str  # names of features
     label: str | None
+    c_dim: int = 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -205,13 +286,13 @@ def _feature(features: dict[str, Any], kind: type, usual: str) -> str | None:
     return usual if usual in names else names[0] if len(names) == 1 else None
 
 
-def open_builder(builder: tfds.core.DatasetBuilder, split: str) -> Records:
+def open_builder(builder: tfds.core.DatasetBuilder, split: str, labels: bool = False) -> Records:
     """A split of a prepared TFDS dataset, read without TensorFlow.
 
-    The image is the only feature of type Image, or the one called 'image'; the label is the only ClassLabel, or the one
-    called 'label'; there may be none.
+    The image is the only feature of type Image, or the one called 'image'; the label, which is read with `labels`, is
+    the only ClassLabel, or the one called 'label'.
 
-    Raises: ConfigError if the dataset is not prepared, not stored as ArrayRecord, has no such split or no such image.
+    Raises: ConfigError if the dataset is not prepared, not stored as ArrayRecord, has no such split, image or label.
     """
     name = builder.info.full_name.rsplit('/', 1)[0]
     root = builder.data_dir_root
@@ -232,7 +313,9 @@ def open_builder(builder: tfds.core.DatasetBuilder, split: str) -> Records:
     image = _feature(features, tfds.features.Image, 'image')
     if image is None:
         raise ConfigError(f'data.tfds={name!r} has no image, or several and none is called "image": {dict(features)}.')
-    label = _feature(features, tfds.features.ClassLabel, 'label')
+    label = _feature(features, tfds.features.ClassLabel, 'label') if labels else None
+    if labels and label is None:
+        raise ConfigError(f'data.labels=True, but data.tfds={name!r} has no label, or several: {dict(features)}.')
     images = [n for n, f in features.items() if isinstance(f, tfds.features.Image)]
     try:
         records = builder.as_data_source(split, decoders={n: tfds.decode.SkipDecoding() for n in images})
@@ -240,7 +323,7 @@ def open_builder(builder: tfds.core.DatasetBuilder, split: str) -> Records:
         raise ConfigError(
             f'data.split={split!r} of {name!r}: {error}; known: {", ".join(builder.info.splits)}.'
         ) from error
-    source = Records(records, image, label)
+    source = Records(records, image, label, 0 if label is None else features[label].num_classes)
     try:
         source[0], source[len(source) - 1]
     except Exception as error:  # array_record raises many types on missing and cut files
@@ -248,7 +331,7 @@ def open_builder(builder: tfds.core.DatasetBuilder, split: str) -> Records:
     return source
 
 
-def open_tfds(name: str, split: str, data_dir: str | None) -> Records:
+def open_tfds(name: str, split: str, data_dir: str | None, labels: bool = False) -> Records:
     """A split of the TFDS dataset `name` ('name', 'name/config', 'name/config:version'), prepared as ArrayRecord.
 
     Raises: ConfigError as `open_builder`, or if there is no such dataset.
@@ -264,7 +347,7 @@ def open_tfds(name: str, split: str, data_dir: str | None) -> Records:
         raise ConfigError(f'data.tfds={name!r} cannot be opened without {missing}: pip install {package}.') from error
     except (ValueError, AssertionError) as error:  # malformed name, unknown configuration or version
         raise ConfigError(f'data.tfds={name!r}: {error}') from error
-    return open_builder(builder, split)
+    return open_builder(builder, split, labels)
 
 
 # Worlds ---------------------------------------------------------------------------------------------------------------

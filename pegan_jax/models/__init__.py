@@ -1,5 +1,9 @@
-"""The systems, one module each: `Config`, Linen modules, losses, `validate(config)` and `build(config) -> GAN`."""
+"""The systems, one module each.
 
-from pegan_jax.models import cips, singan, stylegan2
+A module has `Config`, `validate(config)` and `build(config) -> GAN`, and for pictures of seeds `SAMPLE_OPTIONS`,
+`map_latents`, `num_ws`, `mean_w` and `view`.
+"""
 
-SYSTEMS = {'cips': cips, 'singan': singan, 'stylegan2': stylegan2}
+from pegan_jax.models import cips, singan, stylegan2, stylegan3
+
+SYSTEMS = {'cips': cips, 'singan': singan, 'stylegan2': stylegan2, 'stylegan3': stylegan3}

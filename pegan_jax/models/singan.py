@@ -673,6 +673,7 @@ def sample(
     *,
     size: tuple[int, int] | None = None,
     start_scale: int = 0,
+    space: Literal['z', 'w'] = 'z',
 ) -> jax.Array:
     """Random images, all blocks in evaluation mode. Scales that training has not reached only enlarge their input.
 
@@ -682,6 +683,7 @@ def sample(
       grid: must be None: this model has no coordinates to choose.
       size: (height, width) of the finest scale; None: that of training. Other scales follow, rounded half to even.
       start_scale: scales below it use the noise of the reconstruction.
+      space: latents are their own styles.
     Returns: [N, *size, 3] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for a grid, a start_scale that does not exist, sizes that leave a scale empty.
     """
@@ -725,6 +727,31 @@ def scaled_sizes(native: Sequence[tuple[int, int]], size: tuple[int, int] | None
     if min(min(s) for s in sizes) < 1:
         raise ValueError(f'size={size} is too small: the coarsest scale of {native[0]} would vanish.')
     return sizes
+
+
+SAMPLE_OPTIONS = ('size',)  # of `sample`, for pictures of seeds
+
+
+def map_latents(model: Config, variables: dict, z: jax.Array, c: None = None) -> jax.Array:
+    """z itself: there is no mapping network."""
+    return z
+
+
+def mean_w(model: Config, variables: dict) -> jax.Array:
+    """Raises ValueError: there is no mean style."""
+    raise ValueError('SinGAN has no mean style to truncate towards; leave truncation_psi at 1.')
+
+
+def num_ws(model: Config) -> int:
+    """Raises ValueError: there are no styles."""
+    raise ValueError('SinGAN has no styles to mix or to truncate.')
+
+
+def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """{'size'}: samples of another size. Raises: ValueError for a transform."""
+    if transform is not None:
+        raise ValueError('SinGAN has no coordinates to transform; choose a size.')
+    return {'size': size}
 
 
 def validate(config: Any) -> None:

@@ -91,7 +91,7 @@ class Config:
         if not 0 <= self.w_avg_beta < 1:
             raise ConfigError(f'model.w_avg_beta={self.w_avg_beta} must lie in [0, 1); published: 0.998.')
         check_shared(self)
-        check_width(self, 'channel_base', self.channel_base, self.channel_max)
+        check_widths(self)
 
 
 def size_of(model: Any) -> tuple[int, int]:
@@ -100,12 +100,13 @@ def size_of(model: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def check_width(model: Any, name: str, base: int, most: int) -> None:
-    """Raises ConfigError unless all layers of a network have channels."""
-    side = 4 * 2 ** num_halvings(size_of(model))
-    if base < side or most < 1:
+def check_widths(model: Any, prefix: str = '') -> None:
+    """Raises ConfigError unless all layers of a network have channels; prefix: '', or 'd_' for the discriminator."""
+    at_least(model, f'{prefix}channel_max', 1)
+    side, name = 4 * 2 ** num_halvings(size_of(model)), f'{prefix}channel_base'
+    if getattr(model, name) < side:
         raise ConfigError(
-            f'model.{name}={base} with a maximum of {most} leaves no channel at {side} pixels; use at least {side}, 1.'
+            f'model.{name}={getattr(model, name)} leaves no channel at {side} pixels; use at least {side}.'
         )
 
 
@@ -115,7 +116,7 @@ def check_shared(model: Any) -> None:
         num_halvings(size_of(model))
     except ValueError as error:
         raise ConfigError(f'model.img_resolution={model.img_resolution}: {error}') from None
-    check_width(model, 'd_channel_base', model.d_channel_base, model.d_channel_max)
+    check_widths(model, 'd_')
     for name in ('d_mapping_layers', 'mbstd_group_size', 'r1_interval', 'pl_batch_shrink'):
         at_least(model, name, 1)
     for name in (
@@ -565,11 +566,41 @@ def generator(model: Config) -> Generator:
     )
 
 
+# Sampling -------------------------------------------------------------------------------------------------------------
+
+SAMPLE_OPTIONS = ('noise',)  # of `sample`, besides labels and space
+
+
+def map_latents(model: Config, variables: dict, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
+    """w [N, w_dim] of latents [N, z_dim] and labels [N, c_dim], before truncation."""
+    return generator(model).apply(variables, z, c, method='map')[:, 0]
+
+
+def num_ws(model: Config) -> int:
+    """Styles of an image."""
+    return generator(model).num_ws
+
+
+def mean_w(model: Config, variables: dict) -> jax.Array:
+    """Centre of truncation [w_dim], the running mean of w in training."""
+    return variables['buffers']['mapping']['w_avg']
+
+
+def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """No options of `sample`: there is one view. Raises ValueError for another one."""
+    native = size_of(config.model)
+    if size not in (None, native) or transform is not None:
+        raise ValueError(
+            f'StyleGAN2 has no coordinates: it makes images of {native[0]} x {native[1]}, and moves nothing; leave out '
+            'size and transform.'
+        )
+    return {}
+
+
 def sample(
     model: Config,
     variables: dict,
-    z: jax.Array,
-    grid: jax.Array | None = None,
+    inputs: jax.Array,
     *,
     c: jax.Array | None = None,
     truncation_psi: float = 1.0,
@@ -581,34 +612,32 @@ def sample(
 
     Args:
       variables: {'params', 'buffers'} of the generator.
-      z: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, w_dim]; 'ws' one per layer [N, num_ws, w_dim].
-      grid: None; this generator knows no coordinates.
-      c: labels [N, c_dim]; None: of image n, class n mod c_dim.
-      truncation_psi: below 1, w moves towards the running mean: w_avg + psi (w - w_avg).
-      truncation_cutoff: leading ws that do; None: all.
+      inputs: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, w_dim]; 'ws' one w per layer [N, num_ws,
+        w_dim].
+      c: labels [N, c_dim] of latents; None: of a model with labels, the classes in turn.
+      truncation_psi, truncation_cutoff: the first truncation_cutoff ws (None: all) become w_avg + psi (w - w_avg).
       noise: keys [N] draw new noise for every image.
     Returns: [N, H, W, 3] float32, nominally in [-1, 1], not clamped.
-    Raises: ValueError for a grid, another space, other shapes.
+    Raises: ValueError for other shapes, another space.
     """
-    if grid is not None:
-        raise ValueError('StyleGAN2 has no coordinates: it renders its native grid only (grid=None).')
     module = generator(model)
-    leading = {'z': (model.z_dim,), 'w': (model.w_dim,), 'ws': (module.num_ws, model.w_dim)}
-    if space not in leading:
+    shapes = {'z': (model.z_dim,), 'w': (model.w_dim,), 'ws': (module.num_ws, model.w_dim)}
+    if space not in shapes:
         raise ValueError(f"space={space!r}; use 'z', 'w' or 'ws'.")
-    if z.shape[1:] != leading[space]:
-        raise ValueError(f'z has shape {z.shape}; expected [N, {", ".join(map(str, leading[space]))}].')
+    if inputs.shape[1:] != shapes[space]:
+        want = ', '.join(map(str, shapes[space]))
+        raise ValueError(f'inputs have shape {inputs.shape}; expected [N, {want}] with space={space!r}.')
     if space == 'z':
-        ws = module.apply(variables, z, labels_or_default(model, c, len(z)), method='map')
-    else:
-        ws = z if space == 'ws' else jnp.repeat(z[:, None, :], module.num_ws, axis=1)
+        inputs = module.apply(variables, inputs, labels_or_default(model, c, len(inputs)), method='map')
+    elif space == 'w':
+        inputs = jnp.repeat(inputs[:, None, :], module.num_ws, axis=1)
     if truncation_psi != 1:
-        ws = truncate(ws, variables['buffers']['mapping']['w_avg'], truncation_psi, truncation_cutoff)
-    return module.apply(variables, ws, noise, method='synthesise')
+        inputs = truncate(inputs, mean_w(model, variables), truncation_psi, truncation_cutoff)
+    return module.apply(variables, inputs, noise, method='synthesise')
 
 
 def labels_or_default(model: Any, c: jax.Array | None, n: int) -> jax.Array | None:
-    """Labels [n, c_dim] as given, or one class after the other; None for a model without labels.
+    """Labels [n, c_dim] as given, or the classes in turn; None for a model without labels.
 
     Raises: ValueError for labels of another shape, or of a model that takes none.
     """
@@ -621,6 +650,9 @@ def labels_or_default(model: Any, c: jax.Array | None, n: int) -> jax.Array | No
     if c.shape != (n, model.c_dim):
         raise ValueError(f'labels of shape {c.shape}; expected [{n}, {model.c_dim}].')
     return c
+
+
+# The system -----------------------------------------------------------------------------------------------------------
 
 
 def networks(model: Config) -> 'Networks':

@@ -6,6 +6,8 @@ low-pass filters, so that no frequency arises which the sampling rate cannot car
 a transform of the coordinates moves the scene, and a larger canvas shows more of it.
 """
 
+import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -18,7 +20,9 @@ import numpy as np
 from pegan_jax import encodings, ops
 from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.filters import lowpass
-from pegan_jax.layers import EqualDense, MappingNetwork
+from pegan_jax.gan import GAN
+from pegan_jax.layers import EqualDense, MappingNetwork, truncate
+from pegan_jax.models import stylegan2
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,17 @@ class Config:
     last_stopband_rel: stopband of the last layer over its cutoff, half of the shorter side.
     margin_size: samples of the canvas beyond each border of the image, at the rate of the layer.
     output_scale: factor on the colours.
-    num_fp16_res: with dtype='bfloat16', layers whose output is among this many highest sampling rates run in it.
+    num_fp16_res: layers whose rate is among the highest, down to 1 / 2^(num_fp16_res - 1) of the image's, compute in
+      `dtype`, and as many resolutions of D.
     conv_kernel: 3 (T) or 1 (R).
     filter_size: taps of a low-pass filter at the lower one of its two rates.
     lrelu_upsampling: rate at which the nonlinearity runs, over the higher rate of its input and output.
     use_radial_filters: radially symmetric downsampling filters, but for the critical layers (R).
-    conv_clamp: largest magnitude behind a nonlinearity; None: no limit.
+    conv_clamp: limit of activations in both networks; None: no limit.
     magnitude_ema_beta: decay, per step, of the running mean square of each layer's input, by which that is divided.
-    dtype: of the layers that `num_fp16_res` names; all else is float32.
+    blur_init_sigma: all that D sees is blurred, at first by this many pixels (R: 10); 0: off.
+    pl_weight, style_mixing_prob: off in all published runs; tried in the paper's appendix A.
+    The rest as in `stylegan2.Config`; dtype is that of the layers that `num_fp16_res` names, all else is float32.
     """
 
     r1_gamma: float
@@ -73,6 +80,22 @@ class Config:
     use_radial_filters: bool = False
     conv_clamp: float | None = 256.0
     magnitude_ema_beta: float = 0.999
+    d_architecture: Literal['resnet', 'skip', 'orig'] = 'resnet'
+    d_channel_base: int = 32768
+    d_channel_max: int = 512
+    d_mapping_layers: int = 8
+    mbstd_group_size: int = 4
+    freeze_layers: int = 0
+    r1_interval: int = 16
+    pl_weight: float = 0.0
+    pl_interval: int = 0
+    pl_batch_shrink: int = 2
+    pl_decay: float = 0.01
+    style_mixing_prob: float = 0.0
+    blur_init_sigma: float = 0.0
+    blur_fade_kimg: float | None = None
+    ema_kimg: float | None = None
+    ema_rampup: float | None = 0.05
     dtype: Literal['float32', 'bfloat16'] = 'float32'
 
     def __post_init__(self) -> None:
@@ -82,7 +105,7 @@ class Config:
             'filter_size', 'lrelu_upsampling',
         ):  # fmt: skip
             at_least(self, name, 1)
-        for name in ('r1_gamma', 'c_dim', 'num_critical', 'margin_size', 'num_fp16_res'):
+        for name in ('num_critical', 'margin_size'):
             at_least(self, name, 0)
         for name in ('lr_multiplier', 'first_cutoff', 'output_scale'):
             if getattr(self, name) <= 0:
@@ -90,8 +113,7 @@ class Config:
         for name in ('w_avg_beta', 'magnitude_ema_beta'):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f'model.{name}={getattr(self, name)} must lie in [0, 1).')
-        if self.conv_clamp is not None and self.conv_clamp <= 0:
-            raise ConfigError(f'model.conv_clamp={self.conv_clamp} must be positive, or None.')
+        stylegan2.check_shared(self)
         try:
             check_size(self.size)
         except ValueError as error:
@@ -113,17 +135,15 @@ class Config:
             raise ConfigError(f'model.last_stopband_rel={self.last_stopband_rel} must exceed 1.')
         if not schedule(self)[0].sampling_rate > 2 * self.first_cutoff:
             raise ConfigError(
-                f'model.first_stopband={self.first_stopband} with model.img_resolution={self.img_resolution} leaves the '
-                f'input a sampling rate of {schedule(self)[0].sampling_rate:g}, which cannot carry '
+                f'model.first_stopband={self.first_stopband} with model.img_resolution={self.img_resolution} leaves '
+                f'the input a sampling rate of {schedule(self)[0].sampling_rate:g}, which cannot carry '
                 f'model.first_cutoff={self.first_cutoff}; raise the stopband.'
             )
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the training images."""
-        return (
-            (self.img_resolution, self.img_resolution) if isinstance(self.img_resolution, int) else self.img_resolution
-        )
+        return stylegan2.size_of(self)
 
     @property
     def resolution(self) -> int:
@@ -145,7 +165,7 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 class Signal(NamedTuple):
-    """What a layer puts out. Frequencies are in cycles, or samples, per unit: the shorter side of the training image."""
+    """What a layer puts out; frequencies in cycles, or samples, per unit, the shorter side of the training images."""
 
     channels: int
     sampling_rate: float
@@ -234,7 +254,7 @@ class Resampling(NamedTuple):
     down_filter: np.ndarray | None
 
     def padding(self, before: tuple[int, int], after: tuple[int, int]) -> tuple[int, int, int, int]:
-        """(left, right, top, bottom) for `ops.filtered_lrelu` that makes a size out of another, with the same centre."""
+        """(left, right, top, bottom) for `ops.filtered_lrelu` that makes one size of another, with the same centre."""
         sides = []
         for n, target in zip(before[::-1], after[::-1], strict=True):
             taps = sum(1 if f is None else len(f) for f in (self.up_filter, self.down_filter))
@@ -363,7 +383,11 @@ class Generator(nn.Module):
     def setup(self) -> None:
         model = self.model
         self.mapping = MappingNetwork(
-            model.w_dim, model.mapping_layers, model.lr_multiplier, num_ws(model), w_avg_beta=model.w_avg_beta
+            model.w_dim,
+            num_layers=model.mapping_layers,
+            lr_multiplier=model.lr_multiplier,
+            num_ws=num_ws(model),
+            w_avg_beta=model.w_avg_beta,
         )
         self.synthesis = Synthesis(model)
 
@@ -384,8 +408,8 @@ class Generator(nn.Module):
         """Images [N, *size, 3] float32 of ws [N, num_ws, w_dim].
 
         Args:
-          transform: [3, 3], or one per image [N, 3, 3], on positions in units of the training images' shorter side about
-            the middle of the image, as `coords.translate`, `rotate` and `zoom` make them; None: the 'transform' buffer.
+          transform: [3, 3], or one per image [N, 3, 3], on positions in units of the training images' shorter side
+            about the middle, as `coords.translate`, `rotate` and `zoom` make them; None: the 'transform' buffer.
           size: (height, width), even; None: that of training. A larger one shows more at the same pixel pitch.
           update_emas: move `magnitude_ema` of every layer, before it is used; 'buffers' must be mutable.
         """
@@ -429,6 +453,8 @@ def sample(
     inputs: jax.Array,
     *,
     c: jax.Array | None = None,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
     size: tuple[int, int] | None = None,
     transform: jax.Array | None = None,
     space: Literal['z', 'w', 'ws'] = 'z',
@@ -440,6 +466,7 @@ def sample(
       inputs: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, w_dim]; 'ws' one w per layer [N, num_ws,
         w_dim].
       c: labels [N, c_dim] of latents; None: of a model with labels, the classes in turn.
+      truncation_psi, truncation_cutoff: the first truncation_cutoff ws (None: all) become w_avg + psi (w - w_avg).
       size, transform: as in `Generator.synthesise`.
     Returns: [N, *size, 3] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for other shapes, an odd size, another space.
@@ -452,10 +479,47 @@ def sample(
         raise ValueError(f'inputs have shape {inputs.shape}; expected [N, {want}] with space={space!r}.')
     if size is not None:
         check_size(size)
+    module = generator(model)
     if space == 'z':
-        if c is None and model.c_dim:
-            c = jax.nn.one_hot(jnp.arange(len(inputs)) % model.c_dim, model.c_dim)
-        inputs = generator(model).apply(variables, inputs, c, method='map')
+        inputs = module.apply(variables, inputs, stylegan2.labels_or_default(model, c, len(inputs)), method='map')
     elif space == 'w':
         inputs = jnp.repeat(inputs[:, None], num_ws(model), axis=1)
-    return generator(model).apply(variables, inputs, transform, size, method='synthesise')
+    if truncation_psi != 1:
+        inputs = truncate(inputs, mean_w(model, variables), truncation_psi, truncation_cutoff)
+    return module.apply(variables, inputs, transform, size, method='synthesise')
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def validate(config: Any) -> None:
+    """Checks a whole run configuration whose model is a `Config`. Raises ConfigError."""
+    stylegan2.validate(config)
+
+
+def networks(model: Config) -> stylegan2.Networks:
+    """What the losses need of StyleGAN3; there is no noise for keys to draw."""
+    module = generator(model)
+
+    def mapped(params: dict, buffers: dict, z: jax.Array, c: jax.Array | None, update_emas: bool) -> tuple:
+        variables = {'params': params, 'buffers': buffers}
+        ws, new = module.apply(variables, z, c, update_emas=update_emas, method='map', mutable=['buffers'])
+        return ws, new['buffers']
+
+    def synthesise(params: dict, buffers: dict, ws: jax.Array, keys: jax.Array, update_emas: bool) -> tuple:
+        variables = {'params': params, 'buffers': buffers}
+        images, new = module.apply(variables, ws, update_emas=update_emas, method='synthesise', mutable=['buffers'])
+        return images, new['buffers']
+
+    exact = None if model.dtype == 'float32' else networks(dataclasses.replace(model, dtype='float32'))
+    return stylegan2.Networks(mapped, synthesise, functools.partial(stylegan2.score, model), exact)
+
+
+def build(config: Any) -> GAN:
+    """The GAN of a run configuration (`pegan_jax.config.Config`) whose model is a `Config`."""
+    model = config.model
+
+    def init(key: jax.Array) -> dict:
+        return generator(model).init(key, jnp.zeros((1, model.z_dim)), stylegan2.labels_or_default(model, None, 1))
+
+    return stylegan2.assemble(config, networks(model), init, functools.partial(sample, model))

@@ -234,19 +234,37 @@ def _networks(state: TrainState) -> dict[str, Any]:
 
 
 def read_networks(template: TrainState, init_from: str) -> dict[str, Any]:
-    """The networks that another run's newest checkpoint has for this model, on the host."""
+    """The networks that another run's newest checkpoint has for this model, on the host.
+
+    What is frozen in one of the runs is among its buffers, and among the parameters of the other: a network is compared
+    as a whole.
+    """
+
+    def leaves(networks: dict[str, Any]) -> dict[str, Any]:
+        return {
+            _variable(name, path): x for name, tree in networks.items() for path, x in jax.tree.leaves_with_path(tree)
+        }
+
     found = load_networks(pathlib.Path(init_from) / 'checkpoints')
-    wrong, wanted = [], {name: tree for name, tree in _networks(template).items() if name in found}
-    here, there = (
-        {jax.tree_util.keystr(p, simple=True, separator='/'): x.shape for p, x in jax.tree.leaves_with_path(tree)}
-        for tree in (wanted, {name: found[name] for name in wanted})
-    )
-    for path in sorted(here.keys() | there.keys()):
-        if here.get(path) != there.get(path):
-            wrong.append(f'{path} is {here.get(path, "not")} here and {there.get(path, "not")} there')
+    wanted = {name: tree for name, tree in _networks(template).items() if name in found}
+    here, there = leaves(wanted), leaves({name: found[name] for name in wanted})
+    shapes = [{path: x.shape for path, x in tree.items()} for tree in (here, there)]
+    wrong = [
+        f'{path} is {shapes[0].get(path, "not")} here and {shapes[1].get(path, "not")} there'
+        for path in sorted(here.keys() | there.keys())
+        if shapes[0].get(path) != shapes[1].get(path)
+    ]
     if wrong:
         raise ConfigError(f'train.init_from={init_from!r} holds another model than this run: {"; ".join(wrong)}.')
-    return {name: found[name] for name in wanted}
+    return {
+        name: jax.tree_util.tree_map_with_path(lambda path, _, name=name: there[_variable(name, path)], tree)
+        for name, tree in wanted.items()
+    }
+
+
+def _variable(name: str, path: tuple) -> str:
+    """'d/b8/conv0/kernel', whether it is a parameter or a buffer of the network."""
+    return f'{name.removesuffix("_buffers")}/{jax.tree_util.keystr(path, simple=True, separator="/")}'
 
 
 def with_networks(state: TrainState, networks: dict[str, Any]) -> TrainState:

@@ -87,6 +87,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
     source = pipeline.open_source(config.data, workdir) if main else None
     _barrier('data')
     source = source if main else pipeline.open_source(config.data, workdir)
+    pipeline.check_labels(source, config.model)
     batches = functools.partial(pipeline.batches, source, config.data, seed=train.seed)
     data = batches(
         batch_size=train.batch_size,

@@ -54,13 +54,15 @@ def dry_run(config: Config) -> str:
     def abstract(tree: dict, spec: P) -> dict:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)), tree)
 
-    image = jax.ShapeDtypeStruct((train.batch_size, *config.data.size, 3), jnp.uint8)
+    batch = {'image': jax.ShapeDtypeStruct((train.batch_size, *config.data.size, 3), jnp.uint8)}
+    if config.data.labels:
+        batch['label'] = jax.ShapeDtypeStruct((train.batch_size,), jnp.int32)
     stage = gan.stage_at(0, 0, train.seed)
     everything = tuple(range(len(gan.updates)))
     step = compile_step(
         functools.partial(device_step, gan=gan, stage=stage, due=everything, seed=train.seed), 'jit', mesh
     )
-    traced = step.trace(abstract(state, P()), abstract({'image': image}, P('data')))
+    traced = step.trace(abstract(state, P()), abstract(batch, P('data')))
     memory = traced.lower().compile().memory_analysis()
     z = jax.ShapeDtypeStruct((1, config.model.z_dim), jnp.float32)
     sampling = matmul_flops(jax.make_jaxpr(lambda variables, z: gan.sample(variables, z))(state.sampling, z))

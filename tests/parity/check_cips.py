@@ -103,15 +103,20 @@ def rename(named, rules):
     return out
 
 
-def nest(flat_tree, *, buffers=False):
-    """Nested dictionaries of the entries that are (not) buffers."""
+def nested(flat_tree):
+    """Nested dictionaries of {'a/b': array}."""
     tree = {}
     for path, array in flat_tree.items():
-        if path.endswith(('resample_filter', 'noise_const', 'w_avg')) == buffers:
-            *parents, leaf = path.split('/')
-            node = functools.reduce(lambda t, p: t.setdefault(p, {}), parents, tree)
-            node[leaf] = jnp.asarray(array)
+        *parents, leaf = path.split('/')
+        node = functools.reduce(lambda t, p: t.setdefault(p, {}), parents, tree)
+        node[leaf] = jnp.asarray(array)
     return tree
+
+
+def nest(flat_tree, *, buffers=False):
+    """Nested dictionaries of the entries that are (not) buffers."""
+    names = ('resample_filter', 'noise_const')
+    return nested({path: array for path, array in flat_tree.items() if path.endswith(names) == buffers})
 
 
 def paths(tree):

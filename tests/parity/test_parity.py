@@ -49,7 +49,6 @@ PENDING = {
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'filter_design'): 'StyleGAN3 filters are not implemented yet',
     ('stylegan3', 'filtered_lrelu'): 'StyleGAN3 is not implemented yet',
-    ('stylegan3', 'loss_sg3'): 'StyleGAN3 is not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
     ('stylegan3', 'modulated_conv'): 'StyleGAN3 is not implemented yet',
     ('stylegan3', 'state_dict_names'): 'checkpoint conversion is not implemented yet',

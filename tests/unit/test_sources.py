@@ -1,9 +1,11 @@
 """Reading images: good, strange and broken files, and TFDS datasets without TensorFlow."""
 
+import concurrent.futures
 import io
 import json
 import shutil
 import struct
+import zipfile
 import zlib
 
 import numpy as np
@@ -163,6 +165,80 @@ def test_a_damaged_record_of_checks_is_written_anew(folder, tmp_path):
         assert len(sources.open_folder(str(folder), LIMIT, tmp_path)) == 4
 
 
+LABELS = [['1/b.png', 0], ['0/a.png', 3], ['1/c.png', 1]]
+
+
+def archive(path, labels=(), **options):
+    """The format of NVlabs/stylegan3: images, each of its own colour, and dataset.json."""
+    with zipfile.ZipFile(path, 'w', **options) as file:
+        for i, name in enumerate(['1/b.png', '0/a.png', '__MACOSX/1/b.png', '1/c.png', '1/.d.png']):
+            file.writestr(name, encode(Image.new('RGB', (3, 2), (i, 0, 0))))
+        if labels != ():
+            file.writestr('dataset.json', json.dumps({'labels': labels}))
+    return str(path)
+
+
+def red(example):
+    return int(sources.decode_image(example['image'], LIMIT)[0, 0, 0])
+
+
+@pytest.mark.parametrize('compression', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_files_are_read_by_many_threads_at_once(tmp_path, compression):
+    source = sources.open_folder(archive(tmp_path / 'x.zip', compression=compression), LIMIT, tmp_path)
+    assert len(source) == 3 and source.c_dim == 0 and set(source[0]) == {'image'}
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda i: red(source[i % 3]), range(300))) == [1, 0, 3] * 100
+
+
+def test_images_damaged_in_a_zip_file_are_left_out(tmp_path):
+    path = archive(tmp_path / 'x.zip')
+    with zipfile.ZipFile(path) as file:
+        at = file.getinfo('0/a.png').header_offset
+    data = bytearray((tmp_path / 'x.zip').read_bytes())
+    data[at + 60] ^= 255
+    (tmp_path / 'x.zip').write_bytes(data)
+    source = sources.open_folder(path, LIMIT, tmp_path)
+    assert [red(source[i]) for i in range(len(source))] == [0, 3]
+
+
+def test_labels_of_folders_and_zip_files(tmp_path):
+    by_folder = sources.open_folder(archive(tmp_path / 'a.zip'), LIMIT, tmp_path, labels=True)
+    assert by_folder.c_dim == 2 and [by_folder[i]['label'] for i in range(3)] == [0, 1, 1]
+    written = sources.open_folder(archive(tmp_path / 'b.zip', LABELS), LIMIT, tmp_path, labels=True)
+    assert written.c_dim == 4 and [written[i]['label'] for i in range(3)] == [3, 0, 1]
+    assert written[0]['label'].dtype == np.int32
+    vectors = [[name, [0.5, label]] for name, label in LABELS]
+    with zipfile.ZipFile(archive(tmp_path / 'c.zip', vectors)) as file:
+        file.extractall(tmp_path / 'c')
+    source = sources.open_folder(str(tmp_path / 'c'), LIMIT, tmp_path, labels=True)
+    assert source.c_dim == 2 and source[0]['label'].dtype == np.float32
+    np.testing.assert_array_equal([source[i]['label'] for i in range(3)], [[0.5, 3], [0.5, 0], [0.5, 1]])
+
+
+@pytest.mark.parametrize(
+    'labels, message',
+    [
+        (None, "no label of '0/a.png'"),
+        (LABELS[:2], "no label of '1/c.png'"),
+        ([[name, -1] for name, _ in LABELS], 'negative class, -1'),
+        ([[name, [0.0] * i] for i, (name, _) in enumerate(LABELS)], 'cannot be used'),
+        ([[name, 0.5] for name, _ in LABELS], 'whole numbers'),
+    ],
+)
+def test_unusable_labels_are_errors(tmp_path, labels, message):
+    path = archive(tmp_path / 'x.zip', labels)
+    assert len(sources.open_folder(path, LIMIT, tmp_path)) == 3
+    with pytest.raises(ConfigError, match=message):
+        sources.open_folder(path, LIMIT, tmp_path, labels=True)
+
+
+def test_images_outside_class_folders_and_datasets_without_labels_are_errors(folder, tmp_path, prepared):
+    with pytest.raises(ConfigError, match=r'a\.png is in no sub-folder'):
+        sources.open_folder(str(folder), LIMIT, tmp_path / 'work', labels=True)
+    with pytest.raises(ConfigError, match=r"data\.tfds='unlabelled' has no label"):
+        sources.open_tfds('unlabelled', 'train', prepared, labels=True)
+
+
 def test_folders_without_images_are_errors(tmp_path):
     with pytest.raises(ConfigError, match='is not a folder'):
         sources.open_folder(str(tmp_path / 'nowhere'), LIMIT, tmp_path)
@@ -219,17 +295,29 @@ class Ambiguous(Labelled):
         yield 0, {'left': encode(RED), 'right': encode(RED)}
 
 
+class Unlabelled(Labelled):
+    """Images alone."""
+
+    def _info(self):
+        features = {'image': tfds.features.Image()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, count):
+        yield 0, {'image': encode(RED)}
+
+
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
     data_dir = str(tmp_path_factory.mktemp('tfds'))
-    for builder in (Labelled, Ambiguous):
+    for builder in (Labelled, Ambiguous, Unlabelled):
         builder(data_dir=data_dir, file_format='array_record').download_and_prepare()
     return data_dir
 
 
 def test_tfds_datasets_are_read_with_labels_and_encoded_images(prepared):
-    source = sources.open_tfds('labelled', 'train', prepared)
-    assert len(source) == 6
+    assert set(sources.open_tfds('labelled', 'train', prepared)[0]) == {'image'}
+    source = sources.open_tfds('labelled', 'train', prepared, labels=True)
+    assert len(source) == 6 and source.c_dim == 2
     seen = {}
     for i in range(6):
         assert set(source[i]) == {'image', 'label'} and source[i]['label'].dtype == np.int32
