@@ -91,7 +91,7 @@ class Config:
         if not 0 <= self.w_avg_beta < 1:
             raise ConfigError(f'model.w_avg_beta={self.w_avg_beta} must lie in [0, 1); published: 0.998.')
         check_shared(self)
-        check_width(self, 'channel_base', self.channel_base, self.channel_max)
+        check_widths(self)
 
 
 def size_of(model: Any) -> tuple[int, int]:
@@ -100,12 +100,13 @@ def size_of(model: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def check_width(model: Any, name: str, base: int, most: int) -> None:
-    """Raises ConfigError unless all layers of a network have channels."""
-    side = 4 * 2 ** num_halvings(size_of(model))
-    if base < side or most < 1:
+def check_widths(model: Any, prefix: str = '') -> None:
+    """Raises ConfigError unless all layers of a network have channels; prefix: '', or 'd_' for the discriminator."""
+    at_least(model, f'{prefix}channel_max', 1)
+    side, name = 4 * 2 ** num_halvings(size_of(model)), f'{prefix}channel_base'
+    if getattr(model, name) < side:
         raise ConfigError(
-            f'model.{name}={base} with a maximum of {most} leaves no channel at {side} pixels; use at least {side}, 1.'
+            f'model.{name}={getattr(model, name)} leaves no channel at {side} pixels; use at least {side}.'
         )
 
 
@@ -115,7 +116,7 @@ def check_shared(model: Any) -> None:
         num_halvings(size_of(model))
     except ValueError as error:
         raise ConfigError(f'model.img_resolution={model.img_resolution}: {error}') from None
-    check_width(model, 'd_channel_base', model.d_channel_base, model.d_channel_max)
+    check_widths(model, 'd_')
     for name in ('d_mapping_layers', 'mbstd_group_size', 'r1_interval', 'pl_batch_shrink'):
         at_least(model, name, 1)
     for name in (

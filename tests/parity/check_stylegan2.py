@@ -175,7 +175,7 @@ def run_config(meta, system, **fields):
     options |= {f'd_{k}': kwargs['D'][k] for k in ('channel_base', 'channel_max')}
     options |= {f'd_mapping_{k.removeprefix("num_")}': v for k, v in kwargs['D']['mapping_kwargs'].items()}
     model = system_module(system).Config(**options, **fields)
-    data = DataConfig(resolution=model.img_resolution, labels=model.c_dim > 0)
+    data = DataConfig(folder='images', resolution=model.img_resolution, labels=model.c_dim > 0)
     return Config(system, model, data, train=TrainConfig(batch_size=4))
 
 
