@@ -225,14 +225,13 @@ class NvidiaPickles:
     The names that such a file mentions exist while it is written, in modules that hold nothing else.
     """
 
-    NAMES = {
-        'torch_utils.persistence': ('_reconstruct_persistent_obj',),
-        'torch._utils': ('_rebuild_parameter', '_rebuild_tensor_v2'),
-        'torch.storage': ('_load_from_bytes',),
-    }
-
     def __init__(self):
-        self._functions = {n: _function(m, n) for m, names in self.NAMES.items() for n in names}
+        self._names = {
+            'torch_utils.persistence': ('_reconstruct_persistent_obj',),
+            'torch._utils': ('_rebuild_parameter', '_rebuild_tensor_v2'),
+            'torch.storage': ('_load_from_bytes',),
+        }
+        self._functions = {n: _function(m, n) for m, names in self._names.items() for n in names}
         self.EasyDict = type('EasyDict', (dict,), {'__module__': 'dnnlib.util', '__qualname__': 'EasyDict'})
 
     def tensor(self, array, parameter=False):
@@ -285,7 +284,7 @@ class NvidiaPickles:
 
     def write(self, path, value, protocol, monkeypatch):
         """value: whatever the file holds, of dictionaries and `module`s."""
-        contents = {m: {n: self._functions[n] for n in names} for m, names in self.NAMES.items()}
+        contents = {m: {n: self._functions[n] for n in names} for m, names in self._names.items()}
         contents |= {'dnnlib.util': {'EasyDict': self.EasyDict}, 'torch_utils': {}, 'torch': {}, 'dnnlib': {}}
         with monkeypatch.context() as patch:
             for module, names in contents.items():
