@@ -65,7 +65,7 @@ def importer_of(tree: Any) -> types.ModuleType:
 
 
 def infer(tree: Any, *, activation: str | None = None, noises: Any = None) -> tuple[Config, dict[str, Any]]:
-    """The configuration that a checkpoint describes, and {setting: value} of what it tells; ForeignFileError if none."""
+    """The configuration that a checkpoint describes, and {setting: value} of what it tells; or ForeignFileError."""
     importer = importer_of(tree)
     return importer.infer(tree, **_options(importer, activation=activation, noises=noises))
 

@@ -187,13 +187,14 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
     fields |= _settings('the mapping of G_ema', _inner(arguments, 'mapping_kwargs'), _MAPPING)
     if 'D' in found and not sampling_only:
         fields |= _discriminator_settings(found['D'].arguments, fields, old=bool(defaults))
-    # Not in the file: the starting point that the release recommends for a batch of 32.
+    # Not in the file: the images, and the R1 weight, for which the release recommends this start with a batch of 32.
+    labels = {'folder': 'unknown', 'labels': True} if fields.get('c_dim') else {}
     gamma = {'r1_gamma': fields.get('img_resolution', 0) ** 2 / 32768}
     try:
         config = Config(
             system,
             module.Config(**gamma, **fields),
-            DataConfig(resolution=fields['img_resolution'], labels=bool(fields['c_dim'])),
+            DataConfig(resolution=fields['img_resolution'], **labels),
             OptimConfig(g_lr=0.0025 if system == 'stylegan3' else 0.002),
         )
     except (ConfigError, KeyError, TypeError) as error:

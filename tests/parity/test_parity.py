@@ -9,6 +9,7 @@ import pathlib
 
 import check_cips
 import check_coords
+import check_nvidia
 import check_operators
 import check_singan
 import check_stylegan2
@@ -19,7 +20,15 @@ from compare import assert_close, bound
 
 DEFAULT = pathlib.Path(__file__).parent.parent / 'fixtures'
 
-MODULES = (check_cips, check_coords, check_operators, check_singan, check_stylegan2, check_stylegan3)
+MODULES = (
+    check_cips,
+    check_coords,
+    check_nvidia,
+    check_operators,
+    check_singan,
+    check_stylegan2,
+    check_stylegan3,
+)
 CHECKS = {key: check for module in MODULES for key, check in module.CHECKS.items()}
 
 PENDING = {
@@ -48,7 +57,6 @@ PENDING = {
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
-    ('stylegan3', 'state_dict_names'): 'checkpoint conversion is not implemented yet',
 }
 
 

@@ -1,0 +1,202 @@
+"""NVIDIA's network pickles, written here as their programs write them: convert, load, sample; and what is refused."""
+
+import functools
+import json
+import pathlib
+
+import foreign
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compare import assert_close, nhwc
+
+from pegan_jax import convert, load
+from pegan_jax.__main__ import main
+from pegan_jax.interop import nvidia, reader
+from pegan_jax.interop.reader import ForeignFileError
+from pegan_jax.train.checkpoint import load_networks
+
+BUFFERS = {
+    'w_avg', 'transform', 'freqs', 'phases', 'magnitude_ema', 'up_filter', 'down_filter', 'resample_filter',
+    'noise_const',
+}  # fmt: skip
+
+
+@functools.cache
+def golden(name):
+    """(arrays, meta) of a fixture file."""
+    with np.load(pathlib.Path(__file__).parents[1] / 'fixtures' / 'stylegan3' / f'{name}.npz') as file:
+        arrays = dict(file)
+    return arrays, json.loads(str(arrays.pop('meta')))
+
+
+def parameters(arrays, prefix=''):
+    prefix = f'param/{prefix}'
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def network(writer, class_name, arrays, kwargs, **options):
+    buffers = {k for k in arrays if k.split('.')[-1] in BUFFERS}
+    return writer.module(class_name, arrays, kwargs, buffers=buffers, **options)
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """A function: {'G_ema': (class_name, arrays, kwargs), ...} and a protocol -> path of the pickle."""
+
+    def write(networks, protocol=4, **rest):
+        writer = foreign.NvidiaPickles()
+        value = {name: network(writer, *parts) for name, parts in networks.items()}
+        value = {'G': None, 'D': None, 'augment_pipe': None, 'training_set_kwargs': writer.EasyDict()} | value | rest
+        return writer.write(tmp_path / 'network.pkl', value, protocol, monkeypatch)
+
+    return write
+
+
+def generator(name):
+    arrays, meta = golden(name)
+    return ('Generator', parameters(arrays), meta['kwargs'])
+
+
+@pytest.mark.parametrize(
+    'name, protocol, system',
+    [
+        ('generator_r_64_full', 3, 'stylegan3'),
+        ('sg2_generator_skip_cond', 4, 'stylegan2'),
+        ('sg2_generator_orig', 3, 'stylegan2'),
+    ],
+)
+def test_a_network_pickle_gives_the_official_images(tmp_path, write, name, protocol, system):
+    arrays, meta = golden(name)
+    config = convert(write({'G_ema': generator(name)}, protocol), tmp_path / 'out')
+    assert config.system == system and config.model.c_dim == meta['kwargs']['c_dim']
+    assert config.model.img_resolution == meta['kwargs']['img_resolution']
+    model = load(tmp_path / 'out')
+    assert model.config == config
+    options = {'c': jnp.asarray(arrays['in/c'])} if 'in/c' in arrays else {}
+    got = jax.jit(model.gan.sample)(model.variables, arrays['in/z'], **options)
+    want = arrays['out/img' if system == 'stylegan3' else 'out/img_noise_const']
+    assert_close(name, got, nhwc(want), meta['tolerance'])
+
+
+def training(name, **changes):
+    """G, D and G_ema of a file with both; G_ema is G moved a little."""
+    arrays, meta = golden(name)
+    g, d = parameters(arrays, 'G.'), parameters(arrays, 'D.')
+    ema = {k: v if k.split('.')[-1] in BUFFERS else np.float32(0.9) * v for k, v in g.items()}
+    return {
+        'G': ('Generator', g, meta['G_kwargs']),
+        'D': ('Discriminator', d, meta['D_kwargs'] | changes),
+        'G_ema': ('Generator', ema, meta['G_kwargs']),
+    }
+
+
+@pytest.mark.parametrize('name', ['loss_sg2', 'loss_sg3'])
+def test_a_training_pickle_keeps_all_three_networks(tmp_path, write, name):
+    networks = training(name)
+    config = convert(write(networks), tmp_path / 'out')
+    found = load_networks(tmp_path / 'out' / 'checkpoints')
+    g, ema, d = (networks[k][1] for k in ('G', 'G_ema', 'D'))
+    affine = 'synthesis.L0_36_6.affine.weight' if config.system == 'stylegan3' else 'synthesis.b4.conv1.affine.weight'
+    layer = affine.split('.')[1:-1]
+
+    def kernel(tree):
+        return functools.reduce(lambda node, part: node[part], ['synthesis', *layer, 'kernel'], tree).T
+
+    np.testing.assert_array_equal(kernel(found['g']), g[affine])
+    np.testing.assert_array_equal(kernel(found['ema']), ema[affine])
+    np.testing.assert_array_equal(found['d']['b16']['conv1']['kernel'].transpose(3, 2, 0, 1), d['b16.conv1.weight'])
+    np.testing.assert_array_equal(found['g_buffers']['mapping']['w_avg'], g['mapping.w_avg'])
+    # A discriminator's dense layer sees the image in another order.
+    x = np.random.default_rng(0).normal(size=(1, 6, 4, 4)).astype(np.float32)
+    want = x.reshape(1, -1) @ d['b4.fc.weight'].T
+    np.testing.assert_allclose(nhwc(x).reshape(1, -1) @ found['d']['b4']['fc']['kernel'], want, rtol=1e-5, atol=1e-5)
+
+
+def test_sampling_only_leaves_the_discriminator_out(tmp_path, write):
+    source = write(training('loss_sg3', cmap_dim=5))
+    with pytest.raises(ForeignFileError, match='D was made with cmap_dim=5.*not supported'):
+        convert(source, tmp_path / 'all')
+    assert not (tmp_path / 'all').exists()
+    convert(source, tmp_path / 'out', sampling_only=True)
+    assert 'd' not in load_networks(tmp_path / 'out' / 'checkpoints')
+
+
+def test_the_older_nesting_of_options_has_the_older_defaults(tmp_path, write):
+    _, arrays, kwargs = generator('sg2_generator_skip_cond')
+    inner = {k: kwargs[k] for k in ('channel_base', 'channel_max', 'architecture')}
+    outer = {k: v for k, v in kwargs.items() if k not in inner}
+    tree = reader.read(write({'G_ema': ('Generator', arrays, outer | {'synthesis_kwargs': inner})}, 3))
+    model = nvidia.infer(tree)[0].model
+    assert (model.w_avg_beta, model.conv_clamp, model.num_fp16_res) == (0.995, None, 0)
+    assert (model.channel_base, model.channel_max, model.mapping_layers) == (128, 9, 3)
+    newer = nvidia.infer(reader.read(write({'G_ema': ('Generator', arrays, kwargs)})))[0].model
+    assert (newer.w_avg_beta, newer.conv_clamp, newer.num_fp16_res) == (0.998, 256, 4)
+
+
+def test_inspect_shows_official_names_and_settings(write, capsys):
+    assert main(['inspect', '--model', str(write(training('loss_sg3')))]) == 0
+    out = capsys.readouterr().out
+    assert 'G_ema.synthesis.L0_36_6.magnitude_ema' in out and 'D.b16.conv0.weight' in out
+    assert 'channel_base = 48' in out and 'non-commercial' in out
+    assert 'module_src' not in out and 'SystemExit' not in out
+
+
+def _without(name):
+    def change(networks):
+        kind, arrays, kwargs = networks['G_ema']
+        networks['G_ema'] = (kind, {k: v for k, v in arrays.items() if k != name}, kwargs)
+
+    return change
+
+
+def _argument(**changes):
+    def change(networks):
+        kind, arrays, kwargs = networks['G_ema']
+        networks['G_ema'] = (kind, arrays, kwargs | changes)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    'change, match',
+    [
+        (_without('synthesis.L0_36_6.bias'), 'not filled: params/synthesis/L0_36_6/bias'),
+        (_without('synthesis.input.freqs'), 'not filled: buffers/synthesis/input/freqs'),
+        (_argument(channel_max=5), 'does not fit the model'),
+        (_argument(unheard_of=1), 'unheard_of=1, which is not supported'),
+        (_argument(img_channels=1), r'img_channels=1, which is not supported; \(3,\) is supported'),
+        (_argument(mapping_kwargs={'layer_features': 7}), 'layer_features=7, which is not supported'),
+        (_argument(img_resolution=32), 'img_resolution=16 and G_ema 32'),
+        (_argument(mapping_kwargs=7), 'mapping_kwargs is 7, not a dictionary'),
+        (lambda networks: networks.pop('G_ema'), 'has no G_ema'),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(tmp_path, write, change, match):
+    networks = training('loss_sg3')
+    change(networks)
+    with pytest.raises(ForeignFileError, match=match):
+        convert(write(networks), tmp_path / 'out')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['network.pkl']
+
+
+@pytest.mark.parametrize('protocol', [3, 4])
+def test_a_pickle_that_asks_for_more_is_refused(tmp_path, write, protocol):
+    class Hostile:
+        def __reduce__(self):
+            return print, ('run',)
+
+    with pytest.raises(ForeignFileError, match='builtins.print, which is not allowed'):
+        convert(write(training('loss_sg3'), protocol, extra=Hostile()), tmp_path / 'out')
+
+
+def test_modules_that_are_not_well_formed_are_refused(write):
+    for value, match in (
+        ({'class_name': 'Generator'}, 'no parameters, buffers and modules'),
+        ({'class_name': 7}, 'where a module is expected'),
+    ):
+        with pytest.raises(ForeignFileError, match=match):
+            nvidia.networks({'G_ema': value})
+    with pytest.raises(ForeignFileError, match='describes none of G, D and G_ema'):
+        nvidia.networks({'G_ema': 3})
