@@ -14,7 +14,7 @@ from pegan_jax.train.loop import run
 
 def _config(kimg):
     settings = ['checkpoint_every=2', 'sample_every=0', 'keep_best=0', f'total_kimg={kimg}']
-    overrides = [f'train.{s}' for s in settings] + ['data.num_worlds=32', 'model.num_layers=3', 'model.r1_interval=4']
+    overrides = [f'train.{s}' for s in settings] + ['data.num_worlds=32', 'model.r1_interval=4']
     return load_config('stylegan3:r,tiny', overrides)
 
 
