@@ -116,7 +116,7 @@ def test_a_training_pickle_keeps_all_three_networks(tmp_path, write, name):
 
 def test_sampling_only_leaves_the_discriminator_out(tmp_path, write):
     source = write(training('loss_sg3', cmap_dim=5))
-    with pytest.raises(ForeignFileError, match='D was made with cmap_dim=5.*not supported'):
+    with pytest.raises(ForeignFileError, match=r'D was made with cmap_dim=5.*not supported'):
         convert(source, tmp_path / 'all')
     assert not (tmp_path / 'all').exists()
     convert(source, tmp_path / 'out', sampling_only=True)
@@ -187,7 +187,7 @@ def test_a_pickle_that_asks_for_more_is_refused(tmp_path, write, protocol):
         def __reduce__(self):
             return print, ('run',)
 
-    with pytest.raises(ForeignFileError, match='builtins.print, which is not allowed'):
+    with pytest.raises(ForeignFileError, match=r'builtins.print, which is not allowed'):
         convert(write(training('loss_sg3'), protocol, extra=Hostile()), tmp_path / 'out')
 
 

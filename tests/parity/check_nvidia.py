@@ -8,12 +8,12 @@ from pegan_jax.interop import nvidia, rules
 from pegan_jax.models import stylegan2, stylegan3
 
 MODELS = {
-    'G_t_256': stylegan3.Config(r1_gamma=2.0),
+    'G_t_256': stylegan3.Config(r1_gamma=2.0, channel_base=16384),
     'G_r_1024': stylegan3.Config(
         r1_gamma=32.8, img_resolution=1024, channel_base=65536, channel_max=1024, conv_kernel=1, use_radial_filters=True
     ),
-    'G_sg2_256': stylegan2.Config(),
-    'D_256': stylegan2.Config(),
+    'G_sg2_256': stylegan2.Config(channel_base=16384),
+    'D_256': stylegan2.Config(d_channel_base=16384),
     'D_1024': stylegan2.Config(img_resolution=1024),
     'D_32_cond10': stylegan2.Config(img_resolution=32, c_dim=10),
     'D_32_orig': stylegan2.Config(img_resolution=32, d_architecture='orig'),
