@@ -27,7 +27,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pegan_jax import config as configs
-from pegan_jax.gan import GAN
+from pegan_jax.gan import GAN, Stage
 from pegan_jax.models import SYSTEMS
 from pegan_jax.train.report import matmul_flops
 from pegan_jax.train.state import TrainState
@@ -77,10 +77,22 @@ def bench_generator(config: configs.Config, gan: GAN, variables: dict, batch: in
     return {'seconds': seconds, 'flops': flops, **costs, 'images_per_second': batch / seconds}
 
 
-def bench_step(config: configs.Config, gan: GAN, state: TrainState, mesh: Mesh, batch: int, repeats: int) -> dict:
+def stages(config: configs.Config, gan: GAN, batch: int) -> list[Stage]:
+    """The sizes and levels of a run, in the order in which they first come, from 1000 steps of it."""
+    total = config.train.total_steps if gan.num_steps is None else gan.num_steps()
+    found = {}
+    for step in range(0, total, max(1, total // 1000)):
+        stage = gan.stage_at(step, step * batch, config.train.seed)
+        found.setdefault((stage.resolution, stage.level), stage)
+    return list(found.values())
+
+
+def bench_step(
+    config: configs.Config, gan: GAN, stage: Stage, state: TrainState, mesh: Mesh, batch: int, repeats: int
+) -> dict:
     """The programs of one period of the lazy updates, and their mean, weighted by how often each runs."""
-    stage = gan.stage_at(0, 0, config.train.seed)
-    images = np.random.default_rng(0).integers(0, 256, (batch, *stage.size, 3), dtype=np.uint8)
+    state = jax.tree.map(jnp.copy, state)  # to be donated
+    images = np.random.default_rng(0).integers(0, 256, (batch, *config.data.size, 3), dtype=np.uint8)
     data = place_batch({'image': images}, 'jit', mesh)
     counted = gan
     if config.system == 'cips':  # XLA counts the body of a loop once, so the count is that of a program without loops.
@@ -141,14 +153,17 @@ def bench(config: configs.Config, batch: int, repeats: int) -> dict:
     before = matmul_peaks()
     variables = jax.tree.map(jnp.copy, state.sampling)
     results = {'generator': bench_generator(config, gan, variables, batch, repeats)}
-    results['step'] = bench_step(config, gan, state, mesh, batch, repeats)
+    found = stages(config, gan, batch)
+    for stage in found:
+        name = 'step' if len(found) == 1 else f'step at {stage.resolution}, level {stage.level}'
+        results[name] = bench_step(config, gan, stage, state, mesh, batch, repeats)
     peaks = {dtype: max(value, before[dtype]) for dtype, value in matmul_peaks().items()}
     # Simulated CPU devices share the cores that one matmul uses.
-    for name, devices in (('generator', 1), ('step', 1 if jax.default_backend() == 'cpu' else mesh.size)):
-        result = results[name]
+    for name, result in results.items():
+        devices = 1 if name == 'generator' or jax.default_backend() == 'cpu' else mesh.size
         for dtype, peak in peaks.items():
             result[f'fraction_of_{dtype}_peak'] = result['flops'] / result['seconds'] / (devices * peak)
-    return {'machine': machine(), 'batch': batch, 'matmul_peaks': peaks, **results, 'peak_bytes': peak_bytes()}
+    return {'machine': machine(), 'batch': batch, 'matmul_peaks': peaks, 'results': results, 'peak_bytes': peak_bytes()}
 
 
 def report(results: dict) -> Iterator[str]:
@@ -156,19 +171,18 @@ def report(results: dict) -> Iterator[str]:
     yield '; '.join(str(v) for v in results['machine'].values())
     peaks = ', '.join(f'{dtype} {value / 1e9:,.0f} GFLOP/s' for dtype, value in results['matmul_peaks'].items())
     yield f'matmul 4096^3, best of five before and after: {peaks}'
-    for name in ('generator', 'step'):
-        r = results[name]
+    for name, r in results['results'].items():
         fractions = ', '.join(f'{v:.1%} of {k[12:-5]} peak' for k, v in r.items() if k.startswith('fraction_of_'))
         yield (
             f'{name}, batch {results["batch"]}: {r["images_per_second"]:.4g} images/s, {r["seconds"]:.4g} s, '
             f'{r["flops"] / results["batch"] / 1e9:.5g} GFLOP per image, {fractions}; '
             f'compiled in {r["compile_seconds"]:.1f} s, buffers {r["program_bytes"] / 2**20:,.0f} MiB'
         )
-    for p in results['step']['programs']:
-        yield (
-            f'  {p["share"]:.1%} of steps, updates {p["updates"]}: {p["seconds"]:.4g} s, compiled in '
-            f'{p["compile_seconds"]:.1f} s, buffers {p["program_bytes"] / 2**20:,.0f} MiB'
-        )
+        for p in r.get('programs', ()):
+            yield (
+                f'  {p["share"]:.1%} of steps, updates {p["updates"]}: {p["seconds"]:.4g} s, compiled in '
+                f'{p["compile_seconds"]:.1f} s, buffers {p["program_bytes"] / 2**20:,.0f} MiB'
+            )
     yield f'most memory in use: {results["peak_bytes"] / 2**20:,.0f} MiB'
 
 

@@ -538,7 +538,8 @@ def build(config: Any) -> GAN:
         from pegan_jax.data.sources import decode_image, open_image
 
         source = open_image(config.data.image, config.data.max_pixels)
-        return make_pyramid(decode_image(source[0]['image'], config.data.max_pixels), model)
+        with jax.ensure_compile_time_eval():  # the first call may come from inside a traced function
+            return make_pyramid(decode_image(source[0]['image'], config.data.max_pixels), model)
 
     def count() -> int:
         return len(pyramid()[0])
