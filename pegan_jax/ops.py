@@ -424,8 +424,8 @@ def _conv(
 def _winograd(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
     """3x3 convolution by Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2016): 16 products for 4 outputs instead of 36.
 
-    Per axis, with outputs y and inputs d of a tile, y = A' ((G k) * (B' d)); B' d is (d0 - d2, d1 + d2, d2 - d1, d1 - d3)
-    and A' m is (m0 + m1 + m2, m1 - m2 - m3). All tiles share the transformed kernel, so each product is a matmul.
+    Per axis, with outputs y and inputs d of a tile, y = A' ((G k) * (B' d)), where B' d = (d0 - d2, d1 + d2, d2 - d1,
+    d1 - d3) and A' m = (m0 + m1 + m2, m1 - m2 - m3). All tiles share one kernel, so each product is a matmul.
     Errors are a few times those of a direct float32 sum; bfloat16 is computed in float32.
     """
     n, height, width, _ = x.shape
