@@ -252,5 +252,7 @@ def test_labels_must_have_the_size_that_the_model_says(tmp_path):
         pipeline.check_labels(source, SimpleNamespace(c_dim=3))
     with pytest.raises(ConfigError, match=r'set model\.c_dim=2'):
         pipeline.check_labels(source, SimpleNamespace())
+    with pytest.raises(ConfigError, match='neither a single image nor the worlds have labels'):
+        pipeline.open_source(DataConfig(labels=True), tmp_path)
     (batch,) = take(1, data=data, source=source)
     assert batch['label'].dtype == np.int32 and sorted(set(batch['label'].tolist())) == [0, 1]
