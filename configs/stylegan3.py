@@ -105,7 +105,7 @@ def small(variant, tiny):
             w_dim=channels,
             channel_base=16 * resolution * wide,
             channel_max=channels * wide,
-            num_layers=4 if tiny else 5,
+            num_layers=3 if tiny else 5,
             margin_size=4,
             d_channel_base=32 * resolution,
             d_channel_max=2 * channels,

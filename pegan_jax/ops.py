@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -211,35 +212,52 @@ def _phases(n: int, taps: int, up: int, down: int, pad: tuple[int, int]) -> tupl
     return phases, down // common, (n * up + sum(pad) - taps) // down + 1
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _upfirdn2d(x: jax.Array, f: jax.Array, up: tuple, down: tuple, pads: tuple, size: tuple[int, int]) -> jax.Array:
-    """Correlation with f [K, L]; factors, pads and sizes of (rows, columns)."""
-    # A sum of shifted slices, one per tap and phase, which XLA fuses into a single loop.
-    plans = [_phases(*axis) for axis in zip(size, f.shape, up, down, pads, strict=True)]
+def _shifted_sum(
+    x: jax.Array, taps: tuple, up: tuple, down: tuple, pads: tuple, channels: int, term: Callable
+) -> jax.Array:
+    """Correlation with taps [K, L] as a sum of shifted slices of x, without ever making the zeros of upsampling.
+
+    Args:
+      x: [N, H, W, C].
+      taps, up, down, pads: of (rows, columns).
+      term: (i, j, [N, h, w, C]) -> [N, h, w, channels], what tap (i, j) adds at the positions that meet it.
+    Returns: [N, H', W', channels], float32 at least.
+    """
+    plans = [_phases(*axis) for axis in zip(x.shape[1:3], taps, up, down, pads, strict=True)]
     starts, spans, counts, dtype = [], [], [], jnp.promote_types(x.dtype, jnp.float32)
-    for n, (phases, step, out) in zip(size, plans, strict=True):
+    for n, (phases, step, out) in zip(x.shape[1:3], plans, strict=True):
         count = -(-out // len(phases))
         first = [start for phase in phases for _, start in phase]
         before, after = max(0, -min(first, default=0)), max(0, max(first, default=0) + (count - 1) * step + 1 - n)
         starts.append(before)
         spans.append((before, after, 0))
         counts.append(count)
-    padded = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *spans, (0, 0, 0)]).astype(dtype)
+    padded = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *spans, (0, 0, 0)])
     (rows, row_step, height), (columns, column_step, width) = plans
-    taps = f.astype(dtype)
 
     def phase(row: list, column: list) -> jax.Array:
-        total = jnp.zeros((x.shape[0], *counts, x.shape[3]), dtype)
+        total = jnp.zeros((x.shape[0], *counts, channels), dtype)
         for i, y0 in row:
             for j, x0 in column:
                 top, left = y0 + starts[0], x0 + starts[1]
                 bottom, right = top + (counts[0] - 1) * row_step + 1, left + (counts[1] - 1) * column_step + 1
-                total += taps[i, j] * padded[:, top:bottom:row_step, left:right:column_step, :]
+                total += term(i, j, padded[:, top:bottom:row_step, left:right:column_step, :])
         return total
 
     y = jnp.stack([jnp.stack([phase(row, column) for column in columns], axis=3) for row in rows], axis=2)
-    y = y.reshape(x.shape[0], counts[0] * len(rows), counts[1] * len(columns), x.shape[3])
-    return y[:, :height, :width, :].astype(x.dtype)
+    y = y.reshape(x.shape[0], counts[0] * len(rows), counts[1] * len(columns), channels)
+    return y[:, :height, :width, :]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _upfirdn2d(x: jax.Array, f: jax.Array, up: tuple, down: tuple, pads: tuple, size: tuple[int, int]) -> jax.Array:
+    """Correlation of x, whose (H, W) is `size`, with f [K, L]; factors and pads of (rows, columns)."""
+
+    # XLA fuses the sum into a single loop.
+    def term(i: int, j: int, part: jax.Array) -> jax.Array:
+        return f[i, j] * part.astype(f.dtype)
+
+    return _shifted_sum(x, f.shape, up, down, pads, x.shape[3], term).astype(x.dtype)
 
 
 def _upfirdn2d_fwd(x: jax.Array, f: jax.Array, *static: Any) -> tuple[jax.Array, jax.Array]:
@@ -359,27 +377,87 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0, stride: Fac
     Returns: [N, (H + top + bottom - h) // stride + 1, (W + left + right - w) // stride + 1, D] in the dtype of x.
     Raises: ValueError for other ranks and channels, or if the padded image is smaller than the kernel.
     """
-    return _conv(x, kernel, _sides(padding), _pair('stride', stride), 1)
+    return _conv(x, kernel, _sides(padding), _pair('stride', stride))
 
 
-def _conv(x: jax.Array, kernel: jax.Array, sides: tuple, stride: tuple[int, int], groups: int) -> jax.Array:
+def _conv(
+    x: jax.Array, kernel: jax.Array, sides: tuple, stride: tuple[int, int] = (1, 1), groups: int = 1, up: int = 1
+) -> jax.Array:
+    """`conv2d` of x with up - 1 zeros after every sample."""
     _check_image(x)
     if kernel.ndim != 4 or kernel.shape[2] * groups != x.shape[3] or kernel.shape[3] % groups:
         raise ValueError(
             f'kernel of shape {kernel.shape} for x of shape {x.shape} in {groups} groups; expected '
             '[height, width, C / groups, D] with D a multiple of groups.'
         )
-    left, right, top, bottom = sides
-    if x.shape[1] + top + bottom < kernel.shape[0] or x.shape[2] + left + right < kernel.shape[1]:
+    (height, width, channels, features), pads = kernel.shape, (sides[2:], sides[:2])
+    outs = [
+        (n * up + sum(pad) - k) // s + 1
+        for n, pad, k, s in zip(x.shape[1:3], pads, kernel.shape[:2], stride[::-1], strict=True)
+    ]
+    if min(outs) < 1:
         raise ValueError(f'x of shape {x.shape} with padding {sides} is smaller than the kernel {kernel.shape}.')
+    kernel = kernel.astype(x.dtype)
+    # On CPU XLA's convolution reaches a third of what its matmuls do, and the gradient of one with dilated input is a
+    # hundred times slower still (docs/decisions.md).
+    if jax.default_backend() == 'cpu' and groups == 1 and (channels * features >= 2**13 or up > 1):
+        if (height, width, up, *stride) == (3, 3, 1, 1, 1) and min(outs) >= 64:
+            return _winograd(x, kernel, pads)
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+
+        def term(i: int, j: int, part: jax.Array) -> jax.Array:
+            return jnp.einsum('nhwc,cd->nhwd', part, kernel[i, j], preferred_element_type=dtype)
+
+        return _shifted_sum(x, (height, width), (up, up), stride[::-1], pads, features, term).astype(x.dtype)
     return jax.lax.conv_general_dilated(
         x,
-        kernel.astype(x.dtype),
+        kernel,
         stride[::-1],
-        ((top, bottom), (left, right)),
+        # Its dilation puts no zeros behind the last sample.
+        [(before, after + up - 1) for before, after in pads],
+        (up, up),
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         feature_group_count=groups,
     )
+
+
+def _winograd(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
+    """3x3 convolution by Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2016): 16 products for 4 outputs instead of 36.
+
+    Per axis, with outputs y and inputs d of a tile, y = A' ((G k) * (B' d)); B' d is (d0 - d2, d1 + d2, d2 - d1, d1 - d3)
+    and A' m is (m0 + m1 + m2, m1 - m2 - m3). All tiles share the transformed kernel, so each product is a matmul.
+    Errors are a few times those of a direct float32 sum; bfloat16 is computed in float32.
+    """
+    n, height, width, _ = x.shape
+    (top, bottom), (left, right) = pads
+    height, width = height + top + bottom - 2, width + left + right - 2
+    tiles, dtype = (-(-height // 2), -(-width // 2)), jnp.promote_types(x.dtype, jnp.float32)
+    spans = [(0, 0, 0), (top, bottom + height % 2, 0), (left, right + width % 2, 0), (0, 0, 0)]
+    d = jax.lax.pad(x, jnp.zeros((), x.dtype), spans).astype(dtype)
+    # Even and odd positions as axes: slices without strides have a cheap derivative.
+    d = d.reshape(n, tiles[0] + 1, 2, tiles[1] + 1, 2, -1)
+
+    def transform(even: jax.Array, odd: jax.Array, axis: int) -> tuple:
+        """B' d along an axis."""
+        length = even.shape[axis] - 1
+        d0, d1 = (jax.lax.slice_in_dim(v, 0, length, axis=axis) for v in (even, odd))
+        d2, d3 = (jax.lax.slice_in_dim(v, 1, length + 1, axis=axis) for v in (even, odd))
+        return d0 - d2, d1 + d2, d2 - d1, d1 - d3
+
+    def collect(m0: jax.Array, m1: jax.Array, m2: jax.Array, m3: jax.Array) -> tuple:
+        """A' m."""
+        return m0 + m1 + m2, m1 - m2 - m3
+
+    g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    g = jnp.asarray(g, dtype)
+    kernel = jnp.einsum('ai,bj,ijcd->abcd', g, g, kernel.astype(dtype), precision='highest')
+    halves = [transform(d[:, :, row, :, 0], d[:, :, row, :, 1], 2) for row in (0, 1)]
+    columns = []
+    for b, (even, odd) in enumerate(zip(*halves, strict=True)):
+        products = [jnp.einsum('nhwc,cd->nhwd', v, kernel[a, b]) for a, v in enumerate(transform(even, odd, 1))]
+        columns.append(collect(*products))
+    y = jnp.stack([jnp.stack(collect(*row), axis=3) for row in zip(*columns, strict=True)], axis=2)
+    return y.reshape(n, 2 * tiles[0], 2 * tiles[1], -1)[:, :height, :width].astype(x.dtype)
 
 
 def conv2d_resample(
@@ -420,21 +498,28 @@ def conv2d_resample(
     if not flip_weight:
         kernel = kernel[::-1, ::-1]
     height, width = kernel.shape[:2]
-    fir = {'flip_filter': flip_filter}
+    conv = functools.partial(_conv, groups=groups)
+    fir = functools.partial(upfirdn2d, f=f, flip_filter=flip_filter)
     if up == 1 and down == 1:
-        return _conv(x, kernel, sides, (1, 1), groups)
+        return conv(x, kernel, sides)
+    point = (height, width) == (1, 1)
     if up == 1:
-        if (height, width) == (1, 1):
-            return _conv(upfirdn2d(x, f, down=down, padding=sides, **fir), kernel, (0,) * 4, (1, 1), groups)
-        return _conv(upfirdn2d(x, f, padding=sides, **fir), kernel, (0,) * 4, (down, down), groups)
-    x = upfirdn2d(x, f, up=up, padding=sides, gain=up**2, **fir)
-    x = _conv(x, kernel, (0,) * 4, (1, 1), groups)
-    return x if down == 1 else upfirdn2d(x, f, down=down, **fir)
+        if point:
+            return conv(fir(x, down=down, padding=sides), kernel, (0,) * 4)
+        return conv(fir(x, padding=sides), kernel, (0,) * 4, (down, down))
+    if point:
+        x = fir(conv(x, kernel, (0,) * 4), up=up, padding=sides, gain=up**2)
+    else:
+        # The whole transposed convolution first; what it has beyond the given padding is cropped with the filter.
+        around = (width - 1, width - 1, height - 1, height - 1)
+        inner = tuple(side - more for side, more in zip(sides, around, strict=True))
+        x = fir(conv(x, kernel, around, up=up), padding=inner, gain=up**2)
+    return x if down == 1 else fir(x, down=down)
 
 
 def _demodulation(kernel: jax.Array, styles: jax.Array) -> jax.Array:
     """1 / sqrt(sum of the squares of an image's weights + 1e-8): [N, D] of kernel [h, w, C, D] and styles [N, C]."""
-    squares = jnp.square(styles) @ jnp.sum(jnp.square(kernel), axis=(0, 1))
+    squares = jnp.matmul(jnp.square(styles), jnp.sum(jnp.square(kernel), axis=(0, 1)), precision='highest')
     return jax.lax.rsqrt(squares + 1e-8)
 
 

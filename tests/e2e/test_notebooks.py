@@ -3,6 +3,7 @@
 import base64
 import io
 import pathlib
+import re
 
 import nbclient
 import nbformat
@@ -18,14 +19,19 @@ def _pictures(notebook):
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(e)))) for e in encoded]
 
 
-def test_the_cips_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
-    monkeypatch.setenv('PEGAN_JAX_CONFIG', 'cips:tiny')
-    monkeypatch.setenv('PEGAN_JAX_WORKDIR', str(tmp_path / 'run'))
-    monkeypatch.setenv('PEGAN_JAX_KIMG', '0.064')
-    notebook = nbformat.read(NOTEBOOKS / 'cips.ipynb', as_version=4)
+def _executed(name, config, kimg, folder, monkeypatch):
+    monkeypatch.setenv('PEGAN_JAX_CONFIG', config)
+    monkeypatch.setenv('PEGAN_JAX_WORKDIR', str(folder / 'run'))
+    monkeypatch.setenv('PEGAN_JAX_KIMG', kimg)
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     assert notebook.metadata.kernelspec.name == 'python3'
     assert not any(cell.get('outputs') for cell in notebook.cells), 'clear the outputs before committing'
-    nbclient.NotebookClient(notebook, timeout=300, resources={'metadata': {'path': str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=300, resources={'metadata': {'path': str(folder)}}).execute()
+    return notebook
+
+
+def test_the_cips_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
+    notebook = _executed('cips.ipynb', 'cips:tiny', '0.064', tmp_path, monkeypatch)
     samples, fine, wide, turned, foveated, between, large = _pictures(notebook)
     assert samples.shape == (32, 128, 3) and fine.shape == (64, 128, 3) and wide.shape == (128, 128, 3)
     assert turned.shape == (64, 256, 3) and foveated.shape == (128, 256, 3) and between.shape == (32, 128, 3)
@@ -35,3 +41,18 @@ def test_the_cips_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     # All pixels were computed in the last column, and it is the image that is not turned.
     np.testing.assert_array_equal(foveated[:64, 192:], foveated[64:, 192:])
     assert np.abs(foveated[64:, 192:].astype(int) - turned[:, :64]).max() <= 1
+
+
+def test_the_stylegan3_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
+    notebook = _executed('stylegan3.ipynb', 'stylegan3:r,tiny', '0.016', tmp_path, monkeypatch)
+    samples, moved, wide, mixed, between = _pictures(notebook)
+    assert samples.shape == (32, 128, 3) and moved.shape == (32, 128, 3) and wide.shape == (16, 96, 3)
+    assert mixed.shape == (64, 80, 3) and between.shape == (16, 128, 3)
+    for picture in (samples, moved, wide, mixed, between):
+        assert picture.std() > 2
+    # The scene of seed 1 is in the middle of the larger canvas, and of the wide one.
+    scene = samples[:16, 16:32].astype(int)
+    assert np.abs(moved[8:24, 8:24] - scene).mean() < 4 and np.abs(wide[:, 40:56] - scene).mean() < 4
+    printed = ''.join(o.text for cell in notebook.cells for o in cell.get('outputs', []) if 'text' in o)
+    exact = re.findall(r'([-0-9.]+) dB', printed)
+    assert len(exact) == 2 and all(float(number) > 40 for number in exact)

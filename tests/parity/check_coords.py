@@ -129,7 +129,6 @@ PENDING_PRIMITIVES = {
     'adaptive average pool',
     'pixel norm over channels',
     'pixel norm over channels of 1e-6*x (shows epsilon)',
-    'bias + leaky relu 0.2 * sqrt2',
     'StyleGAN2 minibatch stddev',
     'StyleGAN2 minibatch stddev, batch 3 < group 4',
     'StyleGAN2 minibatch stddev of 1e-4*x[0,0,:3,:3]*n for sample n=0..7, 4 equal channels (shows epsilon)',
@@ -139,15 +138,15 @@ PENDING_PRIMITIVES = {
 
 
 def primitives(arrays, meta):
-    """Resizing and FIR filters; the operators of PENDING_PRIMITIVES are reported as a warning, others are an error."""
+    """Resizing, FIR filters, activations; the operators of PENDING_PRIMITIVES are reported as a warning, others are an error."""
     calls = {call['name']: call for call in meta['calls']}
     assert outputs(arrays) == set(calls)
     operators = {call['op'] for call in calls.values()}
-    known = {'upfirdn2d', *RESIZES, *PENDING_PRIMITIVES}
+    known = {'upfirdn2d', 'bias + leaky relu 0.2 * sqrt2', *RESIZES, *PENDING_PRIMITIVES}
     assert operators == known, operators ^ known
 
     @jax.jit
-    def run(x, kernels):
+    def run(x, bias, kernels):
         results = {}
         for name, call in calls.items():
             if call['op'] in RESIZES:
@@ -155,10 +154,12 @@ def primitives(arrays, meta):
             elif call['op'] == 'upfirdn2d':
                 kernel, pad = kernels[call['kernel']], tuple(call['pad'])
                 results[name] = ops.upfirdn2d(x, kernel, up=call['up'], down=call['down'], padding=pad * 2)
+            elif call['op'] == 'bias + leaky relu 0.2 * sqrt2':
+                results[name] = ops.bias_act(x, bias, act='lrelu')
         return results
 
     kernels = {name: arrays[f'in/{name}'] for name in ('k3', 'k4')}
-    for name, value in run(nhwc(arrays['in/x']), kernels).items():
+    for name, value in run(nhwc(arrays['in/x']), jnp.array(arrays['in/bias']), kernels).items():
         assert_close(name, nchw(value), arrays[f'out/{name}'], meta['tolerance'])
     warnings.warn(f'primitives.npz: not compared yet: {", ".join(sorted(PENDING_PRIMITIVES))}', stacklevel=1)
 

@@ -1,13 +1,27 @@
-"""Sampling: latents, truncation, batches, chunks, quantisation, grids of images."""
+"""Sampling: latents, truncation, labels, mixing, views, batches, chunks, quantisation, grids of images."""
+
+import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pegan_jax import coords
 from pegan_jax.config import load_config
-from pegan_jax.models import cips
-from pegan_jax.sampling import Model, _write, image_grid, latents, render, sample, to_uint8
+from pegan_jax.models import cips, stylegan2, stylegan3
+from pegan_jax.sampling import (
+    Model,
+    _write,
+    frame_view,
+    image_grid,
+    interpolate,
+    latents,
+    render,
+    sample,
+    style_mix,
+    to_uint8,
+)
 
 
 def test_a_seed_gives_the_same_latent_in_any_company():
@@ -70,3 +84,161 @@ def test_a_file_that_cannot_be_finished_leaves_nothing_behind(tmp_path):
     with pytest.raises(RuntimeError, match='interrupted'):
         _write(tmp_path / 'a.png', pieces(), (2, 2), 8)
     assert not list(tmp_path.iterdir())
+
+
+# Systems that make whole images ---------------------------------------------------------------------------------------
+
+
+def _untrained(system, config, labels=()):
+    """A model whose w_avg is not zero; only its generator is initialised."""
+    module = system.generator(config.model)
+    variables = dict(jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, config.model.z_dim)), *labels))
+    w_avg = 0.3 * jax.random.normal(jax.random.key(1), (config.model.w_dim,))
+    variables['buffers'] = {**variables['buffers'], 'mapping': {'w_avg': w_avg}}
+    return Model(config, system.build(config), variables, 0)
+
+
+@pytest.fixture(scope='module')
+def canvas_model():
+    """StyleGAN3 with three classes, and layers as few as can be."""
+    config = load_config('stylegan3:tiny')
+    small = {'c_dim': 3, 'num_layers': 2, 'num_critical': 1, 'channel_max': 8, 'z_dim': 8, 'w_dim': 8}
+    data = dataclasses.replace(config.data, labels=True, folder='images')
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **small), data=data)
+    return _untrained(stylegan3, config, [jnp.eye(3)[:1]])
+
+
+@pytest.fixture(scope='module')
+def noisy_model():
+    """StyleGAN2 whose noise is strong."""
+    config = load_config('stylegan2:tiny')
+    model = _untrained(stylegan2, config)
+
+    def louder(path, x):
+        return jnp.ones_like(x) if path[-1].key == 'noise_strength' else x
+
+    variables = jax.tree_util.tree_map_with_path(louder, model.variables)
+    return dataclasses.replace(model, variables=variables)
+
+
+def test_a_cutoff_truncates_the_first_styles_only(canvas_model):
+    plain = np.asarray(canvas_model.styles([4], label=1))
+    ws = np.asarray(canvas_model.styles([4], 0.5, truncation_cutoff=1, label=1))
+    assert ws.shape == (1, 4, 8)
+    np.testing.assert_allclose(ws[:, 0], (np.asarray(canvas_model.w_avg) + plain) / 2, rtol=1e-4)
+    np.testing.assert_array_equal(ws[:, 1:], np.repeat(plain[:, None], 3, axis=1))
+    # Truncating every style, or none, gives the same images as one w.
+    for cutoff, psi in ((4, 0.5), (0, 1.0)):
+        images = sample(canvas_model, [4], label=1, truncation_psi=0.5, truncation_cutoff=cutoff)
+        np.testing.assert_allclose(images, sample(canvas_model, [4], label=1, truncation_psi=psi), atol=1e-5)
+    with pytest.raises(ValueError, match='truncation_cutoff=5 with 4 styles per image; use 0 to 4'):
+        canvas_model.styles([0], truncation_cutoff=5, label=0)
+
+
+def test_labels_choose_the_class(canvas_model, model):
+    ones = [sample(canvas_model, [4], label=label) for label in (1, np.array([0.0, 1.0, 0.0]), 2)]
+    np.testing.assert_array_equal(ones[0], ones[1])
+    assert np.abs(ones[0] - ones[2]).max() > 1e-3
+    for label in (None, 3, -1, np.ones(2)):
+        with pytest.raises(ValueError, match='this model needs a class from 0 to 2, or 3 numbers'):
+            sample(canvas_model, [4], label=label)
+    with pytest.raises(ValueError, match='label=0, but the model has no classes'):
+        sample(model, [4], label=0)
+
+
+@pytest.mark.parametrize('kind', ['canvas_model', 'model'])
+def test_the_table_of_style_mixing(kind, request):
+    model = request.getfixturevalue(kind)
+    label = {'label': 0} if kind == 'canvas_model' else {}
+    rows, columns, layers = [1, 2], [3, 4, 5], range(2)
+    table = style_mix(model, rows, columns, layers, truncation_psi=0.8, **label)
+    assert table.shape == (3, 4, 16, 16, 3)
+    np.testing.assert_array_equal(table[0, 0], -1)
+    np.testing.assert_allclose(table[1:, 0], sample(model, rows, truncation_psi=0.8, **label), atol=1e-5)
+    np.testing.assert_allclose(table[0, 1:], sample(model, columns, truncation_psi=0.8, **label), atol=1e-5)
+    w = model.styles([1, 4], 0.8, **label)
+    ws = jnp.repeat(w[:, None], model.system.num_ws(model.config.model), axis=1)
+    mixed = ws[:1].at[:, :2].set(ws[1:, :2])
+    np.testing.assert_allclose(table[1, 2], model.synthesise(mixed)[0], atol=1e-5)
+    assert min(np.abs(table[1, 2] - table[1, 0]).max(), np.abs(table[1, 2] - table[0, 2]).max()) > 1e-3
+    for bad in ([], [0, 99]):
+        with pytest.raises(ValueError, match='layers'):
+            style_mix(model, rows, columns, bad, **label)
+    with pytest.raises(ValueError, match='both need at least one seed'):
+        style_mix(model, rows, [], layers, **label)
+
+
+def test_the_random_noise_of_an_image_belongs_to_its_seed(noisy_model):
+    batch = sample(noisy_model, [5, 6, 7], noise_mode='random', batch_size=2)
+    np.testing.assert_allclose(sample(noisy_model, [7], noise_mode='random')[0], batch[2], atol=1e-5)
+    modes = [sample(noisy_model, [7], noise_mode=mode)[0] for mode in ('const', 'none')]
+    np.testing.assert_array_equal(modes[0], sample(noisy_model, [7])[0])
+    for a, b in ((modes[0], modes[1]), (modes[0], batch[2]), (modes[1], batch[2])):
+        assert np.abs(a - b).mean() > 0.01
+
+
+@pytest.mark.parametrize(
+    'kind, options, message',
+    [
+        ('model', {'noise_mode': 'none'}, 'cips takes no noise when sampling; it takes grid'),
+        ('model', {'grid': np.zeros((2, 2, 2)), 'size': (4, 4)}, 'a grid already tells size and transform'),
+        ('model', {'transform': np.zeros((2, 3, 3))}, 'CIPS takes one matrix'),
+        (
+            'canvas_model',
+            {'grid': np.zeros((2, 2, 2))},
+            'stylegan3 takes no grid when sampling; it takes size',
+        ),
+        ('canvas_model', {'size': (16, 15)}, '16 x 15 pixels; both sides must be even'),
+        ('canvas_model', {'noise_mode': 'loud'}, "noise_mode='loud'; use 'const', 'random' or 'none'"),
+        ('noisy_model', {'size': (8, 8)}, 'StyleGAN2 has no coordinates: it makes images of'),
+        ('noisy_model', {'transform': np.eye(3)}, 'StyleGAN2 has no coordinates: it makes images of'),
+    ],
+)
+def test_options_that_a_system_does_not_have_are_refused(kind, options, message, request):
+    model = request.getfixturevalue(kind)
+    with pytest.raises(ValueError, match=message):
+        sample(model, [0], label=0 if kind == 'canvas_model' else None, **options)
+
+
+def test_single_coordinates_of_a_whole_image_are_refused(canvas_model):
+    with pytest.raises(ValueError, match='stylegan3 makes whole images, not single coordinates; use sample'):
+        render(canvas_model, 0, coords.grid(4, 4), label=0)
+
+
+def test_interpolation_ends_at_the_samples_and_may_move_the_view(canvas_model):
+    turns = np.stack([coords.rotate(a) for a in (0.0, 0.4, 0.8)])
+    between = interpolate(canvas_model, 1, 2, 3, label=0, transform=turns, batch_size=2)
+    np.testing.assert_allclose(between[2], sample(canvas_model, [2], label=0, transform=turns[2])[0], atol=1e-5)
+    np.testing.assert_allclose(between[0], sample(canvas_model, [1], label=0)[0], atol=1e-5)
+
+
+# Views ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_larger_image_of_cips_shows_more_at_the_same_distance(model):
+    square, wide = sample(model, [1])[0], sample(model, [1], size=(16, 22))[0]
+    np.testing.assert_allclose(wide[:, 3:19], square, atol=1e-5)
+    # An image is 2 wide in coordinates: the step of the training grid is 2 / 15.
+    moved = sample(model, [1], transform=coords.translate(1 / 15, 0))[0]
+    np.testing.assert_allclose(moved[:, 1:], square[:, :-1], atol=1e-4)
+    turned = sample(model, [1], transform=coords.rotate(np.pi / 2))[0]
+    np.testing.assert_allclose(turned, np.rot90(square), atol=1e-4)
+
+
+def test_a_panorama_goes_on_at_the_same_pitch():
+    config = load_config('cips:panorama,tiny')
+    native, wide = (np.asarray(cips.view(config, size, None)['grid']) for size in (None, (16, 24)))
+    np.testing.assert_allclose(native, cips.image_grid(config.model, (16, 16)), atol=1e-6)
+    np.testing.assert_allclose(wide[:, 4:20], native, atol=1e-6)
+
+
+@pytest.mark.parametrize('frame', [(32, 32), (32, 48)])
+def test_the_borders_of_a_view_are_where_they_were_asked_for(frame):
+    size, unit = (24, 60), min(frame)
+    corners = np.array([[-size[1], -size[0]], [size[1], size[0]]], np.float32) / 2 / unit
+    got = coords.transform(corners, frame_view(frame, size, x=(-2, 1), y=(0.5, 3)))
+    want = np.array([[-2, 0.5], [1, 3]]) * [[frame[1] / 2 / unit, frame[0] / 2 / unit]]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    moved = frame_view(frame, frame, matrix=coords.compose(coords.rotate(0.3), coords.translate(1, 0)))
+    # A step of 1 is half of the frame's shorter side.
+    np.testing.assert_allclose(moved, coords.compose(coords.rotate(0.3), coords.translate(0.5, 0)), atol=1e-6)

@@ -1,0 +1,257 @@
+"""StyleGAN3: schedule, sizes, transforms, precision, running means, configuration."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pegan_jax import coords
+from pegan_jax.config import ConfigError, from_json, load_config, to_json
+from pegan_jax.models import stylegan3
+from pegan_jax.models.stylegan3 import Config, Generator, canvas, layers, resampling, schedule
+
+TINY = dict(r1_gamma=1.0, img_resolution=16, z_dim=8, w_dim=8, channel_base=64, channel_max=8, num_layers=4)
+TINY |= dict(d_channel_base=64, d_channel_max=8, d_mapping_layers=1)
+R = dict(conv_kernel=1, use_radial_filters=True)
+
+
+# Schedule -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('resolution', [16, 64, 128, 2048])
+@pytest.mark.parametrize('num_layers', [4, 9, 14])
+def test_the_schedule_is_the_published_one_at_powers_of_two(resolution, num_layers):
+    model = Config(r1_gamma=1.0, img_resolution=resolution, num_layers=num_layers)
+    for i, signal in enumerate(schedule(model)):
+        e = min(i / (num_layers - 2), 1)
+        cutoff = 2 * (resolution / 2 / 2) ** e
+        stopband = 2**2.1 * (resolution / 2 * 2**0.3 / 2**2.1) ** e
+        rate = 2 ** np.ceil(np.log2(min(2 * stopband, resolution)))
+        np.testing.assert_allclose(signal[1:], (rate, cutoff, max(stopband, rate / 2) - cutoff), rtol=1e-12)
+        assert signal.sampling_rate == rate
+        assert signal.channels == (3 if i == num_layers else int(np.rint(min(16384 / cutoff, 512))))
+
+
+@pytest.mark.parametrize('trained', [16, 80, (96, 160)])
+@pytest.mark.parametrize('size', [(16, 16), (90, 90), (96, 160), (128, 72)])
+def test_any_even_size_has_even_canvases_that_hold_the_image_and_the_margin(trained, size):
+    model = Config(r1_gamma=1.0, img_resolution=trained)
+    for i, signal in enumerate(schedule(model)):
+        height, width = canvas(model, i, size)
+        assert height % 2 == width % 2 == 0
+        if i >= model.num_layers - 1:
+            assert (height, width) == size
+            continue
+        pitch = model.resolution / signal.sampling_rate
+        assert pitch in (1, 2, 4, 8)
+        for samples, pixels in ((height, size[0]), (width, size[1])):
+            assert 0 <= (samples - 2 * model.margin_size) * pitch - pixels < 2 * pitch
+
+
+def test_paddings_keep_the_centre_for_every_size():
+    """The middle of the output is where the middle of the input is, at the rate of the nonlinearity."""
+    model = Config(r1_gamma=1.0, img_resolution=64)
+    for layer in layers(model)[:-1]:
+        plan = resampling(model, layer)
+        delay = (len(plan.up_filter) - 1 + len(plan.down_filter) - 1) / 2
+        for before, after in (((40, 30), (44, 52)), ((38, 64), (31, 64))):
+            left, right, top, bottom = plan.padding(before, after)
+            for n, m, first, last in ((before[1], after[1], left, right), (before[0], after[0], top, bottom)):
+                assert (n - 1) * plan.up / 2 + first - delay == (m - 1) * plan.down / 2
+                total = n * plan.up + first + last - 2 * delay
+                assert (total + plan.down - 1) // plan.down == m
+
+
+# Images ---------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def network(variant, **changes):
+    """A generator whose layers keep the scale of their input, and its functions."""
+    options = TINY | {'img_resolution': 32, 'num_layers': 3, 'channel_base': 128} | (R if variant == 'r' else {})
+    model = Config(**(options | changes))
+    module = Generator(model)
+    variables = jax.jit(module.init)(jax.random.key(1), jnp.zeros((1, 8)))
+    ws = module.apply(variables, jax.random.normal(jax.random.key(2), (2, 8)), method='map')
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(transform, size=None):
+        return module.apply(variables, ws, transform, size, method='synthesise')
+
+    return model, module, variables, ws, run
+
+
+def inner(image, n):
+    return np.asarray(image)[:, n:-n, n:-n]
+
+
+def decibels(got, want):
+    return 10 * np.log10(np.var(want) / np.mean((np.asarray(got) - want) ** 2))
+
+
+@pytest.mark.parametrize('variant', ['t', 'r'])
+def test_a_larger_canvas_shows_more_of_the_same_scene(variant):
+    run = network(variant)[-1]
+    square, wide = run(jnp.eye(3)), run(jnp.eye(3), (32, 48))
+    assert wide.shape == (2, 32, 48, 3) and np.std(square) > 0.01
+    # Beyond a canvas there is nothing: only what is near its border may differ.
+    np.testing.assert_allclose(inner(wide[:, :, 8:40], 4), inner(square, 4), atol=2e-3 * float(np.std(square)))
+    assert decibels(wide[:, :, 8:40], square) > 30
+    # What comes in at the right is what a shift brings in.
+    moved = run(coords.translate(-8 / 32, 0))
+    np.testing.assert_allclose(inner(wide[:, :, 16:], 4), inner(moved, 4), atol=2e-3 * float(np.std(square)))
+    np.testing.assert_array_equal(run(jnp.eye(3), (32, 32)), square)
+
+
+@pytest.mark.parametrize('variant', ['t', 'r'])
+def test_a_shift_by_whole_samples_of_all_layers_shifts_the_image(variant):
+    *_, run = network(variant)
+    assert {s.sampling_rate for s in schedule(network(variant)[0])} == {16, 32}
+    square, moved = np.asarray(run(jnp.eye(3))), np.asarray(run(coords.translate(4 / 32, -2 / 32)))
+    a, b = square[:, 6:-4, 4:-8], moved[:, 4:-6, 8:-4]
+    np.testing.assert_allclose(b, a, atol=2e-3 * square.std())
+    assert np.abs(moved - square).mean() > 0.1 * square.std()
+
+
+def test_without_filters_a_fraction_of_a_sample_is_not_a_shift():
+    """Half a sample of the first layers: the filters keep frequencies out that would not move along."""
+
+    def error(**changes):
+        *_, run = network('r', **changes)
+        square, moved = run(jnp.eye(3)), run(coords.translate(1 / 32, 0))
+        return decibels(moved[:, 6:-6, 7:-5], square[:, 6:-6, 6:-6])
+
+    assert error() > error(filter_size=2) + 10
+
+
+def test_a_quarter_turn_turns_the_image_of_r_and_not_of_t():
+    turned = {}
+    for variant in 'tr':
+        *_, run = network(variant)
+        square = np.asarray(run(jnp.eye(3)))
+        got = run(coords.rotate(np.pi / 2))
+        turned[variant] = decibels(got, np.rot90(square, axes=(1, 2)))
+    assert turned['r'] > 80 and turned['t'] < 20
+
+
+def test_every_image_may_have_its_own_transform():
+    *_, run = network('t')
+    matrices = [coords.rotate(0.3), coords.translate(0.2, 0.1)]
+    both = run(jnp.stack(matrices))
+    for i, matrix in enumerate(matrices):
+        np.testing.assert_allclose(both[i], run(matrix)[i], atol=1e-5)
+    with pytest.raises(ValueError, match=r'transform has shape \(3, 3, 3\); expected \[3, 3\], or \[2, 3, 3\]'):
+        run(jnp.zeros((3, 3, 3)))
+
+
+def test_the_transform_of_a_checkpoint_holds_until_another_is_given():
+    _, module, variables, ws, run = network('t')
+    matrix = coords.rotate(0.5)
+    changed = jax.tree_util.tree_map_with_path(lambda p, x: matrix if p[-1].key == 'transform' else x, variables)
+    synthesise = jax.jit(lambda variables: module.apply(variables, ws, method='synthesise'))
+    np.testing.assert_allclose(synthesise(changed), run(matrix), atol=1e-5)
+    np.testing.assert_allclose(synthesise(variables), run(jnp.eye(3)), atol=1e-5)
+    assert np.abs(run(matrix) - run(jnp.eye(3))).max() > 1e-3
+
+
+def test_half_precision_is_used_in_the_layers_of_the_highest_rates_only():
+    model, module, variables, ws, run = network('t', num_fp16_res=1, dtype='bfloat16')
+    jaxpr = str(jax.make_jaxpr(lambda ws: module.apply(variables, ws, method='synthesise'))(ws))
+    results = [line.split('=')[0] for line in jaxpr.splitlines() if 'conv_general_dilated[' in line]
+    low = [layer.low_precision for layer in layers(model)]
+    assert [('bf16' in r) for r in results] == low and 1 < sum(low) < len(low)
+    exact = network('t')[-1](jnp.eye(3))
+    assert run(jnp.eye(3)).dtype == jnp.float32
+    assert 20 < decibels(run(jnp.eye(3)), exact) < 60
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+
+def test_running_means_move_only_when_asked_and_are_used_at_once():
+    model, module, variables, ws, _ = network('t')
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def apply(variables, update):
+        return module.apply(variables, ws, None, None, update, method='synthesise', mutable=['buffers'])
+
+    plain, after = apply(variables, False)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), after['buffers'], variables['buffers']))
+    updated, after = apply(variables, True)
+    again, _ = apply({'params': variables['params'], **after}, False)
+    np.testing.assert_allclose(updated, again, atol=1e-6)
+    assert not np.allclose(updated, plain, atol=1e-6)
+    name = layers(model)[0].name
+    block = stylegan3.SynthesisInput(schedule(model)[0])
+    own = {kind: variables[kind]['synthesis']['input'] for kind in variables}
+    x = jax.jit(block.apply, static_argnums=2)(own, ws[:, 0], canvas(model, 0, model.size))
+    want = 0.999 + 0.001 * np.mean(np.square(x))
+    np.testing.assert_allclose(after['buffers']['synthesis'][name]['magnitude_ema'], want, rtol=1e-6)
+
+
+def test_labels_are_required_where_there_are_classes_and_refused_where_not():
+    model = Config(**(TINY | {'c_dim': 3, 'num_layers': 2, 'num_critical': 1}))
+    z = jnp.ones((3, 8))
+    variables = jax.jit(stylegan3.generator(model).init)(jax.random.key(0), z, jnp.eye(3))
+    run = jax.jit(lambda z, c: stylegan3.sample(model, variables, z, c=c))
+    by_turns = run(z, None)
+    np.testing.assert_allclose(by_turns, run(z, jnp.eye(3)), atol=1e-6)
+    assert np.abs(by_turns[0] - by_turns[1]).max() > 1e-3
+    with pytest.raises(ValueError, match='labels of shape'):
+        stylegan3.sample(model, variables, z, c=jnp.ones((3, 2)))
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'size': (32, 17)}, '32 x 17 pixels; both sides must be even'),
+        ({'space': 'y'}, "space='y'; use 'z', 'w' or 'ws'"),
+        ({'space': 'ws'}, r'inputs have shape \(1, 8\); expected \[N, 6, 8\]'),
+    ],
+)
+def test_sampling_refuses_what_it_cannot_do(options, message):
+    with pytest.raises(ValueError, match=message):
+        stylegan3.sample(Config(**TINY), {}, jnp.zeros((1, 8)), **options)
+
+
+# Configuration --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'img_resolution': 17}, 'model.img_resolution=17'),
+        ({'img_resolution': (40, 50)}, r'model.img_resolution=\(40, 50\)'),
+        ({'num_critical': 4}, 'model.num_critical=4 must be less than model.num_layers=4'),
+        ({'first_cutoff': 8.0}, 'model.first_cutoff=8.0 must be less than half'),
+        ({'first_stopband': 2.0}, 'model.first_stopband=2.0 must exceed model.first_cutoff=2.0'),
+        ({'first_cutoff': 3.9, 'first_stopband': 4.0}, None),
+        ({'last_stopband_rel': 1.0}, 'model.last_stopband_rel=1.0 must exceed 1'),
+        ({'margin_size': -1}, 'model.margin_size=-1 must be at least 0'),
+        ({'magnitude_ema_beta': 1.0}, r'model.magnitude_ema_beta=1.0 must lie in \[0, 1\)'),
+        ({'conv_clamp': 0.0}, 'model.conv_clamp=0.0 must be positive'),
+        ({'output_scale': 0.0}, 'model.output_scale=0.0 must be positive'),
+        ({'r1_gamma': None}, 'model.r1_gamma=None is a NoneType; expected float'),
+        ({'channel_base': 4}, 'model.channel_base=4 leaves no channel'),
+    ],
+)
+def test_configurations_that_cannot_run_are_refused(changes, message):
+    if message is None:
+        Config(**(TINY | changes))
+        return
+    with pytest.raises(ConfigError, match=message):
+        Config(**(TINY | changes))
+
+
+def test_published_configurations():
+    t, r = load_config('stylegan3'), load_config('stylegan3:r,afhqv2')
+    assert [layer.name for layer in layers(t.model)][-2:] == ['L13_1024_32', 'L14_1024_3']
+    assert [layer.name for layer in layers(r.model)][:1] + [layers(r.model)[-2].name] == ['L0_36_1024', 'L13_512_128']
+    assert (t.model.r1_gamma, r.model.r1_gamma, r.model.blur_init_sigma, t.model.blur_init_sigma) == (32.8, 16.4, 10, 0)
+    assert (t.optim.g_lr, t.optim.d_lr, t.train.batch_size) == (0.0025, 0.002, 32)
+    for words in ('t,r', 'ffhq,tiny', 'u'):
+        with pytest.raises(ConfigError):
+            load_config(f'stylegan3:{words}')
+    assert from_json(to_json(r)) == r
+    # The rule for images without a published value gives the published ones at 1024 and 512 pixels.
+    assert [round(load_config(f'stylegan3:images{n}').model.r1_gamma, 1) for n in (1024, 512)] == [32.8, 8.2]
