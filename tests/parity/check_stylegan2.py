@@ -195,32 +195,32 @@ def loss(arrays, meta, config, networks, g_rules):
     few = jax.tree.map(lambda x: x[: len(x) // model.pl_batch_shrink], latents._replace(mixing=keys))
     noise, pl_mean = nhwc(arrays['in/pl_noise']), jnp.float32(meta['pl_mean_before'])
 
-    @functools.partial(jax.jit, static_argnames=('phase', 'blurred'))
-    def run(phase, nimg, gain, blurred):
-        sigma = stylegan2.blur_sigma(model, nimg, 4) if blurred else None
-        got = {'pl_mean_after': pl_mean}
+    # A phase is one of these, or the sum of two. Behind the fade, sigma is zero and the blur the identity.
+    def sigma(nimg):
+        return stylegan2.blur_sigma(model, nimg, 4) if model.blur_init_sigma else None
 
-        def fn(p):
-            total, metrics, after = 0.0, {}, g_buffers
-            if phase in ('Gmain', 'Gboth'):
-                value, new = stylegan2.g_main(model, networks, p, g_buffers, (d, d_buffers), latents, sigma)
-                total, metrics = total + value, metrics | new
-            if phase in ('Greg', 'Gboth') and model.pl_weight:
-                value, (mean, new) = stylegan2.g_pl(model, networks, p, g_buffers, pl_mean, few, noise)
-                total, metrics = total + value, metrics | new | {'pl_mean_after': mean, 'reg': value}
-            if phase in ('Dmain', 'Dboth'):
-                value, (after, new) = stylegan2.d_main(
-                    model, networks, p, d_buffers, (g, g_buffers), real, real_c, latents, sigma
-                )
-                total, metrics = total + value, metrics | new
-            if phase in ('Dreg', 'Dboth'):
-                value, new = stylegan2.d_r1(model, networks, p, d_buffers, real, real_c, model.r1_gamma, sigma)
-                total, metrics = total + value, metrics | new | {'reg': value}
-            return gain * total, (metrics, after)
+    def g_main(p, nimg):
+        return stylegan2.g_main(model, networks, p, g_buffers, (d, d_buffers), latents, sigma(nimg))
 
-        (_, (metrics, after)), grads = jax.value_and_grad(fn, has_aux=True)(g if phase[0] == 'G' else d)
-        return got | metrics, after, grads
+    def g_pl(p, nimg):
+        value, (mean, new) = stylegan2.g_pl(model, networks, p, g_buffers, pl_mean, few, noise)
+        return value, new | {'pl_mean_after': mean, 'reg': value}
 
+    def d_main(p, nimg):
+        g_now = (g, g_buffers)
+        value, (after, new) = stylegan2.d_main(model, networks, p, d_buffers, g_now, real, real_c, latents, sigma(nimg))
+        return value, new | {'after': after}
+
+    def d_r1(p, nimg):
+        value, new = stylegan2.d_r1(model, networks, p, d_buffers, real, real_c, model.r1_gamma, sigma(nimg))
+        return value, new | {'reg': value}
+
+    parts = {
+        part: jax.jit(jax.value_and_grad(f, has_aux=True))
+        for part, f in (('Gmain', g_main), ('Greg', g_pl), ('Dmain', d_main), ('Dreg', d_r1))
+    }
+    if not model.pl_weight:
+        del parts['Greg']
     names = {
         'Loss/G/loss': 'loss/g',
         'Loss/D/loss': 'loss/d',
@@ -234,8 +234,11 @@ def loss(arrays, meta, config, networks, g_rules):
     for phase in meta['phases']:
         net, name = phase['phase'][0].lower(), phase['id']
         wanted = select(arrays, f'out/{name}/')
-        blurred = 'blur' in gan.stage_at(0, phase['cur_nimg'], 0).flags
-        got, after, grads = run(phase['phase'], phase['cur_nimg'], float(phase['gain']), blurred)
+        chosen = [f for part, f in parts.items() if phase['phase'] in (part, f'{part[0]}both')]
+        results = [f(g if net == 'g' else d, float(phase['cur_nimg'])) for f in chosen]
+        got = functools.reduce(dict.__or__, (metrics for (_, metrics), _ in results), {'pl_mean_after': pl_mean})
+        gain = phase['gain']
+        grads = jax.tree.map(lambda *x, gain=gain: gain * sum(x), *(grads for _, grads in results))
         assert_close(f'{name}/pl_mean_after', got['pl_mean_after'], wanted['pl_mean_after'], tolerance)
         for key, want in select(wanted, 'report/').items():
             # G's phases do not report logits, D's R1 phase not those of real images.
@@ -250,7 +253,7 @@ def loss(arrays, meta, config, networks, g_rules):
         if phase['phase'] == 'Dreg':
             continue  # shows buffers updated, though this phase generates nothing: those of a later one
         for path, want in rename(select(wanted, 'G_buffer_after/'), g_rules).items():
-            assert_close(f'{name}/after/{path}', paths(after)[path], want, tolerance)
+            assert_close(f'{name}/after/{path}', paths(got['after'])[path], want, tolerance)
 
 
 def loss_sg2(arrays, meta):
