@@ -63,8 +63,6 @@ class DataConfig:
             raise ConfigError(
                 f'data.folder={self.folder!r} and data.image={self.image!r} exclude each other; set one of them.'
             )
-        if self.labels and (self.image is not None or (self.folder is None and self.tfds == 'worlds')):
-            raise ConfigError('data.labels=True, but neither a single image nor the worlds have labels.')
         if self.tfds is None and self.folder is None and self.image is None:
             raise ConfigError("no data: set one of data.tfds='worlds', data.folder=PATH, data.image=PATH.")
         if min(self.size) < 1:

@@ -117,8 +117,7 @@ class MappingNetwork(nn.Module):
 class EqualConv(nn.Module):
     """Convolution with equalised learning rate, HWIO kernel ~ N(0, 1) scaled by 1 / sqrt(in * size^2) at run time.
 
-    up, down: resample by 2 with the FIR filter in the buffer `resample_filter`, see `ops.conv2d_resample`; a layer that
-      upsamples convolves with its kernel, one that does not correlates, as checkpoints have it.
+    up, down: resample by 2 with the FIR filter in the buffer `resample_filter`, see `ops.conv2d_resample`.
     activate: add a bias and apply lrelu; without it the layer has no bias.
     gain, clamp: factor on the result, and limit of its absolute value, which the gain scales too; None: no limit.
     resample_filter: taps; ignored without resampling.
@@ -144,15 +143,7 @@ class EqualConv(nn.Module):
         fir = None
         if self.up * self.down > 1:
             fir = self.variable('buffers', 'resample_filter', filters.setup_filter, self.resample_filter).value
-        y = ops.conv2d_resample(
-            x.astype(self.dtype),
-            kernel,
-            fir,
-            up=self.up,
-            down=self.down,
-            padding=size // 2,
-            flip_weight=self.up == 1,
-        )
+        y = ops.conv2d_resample(x.astype(self.dtype), kernel, fir, up=self.up, down=self.down, padding=size // 2)
         clamp = None if self.clamp is None else self.clamp * self.gain
         if not self.activate:
             return ops.bias_act(y, gain=self.gain, clamp=clamp)

@@ -27,6 +27,8 @@ def open_source(data: DataConfig, workdir: pathlib.Path) -> sources.Source:
     """
     if data.folder is not None:
         return sources.open_folder(data.folder, data.max_pixels, workdir, data.labels)
+    if data.labels and (data.image is not None or data.tfds == 'worlds'):
+        raise ConfigError('data.labels=True, but neither a single image nor the worlds have labels.')
     if data.image is not None:
         return sources.open_image(data.image, data.max_pixels)
     if data.tfds == 'worlds':

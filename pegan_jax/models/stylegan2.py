@@ -119,14 +119,7 @@ def check_shared(model: Any) -> None:
     check_widths(model, 'd_')
     for name in ('d_mapping_layers', 'mbstd_group_size', 'r1_interval', 'pl_batch_shrink'):
         at_least(model, name, 1)
-    for name in (
-        'c_dim',
-        'freeze_layers',
-        'pl_weight',
-        'pl_interval',
-        'blur_init_sigma',
-        'num_fp16_res',
-    ):
+    for name in ('c_dim', 'freeze_layers', 'pl_weight', 'pl_interval', 'blur_init_sigma', 'num_fp16_res'):
         at_least(model, name, 0)
     for name in ('style_mixing_prob', 'pl_decay'):
         if not 0 <= getattr(model, name) <= 1:

@@ -2,6 +2,7 @@
 
 import io
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,3 +239,20 @@ def test_folders_give_batches_without_labels(tmp_path):
     data = DataConfig(folder=str(tmp_path), resolution=(4, 3))
     (batch,) = take(1, data=data, source=sources.open_folder(data.folder, data.max_pixels, tmp_path))
     assert list(batch) == ['image'] and batch['image'].shape == (4, 4, 3, 3)
+
+
+def test_labels_must_have_the_size_that_the_model_says(tmp_path):
+    for name in ('cats', 'dogs'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'a.png').write_bytes(encode(gradient(8, 6)))
+    data = DataConfig(folder=str(tmp_path), resolution=4, labels=True, flip=False)
+    source = pipeline.open_source(data, tmp_path / 'work')
+    pipeline.check_labels(source, SimpleNamespace(c_dim=2))
+    with pytest.raises(ConfigError, match=r'model\.c_dim=3, .* have 2 classes'):
+        pipeline.check_labels(source, SimpleNamespace(c_dim=3))
+    with pytest.raises(ConfigError, match=r'set model\.c_dim=2'):
+        pipeline.check_labels(source, SimpleNamespace())
+    with pytest.raises(ConfigError, match='neither a single image nor the worlds have labels'):
+        pipeline.open_source(DataConfig(labels=True), tmp_path)
+    (batch,) = take(1, data=data, source=source)
+    assert batch['label'].dtype == np.int32 and sorted(set(batch['label'].tolist())) == [0, 1]

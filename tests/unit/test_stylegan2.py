@@ -385,7 +385,7 @@ def test_samples_of_latents_styles_and_truncated_ones(trained):
         ('model.channel_base=4', r'model\.channel_base=4 leaves no channel at 16 pixels'),
         ('model.d_channel_max=0', r'model\.d_channel_max=0 must be at least 1'),
         ('model.c_dim=2', r'model\.c_dim=2 with data\.labels=False'),
-        ('data.labels=True', r'neither a single image nor the worlds have labels'),
+        ('data.labels=True', r'model\.c_dim=0 with data\.labels=True'),
         ('data.resolution=32', r'data\.resolution=32 differs from model\.img_resolution=16'),
         ('model.freeze_layers=2', r'model\.freeze_layers=2 needs train\.init_from'),
         ('model.freeze_layers=9', r'model\.freeze_layers=9: the discriminator has 7'),
