@@ -43,6 +43,21 @@ def test_the_cips_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     assert np.abs(foveated[64:, 192:].astype(int) - turned[:, :64]).max() <= 1
 
 
+def test_the_singan_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv('PEGAN_JAX_ITERATIONS', '2')
+    notebook = _executed('singan.ipynb', 'singan:tiny', '', tmp_path, monkeypatch)
+    photo, pair, samples, wide, edited, frames = _pictures(notebook)
+    height, width = pair.shape[0], pair.shape[1] // 2
+    assert photo.shape == (427, 640, 3) and (height, width) == (22, 32)
+    assert samples.shape == (height, 4 * width, 3) and wide.shape == (2 * height, 2 * width, 3)
+    assert edited.shape == (height, 2 * width, 3) and frames.shape == (height, 4 * width, 3)
+    real = pair[:, :width].astype(int)
+    # The disk is there on the left, and hardly anything of it in the far corner.
+    assert np.abs(edited[:, :width] - real).max() > 50
+    assert np.abs(edited[-3:, -3:] - real[-3:, -3:]).max() < 8
+    assert (tmp_path / 'run' / 'moving.gif').is_file()
+
+
 def test_the_stylegan3_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     notebook = _executed('stylegan3.ipynb', 'stylegan3:r,tiny', '0.016', tmp_path, monkeypatch)
     samples, moved, wide, mixed, between = _pictures(notebook)
