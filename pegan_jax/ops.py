@@ -398,17 +398,22 @@ def _conv(
     if min(outs) < 1:
         raise ValueError(f'x of shape {x.shape} with padding {sides} is smaller than the kernel {kernel.shape}.')
     kernel = kernel.astype(x.dtype)
-    # On CPU XLA's convolution reaches a third of what its matmuls do, and the gradient of one with dilated input is a
-    # hundred times slower still (docs/decisions.md).
-    if jax.default_backend() == 'cpu' and groups == 1 and (channels * features >= 2**13 or up > 1):
-        if (height, width, up, *stride) == (3, 3, 1, 1, 1) and min(outs) >= 64:
-            return _winograd(x, kernel, pads)
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
+    # XLA's convolutions on CPU reach a third of what its matmuls do, the gradient of one with dilated input takes a
+    # hundred times as long, and so does that of a kernel if the padding is larger than half of it (docs/decisions.md).
+    if jax.default_backend() == 'cpu':
+        if up == 1:
+            x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
+            pads = ((0, 0), (0, 0))
+        wide = groups == 1 and channels * features >= 2**13
+        if wide and (height, width, up, *stride) == (3, 3, 1, 1, 1) and min(outs) >= 64:
+            return _winograd(x, kernel)
+        if wide or (groups == 1 and up > 1):
+            dtype = jnp.promote_types(x.dtype, jnp.float32)
 
-        def term(i: int, j: int, part: jax.Array) -> jax.Array:
-            return jnp.einsum('nhwc,cd->nhwd', part, kernel[i, j], preferred_element_type=dtype)
+            def term(i: int, j: int, part: jax.Array) -> jax.Array:
+                return jnp.einsum('nhwc,cd->nhwd', part, kernel[i, j], preferred_element_type=dtype)
 
-        return _shifted_sum(x, (height, width), (up, up), stride[::-1], pads, features, term).astype(x.dtype)
+            return _shifted_sum(x, (height, width), (up, up), stride[::-1], pads, features, term).astype(x.dtype)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -421,18 +426,16 @@ def _conv(
     )
 
 
-def _winograd(x: jax.Array, kernel: jax.Array, pads: tuple) -> jax.Array:
-    """3x3 convolution by Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2016): 16 products for 4 outputs instead of 36.
+def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """3x3 convolution, unpadded, by Winograd's F(2x2, 3x3) (Lavin and Gray 2016): 16 products for 4 outputs, not 36.
 
-    Per axis, with outputs y and inputs d of a tile, y = A' ((G k) * (B' d)); B' d is (d0 - d2, d1 + d2, d2 - d1, d1 - d3)
-    and A' m is (m0 + m1 + m2, m1 - m2 - m3). All tiles share the transformed kernel, so each product is a matmul.
+    Per axis, with outputs y and inputs d of a tile, y = A' ((G k) * (B' d)), where B' d = (d0 - d2, d1 + d2, d2 - d1,
+    d1 - d3) and A' m = (m0 + m1 + m2, m1 - m2 - m3). All tiles share one kernel, so each product is a matmul.
     Errors are a few times those of a direct float32 sum; bfloat16 is computed in float32.
     """
-    n, height, width, _ = x.shape
-    (top, bottom), (left, right) = pads
-    height, width = height + top + bottom - 2, width + left + right - 2
+    n, height, width = x.shape[0], x.shape[1] - 2, x.shape[2] - 2
     tiles, dtype = (-(-height // 2), -(-width // 2)), jnp.promote_types(x.dtype, jnp.float32)
-    spans = [(0, 0, 0), (top, bottom + height % 2, 0), (left, right + width % 2, 0), (0, 0, 0)]
+    spans = [(0, 0, 0), (0, height % 2, 0), (0, width % 2, 0), (0, 0, 0)]
     d = jax.lax.pad(x, jnp.zeros((), x.dtype), spans).astype(dtype)
     # Even and odd positions as axes: slices without strides have a cheap derivative.
     d = d.reshape(n, tiles[0] + 1, 2, tiles[1] + 1, 2, -1)

@@ -138,7 +138,7 @@ PENDING_PRIMITIVES = {
 
 
 def primitives(arrays, meta):
-    """Resizing, FIR filters, activations; the operators of PENDING_PRIMITIVES are reported as a warning, others are an error."""
+    """Resizing, FIR filters, bias and activation; what PENDING_PRIMITIVES names is reported as a warning."""
     calls = {call['name']: call for call in meta['calls']}
     assert outputs(arrays) == set(calls)
     operators = {call['op'] for call in calls.values()}
