@@ -1,10 +1,12 @@
 """Speed, memory and compile time of a system: its generator and its training step, on random images.
 
 python benchmarks/bench.py --config cips:tiny [--batch 8] [--json out.json] [--config.model.dtype=bfloat16]
+python benchmarks/bench.py --system stylegan3 [--batch 1] [--generator-only]
 
-FLOP/s are given as a fraction of what a plain JAX matmul of 4096^3 reaches, measured right before and after. Times are
-the best of --repeats runs. The generator's FLOPs are those of its matmuls and convolutions. The training step's are
-XLA's count of the program that computes whole images at once: what chunks compute twice counts once.
+The second form runs the configurations that go together, one after the other. FLOP/s are given as a fraction of what a
+plain JAX matmul of 4096^3 reaches, measured right before and after. Times are the best of --repeats runs. FLOPs are
+those of the definition, whatever a program computes: matmuls, convolutions without zeros, and FIR filters with as many
+taps as meet samples; what chunks compute twice counts once.
 """
 
 import argparse
@@ -19,6 +21,8 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +31,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pegan_jax import config as configs
+from pegan_jax import ops
 from pegan_jax.gan import GAN, Stage
-from pegan_jax.models import SYSTEMS
 from pegan_jax.train.report import matmul_flops
 from pegan_jax.train.state import TrainState
 from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
@@ -55,6 +59,22 @@ def matmul_peaks(size: int = 4096) -> dict[str, float]:
     return peaks
 
 
+def definition_flops(function: Callable, *args: Any) -> int:
+    """Multiplications and additions of a function's matmuls, convolutions and FIR filters, by their definition."""
+    total, fir = 0, ops._upfirdn2d
+
+    def counted(x: jax.Array, f: jax.Array, up: tuple, *rest: Any) -> jax.Array:
+        nonlocal total
+        y = fir(x, f, up, *rest)
+        total += 2 * y.size * f.size // (up[0] * up[1])
+        return y
+
+    # On other backends than CPU a convolution is one, and not the matmuls that stand for it.
+    with mock.patch.object(ops, '_upfirdn2d', counted), mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
+        jaxpr = jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr
+    return matmul_flops(jaxpr) + total
+
+
 def compile_timed(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, dict]:
     """The compiled program, and what compiling it took and what it will take."""
     start = time.perf_counter()
@@ -73,8 +93,12 @@ def bench_generator(config: configs.Config, gan: GAN, variables: dict, batch: in
     z = jax.random.normal(jax.random.key(1), (batch, config.model.z_dim))
     compiled, costs = compile_timed(jax.jit(gan.sample).lower(variables, z))
     seconds = best_seconds(lambda: compiled(variables, z), repeats)
-    flops = matmul_flops(jax.make_jaxpr(gan.sample)(variables, z).jaxpr)
-    return {'seconds': seconds, 'flops': flops, **costs, 'images_per_second': batch / seconds}
+    return {
+        'seconds': seconds,
+        'flops': definition_flops(gan.sample, variables, z),
+        **costs,
+        'images_per_second': batch / seconds,
+    }
 
 
 def stages(config: configs.Config, gan: GAN, batch: int) -> list[Stage]:
@@ -95,7 +119,7 @@ def bench_step(
     images = np.random.default_rng(0).integers(0, 256, (batch, *config.data.size, 3), dtype=np.uint8)
     data = place_batch({'image': images}, 'jit', mesh)
     counted = gan
-    if config.system == 'cips':  # XLA counts the body of a loop once, so the count is that of a program without loops.
+    if config.system == 'cips':  # the count is that of a program that computes nothing twice
         whole = dataclasses.replace(config.model, train_chunk=math.prod(config.model.size))
         counted = configs.system_module(config.system).build(dataclasses.replace(config, model=whole))
     period = math.lcm(*(update.interval for update in gan.updates))
@@ -106,8 +130,8 @@ def bench_step(
             functools.partial(device_step, gan=g, stage=stage, due=due, seed=config.train.seed) for g in (gan, counted)
         )
         compiled, costs = compile_timed(compile_step(step, 'jit', mesh).lower(state, data))
-        # XLA counts one device's share.
-        costs['flops'] = mesh.size * compile_step(count, 'jit', mesh).lower(state, data).cost_analysis()['flops']
+        # The count is of one device's share.
+        costs['flops'] = mesh.size * definition_flops(compile_step(count, 'jit', mesh), state, data)
 
         def run(compiled: jax.stages.Compiled = compiled) -> tuple:
             nonlocal state  # donated: every call hands back the next one
@@ -146,14 +170,14 @@ def peak_bytes() -> int:
     return stats.get('peak_bytes_in_use', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def bench(config: configs.Config, batch: int, repeats: int) -> dict:
+def bench(config: configs.Config, batch: int, repeats: int, generator_only: bool) -> dict:
     """All numbers of a configuration, as JSON would hold them."""
     gan, mesh = configs.system_module(config.system).build(config), data_mesh()
     state = replicated_state(gan, config.train.seed, mesh)
     before = matmul_peaks()
     variables = jax.tree.map(jnp.copy, state.sampling)
     results = {'generator': bench_generator(config, gan, variables, batch, repeats)}
-    found = stages(config, gan, batch)
+    found = [] if generator_only else stages(config, gan, batch)
     for stage in found:
         name = 'step' if len(found) == 1 else f'step at {stage.resolution}, level {stage.level}'
         results[name] = bench_step(config, gan, stage, state, mesh, batch, repeats)
@@ -186,22 +210,33 @@ def report(results: dict) -> Iterator[str]:
     yield f'most memory in use: {results["peak_bytes"] / 2**20:,.0f} MiB'
 
 
+# What `--system` alone stands for.
+SUITES = {
+    'cips': ('cips:ffhq256',),
+    'singan': ('singan',),
+    'stylegan2': ('stylegan2:ffhqu256',),
+    'stylegan3': ('stylegan2:ffhqu256', 'stylegan3:t,images256', 'stylegan3:r,images256'),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--config', default='cips:tiny', help='a shipped configuration or a path, as for train.py')
-    parser.add_argument('--system', choices=sorted(SYSTEMS), help='refuse a configuration of another system')
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('--config', help='a shipped configuration or a path, as for train.py')
+    what.add_argument('--system', choices=sorted(SUITES), help='the configurations that go with a system')
     parser.add_argument('--batch', type=int, help='images per step over all devices; default: the configuration')
     parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--generator-only', action='store_true', help='leave the training step out')
     parser.add_argument('--json', type=pathlib.Path, help='also write the numbers here')
     args, overrides = parser.parse_known_args()
-    config = configs.load_config(args.config, [o.removeprefix('--config.') for o in overrides])
-    if args.system not in (None, config.system):
-        parser.error(f'--config {args.config} is of system {config.system!r}, not {args.system!r}')
-    results = bench(config, args.batch or config.train.batch_size, args.repeats)
-    print(*report(results), sep='\n')
+    everything = {}
+    for name in (args.config,) if args.config else SUITES[args.system]:
+        config = configs.load_config(name, [o.removeprefix('--config.') for o in overrides])
+        everything[name] = bench(config, args.batch or config.train.batch_size, args.repeats, args.generator_only)
+        print(name, *report(everything[name]), sep='\n', flush=True)
+        everything[name]['config'] = configs.to_dict(config)
     if args.json:
-        results['config'] = configs.to_dict(config)
-        args.json.write_text(json.dumps(results, indent=2))
+        args.json.write_text(json.dumps(everything, indent=2))
 
 
 if __name__ == '__main__':
