@@ -214,8 +214,8 @@ def report(results: dict) -> Iterator[str]:
 SUITES = {
     'cips': ('cips:ffhq256',),
     'singan': ('singan',),
-    'stylegan2': ('stylegan2:ffhqu256',),
-    'stylegan3': ('stylegan2:ffhqu256', 'stylegan3:t,images256', 'stylegan3:r,images256'),
+    'stylegan2': ('stylegan2:images256',),
+    'stylegan3': ('stylegan2:images256', 'stylegan3:t,images256', 'stylegan3:r,images256'),
 }
 
 

@@ -65,7 +65,7 @@ def get_config(arg=''):
         return small(variant, tiny=run == 'tiny')
     gammas, data = RUNS[run]
     batch_size = 64 if run == 'ffhqu256' else 32
-    channel_base = 16384 if data.resolution == 256 else 32768
+    channel_base = 16384 if run == 'ffhqu256' else 32768
     # R has as many parameters in twice as many channels, as its kernels are 1 x 1.
     wide = 2 if variant == 'r' else 1
     transfer = dict(blur_init_sigma=0.0, ema_rampup=None) if run.startswith('metfaces') else {}
