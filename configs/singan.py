@@ -57,6 +57,11 @@ def get_config(arg=''):
         data=DataConfig(image='photo.jpg', flip=False, cache=True),
         optim=OptimConfig(g_lr=5e-4, d_lr=5e-4, beta1=0.5, beta2=0.999),
         train=TrainConfig(
-            batch_size=1, log_every=min(every, 100), sample_every=every, checkpoint_every=every, keep_best=0, sample_grid=(2, 3)
+            batch_size=1,
+            log_every=min(every, 100),
+            sample_every=every,
+            checkpoint_every=every,
+            keep_best=0,
+            sample_grid=(2, 3),
         ),
     )

@@ -185,6 +185,7 @@ def minibatch_std(x: jax.Array, group_size: int | None = 4, num_channels: int = 
     std = jnp.tile(std, (g, 1))[:, None, None, :]
     return jnp.concatenate([x, jnp.broadcast_to(std, (b, h, w, num_channels))], axis=-1)
 
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last: (x - mean) / sqrt(var + 1e-5) * scale + bias, in float32.
 
