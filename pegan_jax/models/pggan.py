@@ -294,11 +294,11 @@ def d_loss(
 def stage_starts(model: Config, batch_size: int) -> list[int]:
     """Images shown when each stage begins: after the first step in which the stages before it have had theirs."""
     ends = np.cumsum([0.0, *model.stage_kimg]) * 1000
-    return [math.ceil(end / batch_size) * batch_size for end in ends]
+    return [math.ceil(round(end) / batch_size) * batch_size for end in ends]
 
 
 def fade_in(model: Config, nimg: jax.Array | int, level: int, start: int) -> jax.Array:
-    """Weight of the newest layers, []: from 0 to 1 within fade_kimg from the start of the stage; of the first stage, 1."""
+    """Weight of the newest layers, []: 0 at the start of a stage, 1 after fade_kimg; 1 throughout the first stage."""
     if level == 0:
         return jnp.float32(1)
     return jnp.clip((nimg - start) / (1000 * model.fade_kimg), 0, 1)
