@@ -89,7 +89,7 @@ def test_the_discriminator_comes_along_and_sees_rgb(tmp_path, system):
     assert sampling.state is None and sampling.config == config
 
 
-@pytest.mark.parametrize('name', ['pggan_128', 'pggan_1024', 'dcgan_64'])
+@pytest.mark.parametrize('name', ['pggan_128', pytest.param('pggan_1024', marks=pytest.mark.slow), 'dcgan_64'])
 def test_every_official_name_has_a_place(name):
     """Names and shapes of the official classes at their full size; arrays are views of one number."""
     official, (system, side) = json.loads((FIXTURES / 'pggan_dcgan_shapes.json').read_text()), name.split('_')

@@ -115,7 +115,7 @@ def test_a_stage_begins_with_new_optimisers_at_its_rate(level, factor):
 
 @pytest.fixture(scope='module')
 def trained():
-    """The states before and after a step of the third stage of four, and metrics; Adam is set as if others were there."""
+    """The states before and after a step of the third stage of four, and metrics; Adam begins as others left it."""
     gan = pggan.build(config(img_resolution=32, stage_kimg=(0.03, 0.04, 0.04)))
     mesh, stage = data_mesh(jax.devices()[:1]), Stage(16, level=2)
     state = jax.jit(functools.partial(create_state, gan), static_argnums=0)(0)
