@@ -23,10 +23,15 @@ BATCH = 8
 
 
 def dcgan_gan():
-    """Batch normalisation in both networks; with SGD, as Adam hides factors."""
+    """Batch normalisation in both networks, of large features; with SGD, as Adam hides factors."""
     model = dcgan.Config(img_resolution=16, z_dim=3, base_channels=4, d_base_channels=3)
     gan = dcgan.build(Config('dcgan', model, DataConfig(resolution=16)))
-    return gan._replace(optimizers={net: optax.sgd(0.02) for net in ('g', 'd')})
+
+    def init(key):
+        params, *rest = gan.init(key)
+        return jax.tree.map(lambda w: 20 * w if w.ndim == 4 else w, params), *rest
+
+    return gan._replace(init=init, optimizers={net: optax.sgd(0.02) for net in ('g', 'd')})
 
 
 GANS = {'toy': toy_gan, 'dcgan': dcgan_gan}

@@ -73,6 +73,10 @@ def test_in_a_larger_image_sinusoids_go_on_and_the_cartesian_grid_stretches():
     assert np.ptp(pictures('zero', 'csg', alike=True)) > 0.01
 
 
+def test_an_unpadded_layer_doubles_each_side():
+    assert dcgan.resize_conv(jnp.zeros((1, 3, 5, 2)), jnp.zeros((3, 3, 2, 4))).shape == (1, 6, 10, 4)
+
+
 @pytest.mark.parametrize('padding', ['zero', 'none'])
 def test_images_have_any_multiple_of_the_smallest_size(padding):
     model, variables = generator(padding, 'spe')
