@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compare import assert_close, nchw, nhwc
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config
 from pegan_jax.gan import Stage
@@ -15,7 +16,7 @@ from pegan_jax.models import pggan
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import compile_step, data_mesh, device_step, place_batch
 
-SHAPES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'positional_encoding_gans' / 'pggan_dcgan_shapes.json'
+FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'positional_encoding_gans'
 SMALL = {
     'img_resolution': 16,
     'z_dim': 5,
@@ -56,7 +57,7 @@ def test_parameters_are_as_many_as_published(side):
     gan = pggan.build(config(img_resolution=side, z_dim=512, channel_base=8192, channel_max=512, stage_kimg=stages))
     params, _, _ = jax.eval_shape(gan.init, jax.random.key(0))
     count = {net: sum(leaf.size for leaf in jax.tree.leaves(params[net])) for net in params}
-    published = json.loads(SHAPES.read_text())['configs'][f'pggan_{side}']
+    published = json.loads((FIXTURES / 'pggan_dcgan_shapes.json').read_text())['configs'][f'pggan_{side}']
     assert count['g'] == published['generator_params']
     # The published critic has a convolution of 512 to 512 channels that nothing uses.
     assert count['d'] == published['discriminator_params'] - (512 * 512 * 9 + 512)
@@ -182,6 +183,16 @@ def test_fused_resampling_is_nearest_resampling_around_a_convolution():
     np.testing.assert_allclose(up, pggan.ops.conv2d(pggan.double(x), kernel[::-1, ::-1], padding=1), atol=1e-4)
     down = pggan.ops.conv2d(x, pggan.spread(kernel) / 4, stride=2, padding=1)
     np.testing.assert_allclose(down, pggan.halve(pggan.ops.conv2d(x, kernel, padding=1)), atol=1e-4)
+
+
+def test_norms_have_the_published_small_numbers():
+    with np.load(FIXTURES / 'primitives.npz') as file:
+        arrays = dict(file)
+    tolerance = json.loads(str(arrays['meta']))['tolerance']
+    x = nhwc(arrays['in/x'])
+    for name, factor in (('pixel_norm', 1.0), ('pixel_norm_small', 1e-6)):
+        assert_close(name, nchw(pggan.pixel_norm(factor * x)), arrays[f'out/{name}'], tolerance)
+    assert_close('mbstd', nchw(pggan.minibatch_std(nhwc(arrays['in/xm']), 4)), arrays['out/mbstd1_g4'], tolerance)
 
 
 @pytest.mark.parametrize(
