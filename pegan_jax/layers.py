@@ -1,6 +1,7 @@
 """Linen layers that several systems share. Parameters are float32; `dtype` is that of convolution inputs."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -190,21 +191,28 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last: (x - mean) / sqrt(var + 1e-5) * scale + bias, in float32.
 
     train: normalise by the biased variance of x, and move the running statistics a tenth of the way to its mean and
-    *unbiased* variance, as torch does; otherwise normalise by the running statistics. The scale starts at 1.
+    *unbiased* variance, as torch does; otherwise normalise by the running statistics.
+
+    scale_init: of the scale.
+    axis_name: of a mapped axis; in training, the batch is then that of all its devices together.
     """
+
+    scale_init: Callable = nn.initializers.ones
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         c, axes = x.shape[-1], tuple(range(x.ndim - 1))
-        scale = self.param('scale', nn.initializers.ones, (c,))
+        scale = self.param('scale', self.scale_init, (c,))
         bias = self.param('bias', nn.initializers.zeros, (c,))
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (c,))
         running_var = self.variable('batch_stats', 'var', jnp.ones, (c,))
         x32, shape = x.astype(jnp.float32), (1,) * len(axes) + (c,)
         if train:
-            mean, var = jnp.mean(x32, axes), jnp.var(x32, axes)
+            mean = self._over_devices(jnp.mean(x32, axes))
+            var = self._over_devices(jnp.mean(jnp.square(x32 - mean.reshape(shape)), axes))
             if not self.is_initializing():
-                count = x.size // c
+                count = x.size // c * (1 if self.axis_name is None else jax.lax.axis_size(self.axis_name))
                 running_mean.value = 0.9 * running_mean.value + 0.1 * jax.lax.stop_gradient(mean)
                 unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
                 running_var.value = 0.9 * running_var.value + 0.1 * unbiased
@@ -212,3 +220,6 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         y = (x32 - mean.reshape(shape)) * (scale * jax.lax.rsqrt(var + 1e-5)).reshape(shape) + bias.reshape(shape)
         return y.astype(x.dtype)
+
+    def _over_devices(self, mean: jax.Array) -> jax.Array:
+        return mean if self.axis_name is None or self.is_initializing() else jax.lax.pmean(mean, self.axis_name)

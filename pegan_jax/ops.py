@@ -407,6 +407,21 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0, stride: Fac
     return _conv(x, kernel, _sides(padding), _pair('stride', stride))
 
 
+def conv_transpose2d(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int = 0) -> jax.Array:
+    """Transposed convolution: position n of x adds x[n] @ kernel[k] to position n stride + k - padding of the result.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [k, k, C, D].
+      padding: rows and columns that are cut off at every border.
+    Returns: [N, (H - 1) stride + k - 2 padding, ..., D] in the dtype of x.
+    Raises: ValueError as `conv2d`.
+    """
+    left, top = (n - 1 - padding for n in kernel.shape[1::-1])
+    sides = (left, left - stride + 1, top, top - stride + 1)
+    return _conv(x, kernel[::-1, ::-1], sides, up=stride)
+
+
 def _conv(
     x: jax.Array, kernel: jax.Array, sides: tuple, stride: tuple[int, int] = (1, 1), groups: int = 1, up: int = 1
 ) -> jax.Array:

@@ -25,7 +25,7 @@ def convert(
 
     Args:
       source: a torch file of CIPS, zip or legacy: a training checkpoint or a released generator; a network pickle of
-        NVIDIA's StyleGAN2-ADA or StyleGAN3; a torch file of mmgen's SinGAN.
+        NVIDIA's StyleGAN2-ADA or StyleGAN3; a torch file of mmgen's SinGAN, PGGAN or DCGAN.
       out: the new directory; it may exist if it is empty. Nothing is left there if the conversion fails.
       activation: 'sin' or 'sinrelu', for CIPS with sines throughout, whose files do not tell these apart.
       noises: for SinGAN, the second file, with the noise of the reconstruction.
@@ -59,9 +59,9 @@ def convert(
 
 def importer_of(tree: Any) -> types.ModuleType:
     """The module that reads what `reader.read` gave; `cips`, which says what is missing, for what none recognises."""
-    from pegan_jax.interop import cips, nvidia, singan
+    from pegan_jax.interop import cips, mmgen_early, nvidia, singan
 
-    return next((module for module in (nvidia, singan) if module.recognises(tree)), cips)
+    return next((module for module in (nvidia, singan, mmgen_early) if module.recognises(tree)), cips)
 
 
 def infer(tree: Any, *, activation: str | None = None, noises: Any = None) -> tuple[Config, dict[str, Any]]:

@@ -26,9 +26,9 @@ def _finish(*processes):
         assert p.returncode == 0, err[-3000:]
 
 
-def _run(tmp, devices, backend, steps=3):
-    out = tmp / f'{devices}{backend}.npz'
-    _finish(_start(devices, out, backend, steps))
+def _run(tmp, devices, backend, gan='toy', steps=3):
+    out = tmp / f'{gan}{devices}{backend}.npz'
+    _finish(_start(devices, gan, out, backend, steps))
     return dict(np.load(out))
 
 
@@ -53,7 +53,7 @@ def test_two_processes_with_two_devices_each_equal_one_device(one_device, tmp_pa
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     outs = [tmp_path / f'{i}.npz' for i in range(2)]
-    _finish(*(_start(2, outs[i], 'jit', 3, port, i, 2) for i in range(2)))
+    _finish(*(_start(2, 'toy', outs[i], 'jit', 3, port, i, 2) for i in range(2)))
     first, second = (dict(np.load(o)) for o in outs)
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], name)
@@ -67,3 +67,12 @@ def test_the_single_device_run_moves_every_parameter(one_device):
         for name, start in params[net].items():
             assert np.abs(one_device[f".params['{net}']['{name}']"] - start).max() > 1e-3
     assert one_device['.nimg'] == 24 and one_device['.step'] == 3
+
+
+def test_batch_normalisation_counts_all_devices_as_one_batch(tmp_path):
+    one = _run(tmp_path, 1, 'jit', 'dcgan')
+    for backend in ('jit', 'pmap'):
+        _assert_equal_up_to_rounding(_run(tmp_path, 4, backend, 'dcgan'), one)
+    stats = [name for name in one if name.startswith('.buffers')]
+    assert len(stats) == 6
+    assert all(np.abs(one[name] - (1 if "['var']" in name else 0)).max() > 1e-4 for name in stats)

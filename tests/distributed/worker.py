@@ -1,6 +1,6 @@
-"""Trains the toy GAN for some steps on the devices of this process (and of its peers) and saves the resulting state.
+"""Trains a small GAN for some steps on the devices of this process (and of its peers) and saves the resulting state.
 
-python worker.py OUT.npz BACKEND STEPS [PORT PROCESS COUNT]
+python worker.py GAN OUT.npz BACKEND STEPS [PORT PROCESS COUNT]
 """
 
 import functools
@@ -9,20 +9,38 @@ import sys
 
 import jax
 import numpy as np
+import optax
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from toy import toy_batch, toy_gan
 
+from pegan_jax.config import Config, DataConfig
+from pegan_jax.models import dcgan
 from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
 
 BATCH = 8
 
 
-def main(out, backend, steps, port=None, process=0, count=1):
+def dcgan_gan():
+    """Batch normalisation in both networks, of large features; with SGD, as Adam hides factors."""
+    model = dcgan.Config(img_resolution=16, z_dim=3, base_channels=4, d_base_channels=3)
+    gan = dcgan.build(Config('dcgan', model, DataConfig(resolution=16)))
+
+    def init(key):
+        params, *rest = gan.init(key)
+        return jax.tree.map(lambda w: 20 * w if w.ndim == 4 else w, params), *rest
+
+    return gan._replace(init=init, optimizers={net: optax.sgd(0.02) for net in ('g', 'd')})
+
+
+GANS = {'toy': toy_gan, 'dcgan': dcgan_gan}
+
+
+def main(name, out, backend, steps, port=None, process=0, count=1):
     if port is not None:
         jax.distributed.initialize(f'127.0.0.1:{port}', num_processes=int(count), process_id=int(process))
-    mesh, gan = data_mesh(), toy_gan()
+    mesh, gan = data_mesh(), GANS[name]()
     state = replicated_state(gan, 0, mesh)
     programs, metrics = {}, []
     for step in range(int(steps)):

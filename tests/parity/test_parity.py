@@ -11,6 +11,7 @@ import check_cips
 import check_coords
 import check_nvidia
 import check_operators
+import check_pggan
 import check_singan
 import check_stylegan2
 import check_stylegan3
@@ -25,6 +26,7 @@ MODULES = (
     check_coords,
     check_nvidia,
     check_operators,
+    check_pggan,
     check_singan,
     check_stylegan2,
     check_stylegan3,
@@ -47,11 +49,7 @@ PENDING = {
     ('deepfill', 'tf_bundle'): 'the reader of TensorFlow checkpoints is not implemented yet',
     ('deepfill', 'train_grads'): 'the losses of DeepFillv2 are not implemented yet',
     ('positional_encoding_gans', 'analysis_two_layer'): 'the analysis of zero padding is not implemented yet',
-    ('positional_encoding_gans', 'dcgan_'): 'DCGAN is not implemented yet',
-    ('positional_encoding_gans', 'def_dcgan_'): 'DCGAN is not implemented yet',
-    ('positional_encoding_gans', 'def_pggan_'): 'PGGAN is not implemented yet',
     ('positional_encoding_gans', 'ms_'): 'MS-PIE is not implemented yet',
-    ('positional_encoding_gans', 'pggan_'): 'PGGAN is not implemented yet',
     ('positional_encoding_gans', 'stylegan2_'): "MS-PIE's StyleGAN2 baseline is not implemented yet",
     ('positional_encoding_gans', 'train_losses'): 'the losses of MS-PIE are not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
