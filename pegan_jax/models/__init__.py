@@ -4,6 +4,6 @@ A module has `Config`, `validate(config)` and `build(config) -> GAN`, and for pi
 `map_latents`, `num_ws`, `mean_w` and `view`.
 """
 
-from pegan_jax.models import cips, singan, stylegan2, stylegan3
+from pegan_jax.models import cips, mspie, singan, stylegan2, stylegan3
 
-SYSTEMS = {'cips': cips, 'singan': singan, 'stylegan2': stylegan2, 'stylegan3': stylegan3}
+SYSTEMS = {'cips': cips, 'mspie': mspie, 'singan': singan, 'stylegan2': stylegan2, 'stylegan3': stylegan3}
