@@ -106,6 +106,7 @@ def tiny(model):
         d_channel_base=128,
         d_channel_max=16,
         r1_gamma=0.1,
+        r1_interval=4,
         ema_beta=0.98,
     )
     if 'scales' in model:

@@ -442,8 +442,8 @@ def sample(
         z_dim].
       truncation_psi, truncation_cutoff: the first truncation_cutoff ws (None: all) become w_avg + psi (w - w_avg).
       noise: keys [N] draw new noise for every image; a tuple holds the numbers of each layer.
-      scale: static; also one that was not trained, negative, or (height, width). None: the largest that was trained, for
-        which results are published.
+      scale: static; also one that was not trained, negative, or (height, width). None: the largest that was trained,
+        for which results are published.
     Returns: [N, *output_size(model, scale), 3] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for other shapes, another space, a scale without pixels.
     """
