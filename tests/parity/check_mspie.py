@@ -185,12 +185,13 @@ def discriminator(arrays, meta):
         capture = functools.partial(module.apply, capture_intermediates=lambda m, _: isinstance(m, nn.Module))
         logits, state = capture(variables, images)
         gradient = jax.grad(lambda x: jnp.sum(score(x)))(images)
-        return logits, gradient, losses.r1_penalty(score, images), state['intermediates']
+        return logits, gradient, state['intermediates']
 
     for call in meta['calls']:
         name = call['name']
         images = nhwc(arrays[f'in/{name}/x'])
-        logits, gradient, r1, inside = run(images)
+        logits, gradient, inside = run(images)
+        r1 = jnp.mean(jnp.sum(jnp.square(gradient), axis=(1, 2, 3)))
         got = {'score': logits[:, None], 'grad_x': nchw(gradient), 'r1_value': r1}
         got['mid/convs.0'] = nchw(inside[f'b{side}']['fromrgb']['__call__'][0])
         got['mid/convs.1'] = nchw(inside[f'b{side}']['__call__'][0][0])

@@ -215,7 +215,7 @@ def test_stages_tell_the_size_and_the_due_terms_and_all_of_them_are_listed():
 def test_lazy_terms_join_the_step_of_the_main_ones_and_path_lengths_are_those_of_scale_0():
     gan = mspie.build(run_config())
     assert [update.net for update in gan.updates] == ['d', 'g'] and {u.interval for u in gan.updates} == {1}
-    state = jax.jit(create_state, static_argnums=0)(gan, 0)
+    state = jax.jit(lambda: create_state(gan, 0))()
     state = state.replace(stats={'pl_mean': jnp.float32(0.3)})
     stages = {(stage.level, stage.flags): stage for stage in gan.stages()}
     assert len(stages) == 6
@@ -265,20 +265,6 @@ def test_the_pooled_discriminator_takes_all_sizes_with_one_set_of_weights():
 
 
 # Configurations -------------------------------------------------------------------------------------------------------
-
-PARAMETERS = {
-    'a': (30_034_338, 28_864_129), 'b': (30_276_583, 28_982_849), 'c': (30_034_338, 25_718_401),
-    'd': (27_414_436, 25_718_401), 'e': (30_026_146, 25_718_401), 'f': (30_026_146, 25_718_401),
-    'g': (24_759_266, 20_855_361), 'h': (30_044_578, 25_718_401), 'i': (27_414_436, 25_718_401),
-    'j': (30_026_146, 25_718_401), 'k': (30_026_146, 25_718_401), 'f-896': (30_026_146, 25_718_401),
-    'f-1024': (24_759_266, 25_718_401),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('row', PARAMETERS)
-def test_rows_of_the_table_have_the_published_numbers_of_parameters(row):
-    params, _, _ = jax.eval_shape(mspie.build(load_config(f'mspie:{row}')).init, jax.random.key(0))
-    assert tuple(sum(x.size for x in jax.tree.leaves(params[net])) for net in ('g', 'd')) == PARAMETERS[row]
 
 
 def test_arguments_combine():
