@@ -1,8 +1,8 @@
 """Checkpoints of the mmgen program (PyTorch): its StyleGAN2, and MS-PIE.
 
-A file is {'meta', 'state_dict'}, and 'optimizer' if it was not published. Names in the state dict begin with the network:
-'generator_ema.', which is what to sample from, 'generator.' and 'discriminator.'. Images are BGR there and RGB here: the
-channels of all layers that see or make colours are turned around.
+A file is {'meta', 'state_dict'}, and 'optimizer' if it was not published. Names in the state dict begin with the
+network: 'generator_ema.', which is what to sample from, 'generator.' and 'discriminator.'. Images are BGR there and RGB
+here: the channels of all layers that see or make colours are turned around.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""StyleGAN2 and MS-PIE as mmgen releases them, written here without torch: convert, sample, go on; and what is refused."""
+"""StyleGAN2 and MS-PIE as mmgen releases them, written here without torch: convert, sample, and what is refused."""
 
 import functools
 import json
@@ -91,8 +91,8 @@ def test_sinusoids_need_the_configuration_that_says_how_they_grow(tmp_path, caps
     settings.write_text(
         'from pegan_jax.config import Config, DataConfig\nfrom pegan_jax.models import mspie\n'
         "def get_config(arg=''):\n"
-        "    model = mspie.Config(img_resolution=16, z_dim=8, mapping_layers=3, channels=(8, 6, 4), head='spe', d_pool=2,\n"
-        "        interpolate_head=arg != 'expand', upsampling='conv-resize', scales=(0, 2))\n"
+        "    model = mspie.Config(img_resolution=16, z_dim=8, mapping_layers=3, channels=(8, 6, 4), head='spe',\n"
+        "        d_pool=2, interpolate_head=True, upsampling='conv-resize', scales=(0, 2))\n"
         "    return Config('mspie', model, DataConfig(resolution=24))\n"
     )
     assert main(['convert', str(path), '--config', str(settings), '--out', str(out)]) == 0

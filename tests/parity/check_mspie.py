@@ -97,7 +97,7 @@ def generator(arrays, meta):
     constant = functools.partial(
         module.bind({}).synthesis.input_at, const=variables['params']['synthesis'].get('const')
     )
-    map_latents, names = jax.jit(functools.partial(mspie.map_latents, model)), set()
+    map_latents = jax.jit(functools.partial(mspie.map_latents, model))
 
     @functools.partial(jax.jit, static_argnames='scale')
     def synthesise(variables, ws, noise, scale):
@@ -126,9 +126,7 @@ def generator(arrays, meta):
         assert {'img'} <= wanted.keys() <= got.keys(), wanted.keys() ^ got.keys()
         for key, want in wanted.items():
             assert_close(f'{name}/{key}', got[key], want, tolerance)
-        names |= wanted.keys()
         assert list(mspie.output_size(model, scale)) == call['out_hw']
-    assert {'mid/convs.1', 'mid/to_rgb1'} <= names
 
 
 # Discriminator --------------------------------------------------------------------------------------------------------
