@@ -138,6 +138,20 @@ def test_only_without_padding_an_input_without_positions_gives_maps_without_posi
         assert off[6, 16] > 1e-4 * np.abs(rgb).max() and off[16, -7] > 1e-4 * np.abs(rgb).max()
 
 
+def test_the_weight_that_is_demodulated_is_scaled_before():
+    """It shows only where styles are so small that the constant under the root matters."""
+    layer, rng = mspie.StyleConv(3, 0), np.random.default_rng(0)
+    x, w = rng.normal(size=(1, 4, 4, 2)).astype(np.float32), np.ones((1, 5), np.float32)
+    params = layer.init(jax.random.key(0), x, w, 'none')['params']
+    params['affine'] = {'kernel': jnp.zeros((5, 2)), 'bias': jnp.array([1e-4, 2e-4])}
+    weight = np.asarray(params['weight']) / np.sqrt(18) * np.array([1e-4, 2e-4])[:, None]
+    weight = weight / np.sqrt(np.sum(weight**2, axis=(0, 1, 2)) + 1e-8)
+    y = np.asarray(ops.conv2d(x, jnp.asarray(weight, jnp.float32), padding=1))
+    want = np.where(y > 0, y, 0.2 * y) * np.sqrt(2)
+    got = layer.apply({'params': params, 'buffers': {'noise_const': jnp.zeros((4, 4))}}, x, w, 'none')
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 # Sampling -------------------------------------------------------------------------------------------------------------
 
 
