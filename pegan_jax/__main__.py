@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
 
     p = command(
         'convert',
-        'Make an official checkpoint (CIPS, SinGAN, StyleGAN2-ADA, StyleGAN3) one of this library.',
+        'Make an official checkpoint (CIPS, SinGAN, MS-PIE, StyleGAN2, StyleGAN3) one of this library.',
         'sample, render and inspect take the new directory as --model; training starts from it with\n'
         '--config.train.init_from=DIR and a configuration of the same model. No code in the file is run.',
     )
@@ -232,6 +232,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='DIR', help='a new directory')
     p.add_argument(
         '--noises', type=pathlib.Path, metavar='FILE.pkl', help='of a SinGAN: the second file of the release'
+    )
+    p.add_argument(
+        '--config', metavar='FILE[:ARGUMENTS]', help='of an MS-PIE: its configuration, such as mspie:e, if need be'
     )
     p.add_argument('--sampling-only', action='store_true', help='leave out discriminator and optimisers')
     activation_option(p)
@@ -454,8 +457,8 @@ def _convert(args: argparse.Namespace, _: list[str]) -> None:
 
     from pegan_jax import interop
 
-    options = {'activation': args.activation, 'noises': args.noises, 'sampling_only': args.sampling_only}
-    config = interop.convert(args.source, args.out, **options)
+    names = ('activation', 'noises', 'config', 'sampling_only')
+    config = interop.convert(args.source, args.out, **{name: getattr(args, name) for name in names})
     origin = json.loads((args.out / 'imported.json').read_text())
     _print_inferred(config.system, origin['inferred'], origin['licence'])
     print(args.out)

@@ -57,6 +57,7 @@ class GAN(NamedTuple):
     prepare: Callable | None = None  # (batch, key, stage) -> batch, once per step
     ema: Callable | None = None  # (nimg, step) -> decay of G's running mean; None: no EMA
     enter: Callable | None = None  # (state, old_stage, new_stage) -> state, on the host
+    stages: Callable | None = None  # () -> all stages of a run, compiled before its first step; None: when they come
     num_steps: Callable | None = None  # () -> steps of a whole run; None: those of train.total_kimg
 
 

@@ -22,6 +22,16 @@ def normalize_2nd_moment(x: jax.Array, axis: int = -1, eps: float = 1e-8) -> jax
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=axis, keepdims=True) + eps)
 
 
+def pixel_norm(x: jax.Array) -> jax.Array:
+    """x / (sqrt(mean(x^2)) + 1e-6), the mean over channels (Karras et al. 2018, section 4.2).
+
+    As in mmgen the small number is added to the root; under it in `normalize_2nd_moment`. The derivative at 0 is 0.
+    """
+    squares = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    positive = squares > 0
+    return x / (jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0) + 1e-6)
+
+
 class EqualDense(nn.Module):
     """Dense layer with equalised learning rate (Karras et al. 2018): y = x @ (kernel * m / sqrt(in)) + bias * m.
 

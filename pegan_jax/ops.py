@@ -72,6 +72,23 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jnp.take(jnp.take(x, rows, axis=-3), columns, axis=-2)
 
 
+def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Means over size[0] x size[1] bins: bin b of n averages positions floor(b in / n) to ceil((b + 1) in / n) - 1.
+
+    Bins overlap where n does not divide the length. Args and errors as in `resize_align_corners`.
+    """
+    _check_size(x, size)
+    out = x.astype(jnp.float32)
+    for axis, n in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
+        length, index = x.shape[axis], np.arange(n)
+        first, end = index * length // n, -(-(index + 1) * length // n)
+        position = np.arange(length)
+        inside = (position[None, :] >= first[:, None]) & (position[None, :] < end[:, None])
+        weights = jnp.asarray(inside / (end - first)[:, None], jnp.float32)
+        out = jnp.moveaxis(jnp.tensordot(weights, out, (1, axis), precision='highest'), 0, axis)
+    return out.astype(x.dtype)
+
+
 def resize_bicubic_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Bicubic resize that keeps corner pixels (a = -3/4): output t of n reads t (in - 1) / (n - 1), and 0 if n = 1.
 

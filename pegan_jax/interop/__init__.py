@@ -17,6 +17,7 @@ def convert(
     *,
     activation: str | None = None,
     noises: str | pathlib.Path | None = None,
+    config: str | None = None,
     sampling_only: bool = False,
 ) -> Config:
     """Converts an official checkpoint into a directory like a run's, which `load` and `train.init_from` take.
@@ -25,10 +26,11 @@ def convert(
 
     Args:
       source: a torch file of CIPS, zip or legacy: a training checkpoint or a released generator; a network pickle of
-        NVIDIA's StyleGAN2-ADA or StyleGAN3; a torch file of mmgen's SinGAN, PGGAN or DCGAN.
+        NVIDIA's StyleGAN2-ADA or StyleGAN3; a torch file of mmgen's SinGAN, StyleGAN2, MS-PIE, PGGAN or DCGAN.
       out: the new directory; it may exist if it is empty. Nothing is left there if the conversion fails.
       activation: 'sin' or 'sinrelu', for CIPS with sines throughout, whose files do not tell these apart.
       noises: for SinGAN, the second file, with the noise of the reconstruction.
+      config: for mmgen's StyleGAN2 and MS-PIE, whose files do not tell all, the configuration, such as 'mspie:e'.
       sampling_only: leave out the discriminator and the optimisers.
     Returns: the inferred configuration.
     Raises: ForeignFileError; ValueError if `out` holds something.
@@ -41,7 +43,8 @@ def convert(
     tree = reader.read(source)
     try:
         importer = importer_of(tree)
-        options = _options(importer, activation=activation, noises=None if noises is None else reader.read(noises))
+        noises = None if noises is None else reader.read(noises)
+        options = _options(importer, activation=activation, noises=noises, config=config)
         imported = importer.load(tree, sampling_only=sampling_only, **options)
     except reader.ForeignFileError as error:
         raise reader.ForeignFileError(f'{source}: {error}') from None
@@ -59,15 +62,17 @@ def convert(
 
 def importer_of(tree: Any) -> types.ModuleType:
     """The module that reads what `reader.read` gave; `cips`, which says what is missing, for what none recognises."""
-    from pegan_jax.interop import cips, mmgen_early, nvidia, singan
+    from pegan_jax.interop import cips, mmgen, mmgen_early, nvidia, singan
 
-    return next((module for module in (nvidia, singan, mmgen_early) if module.recognises(tree)), cips)
+    return next((module for module in (nvidia, singan, mmgen, mmgen_early) if module.recognises(tree)), cips)
 
 
-def infer(tree: Any, *, activation: str | None = None, noises: Any = None) -> tuple[Config, dict[str, Any]]:
+def infer(
+    tree: Any, *, activation: str | None = None, noises: Any = None, config: str | None = None
+) -> tuple[Config, dict[str, Any]]:
     """The configuration that a checkpoint describes, and {setting: value} of what it tells; or ForeignFileError."""
     importer = importer_of(tree)
-    return importer.infer(tree, **_options(importer, activation=activation, noises=noises))
+    return importer.infer(tree, **_options(importer, activation=activation, noises=noises, config=config))
 
 
 def _options(importer: types.ModuleType, **options: Any) -> dict[str, Any]:

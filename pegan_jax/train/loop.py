@@ -22,11 +22,13 @@ from pegan_jax import config as configs
 from pegan_jax.config import Config, ConfigError
 from pegan_jax.gan import GAN, Stage
 from pegan_jax.metrics.distribution import sliced_wasserstein
+from pegan_jax.ops import resize_align_corners
 from pegan_jax.sampling import image_grid, latents, to_uint8
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.log import RunLog
 from pegan_jax.train.state import TrainState, create_state
 from pegan_jax.train.step import (
+    all_programs,
     check_batch_size,
     compile_step,
     data_mesh,
@@ -131,14 +133,16 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
                 stage = new_stage
                 batch = place_batch(next(data), train.backend, mesh)
                 program = (stage, due_updates(gan, step))
-                if program not in programs:
-                    with metrics.paused():
-                        runlog.say(f'compiling the step for {stage}, updates {program[1]}')
-                        per_device = functools.partial(
-                            device_step, gan=gan, stage=stage, due=program[1], seed=train.seed
-                        )
-                        compiled = compile_step(per_device, train.backend, mesh)
-                        programs[program] = compiled.lower(state, batch).compile()
+                first = all_programs(gan) if gan.stages is not None and not programs else ()
+                for wanted in (*first, program):
+                    if wanted not in programs:
+                        with metrics.paused():
+                            runlog.say(f'compiling the step for {wanted[0]}, updates {wanted[1]}')
+                            per_device = functools.partial(
+                                device_step, gan=gan, stage=wanted[0], due=wanted[1], seed=train.seed
+                            )
+                            compiled = compile_step(per_device, train.backend, mesh)
+                            programs[wanted] = compiled.lower(state, batch).compile()
                 state, scalars = programs[program](state, batch)
                 if wait_each_step:
                     jax.block_until_ready(state)
@@ -216,7 +220,7 @@ class _Sampler:
     batch_size = 8
 
     def __init__(self, gan: GAN, config: Config) -> None:
-        self._config, self._reals = config, None
+        self._config, self._stages, self._reals = config, gan.stages, None
         self._sample = jax.jit(lambda variables, z: gan.sample(variables, z))
 
     def images(self, state: TrainState, count: int) -> np.ndarray:
@@ -237,8 +241,11 @@ class _Sampler:
         if self._reals is None:
             with contextlib.closing(batches(batch_size=count, start_image=0)) as reals:
                 images = next(reals)['image']
-            # Data for random rotations are larger than what is cut from them.
             height, width = samples.shape[1:3]
+            if self._stages and (height, width) in {stage.size for stage in self._stages()}:
+                # As the training step does it.
+                images = to_uint8(resize_align_corners(images / np.float32(127.5) - 1, (height, width)))
+            # Data for random rotations are larger than what is cut from them.
             top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
             self._reals = images[:, top : top + height, left : left + width]
         return sliced_wasserstein(samples, self._reals)

@@ -58,6 +58,8 @@ def dry_run(config: Config) -> str:
     if config.data.labels:
         batch['label'] = jax.ShapeDtypeStruct((train.batch_size,), jnp.int32)
     stage = gan.stage_at(0, 0, train.seed)
+    if gan.stages is not None:
+        stage = max(gan.stages(), key=lambda stage: (math.prod(stage.size), len(stage.flags)))
     everything = tuple(range(len(gan.updates)))
     step = compile_step(
         functools.partial(device_step, gan=gan, stage=stage, due=everything, seed=train.seed), 'jit', mesh

@@ -1,6 +1,7 @@
 """One training step, written per device, and its two compilers."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,13 @@ def replicated_state(gan: GAN, seed: int, mesh: Mesh) -> TrainState:
 def due_updates(gan: GAN, step: int) -> tuple[int, ...]:
     """Indices of the updates that run at a step (lazy regularisation)."""
     return tuple(i for i, update in enumerate(gan.updates) if step % update.interval == 0)
+
+
+def all_programs(gan: GAN) -> tuple[tuple[Stage, tuple[int, ...]], ...]:
+    """(stage, due updates) of every step of a run, whose stages the system lists."""
+    cycle = math.lcm(*(update.interval for update in gan.updates))
+    due = sorted({due_updates(gan, step) for step in range(cycle)})
+    return tuple((stage, updates) for stage in gan.stages() for updates in due)
 
 
 def _pmean(tree: dict) -> dict:

@@ -1,13 +1,13 @@
 """Parity of coordinates, encodings, resizing and FIR filters."""
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compare import assert_close, assert_outputs, nchw, nhwc, outputs
+from check_cips import select
+from compare import assert_outputs, nchw, nhwc, outputs
 
 from pegan_jax import coords, encodings, ops
+from pegan_jax.layers import minibatch_std, pixel_norm
 
 # CIPS ---------------------------------------------------------------------------------------------------------------
 
@@ -122,28 +122,51 @@ def singan_encodings(arrays, meta):
 
 RESIZES = {
     'resize bilinear align_corners': ops.resize_align_corners,
+    'adaptive average pool': ops.adaptive_average_pool,
     'resize nearest': ops.resize_nearest,
     'resize bilinear, half-pixel centres': ops.resize_half_pixel,
 }
-PENDING_PRIMITIVES = {
-    'adaptive average pool',
-    'pixel norm over channels',
-    'pixel norm over channels of 1e-6*x (shows epsilon)',
-    'StyleGAN2 minibatch stddev',
-    'StyleGAN2 minibatch stddev, batch 3 < group 4',
-    'StyleGAN2 minibatch stddev of 1e-4*x[0,0,:3,:3]*n for sample n=0..7, 4 equal channels (shows epsilon)',
-    'PGGAN minibatch stddev',
-    'modulated conv',
-}
+
+
+def modulated(arrays, call):
+    """A modulated convolution of mmgen, whose weight is scaled before it is demodulated."""
+    options, params = call['constructor'], select(arrays, f'param/{call["name"]}/')
+    x, style = jnp.array(nhwc(arrays[call['input']])), jnp.array(arrays[call['style']])
+    affine = params['style_modulation.linear.weight_orig']
+    styles = style @ (affine.T / np.sqrt(affine.shape[1])) + params['style_modulation.bias'][None]
+    size = options['kernel_size']
+    weight = jnp.transpose(params['weight_orig'][0], (2, 3, 1, 0)) / np.sqrt(size**2 * options['in_channels'])
+    up, down = (2 if options.get(name) else 1 for name in ('upsample', 'downsample'))
+    fir = params.get('blur.kernel')
+    return ops.modulated_conv_resample(
+        x,
+        weight,
+        styles,
+        fir / 4 if up == 2 else fir,  # the file has the gain of upsampling in it
+        up=up,
+        down=down,
+        padding=size // 2,
+        demodulate=options.get('demodulate', True),
+        flip_weight=up == 1,
+    )
+
+
+def deviation(arrays, call):
+    """A minibatch standard deviation; PGGAN's is the same."""
+    x = jnp.array(nhwc(arrays['in/xm']))
+    if 'small' in call['name']:
+        corner = 1e-4 * arrays['in/x'][0, 0, :3, :3]
+        x = jnp.array(np.tile((corner[None] * np.arange(8)[:, None, None])[..., None], 4))
+    if 'batch3' in call['name']:
+        x = x[:3]
+    options = call.get('constructor', {})
+    return minibatch_std(x, options.get('group_size', 4), options.get('channel_groups', 1))
 
 
 def primitives(arrays, meta):
-    """Resizing, FIR filters, bias and activation; what PENDING_PRIMITIVES names is reported as a warning."""
+    """Resizing, pooling, FIR filters, bias and activation, normalisation, statistics, modulated convolutions."""
     calls = {call['name']: call for call in meta['calls']}
     assert outputs(arrays) == set(calls)
-    operators = {call['op'] for call in calls.values()}
-    known = {'upfirdn2d', 'bias + leaky relu 0.2 * sqrt2', *RESIZES, *PENDING_PRIMITIVES}
-    assert operators == known, operators ^ known
 
     @jax.jit
     def run(x, bias, kernels):
@@ -156,12 +179,17 @@ def primitives(arrays, meta):
                 results[name] = ops.upfirdn2d(x, kernel, up=call['up'], down=call['down'], padding=pad * 2)
             elif call['op'] == 'bias + leaky relu 0.2 * sqrt2':
                 results[name] = ops.bias_act(x, bias, act='lrelu')
+            elif 'pixel norm' in call['op']:
+                results[name] = pixel_norm(1e-6 * x if 'small' in name else x)
+            elif 'minibatch stddev' in call['op']:
+                results[name] = deviation(arrays, call)
+            elif call['op'] == 'modulated conv':
+                results[name] = modulated(arrays, call)
         return results
 
     kernels = {name: arrays[f'in/{name}'] for name in ('k3', 'k4')}
-    for name, value in run(nhwc(arrays['in/x']), jnp.array(arrays['in/bias']), kernels).items():
-        assert_close(name, nchw(value), arrays[f'out/{name}'], meta['tolerance'])
-    warnings.warn(f'primitives.npz: not compared yet: {", ".join(sorted(PENDING_PRIMITIVES))}', stacklevel=1)
+    got = run(nhwc(arrays['in/x']), jnp.array(arrays['in/bias']), kernels)
+    assert_outputs(arrays, {name: nchw(value) for name, value in got.items()}, meta['tolerance'])
 
 
 # StyleGAN3 ------------------------------------------------------------------------------------------------------------

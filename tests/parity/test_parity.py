@@ -9,6 +9,7 @@ import pathlib
 
 import check_cips
 import check_coords
+import check_mspie
 import check_nvidia
 import check_operators
 import check_pggan
@@ -24,6 +25,7 @@ DEFAULT = pathlib.Path(__file__).parent.parent / 'fixtures'
 MODULES = (
     check_cips,
     check_coords,
+    check_mspie,
     check_nvidia,
     check_operators,
     check_pggan,
@@ -49,9 +51,6 @@ PENDING = {
     ('deepfill', 'tf_bundle'): 'the reader of TensorFlow checkpoints is not implemented yet',
     ('deepfill', 'train_grads'): 'the losses of DeepFillv2 are not implemented yet',
     ('positional_encoding_gans', 'analysis_two_layer'): 'the analysis of zero padding is not implemented yet',
-    ('positional_encoding_gans', 'ms_'): 'MS-PIE is not implemented yet',
-    ('positional_encoding_gans', 'stylegan2_'): "MS-PIE's StyleGAN2 baseline is not implemented yet",
-    ('positional_encoding_gans', 'train_losses'): 'the losses of MS-PIE are not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',

@@ -1,0 +1,78 @@
+"""MS-PIE trained at two scales: all programs first, resuming, images of sizes that were not trained."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from pegan_jax.__main__ import main
+from pegan_jax.config import load_config
+from pegan_jax.train import loop, run
+
+STEPS = 3
+
+
+def settings(folder):
+    overrides = {
+        'model.img_resolution': 8, 'model.channels': (8, 4), 'model.d_channels': (8, 4), 'model.z_dim': 4,
+        'model.mapping_layers': 1, 'model.r1_gamma': 0.0, 'model.pl_weight': 0.0, 'model.ema_beta': 0.5,
+        'data.folder': folder, 'data.resolution': 12, 'train.batch_size': 2, 'train.total_kimg': STEPS * 2 / 1000,
+        'train.log_every': 1, 'train.sample_every': 0, 'train.checkpoint_every': 2, 'train.keep_best': 0,
+    }  # fmt: skip
+    return load_config('mspie:f,tiny', [f'{k}={v}' for k, v in overrides.items()])
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('mspie')
+    rng = np.random.default_rng(0)
+    (folder / 'images').mkdir()
+    for i in range(8):
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(folder / 'images' / f'{i}.png')
+    config = settings(folder / 'images')
+    events = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ('place_batch', 'compile_step'):
+            function = getattr(loop, name)
+            patch.setattr(loop, name, lambda *a, f=function, name=name: (events.append(name), f(*a))[1])
+        straight = run(config, folder / 'straight')
+    shutil.copytree(folder / 'straight', folder / 'again')
+    (folder / 'again' / 'checkpoints' / str(STEPS)).rename(folder / 'last')  # as if it had been stopped at step 2
+    return folder, events, straight, run(config, folder / 'again')
+
+
+def test_a_run_of_several_scales_goes_on_exactly(trained):
+    _, _, straight, resumed = trained
+    assert int(straight.step) == STEPS
+    for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_every_program_is_compiled_before_the_first_step(trained):
+    _, events, _, _ = trained
+    assert events == ['place_batch', *['compile_step'] * 2, *['place_batch'] * (STEPS - 1)]
+
+
+def test_one_set_of_weights_makes_images_of_many_sizes(trained):
+    folder, *_ = trained
+    for size, shape in (('8', (8, 8)), ('12', (12, 12)), ('10x26', (10, 26))):
+        out = folder / f'{size}.png'
+        assert (
+            main(['sample', '--model', str(folder / 'straight'), '--seeds', '0', '--size', size, '--out', str(out)])
+            == 0
+        )
+        assert Image.open(out).size == shape[::-1]
+    mix = ['--seeds', '0,1', '--style-mix', '2:0-1', '--truncation-psi', '0.7', '--noise-mode', 'random']
+    out = folder / 'mix.png'
+    assert main(['sample', '--model', str(folder / 'straight'), *mix, '--size', '8', '--out', str(out)]) == 0
+    assert Image.open(out).size == (16, 24)
+
+
+def test_sizes_and_views_that_there_are_not_are_refused(trained, capsys):
+    folder, *_ = trained
+    command = ['sample', '--model', str(folder / 'straight'), '--seeds', '0', '--out', str(folder / 'x.png')]
+    for more, match in ((['--size', '9'], 'sides are multiples of 2'), (['--rotate', '10'], 'moves nothing')):
+        assert main([*command, *more]) == 1
+        assert match in capsys.readouterr().err
