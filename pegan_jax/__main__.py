@@ -1,4 +1,4 @@
-"""Command line: python -m pegan_jax train | sample | render | edit | inspect | convert."""
+"""Command line: python -m pegan_jax train | sample | render | edit | analyze | inspect | convert."""
 
 import argparse
 import logging
@@ -22,11 +22,26 @@ examples:
   --mode animate --start-scale 2 --out moving.gif
 """
 
+ANALYZE = """Studies of where a generator knows its position from; pictures and numbers go to --out.
+  padding     means, spreads and autocorrelation of maps without and with zero padding, layer by layer
+  position    how well a linear map tells the position of a feature vector, layer by layer
+  encodings   the spaces that a learned constant, the Cartesian grid and sinusoids span, at 5x5 and 7x7
+
+Generators are one random stack of convolutions without and with padding; or those of --config, with random weights;
+or that of --model.
+
+examples:
+  padding --out studies
+  position --config mspie:d,tiny --config mspie:i,tiny --out studies
+  encodings --model runs/mspie-c --out studies
+"""
+
 EPILOG = """examples:
   python -m pegan_jax train --config quickstart --workdir runs/quickstart
   python -m pegan_jax sample --model runs/quickstart --seeds 0-31 --out samples.png
   python -m pegan_jax render --model runs/quickstart --seed 3 --size 512 --extent -2,2,-2,2 --out wide.png
   python -m pegan_jax edit --model runs/singan --mode animate --out moving.gif
+  python -m pegan_jax analyze padding --out studies
   python -m pegan_jax inspect --model runs/quickstart
   python -m pegan_jax convert ffhq256_g_ema.pt --out runs/ffhq256
   python -m pegan_jax convert stylegan3-r-ffhq-1024x1024.pkl --out runs/ffhq1024
@@ -218,6 +233,18 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--alpha', type=float, default=0.1, help='pull of an animation towards the image (default 0.1)')
     p.add_argument('--beta', type=float, default=0.9, help='smoothness of an animation (default 0.9)')
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png|FILE.gif|FILE.mp4')
+
+    p = command('analyze', 'Studies of zero padding and of positional encodings.', ANALYZE)
+    p.add_argument('study', choices=('padding', 'position', 'encodings'))
+    source = p.add_mutually_exclusive_group()
+    source.add_argument('--model', type=pathlib.Path, metavar='WORKDIR', help='the --workdir of a run')
+    source.add_argument(
+        '--config', action='append', metavar='FILE[:ARG]', help='a generator with random weights; may be repeated'
+    )
+    p.add_argument('--step', help="step of the checkpoint of --model, or 'best'; default: the newest")
+    p.add_argument('--samples', type=int, default=4096, help='a multiple of 64 (default 4096)')
+    p.add_argument('--seed', type=int, default=0, help='of random weights and of samples (default 0)')
+    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FOLDER')
 
     p = model_command('inspect', 'What a checkpoint holds: of a run, or a foreign file.')
     activation_option(p)
@@ -413,6 +440,40 @@ def _edit(args: argparse.Namespace, _: list[str]) -> None:
     print(args.out)
 
 
+def _analyze(args: argparse.Namespace, _: list[str]) -> None:
+    import jax
+    import numpy as np
+
+    from pegan_jax import analysis
+
+    key, model = jax.random.key(args.seed), None if args.model is None else _load(args)
+    about = {'study': args.study, 'seed': args.seed, 'model': args.model and str(args.model), 'config': args.config}
+    if args.study == 'encodings':
+        if args.config:
+            raise ValueError('encodings have no random generator; leave out --config, or name a trained --model.')
+        random = np.random.default_rng(args.seed).normal(size=(4, 4, 16))
+        studies = {
+            'encodings': analysis.encodings_study(
+                random if model is None else analysis.constant_of(model.variables['params'])
+            )
+        }
+    else:
+        about['samples'] = args.samples
+        if model is not None:
+            sources = {str(args.model): analysis.network_features(model.system, model.config.model, model.variables)}
+        elif args.config:
+            sources = {name: analysis.random_network(name, key) for name in args.config}
+        else:
+            sources = analysis.default_sources(key)
+        study = analysis.padding_study if args.study == 'padding' else analysis.position_study
+        studies = {args.study: study(sources, key, args.samples)}
+        if args.study == 'padding' and model is None and not args.config:
+            studies['autocorrelation'] = analysis.autocorrelation_study(sources, 'conv 3', key, args.samples)
+    for name, study in studies.items():
+        for path in analysis.save(study, args.out, name, about):
+            print(path)
+
+
 def _inspect(args: argparse.Namespace, _: list[str]) -> None:
     import jax
 
@@ -483,8 +544,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overrides and args.command != 'train':
             raise ValueError(f'--config.{overrides[0]} is for the command train.')
         commands = {
-            'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'inspect': _inspect,
-            'convert': _convert,
+            'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'analyze': _analyze,
+            'inspect': _inspect, 'convert': _convert,
         }  # fmt: skip
         commands[args.command](args, overrides)
     except Exception as error:

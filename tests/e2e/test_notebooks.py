@@ -43,6 +43,17 @@ def test_the_cips_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     assert np.abs(foveated[64:, 192:].astype(int) - turned[:, :64]).max() <= 1
 
 
+def test_the_notebook_on_positional_encodings_runs_and_shows_its_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv('PEGAN_JAX_SAMPLES', '128')
+    notebook = _executed('positional_encoding.ipynb', 'dcgan:tiny,no-pad,spe', '0.032', tmp_path, monkeypatch)
+    mean, identical, read, encodings, samples, wide, large = _pictures(notebook)
+    side = samples.shape[0]
+    assert samples.shape == (side, 8 * side, 3) and wide.shape == (side, 8 * side, 3)
+    assert large.shape == (2 * side, 8 * side, 3)
+    for picture in (mean, identical, read, encodings, samples, wide, large):
+        assert picture.std() > 1
+
+
 def test_the_singan_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv('PEGAN_JAX_ITERATIONS', '2')
     notebook = _executed('singan.ipynb', 'singan:tiny', '', tmp_path, monkeypatch)

@@ -7,6 +7,7 @@ names what is not implemented yet; such files are skipped with the reason.
 import json
 import pathlib
 
+import check_analysis
 import check_cips
 import check_coords
 import check_mspie
@@ -23,6 +24,7 @@ from compare import assert_close, bound
 DEFAULT = pathlib.Path(__file__).parent.parent / 'fixtures'
 
 MODULES = (
+    check_analysis,
     check_cips,
     check_coords,
     check_mspie,
@@ -50,7 +52,6 @@ PENDING = {
     ('deepfill', 'pconv_'): 'partial convolutions are not implemented yet',
     ('deepfill', 'tf_bundle'): 'the reader of TensorFlow checkpoints is not implemented yet',
     ('deepfill', 'train_grads'): 'the losses of DeepFillv2 are not implemented yet',
-    ('positional_encoding_gans', 'analysis_two_layer'): 'the analysis of zero padding is not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
