@@ -213,6 +213,9 @@ def report(results: dict) -> Iterator[str]:
 # What `--system` alone stands for.
 SUITES = {
     'cips': ('cips:ffhq256',),
+    'dcgan': ('dcgan:celeba64',),
+    'mspie': ('mspie:f',),
+    'pggan': ('pggan:celeba128',),
     'singan': ('singan',),
     'stylegan2': ('stylegan2:images256',),
     'stylegan3': ('stylegan2:images256', 'stylegan3:t,images256', 'stylegan3:r,images256'),
