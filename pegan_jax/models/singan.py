@@ -6,7 +6,7 @@ and a patch critic of the same scale compares that with the real one. Blocks tra
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -295,10 +295,24 @@ def make_pyramid(image: np.ndarray, model: Config) -> tuple[list[np.ndarray], Py
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
+def conv_of_patches(x: jax.Array, kernel: jax.Array, *settings: Any, **names: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated` of an unpadded convolution; on CPU one product of patches [N, h', w', k k C].
+
+    For critics: gradients of gradients of XLA's own convolutions take up to 30 times as long there.
+    """
+    if jax.default_backend() != 'cpu':
+        return jax.lax.conv_general_dilated(x, kernel, *settings, **names)
+    rows, columns, channels, features = kernel.shape
+    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    patches = [x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(rows * columns * channels, features)
+
+
 class ConvBlock(nn.Module):
     """Convolution, batch normalisation if `norm`, leaky ReLU 0.2 if `activate`: [N, h, w, C] -> [N, h', w', features].
 
     pad: 'VALID', 'zero' or 'reflect'. A bias is there only without normalisation, which would take it away again.
+    conv: in place of `jax.lax.conv_general_dilated`.
     """
 
     features: int
@@ -306,6 +320,7 @@ class ConvBlock(nn.Module):
     pad: str = 'VALID'
     norm: bool = True
     activate: bool = True
+    conv: Callable | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -319,6 +334,7 @@ class ConvBlock(nn.Module):
             padding='VALID',
             use_bias=not self.norm,
             kernel_init=nn.initializers.normal(0.02),
+            conv_general_dilated=self.conv,
             name='conv',
         )(x)
         if self.norm:
@@ -329,7 +345,7 @@ class ConvBlock(nn.Module):
 class Block(nn.Module):
     """head, body1, ..., tail: `num_layers` convolutions from the input to `out` channels; G's end in tanh.
 
-    widths: of the layers before the tail.
+    widths: of the layers before the tail; conv: as for `ConvBlock`.
     """
 
     widths: tuple[int, ...]
@@ -337,13 +353,15 @@ class Block(nn.Module):
     kernel_size: int
     pad: str = 'VALID'
     norm: bool = True
+    conv: Callable | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        layer = functools.partial(ConvBlock, kernel_size=self.kernel_size, pad=self.pad, conv=self.conv)
         for i, width in enumerate(self.widths):
             name = f'body{i}' if i else 'head'
-            x = ConvBlock(width, self.kernel_size, self.pad, self.norm, name=name)(x, train)
-        return ConvBlock(self.out, self.kernel_size, self.pad, norm=False, activate=False, name='tail')(x, train)
+            x = layer(width, norm=self.norm, name=name)(x, train)
+        return layer(self.out, norm=False, activate=False, name='tail')(x, train)
 
 
 def widths(model: Config, scale: int) -> tuple[int, ...]:
@@ -361,7 +379,7 @@ def g_block(model: Config, scale: int) -> Block:
 
 def d_block(model: Config, scale: int) -> Block:
     """Critic of a scale: images [N, h, w, 3] -> [N, h - 2P, w - 2P, 1]."""
-    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm)
+    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm, conv=conv_of_patches)
 
 
 # Forward pass ---------------------------------------------------------------------------------------------------------
