@@ -1,15 +1,16 @@
 """Completes images with holes: arrays, files and folders of files, by a trained model or without one.
 
-Masks are 1 (in files: white) where the image is to be filled, 0 (black) where it is known. Known pixels come back as they
-are, bit for bit: whatever a model says of them is not looked at.
+Masks are 1 (in files: white) where the image is to be filled, 0 (black) where it is known. Known pixels come back as
+they are, bit for bit: whatever a model says of them is not looked at.
 """
 
+import functools
 import logging
 import os
 import pathlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -62,10 +63,16 @@ def attention_flow(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np
         raise ValueError(f'image has the shape {image.shape}; the flow is that of one image, [H, W, 3].')
     height, width = mask.shape
     inputs = _inputs(model, *(None if a is None else a[None] for a in (image, mask, sketch)))
-    generator = deepfill.Generator(model.config.model)
-    run = jax.jit(lambda params, inputs: generator.apply({'params': params}, **inputs).offsets)
-    picture = to_uint8(deepfill.flow_picture(run(model.variables['params'], inputs), rate=1))[0]
+    offsets = _offsets(model.config.model, model.variables['params'], inputs)
+    picture = to_uint8(deepfill.flow_picture(offsets, rate=1))[0]
     return picture.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _offsets(config: Any, params: dict, inputs: dict) -> jax.Array:
+    from pegan_jax.models import deepfill
+
+    return deepfill.Generator(config).apply({'params': params}, **inputs).offsets
 
 
 def biharmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -189,9 +196,13 @@ def _open(path: pathlib.Path, max_pixels: int) -> Image.Image:
 
 
 def _size(path: pathlib.Path, max_pixels: int) -> tuple[int, int]:
-    """(height, width) as it is seen, without reading the pixels."""
+    """(height, width) as it is seen, from the header, but of a PNG, where the orientation may come last."""
     with _open(path, max_pixels) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        try:
+            # Of a TIFF, Pillow gives the size after turning.
+            turned = image.format != 'TIFF' and image.getexif().get(_ORIENTATION, 1) >= 5
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f'{path} cannot be decoded: {error}.') from None
         return image.size if turned else image.size[::-1]
 
 
@@ -285,15 +296,13 @@ def check_suffix(path: pathlib.Path) -> None:
         )
 
 
-def pairs(
-    image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pathlib.Path | None = None
-) -> list[Pair]:
+def pairs(image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pathlib.Path | None = None) -> list[Pair]:
     """The files to work on: single ones, or those in folders, matched by their names without suffix.
 
     A single mask (or sketch) beside a folder of images is for all of them.
 
-    Raises: ValueError for missing files, images without a mask or sketch, names that occur twice, an `out` that does not
-      fit.
+    Raises: ValueError for missing files, images without a mask or sketch, names that occur twice, an `out` that does
+      not fit.
     """
     if not image.is_dir():
         for path in (image, mask, sketch):
@@ -407,9 +416,7 @@ def _load(pair: Pair, invert_mask: bool, invert_sketch: bool, max_pixels: int) -
         logger.warning('%s has no hole; %s is written as it is.', pair.mask, pair.image)
     if pair.sketch is None:
         return _Loaded(pair, picture, mask, None)
-    return _Loaded(
-        pair, picture, mask, read_sketch(pair.sketch, size, invert=invert_sketch, max_pixels=max_pixels)
-    )
+    return _Loaded(pair, picture, mask, read_sketch(pair.sketch, size, invert=invert_sketch, max_pixels=max_pixels))
 
 
 def _filled(model: Model | None, loaded: Sequence[_Loaded], count: int) -> Iterator[np.ndarray]:
