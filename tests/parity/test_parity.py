@@ -13,6 +13,7 @@ import check_coords
 import check_mspie
 import check_nvidia
 import check_operators
+import check_pconv
 import check_pggan
 import check_singan
 import check_stylegan2
@@ -30,6 +31,7 @@ MODULES = (
     check_mspie,
     check_nvidia,
     check_operators,
+    check_pconv,
     check_pggan,
     check_singan,
     check_stylegan2,
@@ -38,7 +40,6 @@ MODULES = (
 CHECKS = {key: check for module in MODULES for key, check in module.CHECKS.items()}
 
 PENDING = {
-    ('deepfill', 'brush_raster'): 'free-form masks are not implemented yet',
     ('deepfill', 'ca_'): 'contextual attention is not implemented yet',
     ('deepfill', 'composite'): 'DeepFillv2 is not implemented yet',
     ('deepfill', 'disc_'): 'SN-PatchGAN is not implemented yet',
@@ -49,7 +50,7 @@ PENDING = {
     ('deepfill', 'index_tables'): 'contextual attention is not implemented yet',
     ('deepfill', 'infer_'): 'DeepFillv2 is not implemented yet',
     ('deepfill', 'losses'): 'the losses of DeepFillv2 are not implemented yet',
-    ('deepfill', 'pconv_'): 'partial convolutions are not implemented yet',
+    ('deepfill', 'pconv_losses'): 'the losses of partial convolutions are not implemented yet',
     ('deepfill', 'tf_bundle'): 'the reader of TensorFlow checkpoints is not implemented yet',
     ('deepfill', 'train_grads'): 'the losses of DeepFillv2 are not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
