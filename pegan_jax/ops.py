@@ -429,8 +429,8 @@ def conv2d(
       stride: keep every stride-th position from the first on, or (x, y).
       dilation: distance of the kernel's taps.
       groups: into which channels are divided.
-    Returns: [N, (H + top + bottom - h') // stride + 1, (W + left + right - w') // stride + 1, D] in the dtype of x, with
-      h' = (h - 1) dilation + 1.
+    Returns: [N, (H + top + bottom - h') // stride + 1, (W + left + right - w') // stride + 1, D] in the dtype of x,
+      with h' = (h - 1) dilation + 1 and w' likewise.
     Raises: ValueError for other ranks and channels, or if the padded image is smaller than the kernel.
     """
     return _conv(x, kernel, _sides(padding), _pair('stride', stride), groups, dilation=dilation)

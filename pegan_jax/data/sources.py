@@ -162,13 +162,20 @@ def _defects(root: Path, names: list[str], max_pixels: int, workdir: pathlib.Pat
     return {n: known[prefix + n][1] for n in names if known[prefix + n][1] is not None}
 
 
-def _list_folder(root: pathlib.Path) -> list[str]:
-    names = []
-    for where, folders, files in os.walk(root):
-        folders[:] = [f for f in folders if not f.startswith('.')]
-        found = (pathlib.Path(where, f).relative_to(root) for f in files)
-        names += [f.as_posix() for f in found if (root / f).is_file()]
-    return names
+def image_names(root: Path) -> list[str]:
+    """Relative paths of the image files in a folder or ZIP file, sorted, without hidden files and folders."""
+    if isinstance(root, zipfile.Path):
+        names = [n for n in root.root.namelist() if not n.endswith('/')]
+    else:
+        names = []
+        for where, folders, files in os.walk(root):
+            folders[:] = [f for f in folders if not f.startswith('.')]
+            found = (pathlib.Path(where, f).relative_to(root) for f in files)
+            names += [f.as_posix() for f in found if (root / f).is_file()]
+    hidden = ('.', '__MACOSX')
+    return sorted(
+        n for n in names if n.lower().endswith(SUFFIXES) and not any(p.startswith(hidden) for p in n.split('/'))
+    )
 
 
 def _labels(root: Path, folder: str, names: list[str]) -> tuple[dict[str, Any], int]:
@@ -216,17 +223,11 @@ def open_folder(folder: str, max_pixels: int, workdir: pathlib.Path, labels: boo
     Raises: ConfigError if there is no such folder or ZIP file, it holds no readable image, or labels are missing.
     """
     root = pathlib.Path(folder)
-    if root.is_dir():
-        names = _list_folder(root)
-    elif zipfile.is_zipfile(root):
+    if zipfile.is_zipfile(root):
         root = zipfile.Path(zipfile.ZipFile(root))
-        names = [n for n in root.root.namelist() if not n.endswith('/')]
-    else:
+    elif not root.is_dir():
         raise ConfigError(f'data.folder={folder!r} is not a folder of images, nor a ZIP file; give the path of one.')
-    hidden = ('.', '__MACOSX')
-    names = sorted(
-        n for n in names if n.lower().endswith(SUFFIXES) and not any(p.startswith(hidden) for p in n.split('/'))
-    )
+    names = image_names(root)
     bad = _defects(root, names, max_pixels, workdir)
     if bad:
         shown = ''.join(f'\n  {n}: {reason}' for n, reason in list(bad.items())[:5])

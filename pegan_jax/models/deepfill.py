@@ -7,7 +7,6 @@ options here; VARIANTS has those of each.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -19,7 +18,9 @@ import numpy as np
 
 from pegan_jax import losses, ops, optim
 from pegan_jax.config import ConfigError, at_least, check_types
+from pegan_jax.data import masks
 from pegan_jax.gan import GAN, Stage, Update
+from pegan_jax.layers import PartialConv
 
 Nearest = Literal['aligned', 'linspace', 'plain']
 # How the published programs differ: the TensorFlow release, the networks of its PyTorch port that are meant for
@@ -46,11 +47,12 @@ class Config:
       depthwise with a pointwise one behind it; 'single_channel' has one gate for all channels (both: Yi et al. 2020).
     padding: of zeros: 'same' as TensorFlow's, with strides more behind than in front; or 'symmetric'.
     fuse: whether the attention prefers neighbouring patches for neighbouring positions.
-    nearest: how features are thinned out for the attention: 'aligned' keeps the corners, and so does 'linspace', rounding
-      otherwise, see `nearest_index`; 'plain' takes every second.
+    nearest: how features are thinned out for the attention: 'aligned' keeps the corners, and so does 'linspace' with
+      another rounding, see `nearest_index`; 'plain' takes every second.
     mask_resize: by the same rule, from the image to the attention at once ('one-step') or by 4, then by 2 ('two-step').
     guided: a sketch tells what to paint: lines inside the holes, in training edges of the image.
-    masks: of training: strokes of a brush, a box, the union of both, or those of data.masks ('folder').
+    masks: of training: strokes of a brush, a box, the union of both; or any of those in mask_folder ('folder').
+    mask_folder: images, white where holes are, resized to img_resolution.
     sn: how the spectral norm divides the discriminator's kernels: 'raw' keeps the undivided kernel, and the gradient
       passes through the norm; 'divided' stores the divided one at each evaluation, and the norm is a constant.
     gan_loss: 'hinge' or 'least-squares'.
@@ -69,6 +71,7 @@ class Config:
     mask_resize: Literal['two-step', 'one-step'] = 'two-step'
     guided: bool = False
     masks: Literal['union', 'brush', 'box', 'folder'] = 'union'
+    mask_folder: str | None = None
     sn: Literal['raw', 'divided'] = 'raw'
     gan_loss: Literal['hinge', 'least-squares'] = 'hinge'
     gan_weight: float = 1.0
@@ -84,7 +87,12 @@ class Config:
         if min(self.size) < 8 or self.size[0] % 8 or self.size[1] % 8:
             raise ConfigError(f'model.img_resolution={self.img_resolution}: sides must be multiples of 8.')
         if self.conv_type != 'gated' and self.gate != 'full':
-            raise ConfigError(f'model.gate={self.gate!r} needs model.conv_type="gated", got {self.conv_type!r}.')
+            raise ConfigError(f"model.gate={self.gate!r} needs model.conv_type='gated', got {self.conv_type!r}.")
+        if (self.masks == 'folder') != (self.mask_folder is not None):
+            raise ConfigError(
+                f"model.masks={self.masks!r} and model.mask_folder={self.mask_folder!r}: masks='folder' needs one, "
+                'and the other masks have none.'
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -136,7 +144,7 @@ class Attended(NamedTuple):
     """What `contextual_attention` gives.
 
     y: [N, H, W, C] the foreground, made of patches of the background.
-    offsets: [N, h, w, 2] int32, (row, column) from each position of the thinned-out foreground to what it attends to most.
+    offsets: [N, h, w, 2] int32, (row, column) from each thinned-out position to the one that it attends to most.
     weights: [N, h w, B], how much each position attends to each of the B of the background; None unless asked for.
     """
 
@@ -166,7 +174,7 @@ def copied_patches(b: jax.Array, rate: int) -> jax.Array:
 def paste_patches(patches: jax.Array, rate: int) -> jax.Array:
     """Adjoint of `copied_patches`, divided by 4: [N, h, w, 2 rate, 2 rate, C] -> [N, h rate, w rate, C].
 
-    Four patches meet in a pixel, at the image's edges two and in its corners one, so these come out darker, as published.
+    Four patches meet in a pixel, at the image's edges two and in its corners one: these are attenuated, as published.
     """
     n, h, w, _, _, c = patches.shape
     total = 0.0
@@ -293,7 +301,9 @@ def contextual_attention(
         strips = jax.tree.map(lambda x: x[None], strip(windows[0], exists[0]))
     else:
         strips = jax.lax.map(lambda inputs: jax.checkpoint(strip)(*inputs), (windows, exists))
-    pasted, best, weights = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(n, -1, *x.shape[3:])[:, : h * w], strips)
+    pasted, best, weights = jax.tree.map(
+        lambda x: jnp.moveaxis(x, 0, 1).reshape(n, -1, *x.shape[3:])[:, : h * w], strips
+    )
     y = paste_patches(pasted.reshape(n, h, w, 2 * rate, 2 * rate, c), rate)
     here = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing='ij'), axis=-1).astype(np.int32)
     offsets = jnp.stack([best // bw, best % bw], axis=-1).reshape(n, h, w, 2) - here[None]
@@ -403,6 +413,12 @@ MERGED = {
 }
 
 
+def layer_names() -> list[str]:
+    """All layers in the order of the official program."""
+    behind = (*HALLUCINATION, *BEFORE_ATTENTION, *BEHIND_ATTENTION, *MERGED)
+    return [*COARSE, 'conv17', *behind, 'allconv17']
+
+
 def pads(model: Config, size: tuple[int, int], layer: Layer) -> tuple[int, int, int, int]:
     """Zeros (left, right, top, bottom) around a layer's input of (height, width)."""
     if model.padding == 'symmetric':
@@ -466,7 +482,7 @@ class Generator(nn.Module):
     """Both stages of the network. Layers have the names of the official checkpoints: conv1, ..., allconv17.
 
     Applied with the collection 'gates' mutable it also gives the gates of all layers, {layer: {'gate': (array,)}}, or
-    with partial convolutions where their outputs are valid, {layer: {'valid': (array,)}}.
+    with partial convolutions where their outputs are valid, {'<layer>_valid': (array,)}.
     """
 
     model: Config
@@ -487,10 +503,10 @@ class Generator(nn.Module):
         ones = jnp.ones_like(image[..., :1])  # shows where the padding is
         drawn = [] if sketch is None else [ones * sketch * mask]
         x = jnp.concatenate([known, *drawn, ones, ones * mask], axis=-1)
-        x, valid = self._layers(COARSE, x, ones * (1 - mask))
+        x, valid = self._layers(COARSE, x, 1 - mask)
         coarse = self._image('conv17', x, valid)
 
-        pasted, valid = coarse * mask + known, ones  # no holes any more, where convolutions are partial
+        pasted, valid = coarse * mask + known, ones[:1]  # no holes any more, if convolutions are partial
         hallucinated, at_quarter = self._layers(HALLUCINATION, pasted, valid)
         x, _ = self._layers(BEFORE_ATTENTION, pasted, valid)
         attended = contextual_attention(
@@ -518,9 +534,26 @@ class Generator(nn.Module):
     def _convolve(
         self, name: str, layer: Layer, features: int, activation: Callable, x: jax.Array, valid: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
+        """(activation of the layer, or gated, and where it is valid); images are never gated."""
         model = self.model
-        gate = model.gate if model.conv_type == 'gated' and layer.width else None
-        return GatedConv(model, features, layer, gate, activation, name=name)(x), valid
+        if model.conv_type != 'partial':
+            gate = model.gate if model.conv_type == 'gated' and features != 3 else None
+            return GatedConv(model, features, layer, gate, activation, name=name)(x), valid
+        if layer.up:
+            x, valid = double(x), double(valid)
+        left, right, top, bottom = pads(model, x.shape[1:3], layer)
+        y, valid = PartialConv(
+            features,
+            layer.kernel,
+            layer.stride,
+            ((top, bottom), (left, right)),
+            layer.dilation,
+            kernel_init=nn.initializers.glorot_uniform(),
+            dtype=jnp.dtype(model.dtype),
+            name=name,
+        )(x, valid)
+        self.sow('gates', f'{name}_valid', valid)
+        return activation(y), valid
 
 
 def check_inputs(model: Config, image: jax.Array, mask: jax.Array, sketch: jax.Array | None) -> None:
@@ -530,9 +563,11 @@ def check_inputs(model: Config, image: jax.Array, mask: jax.Array, sketch: jax.A
         raise ValueError(f'image of shape {image.shape}; expected [N, H, W, 3] with sides that are multiples of 8.')
     if (sketch is not None) != model.guided:
         fix = 'give one, zeros for no lines' if model.guided else 'leave it out, or train with model.guided=True'
-        raise ValueError(f'sketch is {"given" if sketch is not None else "missing"}, model.guided={model.guided}; {fix}.')
+        state = 'missing' if sketch is None else 'given'
+        raise ValueError(f'the sketch is {state}, and model.guided={model.guided}; {fix}.')
+    shapes = [(count, height, width, 1) for count in (1, n)]
     for name, plane in (('mask', mask), ('sketch', sketch)):
-        if plane is not None and (plane.ndim != 4 or plane.shape[0] not in (1, n) or plane.shape[1:] != (height, width, 1)):
+        if plane is not None and plane.shape not in shapes:
             raise ValueError(f'{name} of shape {plane.shape}; expected [1 or {n}, {height}, {width}, 1].')
 
 
@@ -643,3 +678,114 @@ def g_main(model: Config, params: dict, d_params: dict, buffers: dict, batch: di
         'loss/l1_refined': refined,
     }
     return loss, (used, new, metrics)
+
+
+# The system -----------------------------------------------------------------------------------------------------------
+
+
+def validate(config: Any) -> None:
+    """Checks a whole run configuration whose model is a `Config`. Raises ConfigError."""
+    data, model = config.data, config.model
+    if data.size != model.size:
+        raise ConfigError(
+            f'data.resolution={data.resolution} differs from model.img_resolution={model.img_resolution}: set both to '
+            'the same size.'
+        )
+    if data.labels:
+        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
+    if model.guided != (data.edges != 'none'):
+        raise ConfigError(
+            f'model.guided={model.guided} and data.edges={data.edges!r}: sketches are made of edges; set '
+            "model.guided=True and data.edges='canny' (or another source), or False and 'none'."
+        )
+
+
+def build(config: Any) -> GAN:
+    """The GAN of a run configuration: D, then G, on the same images and under the same mask."""
+    model = config.model
+
+    def init(key: jax.Array) -> tuple[dict, dict, dict]:
+        g_key, d_key, u_key = jax.random.split(key, 3)
+        image, mask = jnp.zeros((1, *model.size, 3)), jnp.zeros((1, *model.size, 1))
+        sketch = mask if model.guided else None
+        g = Generator(model).init(g_key, image, mask, sketch)['params']
+        d = Discriminator(model).init(d_key, d_input(image, mask, sketch))['params']
+        keys = jax.random.split(u_key, len(d))
+        u = {
+            name: {'u': jax.random.truncated_normal(k, -2.0, 2.0, (1, layer['bias'].size))}
+            for k, (name, layer) in zip(keys, d.items(), strict=True)
+        }
+        return {'g': g, 'd': d}, {'g': {}, 'd': u}, {}
+
+    def prepare(batch: dict, key: jax.Array, stage: Stage) -> dict:
+        # One mask for all images of a step, on all devices: it depends on the step alone.
+        mask = sampler()(key)[None]
+        return {**batch, 'mask': mask, 'sketch': sketch_of(model, batch)}
+
+    # Read when it is first needed: a model can be used without the masks that it was trained with.
+    sampler = functools.cache(lambda: masks.sampler(model.masks, *model.size, model.mask_folder))
+
+    def fields(state: Any, used: dict, new: dict) -> dict:
+        """What evaluating D leaves behind."""
+        buffers = {'buffers': {**state.buffers, 'd': new}}
+        if model.sn == 'raw':
+            return buffers
+        return buffers | {'params': {**state.params, 'd': jax.lax.stop_gradient(used)}}
+
+    def d_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
+        image, mask, sketch = (batch[name] for name in ('image', 'mask', 'sketch'))
+        refined = Generator(model).apply({'params': state.params['g']}, image, mask, sketch).refined
+        loss, (used, new, metrics) = d_main(model, params, state.buffers['d'], refined, batch)
+        return loss, (fields(state, used, new), metrics)
+
+    def g_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
+        loss, (used, new, metrics) = g_main(model, params, state.params['d'], state.buffers['d'], batch)
+        return loss, (fields(state, used, new), metrics)
+
+    def inputs(batch: dict, key: jax.Array) -> dict:
+        keys = jax.random.split(key, len(batch['image']))
+        drawn = jax.vmap(sampler())(keys)
+        sketch = {'sketch': sketch_of(model, batch)} if model.guided else {}
+        return {'image': batch['image'], 'mask': drawn, **sketch}
+
+    return GAN(
+        init=init,
+        updates=(Update('d', d_loss), Update('g', g_loss)),
+        optimizers={net: optim.adam(config.optim, getattr(config.optim, f'{net}_lr')) for net in ('g', 'd')},
+        sample=functools.partial(sample, model),
+        stage_at=lambda step, nimg, seed: Stage(model.img_resolution),
+        prepare=prepare,
+        inputs=inputs,
+    )
+
+
+def sketch_of(model: Config, batch: dict) -> jax.Array | None:
+    """The edges of a batch as a sketch, [N, H, W, 1] of 0 and 1, no lines where it has none; None if unguided."""
+    if not model.guided:
+        return None
+    if 'edge' not in batch:
+        return jnp.zeros_like(batch['image'][..., :1])
+    return (batch['edge'] > SKETCH_THRESHOLD * 255).astype(jnp.float32)
+
+
+def sample(model: Config, variables: dict, inputs: dict) -> jax.Array:
+    """Completed images.
+
+    Args:
+      variables: {'params', 'buffers'} of the generator.
+      inputs: 'image' [N, H, W, 3] in [-1, 1], 'mask' [N or 1, H, W, 1], and for a guided model 'sketch', 1 on lines;
+        without one nothing is drawn. Sides are multiples of 8.
+    Returns: [N, H, W, 3]; outside of the holes exactly the image.
+    Raises: ValueError as `Generator`.
+    """
+    image, mask = inputs['image'], inputs['mask']
+    sketch = inputs.get('sketch', jnp.zeros_like(mask) if model.guided else None)
+    return composite(Generator(model).apply({'params': variables['params']}, image, mask, sketch).refined, image, mask)
+
+
+SAMPLE_OPTIONS = ()  # of `sample`, for pictures of seeds: there are none
+
+
+def side_multiple(model: Config) -> int:
+    """What the sides of images must be multiples of."""
+    return 8

@@ -12,15 +12,7 @@ from pegan_jax.models import deepfill
 from pegan_jax.sampling import to_uint8
 
 PRESETS = {'official': 'official', 'tf': 'port-tf', 'pt': 'port-pt'}
-LAYERS = [
-    *deepfill.COARSE,
-    'conv17',
-    *deepfill.HALLUCINATION,
-    *deepfill.BEFORE_ATTENTION,
-    *deepfill.BEHIND_ATTENTION,
-    *deepfill.MERGED,
-    'allconv17',
-]
+LAYERS = deepfill.layer_names()
 CONVS = [f'conv{i}' for i in range(1, 7)]
 HWIO = (2, 3, 1, 0)
 

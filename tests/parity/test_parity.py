@@ -14,6 +14,7 @@ import check_deepfill
 import check_mspie
 import check_nvidia
 import check_operators
+import check_pconv
 import check_pggan
 import check_singan
 import check_stylegan2
@@ -32,6 +33,7 @@ MODULES = (
     check_mspie,
     check_nvidia,
     check_operators,
+    check_pconv,
     check_pggan,
     check_singan,
     check_stylegan2,
@@ -40,8 +42,7 @@ MODULES = (
 CHECKS = {key: check for module in MODULES for key, check in module.CHECKS.items()}
 
 PENDING = {
-    ('deepfill', 'brush_raster'): 'free-form masks are not implemented yet',
-    ('deepfill', 'pconv_'): 'partial convolutions are not implemented yet',
+    ('deepfill', 'pconv_losses'): 'the losses of partial convolutions are not implemented yet',
     ('deepfill', 'tf_bundle'): 'the reader of TensorFlow checkpoints is not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
