@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from pegan_jax.config import ConfigError
-from pegan_jax.data import sources
 
 logger = logging.getLogger(__name__)
 
@@ -258,6 +257,8 @@ def read_folder(
     Returns: [K, height, width] uint8; 1 is a hole. All are held in memory.
     Raises: ConfigError if there is no such folder, no image in it, an image that cannot be read, or no hole in any.
     """
+    from pegan_jax.data import sources  # not above: it imports the dataset libraries, and models import this module
+
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise ConfigError(f'{str(folder)!r} is not a folder of masks; give the path of one.')
