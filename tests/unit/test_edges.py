@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from test_pipeline import Numbered, take
 
+from pegan_jax.__main__ import main
 from pegan_jax.config import ConfigError, DataConfig
 from pegan_jax.data import edges, pipeline, sources
 
@@ -124,3 +125,33 @@ def test_unusable_files_of_edges_leave_their_image_out(tmp_path, caplog):
 def test_files_of_edges_need_a_folder():
     with pytest.raises(ConfigError, match=r'data\.folder, which is not set'):
         DataConfig(edges='files')
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_what_training_then_reads(tmp_path, capsys):
+    for name, seed in (('a.png', 0), ('b/c.jpg', 1)):
+        save(tmp_path / name, np.random.default_rng(seed).integers(0, 256, (24, 16, 3)).astype(np.uint8))
+    (tmp_path / 'broken.png').write_bytes(b'no image')
+    for _ in range(2):  # edges of edges are not drawn
+        assert main(['edges', '--folder', str(tmp_path), '--out', str(tmp_path), '--method', 'dog']) == 0
+    said = capsys.readouterr()
+    assert '2 of 3 images' in said.out and 'left out: broken.png: not an image' in said.err
+    (tmp_path / 'broken.png').unlink()
+    assert sorted(p.name for p in tmp_path.rglob('*.*')) == ['a.png', 'a_edge.png', 'c.jpg', 'c_edge.png']
+    drawn = np.asarray(Image.open(tmp_path / 'a_edge.png'))
+    np.testing.assert_array_equal(drawn, edges.extract(np.asarray(Image.open(tmp_path / 'a.png')), 'dog')[..., 0])
+    assert len(sources.open_folder(str(tmp_path), 10**6, tmp_path / 'run', edges=True)) == 2
+
+
+def test_the_command_says_what_it_misses(tmp_path, capsys):
+    (tmp_path / 'empty').mkdir()
+    for more, match in (
+        (['--folder', str(tmp_path / 'none')], 'is not a folder'),
+        (['--folder', str(tmp_path / 'empty')], 'holds no image'),
+        (['--folder', str(tmp_path), '--method', 'hed'], '--method hed needs --weights'),
+        (['--folder', str(tmp_path), '--weights', 'hed.pth'], '--method canny takes no --weights'),
+    ):
+        assert main(['edges', '--out', str(tmp_path), *more]) == 1
+        assert match in capsys.readouterr().err
