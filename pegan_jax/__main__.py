@@ -238,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     p = command(
         'edges',
         'Draw the lines of all images in a folder, for training with sketches.',
-        'Writes <name>_edge.png for every image, in sub-folders as they are. Training finds them beside the images with\n'
+        'Writes <name>_edge.png for every image, in the same sub-folders. Training finds them beside the images with\n'
         '--config.data.edges=files. HED needs its weights, as a torch file; they are not downloaded.',
     )
     p.add_argument('--folder', type=pathlib.Path, required=True, help='of images')
