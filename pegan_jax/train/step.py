@@ -91,12 +91,11 @@ def device_step(
         # the gradient would already be summed over devices, and this mean would leave it too large by their number.
         (value, (fields, scalars)), grads = jax.value_and_grad(loss, has_aux=True)(_at(state.params, path))
         grads, fields, scalars, ok = _pmean((grads, fields, scalars, jnp.isfinite(value).astype(jnp.float32)))
+        state = state.replace(**fields)
         trained = _at(state.params, path)
         deltas, opt = gan.optimizers[net].update(grads, _at(state.opt, path), trained)
         state = state.replace(
-            params=_put(state.params, path, optax.apply_updates(trained, deltas)),
-            opt=_put(state.opt, path, opt),
-            **fields,
+            params=_put(state.params, path, optax.apply_updates(trained, deltas)), opt=_put(state.opt, path, opt)
         )
         metrics |= scalars
         finite = jnp.minimum(finite, ok)

@@ -10,6 +10,7 @@ import pathlib
 import check_analysis
 import check_cips
 import check_coords
+import check_deepfill
 import check_mspie
 import check_nvidia
 import check_operators
@@ -28,6 +29,7 @@ MODULES = (
     check_analysis,
     check_cips,
     check_coords,
+    check_deepfill,
     check_mspie,
     check_nvidia,
     check_operators,
@@ -40,19 +42,8 @@ MODULES = (
 CHECKS = {key: check for module in MODULES for key, check in module.CHECKS.items()}
 
 PENDING = {
-    ('deepfill', 'ca_'): 'contextual attention is not implemented yet',
-    ('deepfill', 'composite'): 'DeepFillv2 is not implemented yet',
-    ('deepfill', 'disc_'): 'SN-PatchGAN is not implemented yet',
-    ('deepfill', 'flow_image'): 'contextual attention is not implemented yet',
-    ('deepfill', 'gconv_'): 'gated convolutions are not implemented yet',
-    ('deepfill', 'gdeconv_'): 'gated convolutions are not implemented yet',
-    ('deepfill', 'gen_'): 'DeepFillv2 is not implemented yet',
-    ('deepfill', 'index_tables'): 'contextual attention is not implemented yet',
-    ('deepfill', 'infer_'): 'DeepFillv2 is not implemented yet',
-    ('deepfill', 'losses'): 'the losses of DeepFillv2 are not implemented yet',
     ('deepfill', 'pconv_losses'): 'the losses of partial convolutions are not implemented yet',
     ('deepfill', 'tf_bundle'): 'the reader of TensorFlow checkpoints is not implemented yet',
-    ('deepfill', 'train_grads'): 'the losses of DeepFillv2 are not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
