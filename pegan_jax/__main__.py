@@ -74,6 +74,7 @@ EPILOG = """examples:
   python -m pegan_jax edit --model runs/singan --mode animate --out moving.gif
   python -m pegan_jax inpaint --model runs/faces --image photo.jpg --mask hole.png --out filled.png
   python -m pegan_jax evaluate --model runs/faces --data test_photos --out scores.json
+  python -m pegan_jax edges --folder photos --out photos
   python -m pegan_jax analyze padding --out studies
   python -m pegan_jax inspect --model runs/quickstart
   python -m pegan_jax convert ffhq256_g_ema.pt --out runs/ffhq256
@@ -295,6 +296,17 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--seed', type=int, default=0, help='of the masks (default 0)')
     p.add_argument('--batch-size', type=int, default=8, help='images computed at once (default 8)')
     p.add_argument('--out', type=pathlib.Path, metavar='FILE.json')
+
+    p = command(
+        'edges',
+        'Draw the lines of all images in a folder, for training with sketches.',
+        'Writes <name>_edge.png for every image, in the same sub-folders. Training finds them beside the images with\n'
+        '--config.data.edges=files. HED needs its weights, as a torch file; they are not downloaded.',
+    )
+    p.add_argument('--folder', type=pathlib.Path, required=True, help='of images')
+    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FOLDER', help='may be the same folder')
+    p.add_argument('--method', choices=('canny', 'dog', 'hed'), default='canny', help='default: canny')
+    p.add_argument('--weights', type=pathlib.Path, metavar='FILE.pth', help='of HED')
 
     p = command('analyze', 'Studies of zero padding and of positional encodings.', ANALYZE)
     p.add_argument('study', choices=('padding', 'position', 'encodings'))
@@ -554,7 +566,7 @@ def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
         path = pathlib.Path(args.data)
         kind = 'folder' if path.is_dir() or path.suffix.lower() == '.zip' else 'image' if path.is_file() else 'tfds'
         data = dataclasses.replace(data, **({'tfds': None, 'folder': None, 'image': None} | {kind: args.data}))
-    data = dataclasses.replace(data, labels=False, resolution=args.size or data.resolution)
+    data = dataclasses.replace(data, labels=False, edges='none', resolution=args.size or data.resolution)
     metrics, kinds = (tuple(name.strip() for name in getattr(args, n).split(',')) for n in ('metrics', 'kinds'))
     evaluation.check_metrics(metrics)
     methods = {}
@@ -579,6 +591,48 @@ def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
         }  # fmt: skip
         evaluation.save(results, args.out, about, metrics)
         print(args.out)
+
+
+def _edges(args: argparse.Namespace, _: list[str]) -> None:
+    import functools
+
+    from PIL import Image
+    from tqdm import tqdm
+
+    from pegan_jax.config import DataConfig
+    from pegan_jax.data import edges, sources
+
+    if (args.weights is not None) != (args.method == 'hed'):
+        raise ValueError(
+            '--method hed needs --weights FILE.pth, the parameters of HED as a torch file.'
+            if args.weights is None
+            else f'--method {args.method} takes no --weights; use --method hed.'
+        )
+    if not args.folder.is_dir():
+        raise ValueError(f'--folder {args.folder} is not a folder of images.')
+    names = sources.image_names(args.folder)
+    names = sorted(set(names) - set(sources.edge_files(names).values()))
+    if not names:
+        known = ', '.join('*' + suffix for suffix in sources.SUFFIXES)
+        raise ValueError(f'--folder {args.folder} holds no image; expected files named {known}.')
+    draw = functools.partial(edges.extract, method=args.method)
+    if args.method == 'hed':
+        from pegan_jax.metrics import features
+
+        draw = functools.partial(features.hed_edges, features.load_hed(args.weights))
+    written = 0
+    for name in tqdm(names, 'edges', unit='image'):
+        try:
+            image = sources.decode_image((args.folder / name).read_bytes(), DataConfig.max_pixels)
+        except (sources.UnreadableImage, OSError) as error:
+            print(f'left out: {name}: {error}', file=sys.stderr)
+            continue
+        target = (args.out / name).with_suffix('')
+        target = target.with_name(f'{target.name}_edge.png')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw(image)[..., 0]).save(target)
+        written += 1
+    print(f'{written} of {len(names)} images: {args.out}')
 
 
 def _analyze(args: argparse.Namespace, _: list[str]) -> None:
@@ -688,6 +742,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands = {
             'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'inpaint': _inpaint,
             'evaluate': _evaluate, 'analyze': _analyze, 'inspect': _inspect, 'convert': _convert,
+            'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'edges': _edges, 'analyze': _analyze,
+            'inspect': _inspect, 'convert': _convert,
         }  # fmt: skip
         commands[args.command](args, overrides)
     except Exception as error:

@@ -191,7 +191,8 @@ def infer(tree: Any, *, colours: str | None = None) -> tuple[Config, dict[str, A
         fields['d_cnum'] = bias.shape[0]
     try:
         model = deepfill.Config(**fields)
-        edges = {'edges': 'files'} if fields['guided'] else {}
+        # What edges it was trained with is in no file; further training takes those of --config.data.edges.
+        edges = {'edges': 'canny'} if fields['guided'] else {}
         config = Config(
             'deepfill',
             model,
