@@ -740,10 +740,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overrides and args.command != 'train':
             raise ValueError(f'--config.{overrides[0]} is for the command train.')
         commands = {
-            'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'inpaint': _inpaint,
-            'evaluate': _evaluate, 'analyze': _analyze, 'inspect': _inspect, 'convert': _convert,
-            'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'edges': _edges, 'analyze': _analyze,
-            'inspect': _inspect, 'convert': _convert,
+            'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'edges': _edges,
+            'inpaint': _inpaint, 'evaluate': _evaluate, 'analyze': _analyze, 'inspect': _inspect,
+            'convert': _convert,
         }  # fmt: skip
         commands[args.command](args, overrides)
     except Exception as error:

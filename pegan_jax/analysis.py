@@ -380,7 +380,9 @@ def coloured(x: np.ndarray, low: float, high: float, ramp: tuple = SEQUENTIAL) -
     return np.where(np.isnan(x)[..., None], 160, rgb.round()).astype(np.uint8)
 
 
-def picture_table(title: str, rows: dict[str, list[tuple[str, np.ndarray]]], legend: tuple | None = None) -> Image.Image:
+def picture_table(
+    title: str, rows: dict[str, list[tuple[str, np.ndarray]]], legend: tuple | None = None
+) -> Image.Image:
     """Rows of captioned uint8 pictures under a title; legend: (low, high, ramp, what) of a colour bar."""
     small, large, across = ImageFont.load_default(12), ImageFont.load_default(15), max(map(len, rows.values()))
     width = _LABEL + across * (_TILE + _GAP)

@@ -1,4 +1,4 @@
-"""What the gates of gated convolutions do, layer by layer, beside the mask of partial convolutions (Yu et al. 2019, 3.1).
+"""What gates of gated convolutions do, layer by layer, beside the mask of partial ones (Yu et al. 2019, section 3.1).
 
 A partial convolution knows which of its inputs are valid, by a rule: after a few layers all of them are. A gate is
 learned: each channel has its own, and deep layers can still tell holes from what is known.
