@@ -1,4 +1,4 @@
-"""Command line: python -m pegan_jax train | sample | render | edit | analyze | inspect | convert."""
+"""Command line: python -m pegan_jax train | sample | render | edit | edges | analyze | inspect | convert."""
 
 import argparse
 import logging
@@ -41,6 +41,7 @@ EPILOG = """examples:
   python -m pegan_jax sample --model runs/quickstart --seeds 0-31 --out samples.png
   python -m pegan_jax render --model runs/quickstart --seed 3 --size 512 --extent -2,2,-2,2 --out wide.png
   python -m pegan_jax edit --model runs/singan --mode animate --out moving.gif
+  python -m pegan_jax edges --folder photos --out photos
   python -m pegan_jax analyze padding --out studies
   python -m pegan_jax inspect --model runs/quickstart
   python -m pegan_jax convert ffhq256_g_ema.pt --out runs/ffhq256
@@ -233,6 +234,17 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--alpha', type=float, default=0.1, help='pull of an animation towards the image (default 0.1)')
     p.add_argument('--beta', type=float, default=0.9, help='smoothness of an animation (default 0.9)')
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png|FILE.gif|FILE.mp4')
+
+    p = command(
+        'edges',
+        'Draw the lines of all images in a folder, for training with sketches.',
+        'Writes <name>_edge.png for every image, in the same sub-folders. Training finds them beside the images with\n'
+        '--config.data.edges=files. HED needs its weights, as a torch file; they are not downloaded.',
+    )
+    p.add_argument('--folder', type=pathlib.Path, required=True, help='of images')
+    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FOLDER', help='may be the same folder')
+    p.add_argument('--method', choices=('canny', 'dog', 'hed'), default='canny', help='default: canny')
+    p.add_argument('--weights', type=pathlib.Path, metavar='FILE.pth', help='of HED')
 
     p = command('analyze', 'Studies of zero padding and of positional encodings.', ANALYZE)
     p.add_argument('study', choices=('padding', 'position', 'encodings'))
@@ -440,6 +452,48 @@ def _edit(args: argparse.Namespace, _: list[str]) -> None:
     print(args.out)
 
 
+def _edges(args: argparse.Namespace, _: list[str]) -> None:
+    import functools
+
+    from PIL import Image
+    from tqdm import tqdm
+
+    from pegan_jax.config import DataConfig
+    from pegan_jax.data import edges, sources
+
+    if (args.weights is not None) != (args.method == 'hed'):
+        raise ValueError(
+            '--method hed needs --weights FILE.pth, the parameters of HED as a torch file.'
+            if args.weights is None
+            else f'--method {args.method} takes no --weights; use --method hed.'
+        )
+    if not args.folder.is_dir():
+        raise ValueError(f'--folder {args.folder} is not a folder of images.')
+    names = sources.image_names(args.folder)
+    names = sorted(set(names) - set(sources.edge_files(names).values()))
+    if not names:
+        known = ', '.join('*' + suffix for suffix in sources.SUFFIXES)
+        raise ValueError(f'--folder {args.folder} holds no image; expected files named {known}.')
+    draw = functools.partial(edges.extract, method=args.method)
+    if args.method == 'hed':
+        from pegan_jax.metrics import features
+
+        draw = functools.partial(features.hed_edges, features.load_hed(args.weights))
+    written = 0
+    for name in tqdm(names, 'edges', unit='image'):
+        try:
+            image = sources.decode_image((args.folder / name).read_bytes(), DataConfig.max_pixels)
+        except (sources.UnreadableImage, OSError) as error:
+            print(f'left out: {name}: {error}', file=sys.stderr)
+            continue
+        target = (args.out / name).with_suffix('')
+        target = target.with_name(f'{target.name}_edge.png')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw(image)[..., 0]).save(target)
+        written += 1
+    print(f'{written} of {len(names)} images: {args.out}')
+
+
 def _analyze(args: argparse.Namespace, _: list[str]) -> None:
     import jax
     import numpy as np
@@ -544,7 +598,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overrides and args.command != 'train':
             raise ValueError(f'--config.{overrides[0]} is for the command train.')
         commands = {
-            'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'analyze': _analyze,
+            'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'edges': _edges, 'analyze': _analyze,
             'inspect': _inspect, 'convert': _convert,
         }  # fmt: skip
         commands[args.command](args, overrides)

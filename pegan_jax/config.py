@@ -40,6 +40,9 @@ class DataConfig:
     flip: mirror half of the images at random.
     labels: read the class of every image: of a TFDS dataset its label, of a folder the sub-folder that an image is in,
       or what `dataset.json` in the folder or ZIP file says.
+    edges: give a drawing of the lines of every image: computed by 'canny' or 'dog', or from 'files', those of a folder
+      that are named as an image with `_edge` behind (photo.jpg: photo_edge.png). A model that is trained with one kind
+      expects this kind.
     cache: keep decoded images in memory (small datasets).
     max_pixels: larger images are refused before they are decoded.
     """
@@ -54,6 +57,7 @@ class DataConfig:
     crop: Literal['center', 'random', 'stretch'] = 'center'
     flip: bool = True
     labels: bool = False
+    edges: Literal['none', 'canny', 'dog', 'files'] = 'none'
     cache: bool = False
     max_pixels: int = 100_000_000
 
@@ -67,6 +71,10 @@ class DataConfig:
             raise ConfigError("no data: set one of data.tfds='worlds', data.folder=PATH, data.image=PATH.")
         if min(self.size) < 1:
             raise ConfigError(f'data.resolution={self.resolution} must be positive.')
+        if self.edges == 'files' and self.folder is None:
+            raise ConfigError(
+                "data.edges='files' are files in data.folder, which is not set; or use data.edges='canny'."
+            )
         at_least(self, 'num_worlds', 1)
         at_least(self, 'max_pixels', 1)
 

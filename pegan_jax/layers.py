@@ -262,7 +262,7 @@ class PartialConv(nn.Module):
         Args:
           x: [N, H, W, C].
           valid: 1 for valid, 0 for a hole; no gradient reaches it. [N or 1, H, W, 1], one for all channels: V counts
-            positions, and so it stays; or one per channel, [N or 1, H, W, C], as concatenated features need: V counts all
+            positions, and so it stays. [N or 1, H, W, C], one per channel, as concatenated features need: V counts all
             of them, and the new one has `features` equal channels. None: all are valid, [1, H, W, 1].
         Raises: ValueError for another shape.
         """
