@@ -217,7 +217,7 @@ class _Metrics:
 
 
 class _Sampler:
-    """Images of fixed inputs from a training state: of the latents of seeds 0, 1, 2, ..., or the first images completed."""
+    """Images of fixed inputs from a training state: latents of seeds 0, 1, 2, ..., or the first images of the data."""
 
     batch_size = 8
 

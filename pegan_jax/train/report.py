@@ -83,7 +83,8 @@ def dry_run(config: Config) -> str:
     )
     traced = step.trace(abstract(state, P()), abstract(batch, P('data')))
     memory = traced.lower().compile().memory_analysis()
-    sampling = matmul_flops(jax.make_jaxpr(lambda *args: gan.sample(*args))(state.sampling, abstract_inputs(gan, config, 1)))
+    inputs = abstract_inputs(gan, config, 1)
+    sampling = matmul_flops(jax.make_jaxpr(lambda *args: gan.sample(*args))(state.sampling, inputs))
     training = matmul_flops(traced.jaxpr) * mesh.size / train.batch_size
     peak = (
         memory.argument_size_in_bytes
