@@ -196,7 +196,7 @@ def infer(tree: Any, *, colours: str | None = None) -> tuple[Config, dict[str, A
         config = Config(
             'deepfill',
             model,
-            DataConfig(resolution=256, crop='random', flip=False, **edges),
+            DataConfig(resolution=256, crop='window', flip=False, **edges),
             OptimConfig(g_lr=1e-4, d_lr=1e-4, beta1=0.5, beta2=0.999),
             TrainConfig(batch_size=16),
         )
