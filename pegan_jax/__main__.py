@@ -22,10 +22,11 @@ examples:
   --mode animate --start-scale 2 --out moving.gif
 """
 
-ANALYZE = """Studies of where a generator knows its position from; pictures and numbers go to --out.
+ANALYZE = """Studies of where a generator knows its position from, and holes; pictures and numbers go to --out.
   padding     means, spreads and autocorrelation of maps without and with zero padding, layer by layer
   position    how well a linear map tells the position of a feature vector, layer by layer
   encodings   the spaces that a learned constant, the Cartesian grid and sinusoids span, at 5x5 and 7x7
+  gates       of DeepFillv2: what gates tell of a hole, layer by layer, beside the mask of partial convolutions
 
 Generators are one random stack of convolutions without and with padding; or those of --config, with random weights;
 or that of --model.
@@ -34,6 +35,7 @@ examples:
   padding --out studies
   position --config mspie:d,tiny --config mspie:i,tiny --out studies
   encodings --model runs/mspie-c --out studies
+  gates --model runs/faces --out studies
 """
 
 INPAINT = """White in the mask is the hole, black is known; known pixels are written as they are, which takes a format
@@ -308,15 +310,15 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--method', choices=('canny', 'dog', 'hed'), default='canny', help='default: canny')
     p.add_argument('--weights', type=pathlib.Path, metavar='FILE.pth', help='of HED')
 
-    p = command('analyze', 'Studies of zero padding and of positional encodings.', ANALYZE)
-    p.add_argument('study', choices=('padding', 'position', 'encodings'))
+    p = command('analyze', 'Studies of zero padding, of positional encodings and of gates.', ANALYZE)
+    p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates'))
     source = p.add_mutually_exclusive_group()
     source.add_argument('--model', type=pathlib.Path, metavar='WORKDIR', help='the --workdir of a run')
     source.add_argument(
         '--config', action='append', metavar='FILE[:ARG]', help='a generator with random weights; may be repeated'
     )
     p.add_argument('--step', help="step of the checkpoint of --model, or 'best'; default: the newest")
-    p.add_argument('--samples', type=int, default=4096, help='a multiple of 64 (default 4096)')
+    p.add_argument('--samples', type=int, default=4096, help='of maps, a multiple of 64 (default 4096)')
     p.add_argument('--seed', type=int, default=0, help='of random weights and of samples (default 0)')
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='FOLDER')
 
@@ -639,11 +641,14 @@ def _analyze(args: argparse.Namespace, _: list[str]) -> None:
     import jax
     import numpy as np
 
-    from pegan_jax import analysis
+    from pegan_jax import analysis, analysis_gates
 
     key, model = jax.random.key(args.seed), None if args.model is None else _load(args)
     about = {'study': args.study, 'seed': args.seed, 'model': args.model and str(args.model), 'config': args.config}
-    if args.study == 'encodings':
+    if args.study == 'gates':
+        models = {str(args.model): model} if model else analysis_gates.random_models(args.config, key)
+        studies = {'gates': analysis_gates.gate_study(models, analysis_gates.worlds_for(models))}
+    elif args.study == 'encodings':
         if args.config:
             raise ValueError('encodings have no random generator; leave out --config, or name a trained --model.')
         random = np.random.default_rng(args.seed).normal(size=(4, 4, 16))

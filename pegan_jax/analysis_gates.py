@@ -5,6 +5,7 @@ learned: each channel has its own, and deep layers can still tell holes from wha
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,10 @@ import numpy as np
 from scipy import stats
 
 from pegan_jax.analysis import SEQUENTIAL, Study, coloured, number_table, picture_table, rounded
+from pegan_jax.config import DataConfig, load_config, system_module
+from pegan_jax.evaluation import read_images
 from pegan_jax.models import deepfill
+from pegan_jax.sampling import Model
 
 SEPARATES = 0.75  # area under the ROC curve, from which on (or under 1 minus it) a gate tells holes apart
 
@@ -80,7 +84,30 @@ def box_mask(height: int, width: int) -> np.ndarray:
     return mask
 
 
-def gate_study(models: dict[str, tuple[deepfill.Config, dict]], images: np.ndarray) -> Study:
+def random_models(names: Sequence[str] | None, key: jax.Array) -> dict[str, Model]:
+    """Shipped configurations with random weights, by name; None: ('deepfill:tiny',)."""
+    models = {}
+    for name in names or ('deepfill:tiny',):
+        config = load_config(name)
+        gan = system_module(config.system).build(config)
+        params, buffers, _ = gan.init(key)
+        models[name] = Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
+    return models
+
+
+def worlds_for(models: dict[str, Model], count: int = 4) -> np.ndarray:
+    """Procedural worlds that training does not see, of the models' size: [count, H, W, 3] float32 in [-1, 1].
+
+    Raises: ValueError for models of several sizes.
+    """
+    sizes = {model.config.data.size for model in models.values()}
+    if len(sizes) > 1:
+        raise ValueError(f'the models are for images of {sorted(sizes)}; compare models of one size.')
+    images = read_images(DataConfig(tfds='worlds', resolution=sizes.pop()), count)
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
     """Gates of every layer inside and outside of a hole in the middle, beside what partial convolutions call valid.
 
     Pictures, a column per layer: `coarse` and `refined` show, of the first image, the mean of the gates and the two
@@ -88,26 +115,30 @@ def gate_study(models: dict[str, tuple[deepfill.Config, dict]], images: np.ndarr
     gates that tell the hole apart.
 
     Args:
-      models: by the name to show: the configuration and the generator's parameters.
+      models: by the name to show; of the system 'deepfill', with gated convolutions.
       images: [N, H, W, 3] float32 in [-1, 1], sides multiples of 8.
     Raises: ValueError for models without gates.
     """
     inputs = {'image': images, 'mask': box_mask(*images.shape[1:3])}
     mask = np.broadcast_to(inputs['mask'], (len(images), *inputs['mask'].shape[1:]))
-    numbers, shares, rows = {}, {}, {'coarse': {}, 'refined': {}}
-    for name, (model, params) in models.items():
-        if model.conv_type != 'gated':
-            raise ValueError(f'{name} has no gates: model.conv_type={model.conv_type!r}; choose one that is gated.')
+    numbers, shares, partial, rows = {}, {}, [], {'coarse': {}, 'refined': {}}
+    for name, loaded in models.items():
+        model = loaded.config.model
+        if loaded.config.system != 'deepfill' or model.conv_type != 'gated':
+            kind = getattr(model, 'conv_type', None)
+            what = loaded.config.system if kind is None else f'{loaded.config.system}, model.conv_type={kind!r}'
+            raise ValueError(f"{name} has no gates ({what}); choose a deepfill with model.conv_type='gated'.")
         drawn = {'sketch': np.zeros_like(inputs['mask'])} if model.guided else {}
-        gates, masks = gates_of(model, params, inputs | drawn), partial_masks(model, inputs | drawn)
-        numbers[name], shares[name], shares['partial, valid'] = {}, [], []
+        gates = gates_of(model, loaded.variables['params'], inputs | drawn)
+        masks = partial_masks(model, inputs | drawn)
+        numbers[name], shares[name], partial = {}, [], []
         for layer, gate in gates.items():
             told = separation(gate, mask)
             valid = np.broadcast_to(masks[layer], (len(masks[layer]), *gate.shape[1:3], 1))
             hole = share_of_hole(mask[:1], gate.shape[1:3])[0] == 1
             share = np.mean(np.maximum(told.auc, 1 - told.auc) >= SEPARATES)
             shares[name].append(share)
-            shares['partial, valid'].append(float(valid[0, hole].mean()))
+            partial.append(float(valid[0, hole].mean()))
             numbers[name][layer] = {
                 'shape': list(gate.shape[1:]),
                 'range': rounded([gate.min(), gate.max()]),
@@ -134,8 +165,7 @@ def gate_study(models: dict[str, tuple[deepfill.Config, dict]], images: np.ndarr
     pictures = {kind: picture_table(title, rows[kind], legend) for kind, title in titles.items()}
     columns = [short(layer) for layer in next(iter(numbers.values()))]
     what = f'share of gates that tell hole from known (AUC over {SEPARATES:g}); last: share of the hole that is valid'
-    last = shares.pop('partial, valid')
-    pictures['separating'] = number_table('Gates and holes', columns, shares | {'partial, valid': last}, what)
+    pictures['separating'] = number_table('Gates and holes', columns, shares | {'partial, valid': partial}, what)
     return Study(numbers, pictures)
 
 
