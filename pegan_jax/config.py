@@ -36,7 +36,8 @@ class DataConfig:
     num_worlds: how many images 'worlds' holds.
     resolution: side, or (height, width), of the images that training sees.
     crop: 'center' cuts the largest window of the wanted aspect and resizes it; 'random' resizes the same way and cuts a
-      random window of the wanted size; 'stretch' resizes and ignores the aspect.
+      random window of the wanted size; 'window' cuts that from the image as it is, enlarged only where it is smaller;
+      'stretch' resizes and ignores the aspect.
     flip: mirror half of the images at random.
     labels: read the class of every image: of a TFDS dataset its label, of a folder the sub-folder that an image is in,
       or what `dataset.json` in the folder or ZIP file says.
@@ -54,7 +55,7 @@ class DataConfig:
     data_dir: str | None = None
     num_worlds: int = 4096
     resolution: int | tuple[int, int] = 64
-    crop: Literal['center', 'random', 'stretch'] = 'center'
+    crop: Literal['center', 'random', 'window', 'stretch'] = 'center'
     flip: bool = True
     labels: bool = False
     edges: Literal['none', 'canny', 'dog', 'files'] = 'none'

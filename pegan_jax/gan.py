@@ -60,8 +60,8 @@ class GAN(NamedTuple):
     enter: Callable | None = None  # (state, old_stage, new_stage) -> state, on the host
     stages: Callable | None = None  # () -> all stages of a run, compiled before its first step; None: when they come
     num_steps: Callable | None = None  # () -> steps of a whole run; None: those of train.total_kimg
-    # (batch, key) -> inputs of `sample` for pictures of a run, arrays [N, ...]; the batch has 'image' [N, H, W, C] in
-    # [-1, 1] and what else the source gives. None: inputs are latents [N, z_dim].
+    # (batch, key) -> dictionary of the inputs of `sample`, [N, ...], for the pictures of a run, from a batch as
+    # `prepare` gets it: for systems that complete images. None: inputs are latents [N, z_dim].
     inputs: Callable | None = None
 
 

@@ -101,8 +101,11 @@ class Model:
         Args:
           truncation_cutoff: truncate the styles of this many layers only, which makes them ws [N, num_ws, w_dim].
           label: as for `labels`.
-        Raises: ValueError for truncation_psi above 1, a cutoff that is not a number of layers, and as `labels`.
+        Raises: ValueError for truncation_psi above 1, a cutoff that is not a number of layers, a system that completes
+          images, and as `labels`.
         """
+        if self.gan.inputs is not None:
+            raise ValueError(f'{self.config.system} completes images, which no seed stands for; use inpaint.')
         if truncation_psi > 1:
             raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
         z = latents(seeds, self.config.model.z_dim)

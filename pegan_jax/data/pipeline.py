@@ -52,8 +52,9 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
     Args:
       size: (height, width) that is wanted.
       crop: 'stretch' ignores the aspect; 'center' takes the largest centred window of the wanted aspect; 'random' keeps
-        everything: the smallest size of the image's own aspect that covers the wanted one.
-    Returns: uint8 [height, width, 3], larger along one axis for 'random'.
+        everything: the smallest size of the image's own aspect that covers the wanted one; 'window' as well, but it
+        makes no image smaller.
+    Returns: uint8 [height, width, 3], larger along one axis for 'random', and any for 'window'.
     """
     (h, w), (height, width) = image.shape[:2], size
     box = None
@@ -61,8 +62,8 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
         scale = min(h / height, w / width)
         left, top = (w - scale * width) / 2, (h - scale * height) / 2
         box = (left, top, w - left, h - top)
-    elif crop == 'random':
-        scale = max(height / h, width / w)
+    elif crop in ('random', 'window'):
+        scale = max(height / h, width / w, 1.0 if crop == 'window' else 0.0)
         height, width = max(height, round(h * scale)), max(width, round(w * scale))
     if (h, w) == (height, width):
         return image

@@ -19,7 +19,7 @@ import numpy as np
 from pegan_jax import losses, ops, optim
 from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.data import masks
-from pegan_jax.gan import GAN, Stage, Update
+from pegan_jax.gan import GAN, Stage, Update, sample_keys
 from pegan_jax.layers import PartialConv
 
 Nearest = Literal['aligned', 'linspace', 'plain']
@@ -743,8 +743,7 @@ def build(config: Any) -> GAN:
         return loss, (fields(state, used, new), metrics)
 
     def inputs(batch: dict, key: jax.Array) -> dict:
-        keys = jax.random.split(key, len(batch['image']))
-        drawn = jax.vmap(sampler())(keys)
+        drawn = jax.vmap(sampler())(sample_keys(key, batch['index']))
         sketch = {'sketch': sketch_of(model, batch)} if model.guided else {}
         return {'image': batch['image'], 'mask': drawn, **sketch}
 
