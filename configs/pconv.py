@@ -21,8 +21,8 @@ from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, Train
 from pegan_jax.models import pconv
 
 RUNS = {
-    'places256': (256, dict(folder='data/places2', crop='random')),
-    'places512': (512, dict(folder='data/places2', crop='random')),
+    'places256': (256, dict(folder='data/places2', crop='window')),
+    'places512': (512, dict(folder='data/places2', crop='window')),
     'celebahq512': (512, dict(folder='data/celebahq', crop='stretch')),
 }
 

@@ -18,7 +18,7 @@ import optax
 from pegan_jax import optim
 from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.data import masks
-from pegan_jax.gan import GAN, Stage, Update
+from pegan_jax.gan import GAN, Stage, Update, sample_keys
 from pegan_jax.layers import BatchNorm, PartialConv
 from pegan_jax.models.deepfill import composite, double
 
@@ -97,8 +97,8 @@ class Generator(nn.Module):
     """image [N, H, W, 3] in [-1, 1] and mask [N or 1, H, W, 1] -> [N, H, W, 3] float32, not bounded.
 
     What the image has in holes does not matter. Every channel has valid positions of its own, so that those of
-    features that are enlarged and of features of the encoder beside them count apart. In training, norm statistics are
-    of all devices on `axis_name`.
+    features that are enlarged and of features of the encoder beside them count apart; they are sown into the collection
+    'gates' as {layer}_valid. In training, norm statistics are of all devices on `axis_name`.
     """
 
     model: Config
@@ -124,7 +124,7 @@ class Generator(nn.Module):
             skips.append((x, valid))
             size = KERNELS[level - 1] if level <= len(KERNELS) else 3
             x, valid = conv(f'enc_{level}', x, valid, model.width(level), size, 2, level == 1)
-            self.sow('valid', f'enc_{level}', valid)
+            self.sow('gates', f'enc_{level}_valid', valid)
             if level > 1:
                 x = norm(f'enc_{level}_bn', x, train and not model.freeze_encoder_bn)
             x = jax.nn.relu(x)
@@ -133,7 +133,7 @@ class Generator(nn.Module):
             x = jnp.concatenate([double(x), skip.astype(x.dtype)], axis=-1)
             valid = jnp.concatenate([double(valid), skip_valid], axis=-1)
             x, valid = conv(f'dec_{level}', x, valid, features, 3, 1, level == 1)
-            self.sow('valid', f'dec_{level}', valid)
+            self.sow('gates', f'dec_{level}_valid', valid)
             if level > 1:
                 x = jax.nn.leaky_relu(norm(f'dec_{level}_bn', x, train), 0.2)
         return x.astype(jnp.float32)
@@ -220,10 +220,7 @@ def validate(config: Any) -> None:
     if data.labels:
         raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
     if data.edges != 'none':
-        raise ConfigError(
-            f"data.edges={data.edges!r}, but partial convolutions take no sketch: in a hole it is neither valid nor not. "
-            "Set it to 'none'."
-        )
+        raise ConfigError(f"data.edges={data.edges!r}, but partial convolutions take no sketch; set it to 'none'.")
 
 
 def frozen(params: dict) -> dict:
@@ -275,8 +272,7 @@ def build(config: Any) -> GAN:
         return total(terms), ({'buffers': {**state.buffers, 'g': new['batch_stats']}}, {name: total(terms), **metrics})
 
     def inputs(batch: dict, key: jax.Array) -> dict:
-        keys = jax.random.split(key, len(batch['image']))
-        return {'image': batch['image'], 'mask': jax.vmap(sampler())(keys)}
+        return {'image': batch['image'], 'mask': jax.vmap(sampler())(sample_keys(key, batch['index']))}
 
     return GAN(
         init=init,
