@@ -44,7 +44,6 @@ MODULES = (
 CHECKS = {key: check for module in MODULES for key, check in module.CHECKS.items()}
 
 PENDING = {
-    ('deepfill', 'pconv_losses'): 'the losses of partial convolutions are not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
