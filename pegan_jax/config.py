@@ -36,10 +36,14 @@ class DataConfig:
     num_worlds: how many images 'worlds' holds.
     resolution: side, or (height, width), of the images that training sees.
     crop: 'center' cuts the largest window of the wanted aspect and resizes it; 'random' resizes the same way and cuts a
-      random window of the wanted size; 'stretch' resizes and ignores the aspect.
+      random window of the wanted size; 'window' cuts that from the image as it is, enlarged only where it is smaller;
+      'stretch' resizes and ignores the aspect.
     flip: mirror half of the images at random.
     labels: read the class of every image: of a TFDS dataset its label, of a folder the sub-folder that an image is in,
       or what `dataset.json` in the folder or ZIP file says.
+    edges: give a drawing of the lines of every image: computed by 'canny' or 'dog', or from 'files', those of a folder
+      that are named as an image with `_edge` behind (photo.jpg: photo_edge.png). A model that is trained with one kind
+      expects this kind.
     cache: keep decoded images in memory (small datasets).
     max_pixels: larger images are refused before they are decoded.
     """
@@ -51,9 +55,10 @@ class DataConfig:
     data_dir: str | None = None
     num_worlds: int = 4096
     resolution: int | tuple[int, int] = 64
-    crop: Literal['center', 'random', 'stretch'] = 'center'
+    crop: Literal['center', 'random', 'window', 'stretch'] = 'center'
     flip: bool = True
     labels: bool = False
+    edges: Literal['none', 'canny', 'dog', 'files'] = 'none'
     cache: bool = False
     max_pixels: int = 100_000_000
 
@@ -67,6 +72,10 @@ class DataConfig:
             raise ConfigError("no data: set one of data.tfds='worlds', data.folder=PATH, data.image=PATH.")
         if min(self.size) < 1:
             raise ConfigError(f'data.resolution={self.resolution} must be positive.')
+        if self.edges == 'files' and self.folder is None:
+            raise ConfigError(
+                "data.edges='files' are files in data.folder, which is not set; or use data.edges='canny'."
+            )
         at_least(self, 'num_worlds', 1)
         at_least(self, 'max_pixels', 1)
 

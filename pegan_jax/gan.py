@@ -34,7 +34,8 @@ class Update:
     loss: (params, state, batch, key, stage) -> (loss, (new_state_fields, metrics)). `params` are of `net`, `state`
       is the whole TrainState, `batch['index']` holds the global row of each sample: random numbers are drawn per sample
       with `sample_keys(key, batch['index'])`, so that they do not depend on the number of devices.
-      `new_state_fields` maps TrainState field names (of 'buffers' and 'stats') to replacements.
+      `new_state_fields` maps TrainState field names (of 'buffers' and 'stats') to replacements; 'params' too, where an
+      evaluation changes parameters, before the optimiser's step, whose gradient is then that of the changed ones.
     interval: the update runs on steps divisible by it (lazy regularisation); the trainer multiplies the loss by it.
     part: (stage) -> the key of the network's parameters that this update trains; the others have no gradient and take
       no time, and every part has an optimiser of its own. None: all of them. All updates of a network agree in this.
@@ -59,6 +60,9 @@ class GAN(NamedTuple):
     enter: Callable | None = None  # (state, old_stage, new_stage) -> state, on the host
     stages: Callable | None = None  # () -> all stages of a run, compiled before its first step; None: when they come
     num_steps: Callable | None = None  # () -> steps of a whole run; None: those of train.total_kimg
+    # (batch, key) -> dictionary of the inputs of `sample`, [N, ...], for the pictures of a run, from a batch as
+    # `prepare` gets it: for systems that complete images. None: inputs are latents [N, z_dim].
+    inputs: Callable | None = None
 
 
 def sample_keys(key: jax.Array, index: jax.Array) -> jax.Array:

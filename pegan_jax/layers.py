@@ -1,5 +1,6 @@
 """Linen layers that several systems share. Parameters are float32; `dtype` is that of convolution inputs."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -233,3 +234,63 @@ class BatchNorm(nn.Module):
 
     def _over_devices(self, mean: jax.Array) -> jax.Array:
         return mean if self.axis_name is None or self.is_initializing() else jax.lax.pmean(mean, self.axis_name)
+
+
+class PartialConv(nn.Module):
+    """Partial convolution (Liu et al. 2018, section 3.1) with the rules of NVIDIA's layer; kernel [k, k, C, features].
+
+    With S the number of weights of a window and V the sum of its valid ones, positions outside the image among the
+    invalid: y = conv(x * valid) S / V + bias and valid' = 1 where V > 0; y = 0 and valid' = 0 elsewhere. Hence an image
+    that is valid everywhere is renormalised at its borders.
+
+    padding: zeros ((top, bottom), (left, right)), or 'SAME' as XLA means it.
+    dilation: distance between neighbouring taps.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: str | tuple[tuple[int, int], tuple[int, int]] = 'SAME'
+    dilation: int = 1
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.he_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """(y [N, H', W', features], valid' [N, H', W', features or 1]).
+
+        Args:
+          x: [N, H, W, C].
+          valid: 1 for valid, 0 for a hole; no gradient reaches it. [N or 1, H, W, 1], one for all channels: V counts
+            positions, and so it stays. [N or 1, H, W, C], one per channel, as concatenated features need: V counts all
+            of them, and the new one has `features` equal channels. None: all are valid, [1, H, W, 1].
+        Raises: ValueError for another shape.
+        """
+        size, channels = self.kernel_size, x.shape[-1]
+        if valid is None:
+            valid = jnp.ones((1, *x.shape[1:3], 1), jnp.float32)
+        if valid.shape[1:3] != x.shape[1:3] or valid.shape[0] not in (1, len(x)) or valid.shape[3] not in (1, channels):
+            raise ValueError(f'valid of shape {valid.shape} for x of shape {x.shape}; expected {(*x.shape[:3], 1)}.')
+        kernel = self.param('kernel', self.kernel_init, (size, size, channels, self.features))
+        valid = jax.lax.stop_gradient(valid.astype(jnp.float32))
+
+        pads = self.padding
+        if pads == 'SAME':
+            reach = ((size - 1) * self.dilation + 1,) * 2
+            pads = jax.lax.padtype_to_pads(x.shape[1:3], reach, (self.stride,) * 2, 'SAME')
+        (top, bottom), (left, right) = pads
+        conv = functools.partial(
+            ops.conv2d, padding=(left, right, top, bottom), stride=self.stride, dilation=self.dilation
+        )
+        # Sums of zeros and ones are exact in float32, whatever the compute dtype.
+        found = conv(jnp.sum(valid, axis=-1, keepdims=True), jnp.ones((size, size, 1, 1)))
+        new_valid = jnp.clip(found, 0, 1)
+        ratio = size**2 * valid.shape[-1] / (found + 1e-8) * new_valid
+        y = conv((x * valid).astype(self.dtype), kernel.astype(self.dtype)) * ratio.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param('bias', nn.initializers.zeros, (self.features,))
+            y = jnp.where(found > 0, y + bias.astype(self.dtype)[None, None, None, :], 0)
+        if valid.shape[-1] > 1:
+            new_valid = jnp.broadcast_to(new_valid, (*new_valid.shape[:3], self.features))
+        return y, new_valid

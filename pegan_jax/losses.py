@@ -22,6 +22,26 @@ def logistic_g(fake_logits: jax.Array) -> jax.Array:
     return jnp.mean(jax.nn.softplus(-fake_logits))
 
 
+def hinge_d(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
+    """Hinge loss of D, halved (Yu et al. 2019): mean max(0, 1 - D(real)) / 2 + mean max(0, 1 + D(fake)) / 2."""
+    return (jnp.mean(jax.nn.relu(1 - real_scores)) + jnp.mean(jax.nn.relu(1 + fake_scores))) / 2
+
+
+def hinge_g(fake_scores: jax.Array) -> jax.Array:
+    """Loss of G that goes with `hinge_d`: -mean D(fake)."""
+    return -jnp.mean(fake_scores)
+
+
+def least_squares_d(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
+    """Least squares (Mao et al. 2017, eq. 9), of D: mean (D(real) - 1)^2 / 2 + mean D(fake)^2 / 2."""
+    return (jnp.mean(jnp.square(real_scores - 1)) + jnp.mean(jnp.square(fake_scores))) / 2
+
+
+def least_squares_g(fake_scores: jax.Array) -> jax.Array:
+    """Least squares of G, not halved: mean (D(fake) - 1)^2."""
+    return jnp.mean(jnp.square(fake_scores - 1))
+
+
 def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
     """Gradient penalty on real images (Mescheder et al. 2018, eq. 9): mean over samples of |d sum(D(x)) / dx|^2.
 

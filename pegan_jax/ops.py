@@ -245,29 +245,36 @@ def _down_pads(f: jax.Array | None, down: Factor) -> list[tuple[int, int]]:
     return [((k - d + 1) // 2, (k - d) // 2) for k, d in zip(_taps(f), _pair('down', down), strict=True)]
 
 
-def _phases(n: int, taps: int, up: int, down: int, pad: tuple[int, int]) -> tuple[list, int, int]:
+def _phases(n: int, taps: int, up: int, down: int, pad: tuple[int, int], dilation: int) -> tuple[list, int, int]:
     """The output along one axis, split by position modulo up / gcd(up, down).
 
     Returns: one list per phase of (tap, first input position), the step between input positions, the output length.
     """
     common = math.gcd(up, down)
-    offsets = [[r * down + k - pad[0] for k in range(taps)] for r in range(up // common)]
+    offsets = [[r * down + k * dilation - pad[0] for k in range(taps)] for r in range(up // common)]
     phases = [[(k, o // up) for k, o in enumerate(row) if o % up == 0] for row in offsets]
-    return phases, down // common, (n * up + sum(pad) - taps) // down + 1
+    return phases, down // common, (n * up + sum(pad) - (taps - 1) * dilation - 1) // down + 1
 
 
 def _shifted_sum(
-    x: jax.Array, taps: tuple, up: tuple, down: tuple, pads: tuple, channels: int, term: Callable
+    x: jax.Array,
+    taps: tuple,
+    up: tuple,
+    down: tuple,
+    pads: tuple,
+    channels: int,
+    term: Callable,
+    dilation: int = 1,
 ) -> jax.Array:
     """Correlation with taps [K, L] as a sum of shifted slices of x, without ever making the zeros of upsampling.
 
     Args:
       x: [N, H, W, C].
-      taps, up, down, pads: of (rows, columns).
+      taps, up, down, pads: of (rows, columns); dilation: distance of the taps.
       term: (i, j, [N, h, w, C]) -> [N, h, w, channels], what tap (i, j) adds at the positions that meet it.
     Returns: [N, H', W', channels], float32 at least.
     """
-    plans = [_phases(*axis) for axis in zip(x.shape[1:3], taps, up, down, pads, strict=True)]
+    plans = [_phases(*axis, dilation) for axis in zip(x.shape[1:3], taps, up, down, pads, strict=True)]
     starts, spans, counts, dtype = [], [], [], jnp.promote_types(x.dtype, jnp.float32)
     for n, (phases, step, out) in zip(x.shape[1:3], plans, strict=True):
         count = -(-out // len(phases))
@@ -412,16 +419,21 @@ def filtered_lrelu(
 # Convolutions ---------------------------------------------------------------------------------------------------------
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0, stride: Factor = 1) -> jax.Array:
-    """Convolution as neural networks have it, a correlation: x [N, H, W, C], kernel [h, w, C, D] -> [N, H', W', D].
+def conv2d(
+    x: jax.Array, kernel: jax.Array, *, padding: Padding = 0, stride: Factor = 1, dilation: int = 1, groups: int = 1
+) -> jax.Array:
+    """Convolution as neural networks have it, a correlation: x [N, H, W, C], kernel [h, w, C / groups, D].
 
     Args:
       padding: zeros around x, or (left, right, top, bottom); negative numbers crop.
       stride: keep every stride-th position from the first on, or (x, y).
-    Returns: [N, (H + top + bottom - h) // stride + 1, (W + left + right - w) // stride + 1, D] in the dtype of x.
+      dilation: distance of the kernel's taps.
+      groups: into which channels are divided.
+    Returns: [N, (H + top + bottom - h') // stride + 1, (W + left + right - w') // stride + 1, D] in the dtype of x,
+      with h' = (h - 1) dilation + 1 and w' likewise.
     Raises: ValueError for other ranks and channels, or if the padded image is smaller than the kernel.
     """
-    return _conv(x, kernel, _sides(padding), _pair('stride', stride))
+    return _conv(x, kernel, _sides(padding), _pair('stride', stride), groups, dilation=dilation)
 
 
 def conv_transpose2d(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int = 0) -> jax.Array:
@@ -440,7 +452,13 @@ def conv_transpose2d(x: jax.Array, kernel: jax.Array, *, stride: int, padding: i
 
 
 def _conv(
-    x: jax.Array, kernel: jax.Array, sides: tuple, stride: tuple[int, int] = (1, 1), groups: int = 1, up: int = 1
+    x: jax.Array,
+    kernel: jax.Array,
+    sides: tuple,
+    stride: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    up: int = 1,
+    dilation: int = 1,
 ) -> jax.Array:
     """`conv2d` of x with up - 1 zeros after every sample."""
     _check_image(x)
@@ -451,7 +469,7 @@ def _conv(
         )
     (height, width, channels, features), pads = kernel.shape, (sides[2:], sides[:2])
     outs = [
-        (n * up + sum(pad) - k) // s + 1
+        (n * up + sum(pad) - (k - 1) * dilation - 1) // s + 1
         for n, pad, k, s in zip(x.shape[1:3], pads, kernel.shape[:2], stride[::-1], strict=True)
     ]
     if min(outs) < 1:
@@ -464,7 +482,7 @@ def _conv(
             x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
             pads = ((0, 0), (0, 0))
         wide = groups == 1 and channels * features >= 2**13
-        if wide and (height, width, up, *stride) == (3, 3, 1, 1, 1) and min(outs) >= 64:
+        if wide and (height, width, up, dilation, *stride) == (3, 3, 1, 1, 1, 1) and min(outs) >= 64:
             return _winograd(x, kernel)
         if wide or (groups == 1 and up > 1):
             dtype = jnp.promote_types(x.dtype, jnp.float32)
@@ -472,7 +490,8 @@ def _conv(
             def term(i: int, j: int, part: jax.Array) -> jax.Array:
                 return jnp.einsum('nhwc,cd->nhwd', part, kernel[i, j], preferred_element_type=dtype)
 
-            return _shifted_sum(x, (height, width), (up, up), stride[::-1], pads, features, term).astype(x.dtype)
+            y = _shifted_sum(x, (height, width), (up, up), stride[::-1], pads, features, term, dilation)
+            return y.astype(x.dtype)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -480,6 +499,7 @@ def _conv(
         # Its dilation puts no zeros behind the last sample.
         [(before, after + up - 1) for before, after in pads],
         (up, up),
+        (dilation, dilation),
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         feature_group_count=groups,
     )

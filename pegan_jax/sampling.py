@@ -52,6 +52,11 @@ class Model:
         return self._program(self.variables, w, arrays, rest)
 
     @functools.cached_property
+    def complete(self) -> Callable:
+        """gan.sample of the inputs of a system that completes images, compiled: {'image', 'mask', ...} -> images."""
+        return functools.partial(jax.jit(self.gan.sample), self.variables)
+
+    @functools.cached_property
     def synthesise_points(self) -> Callable:
         """(variables, w, points [K, 2]) -> colours [N, K, C], divided over this process's devices; K is a multiple.
 
@@ -101,8 +106,11 @@ class Model:
         Args:
           truncation_cutoff: truncate the styles of this many layers only, which makes them ws [N, num_ws, w_dim].
           label: as for `labels`.
-        Raises: ValueError for truncation_psi above 1, a cutoff that is not a number of layers, and as `labels`.
+        Raises: ValueError for truncation_psi above 1, a cutoff that is not a number of layers, a system that completes
+          images, and as `labels`.
         """
+        if self.gan.inputs is not None:
+            raise ValueError(f'{self.config.system} completes images, which no seed stands for; use inpaint.')
         if truncation_psi > 1:
             raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
         z = latents(seeds, self.config.model.z_dim)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pegan_jax.config import ConfigError, DataConfig
-from pegan_jax.data import sources
+from pegan_jax.data import edges, sources
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def open_source(data: DataConfig, workdir: pathlib.Path) -> sources.Source:
     Raises: ConfigError if there is nothing to read, or labels are wanted and there are none, saying what to do.
     """
     if data.folder is not None:
-        return sources.open_folder(data.folder, data.max_pixels, workdir, data.labels)
+        return sources.open_folder(data.folder, data.max_pixels, workdir, data.labels, data.edges == 'files')
     if data.labels and (data.image is not None or data.tfds == 'worlds'):
         raise ConfigError('data.labels=True, but neither a single image nor the worlds have labels.')
     if data.image is not None:
@@ -52,8 +52,9 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
     Args:
       size: (height, width) that is wanted.
       crop: 'stretch' ignores the aspect; 'center' takes the largest centred window of the wanted aspect; 'random' keeps
-        everything: the smallest size of the image's own aspect that covers the wanted one.
-    Returns: uint8 [height, width, 3], larger along one axis for 'random'.
+        everything: the smallest size of the image's own aspect that covers the wanted one; 'window' as well, but it
+        makes no image smaller.
+    Returns: uint8 [height, width, 3], larger along one axis for 'random', and any for 'window'.
     """
     (h, w), (height, width) = image.shape[:2], size
     box = None
@@ -61,8 +62,8 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
         scale = min(h / height, w / width)
         left, top = (w - scale * width) / 2, (h - scale * height) / 2
         box = (left, top, w - left, h - top)
-    elif crop == 'random':
-        scale = max(height / h, width / w)
+    elif crop in ('random', 'window'):
+        scale = max(height / h, width / w, 1.0 if crop == 'window' else 0.0)
         height, width = max(height, round(h * scale)), max(width, round(w * scale))
     if (h, w) == (height, width):
         return image
@@ -76,7 +77,10 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
     def read(index: int) -> dict[str, np.ndarray] | None:
         try:
             example = source[index]
-            image = sources.decode_image(example['image'], data.max_pixels)
+            pictures = {k: sources.decode_image(example[k], data.max_pixels) for k in ('image', 'edge') if k in example}
+            if len({picture.shape for picture in pictures.values()}) > 1:
+                sizes = ' and '.join(f'{p.shape[1]} x {p.shape[0]}' for p in pictures.values())
+                raise sources.UnreadableImage(f'the image and its edges differ in size, {sizes}')
         except (sources.UnreadableImage, OSError) as error:
             if index not in unreadable:
                 unreadable.add(index)
@@ -85,7 +89,7 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
                         '%d unreadable images replaced by the next ones; image %d: %s', len(unreadable), index, error
                     )
             return None
-        return example | {'image': fit(image, data.size, data.crop)}
+        return example | {k: fit(picture, data.size, data.crop) for k, picture in pictures.items()}
 
     def load(index: int) -> dict[str, np.ndarray]:
         candidates = [(index + k) % len(source) for k in range(min(SUBSTITUTES + 1, len(source)))]
@@ -107,7 +111,9 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """Endless batches of {'image': uint8 [batch_size / process_count, H, W, 3]}, and 'label' if the source has labels.
+    """Endless batches of {'image': uint8 [batch_size / process_count, H, W, 3]}.
+
+    With 'label' if the source has labels, and 'edge', uint8 [..., H, W, 1] with 255 on lines, unless data.edges='none'.
 
     The stream of images is a function of the seed: position g holds an image with its crop and its flip, whatever the
     batch size, the process count and the position where the iteration began. Every epoch is shuffled anew. Batch k
@@ -130,13 +136,16 @@ def batches(
     order_seed, augment_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
 
     def augment(example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        image = example['image']
-        top = rng.integers(image.shape[0] - height + 1)
-        left = rng.integers(image.shape[1] - width + 1)
-        image = image[top : top + height, left : left + width]
-        if data.flip and rng.random() < 0.5:
-            image = image[:, ::-1]
-        return example | {'image': image}
+        top = rng.integers(example['image'].shape[0] - height + 1)
+        left = rng.integers(example['image'].shape[1] - width + 1)
+        mirror = -1 if data.flip and rng.random() < 0.5 else 1
+        window = (slice(top, top + height), slice(left, left + width))
+        pictures = {k: example[k][window][:, ::mirror] for k in ('image', 'edge') if k in example}
+        if data.edges == 'files':
+            pictures['edge'] = pictures['edge'][..., :1]
+        elif data.edges != 'none':
+            pictures['edge'] = edges.extract(pictures['image'], data.edges)
+        return example | pictures
 
     # Random numbers are tied to positions, so they are drawn before the stream is divided into batches.
     stream = (

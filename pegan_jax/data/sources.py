@@ -1,7 +1,7 @@
 """Random access to images: TFDS datasets without TensorFlow, folders, ZIP files, single files, the procedural worlds.
 
-A source has `__len__`, `__getitem__(index) -> {'image': encoded bytes}`, with 'label' where labels were asked for, and
-`c_dim`, the number of classes or the length of a label; 0 without labels.
+A source has `__len__`, `__getitem__(index) -> {'image': encoded bytes}`, with 'label' where labels were asked for and
+'edge', encoded too, where files of edges were, and `c_dim`, the number of classes or the length of a label; 0 without.
 """
 
 import concurrent.futures
@@ -101,18 +101,24 @@ Path = pathlib.Path | zipfile.Path
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Image files, in a folder or a ZIP file, in a fixed order; labels int32 [n] or float32 [n, c_dim], or None."""
+    """Image files, in a folder or a ZIP file, in a fixed order.
+
+    labels: int32 [n] or float32 [n, c_dim], or None.
+    edges: of every image the file of its edges, or None.
+    """
 
     paths: tuple[Path, ...]
     labels: np.ndarray | None = None
     c_dim: int = 0
+    edges: tuple[Path, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         label = {} if self.labels is None else {'label': self.labels[index]}
-        return {'image': _read(self.paths[index]), **label}
+        edge = {} if self.edges is None else {'edge': _read(self.edges[index])}
+        return {'image': _read(self.paths[index]), **edge, **label}
 
 
 def _read(path: Path) -> bytes:
@@ -162,13 +168,27 @@ def _defects(root: Path, names: list[str], max_pixels: int, workdir: pathlib.Pat
     return {n: known[prefix + n][1] for n in names if known[prefix + n][1] is not None}
 
 
-def _list_folder(root: pathlib.Path) -> list[str]:
-    names = []
-    for where, folders, files in os.walk(root):
-        folders[:] = [f for f in folders if not f.startswith('.')]
-        found = (pathlib.Path(where, f).relative_to(root) for f in files)
-        names += [f.as_posix() for f in found if (root / f).is_file()]
-    return names
+def image_names(root: Path) -> list[str]:
+    """Relative paths of the image files in a folder or ZIP file, sorted, without hidden files and folders."""
+    if isinstance(root, zipfile.Path):
+        names = [n for n in root.root.namelist() if not n.endswith('/')]
+    else:
+        names = []
+        for where, folders, files in os.walk(root):
+            folders[:] = [f for f in folders if not f.startswith('.')]
+            found = (pathlib.Path(where, f).relative_to(root) for f in files)
+            names += [f.as_posix() for f in found if (root / f).is_file()]
+    hidden = ('.', '__MACOSX')
+    return sorted(
+        n for n in names if n.lower().endswith(SUFFIXES) and not any(p.startswith(hidden) for p in n.split('/'))
+    )
+
+
+def edge_files(names: list[str]) -> dict[str, str]:
+    """{image: file of its edges} of those images among `names` that have one: a.jpg has a_edge.png, of any type."""
+    edges = {n.rpartition('.')[0]: n for n in names}
+    found = {n: edges.get(n.rpartition('.')[0] + '_edge') for n in names}
+    return {n: edge for n, edge in found.items() if edge is not None}
 
 
 def _labels(root: Path, folder: str, names: list[str]) -> tuple[dict[str, Any], int]:
@@ -205,29 +225,39 @@ def _labels(root: Path, folder: str, names: list[str]) -> tuple[dict[str, Any], 
     return dict(zip(names, values, strict=True)), int(labels.max()) + 1
 
 
-def open_folder(folder: str, max_pixels: int, workdir: pathlib.Path, labels: bool = False) -> Files:
+def open_folder(
+    folder: str, max_pixels: int, workdir: pathlib.Path, labels: bool = False, edges: bool = False
+) -> Files:
     """All readable images under a folder, or in a ZIP file, sorted by their relative path.
 
     Every image is read and checked once, which `workdir` remembers; unusable files are left out and reported. Hidden
-    files, hidden folders and other file types are passed over.
+    files, hidden folders and other file types are passed over, and so are the edges of other images (see `edge_files`).
 
     Args:
       labels: read a label for every image, from `dataset.json` or the sub-folders' names.
-    Raises: ConfigError if there is no such folder or ZIP file, it holds no readable image, or labels are missing.
+      edges: read the file of edges of every image.
+    Raises: ConfigError if there is no such folder or ZIP file, it holds no readable image, or labels or edges lack.
     """
     root = pathlib.Path(folder)
-    if root.is_dir():
-        names = _list_folder(root)
-    elif zipfile.is_zipfile(root):
+    if zipfile.is_zipfile(root):
         root = zipfile.Path(zipfile.ZipFile(root))
-        names = [n for n in root.root.namelist() if not n.endswith('/')]
-    else:
+    elif not root.is_dir():
         raise ConfigError(f'data.folder={folder!r} is not a folder of images, nor a ZIP file; give the path of one.')
-    hidden = ('.', '__MACOSX')
-    names = sorted(
-        n for n in names if n.lower().endswith(SUFFIXES) and not any(p.startswith(hidden) for p in n.split('/'))
-    )
+    names = image_names(root)
+    edge_of = edge_files(names)
+    names = sorted(set(names) - set(edge_of.values()))
     bad = _defects(root, names, max_pixels, workdir)
+    if edges:
+        without = [n for n in names if n not in edge_of]
+        if without:
+            stem = without[0].rpartition('.')[0]
+            raise ConfigError(
+                f"data.edges='files', but {len(without)} of {len(names)} images in {folder} have none, such as "
+                f'{without[0]}: {stem}_edge.png (or another type) is missing; make them with '
+                f"python -m pegan_jax edges --folder {folder} --out {folder}, or set data.edges='canny'."
+            )
+        broken = _defects(root, sorted(edge_of.values()), max_pixels, workdir)
+        bad |= {n: f'{edge}, its edges: {broken[edge]}' for n, edge in edge_of.items() if edge in broken}
     if bad:
         shown = ''.join(f'\n  {n}: {reason}' for n, reason in list(bad.items())[:5])
         more = f'\n  and {len(bad) - 5} more' if len(bad) > 5 else ''
@@ -239,12 +269,13 @@ def open_folder(folder: str, max_pixels: int, workdir: pathlib.Path, labels: boo
             f'expected files named {", ".join("*" + s for s in SUFFIXES)}, in any sub-folder.'
         )
     paths = tuple(root / n for n in usable)
+    edge_paths = tuple(root / edge_of[n] for n in usable) if edges else None
     if not labels:
-        return Files(paths)
+        return Files(paths, edges=edge_paths)
     # Of all files, so that a damaged one does not change the numbers of the classes.
     table, c_dim = _labels(root, folder, names)
     values = np.array([table[n] for n in usable])
-    return Files(paths, values.astype(np.int32 if values.ndim == 1 else np.float32), c_dim)
+    return Files(paths, values.astype(np.int32 if values.ndim == 1 else np.float32), c_dim, edge_paths)
 
 
 def open_image(image: str, max_pixels: int) -> Files:

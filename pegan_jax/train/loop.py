@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from pegan_jax.train.log import RunLog
 from pegan_jax.train.state import TrainState, create_state
 from pegan_jax.train.step import (
     all_programs,
+    as_floats,
     check_batch_size,
     compile_step,
     data_mesh,
@@ -101,10 +103,10 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
     runlog = RunLog(workdir, total_steps * train.batch_size, nimg, main)
     if restored is not None:
         runlog.say(f'resumed from step {step} ({nimg / 1000:.1f} kimg)')
-    sampler = _Sampler(gan, config)
+    sampler = _Sampler(gan, config, batches)
     if train.sample_every and step == 0:
-        with contextlib.closing(batches(batch_size=int(np.prod(train.sample_grid)), start_image=0)) as reals:
-            runlog.image('reals', 0, image_grid(next(reals)['image'], train.sample_grid[1]))
+        for name, picture in sampler.start():
+            runlog.image(name, 0, picture)
         runlog.image('samples_00000000', 0, sampler.grid(state))
 
     programs: dict[tuple[Stage, tuple[int, ...], int], Callable] = {}
@@ -120,7 +122,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
                 raise NonFiniteError(_non_finite_message('a parameter', step, checkpoints))
             scores = None
             if measure and train.keep_best:
-                scores = {'swd': sampler.distance(state, batches)}
+                scores = {'swd': sampler.distance(state)}
                 runlog.scalars(step, nimg, scores)
             checkpoints.save(state, {'config': configs.to_dict(config), 'images': nimg}, scores)
 
@@ -237,40 +239,67 @@ class _Metrics:
 
 
 class _Sampler:
-    """Images of fixed latents (seeds 0, 1, 2, ...) from a training state."""
+    """Images of fixed inputs from a training state: latents of seeds 0, 1, 2, ..., or the first images of the data."""
 
     batch_size = 8
 
-    def __init__(self, gan: GAN, config: Config) -> None:
-        self._config, self._stages, self._reals = config, gan.stages, None
-        self._sample = jax.jit(lambda variables, z: gan.sample(variables, z))
+    def __init__(self, gan: GAN, config: Config, batches: Callable) -> None:
+        self._gan, self._config, self._batches = gan, config, batches
+        self._sample = jax.jit(lambda variables, inputs: gan.sample(variables, inputs))
+        self._inputs = jax.jit(lambda batch: gan.inputs(as_floats(batch), jax.random.key(config.train.seed)))
+        # The batch that the grid shows and the one whose distance is measured.
+        self._first = functools.lru_cache(2)(self._read)
+
+    def _read(self, count: int) -> dict[str, np.ndarray]:
+        """The first images of the data, and what comes with them."""
+        with contextlib.closing(self._batches(batch_size=count, start_image=0)) as reals:
+            return next(reals)
+
+    def inputs(self, count: int) -> Iterator[Any]:
+        """Inputs of gan.sample for `count` images or a few more, batch_size of them at once."""
+        for start in range(0, count, self.batch_size):
+            index = np.arange(start, start + self.batch_size)
+            if self._gan.inputs is None:
+                yield latents(index, self._config.model.z_dim)
+            else:
+                rows = {name: values[index % count] for name, values in self._first(count).items()}
+                yield self._inputs({**rows, 'index': index})
 
     def images(self, state: TrainState, count: int) -> np.ndarray:
         """[count, H, W, C] float32."""
-        z = latents(range(-(-count // self.batch_size) * self.batch_size), self._config.model.z_dim)
-        parts = [self._sample(state.sampling, z[i : i + self.batch_size]) for i in range(0, len(z), self.batch_size)]
-        return np.concatenate([np.asarray(p) for p in parts])[:count]
+        return np.concatenate([np.asarray(self._sample(state.sampling, x)) for x in self.inputs(count)])[:count]
 
     def grid(self, state: TrainState) -> np.ndarray:
         """The sample image, uint8."""
         rows, columns = self._config.train.sample_grid
         return image_grid(to_uint8(self.images(state, rows * columns)), columns)
 
-    def distance(self, state: TrainState, batches: Callable) -> float:
+    def start(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Names and pictures, uint8, of what there is before training: images, and what is left of them to complete."""
+        rows, columns = self._config.train.sample_grid
+        count = rows * columns
+        yield 'reals', image_grid(self._first(count)['image'], columns)
+        if self._gan.inputs is not None:
+            parts = [drawn(inputs) for inputs in self.inputs(count)]
+            yield 'inputs', image_grid(to_uint8(np.concatenate(parts)[:count]), columns)
+
+    def distance(self, state: TrainState) -> float:
         """Sliced Wasserstein distance between samples and real images, quantised alike and of the samples' size."""
-        count = self._config.train.metric_images
-        samples = to_uint8(self.images(state, count))
-        if self._reals is None:
-            with contextlib.closing(batches(batch_size=count, start_image=0)) as reals:
-                images = next(reals)['image']
-            height, width = samples.shape[1:3]
-            if self._stages and (height, width) in {stage.size for stage in self._stages()}:
-                # As the training step does it.
-                images = to_uint8(resize_align_corners(images / np.float32(127.5) - 1, (height, width)))
-            # Data for random rotations are larger than what is cut from them.
-            top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
-            self._reals = images[:, top : top + height, left : left + width]
-        return sliced_wasserstein(samples, self._reals)
+        count, stages = self._config.train.metric_images, self._gan.stages
+        samples, images = to_uint8(self.images(state, count)), self._first(count)['image']
+        height, width = samples.shape[1:3]
+        if stages and (height, width) in {stage.size for stage in stages()}:
+            # As the training step does it.
+            images = to_uint8(resize_align_corners(images / np.float32(127.5) - 1, (height, width)))
+        # Data for random rotations are larger than what is cut from them.
+        top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+        return sliced_wasserstein(samples, images[:, top : top + height, left : left + width])
+
+
+def drawn(inputs: dict) -> np.ndarray:
+    """Inputs of a system that completes images as pictures [N, H, W, 3]: holes are grey, lines in them white."""
+    image, mask = np.asarray(inputs['image']), np.asarray(inputs['mask'])
+    return image * (1 - mask) + mask * np.asarray(inputs.get('sketch', 0.0))
 
 
 class _StopSignal:

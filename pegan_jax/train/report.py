@@ -11,8 +11,9 @@ from jax.sharding import PartitionSpec as P
 
 from pegan_jax import config as configs
 from pegan_jax.config import Config
+from pegan_jax.gan import GAN
 from pegan_jax.train.state import create_state
-from pegan_jax.train.step import check_batch_size, compile_step, data_mesh, device_step
+from pegan_jax.train.step import as_floats, check_batch_size, compile_step, data_mesh, device_step
 
 
 def matmul_flops(jaxpr: Any) -> int:
@@ -38,6 +39,24 @@ def matmul_flops(jaxpr: Any) -> int:
     return total
 
 
+def abstract_batch(config: Config, count: int) -> dict:
+    """Shapes of `count` rows of a batch, as the source gives them."""
+    batch = {'image': jax.ShapeDtypeStruct((count, *config.data.size, 3), jnp.uint8)}
+    if config.data.labels:
+        batch['label'] = jax.ShapeDtypeStruct((count,), jnp.int32)
+    if config.data.edges != 'none':
+        batch['edge'] = jax.ShapeDtypeStruct((count, *config.data.size, 1), jnp.uint8)
+    return batch
+
+
+def abstract_inputs(gan: GAN, config: Config, count: int) -> Any:
+    """Shapes of the inputs of gan.sample for `count` images."""
+    if gan.inputs is None:
+        return jax.ShapeDtypeStruct((count, config.model.z_dim), jnp.float32)
+    batch = abstract_batch(config, count) | {'index': jax.ShapeDtypeStruct((count,), jnp.int32)}
+    return jax.eval_shape(lambda batch: gan.inputs(as_floats(batch), jax.random.key(0)), batch)
+
+
 def dry_run(config: Config) -> str:
     """The resolved configuration, parameter counts, FLOPs per image and a memory estimate, for the devices at hand.
 
@@ -54,9 +73,7 @@ def dry_run(config: Config) -> str:
     def abstract(tree: dict, spec: P) -> dict:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)), tree)
 
-    batch = {'image': jax.ShapeDtypeStruct((train.batch_size, *config.data.size, 3), jnp.uint8)}
-    if config.data.labels:
-        batch['label'] = jax.ShapeDtypeStruct((train.batch_size,), jnp.int32)
+    batch = abstract_batch(config, train.batch_size)
     stage = gan.stage_at(0, 0, train.seed)
     if gan.stages is not None:
         stage = max(gan.stages(), key=lambda stage: (math.prod(stage.size), len(stage.flags)))
@@ -66,8 +83,8 @@ def dry_run(config: Config) -> str:
     )
     traced = step.trace(abstract(state, P()), abstract(batch, P('data')))
     memory = traced.lower().compile().memory_analysis()
-    z = jax.ShapeDtypeStruct((1, config.model.z_dim), jnp.float32)
-    sampling = matmul_flops(jax.make_jaxpr(lambda variables, z: gan.sample(variables, z))(state.sampling, z))
+    inputs = abstract_inputs(gan, config, 1)
+    sampling = matmul_flops(jax.make_jaxpr(lambda *args: gan.sample(*args))(state.sampling, inputs))
     training = matmul_flops(traced.jaxpr) * mesh.size / train.batch_size
     peak = (
         memory.argument_size_in_bytes

@@ -55,6 +55,11 @@ def _put(tree: dict, path: tuple[str, ...], value: Any) -> dict:
     return {**tree, head: _put(tree[head], tuple(rest), value) if rest else value}
 
 
+def as_floats(batch: dict) -> dict:
+    """The batch with its images, uint8, as float32 in [-1, 1]."""
+    return {**batch, 'image': batch['image'].astype(jnp.float32) / 127.5 - 1}
+
+
 def device_step(
     state: TrainState, batch: dict, *, gan: GAN, stage: Stage, due: tuple[int, ...], seed: int
 ) -> tuple[TrainState, dict]:
@@ -69,11 +74,10 @@ def device_step(
       every loss of the step was finite on every device.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    rows = batch['image'].shape[0]
-    image = batch['image'].astype(jnp.float32) / 127.5 - 1
-    if image.shape[1:3] != stage.size:
-        image = resize_align_corners(image, stage.size)
-    batch = {**batch, 'image': image, 'index': jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)}
+    rows, batch = batch['image'].shape[0], as_floats(batch)
+    if batch['image'].shape[1:3] != stage.size:
+        batch['image'] = resize_align_corners(batch['image'], stage.size)
+    batch['index'] = jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)
     if gan.prepare is not None:
         batch = gan.prepare(batch, jax.random.fold_in(key, len(gan.updates)), stage)
 
@@ -91,12 +95,11 @@ def device_step(
         # the gradient would already be summed over devices, and this mean would leave it too large by their number.
         (value, (fields, scalars)), grads = jax.value_and_grad(loss, has_aux=True)(_at(state.params, path))
         grads, fields, scalars, ok = _pmean((grads, fields, scalars, jnp.isfinite(value).astype(jnp.float32)))
+        state = state.replace(**fields)
         trained = _at(state.params, path)
         deltas, opt = gan.optimizers[net].update(grads, _at(state.opt, path), trained)
         state = state.replace(
-            params=_put(state.params, path, optax.apply_updates(trained, deltas)),
-            opt=_put(state.opt, path, opt),
-            **fields,
+            params=_put(state.params, path, optax.apply_updates(trained, deltas)), opt=_put(state.opt, path, opt)
         )
         metrics |= scalars
         finite = jnp.minimum(finite, ok)

@@ -10,13 +10,16 @@ import pathlib
 import check_analysis
 import check_cips
 import check_coords
+import check_deepfill
 import check_mspie
 import check_nvidia
 import check_operators
+import check_pconv
 import check_pggan
 import check_singan
 import check_stylegan2
 import check_stylegan3
+import check_tensor_bundle
 import numpy as np
 import pytest
 from compare import assert_close, bound
@@ -27,31 +30,20 @@ MODULES = (
     check_analysis,
     check_cips,
     check_coords,
+    check_deepfill,
     check_mspie,
     check_nvidia,
     check_operators,
+    check_pconv,
     check_pggan,
     check_singan,
     check_stylegan2,
     check_stylegan3,
+    check_tensor_bundle,
 )
 CHECKS = {key: check for module in MODULES for key, check in module.CHECKS.items()}
 
 PENDING = {
-    ('deepfill', 'brush_raster'): 'free-form masks are not implemented yet',
-    ('deepfill', 'ca_'): 'contextual attention is not implemented yet',
-    ('deepfill', 'composite'): 'DeepFillv2 is not implemented yet',
-    ('deepfill', 'disc_'): 'SN-PatchGAN is not implemented yet',
-    ('deepfill', 'flow_image'): 'contextual attention is not implemented yet',
-    ('deepfill', 'gconv_'): 'gated convolutions are not implemented yet',
-    ('deepfill', 'gdeconv_'): 'gated convolutions are not implemented yet',
-    ('deepfill', 'gen_'): 'DeepFillv2 is not implemented yet',
-    ('deepfill', 'index_tables'): 'contextual attention is not implemented yet',
-    ('deepfill', 'infer_'): 'DeepFillv2 is not implemented yet',
-    ('deepfill', 'losses'): 'the losses of DeepFillv2 are not implemented yet',
-    ('deepfill', 'pconv_'): 'partial convolutions are not implemented yet',
-    ('deepfill', 'tf_bundle'): 'the reader of TensorFlow checkpoints is not implemented yet',
-    ('deepfill', 'train_grads'): 'the losses of DeepFillv2 are not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',

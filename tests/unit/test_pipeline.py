@@ -198,18 +198,23 @@ def test_random_keeps_the_aspect_and_covers_the_size():
     assert pipeline.fit(gradient(3, 7), (5, 5), 'random').shape == (5, 12, 3)
 
 
-@pytest.mark.parametrize('crop', ['center', 'random', 'stretch'])
+def test_window_enlarges_only_what_is_too_small():
+    assert pipeline.fit(gradient(40, 100), (20, 20), 'window').shape == (40, 100, 3)
+    assert pipeline.fit(gradient(10, 100), (20, 20), 'window').shape == (20, 200, 3)
+
+
+@pytest.mark.parametrize('crop', ['center', 'random', 'window', 'stretch'])
 def test_an_image_of_the_wanted_size_is_left_alone(crop):
     np.testing.assert_array_equal(pipeline.fit(gradient(12, 20), (12, 20), crop), gradient(12, 20))
 
 
-@pytest.mark.parametrize('crop', ['center', 'random', 'stretch'])
+@pytest.mark.parametrize('crop', ['center', 'random', 'window', 'stretch'])
 @pytest.mark.parametrize('size', [(1, 1), (7, 3), (64, 48)])
 def test_awkward_sizes_fit(crop, size):
     for shape in ((1, 1), (1, 50), (33, 2), (101, 67)):
         image = pipeline.fit(gradient(*shape), size, crop)
         assert image.shape[0] >= size[0] and image.shape[1] >= size[1]
-        assert crop == 'random' or image.shape[:2] == size
+        assert crop in ('random', 'window') or image.shape[:2] == size
 
 
 def test_reducing_does_not_alias():

@@ -1,0 +1,85 @@
+"""DeepFillv2: free-form and user-guided inpainting.
+
+python train.py --config configs/deepfill.py:ARGUMENTS --workdir WORKDIR --config.data.folder=PATH
+
+Arguments combine with commas: one of the runs, any of the changes, and tiny. The published runs took days on one GPU
+(some 5 on a GTX 1080 Ti for the authors' earlier system); they end by hand, here after four million images. None of
+them has been repeated with this library.
+
+  run               images                   what is done with them
+  places2 (default) Places2                  random windows of 256 x 256 pixels
+  celebahq          CelebA-HQ                resized to 256 x 256
+
+  change            (each changes the model; all train with the same losses, masks and schedule)
+  guided            a sketch channel, from edges of the training images: Canny; --config.data.edges=files takes edges
+                    from files, such as those of HED, which the publication used. A model knows one kind of edges.
+  partial           partial convolutions (Liu et al. 2018) on the layers of this network: a baseline
+  vanilla           ordinary convolutions: a baseline
+  gate-depthwise    gates from depthwise and pointwise convolutions (Yi et al. 2020)
+  gate-single       one gate for all channels of a layer (Yi et al. 2020)
+  wide              1.4 times the width: about the parameters of gated convolutions, for partial and vanilla
+  port              what differs in the PyTorch port of the program, with its spectral norm
+
+tiny is the same program on small procedural images, a hundred steps in about a minute on a laptop's CPU.
+"""
+
+import dataclasses
+
+from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick
+from pegan_jax.models import deepfill
+
+RUNS = {
+    'places2': DataConfig(folder='data/places2', resolution=256, crop='window', flip=False),
+    'celebahq': DataConfig(folder='data/celebahq', resolution=256, crop='stretch', flip=False),
+}
+CHANGES = {
+    'guided': dict(guided=True),
+    'partial': dict(conv_type='partial'),
+    'vanilla': dict(conv_type='vanilla'),
+    'gate-depthwise': dict(gate='depthwise'),
+    'gate-single': dict(gate='single_channel'),
+    'wide': dict(cnum=68),
+    'port': deepfill.VARIANTS['port-pt'],
+}
+
+
+def get_config(arg=''):
+    words = pick(arg, (*RUNS, *CHANGES, 'tiny'), 'configs/deepfill.py')
+    runs = [word for word in words if word in RUNS] or ['places2']
+    if len(runs) > 1:
+        raise ConfigError(f'{" and ".join(runs)} are different runs; choose one of them.')
+    changes, data = {}, RUNS[runs[0]]
+    for word in words:
+        changes = changes | CHANGES.get(word, {})
+    if 'guided' in words:
+        data = dataclasses.replace(data, edges='canny')
+    optim = OptimConfig(g_lr=1e-4, d_lr=1e-4, beta1=0.5, beta2=0.999)
+    if 'tiny' in words:
+        return tiny(changes, data, optim)
+    return Config(
+        system='deepfill',
+        model=deepfill.Config(**changes),
+        data=data,
+        optim=optim,
+        train=TrainConfig(batch_size=16, total_kimg=4000.0, sample_every=4000, checkpoint_every=4000),
+    )
+
+
+def tiny(changes, data, optim):
+    """Images of 32 pixels, and a sixth of the width."""
+    model = deepfill.Config(img_resolution=32, d_cnum=8, **(changes | {'cnum': 12 if 'cnum' in changes else 8}))
+    return Config(
+        system='deepfill',
+        model=model,
+        data=dataclasses.replace(data, tfds='worlds', folder=None, resolution=32, num_worlds=256),
+        optim=dataclasses.replace(optim, g_lr=1e-3, d_lr=1e-3),
+        train=TrainConfig(
+            batch_size=8,
+            total_kimg=0.8,
+            log_every=10,
+            sample_every=50,
+            checkpoint_every=50,
+            metric_images=32,
+            sample_grid=(2, 4),
+        ),
+    )

@@ -1,0 +1,179 @@
+"""Random holes, classes of hole ratios, folders of masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from pegan_jax.config import ConfigError
+from pegan_jax.data import masks
+
+
+def draw_many(kind, size):
+    """1024 masks, [1024, size, size] bool."""
+    keys = jax.random.split(jax.random.key(0), 1024)
+    draw = jax.jit(lambda keys: jax.lax.map(lambda k: masks.draw(k, size, size, kind)[..., 0] > 0, keys))
+    return np.asarray(draw(keys))
+
+
+@pytest.fixture(scope='module')
+def brushes():
+    return draw_many('brush', 64)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'mean', 'spread', 'low', 'high'),
+    [('brush', 0.149, 0.078, 0.035, 0.285), ('box', 0.191, 0.024, 0.152, 0.232), ('union', 0.308, 0.069, 0.208, 0.433)],
+)
+def test_hole_ratios_are_those_of_the_released_program(kind, mean, spread, low, high):
+    """Strokes at half the size, which takes a quarter of the time; a test below shows that they are the same."""
+    found = draw_many(kind, 256 if kind == 'box' else 128).mean(axis=(1, 2))
+    assert abs(found.mean() - mean) < 0.01
+    assert abs(found.std() - spread) < 0.01
+    np.testing.assert_allclose(np.percentile(found, [5, 95]), [low, high], atol=0.02)
+
+
+def test_boxes_have_even_sides_of_96_to_128_pixels_and_lie_inside():
+    draw = jax.jit(lambda key: masks.draw(key, 256, 256, 'box'))
+    sides, corners = set(), []
+    for seed in range(200):
+        box = np.asarray(draw(jax.random.key(seed)))[..., 0]
+        rows, columns = np.flatnonzero(box.any(axis=1)), np.flatnonzero(box.any(axis=0))
+        assert box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()  # one full rectangle
+        sides |= {len(rows), len(columns)}
+        corners.append((rows[0], columns[0]))
+    assert sides == set(range(96, 129, 2))
+    assert np.min(corners) < 10 and 118 < np.max(corners) <= 143  # the last place for 128 pixels is 127
+
+
+def test_masks_are_zero_or_one_and_the_union_is_that_of_its_parts():
+    for seed in range(8):
+        key = jax.random.key(seed)
+        box, brush, union = (np.asarray(masks._candidate(key, 64, 48, kind)) for kind in ('box', 'brush', 'union'))
+        assert union.shape == (64, 48, 1) and union.dtype == np.float32
+        assert set(np.unique(union)) <= {0.0, 1.0}
+        np.testing.assert_array_equal(union, np.maximum(box, brush))
+        assert box.any() and brush.any()
+
+
+def test_a_key_gives_the_same_strokes_at_every_size(brushes):
+    small = brushes[:16].astype(float)
+    keys = jax.random.split(jax.random.key(0), 1024)[:16]
+    big = np.stack([masks._candidate(k, 256, 256, 'brush')[..., 0] for k in keys])
+    reduced = big.reshape(16, 64, 4, 64, 4).mean(axis=(2, 4))
+    assert np.abs(small - reduced).mean() < 0.02
+    assert abs(brushes.mean() - 0.149) < 0.01
+
+
+def test_strokes_lie_everywhere_and_do_not_prefer_a_side(brushes):
+    """Of the released program they hang below their start: the flips, which it forgets, even this out."""
+    density = brushes.mean(axis=0)
+    assert density.min() > 0.02
+    for axis in (0, 1):
+        assert abs(density.mean(axis=axis)[:32].mean() - density.mean(axis=axis)[32:].mean()) < 0.02
+
+
+def test_strokes_of_a_wide_image_reach_its_far_end():
+    vertices, _, segments = jax.jit(jax.vmap(lambda k: masks.strokes(k, 32, 96)))(
+        jax.random.split(jax.random.key(0), 64)
+    )
+    used = np.asarray(vertices)[np.asarray(segments) > 0]
+    assert used[..., 0].max() > 90 and used[..., 1].max() < 33
+    assert set(np.unique(segments)) == {0, *range(4, 12)}
+
+
+def test_raster_is_the_line_of_pixels_within_half_the_width():
+    vertices = jnp.array([[[4.0, 8.0], [12.0, 8.0], [12.0, 8.0]]])
+    mask = np.asarray(masks.raster(vertices, jnp.array([3.0]), jnp.array([2]), 17, 17))[..., 0]
+    want = np.zeros((17, 17))
+    want[7:10, 4:13] = 1
+    want[8, 3] = want[8, 13] = want[7, 3] = want[9, 3] = want[7, 13] = want[9, 13] = 1  # the ends are round
+    np.testing.assert_array_equal(mask, want)
+    assert not masks.raster(vertices, jnp.array([3.0]), jnp.array([0]), 17, 17).any()
+
+
+@pytest.mark.parametrize(('height', 'width', 'kind', 'match'), [(4, 64, 'box', 'at least 8'), (64, 64, 'disc', 'disc')])
+def test_other_kinds_and_tiny_masks_are_refused(height, width, kind, match):
+    with pytest.raises(ValueError, match=match):
+        masks.draw(jax.random.key(0), height, width, kind)
+
+
+# Hole ratios ----------------------------------------------------------------------------------------------------------
+
+
+def test_bucket_is_the_class_that_the_share_of_holes_is_in():
+    for holes, want in ((1, None), (2, (0.01, 0.1)), (10, (0.01, 0.1)), (11, (0.1, 0.2)), (60, (0.5, 0.6)), (61, None)):
+        mask = np.zeros((10, 10, 1), np.float32)
+        mask.reshape(-1)[:holes] = 1
+        assert masks.bucket(mask) == want
+
+
+@pytest.mark.parametrize('wanted', masks.BUCKETS)
+def test_masks_of_a_wanted_class(wanted):
+    found = masks.draw_in_bucket(3, 3, 64, 64, 'brush', wanted)
+    assert found.shape == (3, 64, 64, 1) and set(np.unique(found)) == {0, 1}
+    assert [masks.bucket(mask) for mask in found] == [wanted] * 3
+    assert len({mask.tobytes() for mask in found}) == 3
+    np.testing.assert_array_equal(masks.draw_in_bucket(3, 1, 64, 64, 'brush', wanted), found[:1])
+    assert (masks.draw_in_bucket(4, 1, 64, 64, 'brush', wanted) != found[:1]).any()
+
+
+def test_a_class_that_boxes_cannot_have_is_refused():
+    with pytest.raises(ValueError, match='no mask of kind'):
+        masks.draw_in_bucket(0, 1, 64, 64, 'box', (0.01, 0.1))
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def save(path, image):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.fromarray(image).save(path)
+
+
+def test_a_folder_of_masks_is_read_as_holes_where_it_is_white(tmp_path, caplog):
+    left = np.zeros((8, 16), np.uint8)
+    left[:, :8] = 255
+    save(tmp_path / 'a.png', left)
+    save(tmp_path / 'b' / 'rgb.png', np.repeat(left.T[..., None], 3, axis=-1))
+    save(tmp_path / 'c.bmp', left // 255)
+    (tmp_path / 'notes.txt').write_text('no mask')
+    found = masks.read_folder(tmp_path, 4, 4)
+    assert found.shape == (3, 4, 4) and found.dtype == np.uint8 and not caplog.records
+    half = np.repeat([[1, 1, 0, 0]], 4, axis=0)
+    np.testing.assert_array_equal(found, [half, half.T, half])
+    np.testing.assert_array_equal(masks.read_folder(tmp_path, 4, 4, invert=True), 1 - found)
+
+
+def test_grey_masks_are_cut_in_the_middle_with_a_warning(tmp_path, caplog):
+    save(tmp_path / 'grey.png', np.array([[0, 100], [127, 128]], np.uint8))
+    np.testing.assert_array_equal(masks.read_folder(tmp_path, 2, 2), [[[0, 0], [0, 1]]])
+    assert 'grey.png has 4 grey values' in caplog.text
+
+
+def test_a_sampler_of_a_folder_draws_every_mask(tmp_path):
+    for i in range(3):
+        image = np.zeros((8, 8), np.uint8)
+        image[i] = 255
+        save(tmp_path / f'{i}.png', image)
+    draw = jax.jit(masks.sampler('folder', 8, 8, str(tmp_path)))
+    rows = {int(np.argmax(draw(jax.random.key(i))[:, 0, 0])) for i in range(16)}
+    assert rows == {0, 1, 2} and draw(jax.random.key(0)).shape == (8, 8, 1)
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(masks.sampler('brush', 32, 32)(key), masks.draw(key, 32, 32, 'brush'))
+    with pytest.raises(ConfigError, match='needs a folder of masks'):
+        masks.sampler('folder', 8, 8)
+
+
+def test_folders_without_usable_masks_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match='is not a folder'):
+        masks.read_folder(tmp_path / 'none', 8, 8)
+    with pytest.raises(ConfigError, match='holds no mask'):
+        masks.read_folder(tmp_path, 8, 8)
+    save(tmp_path / 'black.png', np.zeros((8, 8), np.uint8))
+    with pytest.raises(ConfigError, match='has a hole'):
+        masks.read_folder(tmp_path, 8, 8)
+    (tmp_path / 'broken.png').write_bytes(b'no image')
+    with pytest.raises(ConfigError, match=r'broken\.png is unusable'):
+        masks.read_folder(tmp_path, 8, 8)
