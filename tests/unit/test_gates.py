@@ -16,10 +16,12 @@ IMAGES = np.float32([0.8, 0.4, -0.5]) + np.random.default_rng(0).uniform(-0.2, 0
 
 @pytest.fixture(scope='module')
 def models():
-    """One with larger weights than a new one has, whose deep features are hardly anything but biases."""
-    models = analysis_gates.random_models(None, jax.random.key(0))
+    """One with larger weights than a new one has, whose deep features are hardly anything, and with biases."""
+    models, rng = analysis_gates.random_models(['deepfill:tiny'], jax.random.key(0)), np.random.default_rng(2)
     for model in models.values():
-        model.variables['params'] = jax.tree.map(lambda x: 3.0 * x, model.variables['params'])
+        model.variables['params'] = jax.tree.map(
+            lambda x: 3 * x if x.ndim > 1 else rng.normal(0, 0.3, x.shape).astype(np.float32), model.variables['params']
+        )
     return models
 
 
@@ -116,3 +118,33 @@ def test_models_without_gates_and_of_several_sizes_are_refused(models, monkeypat
     sizes = analysis_gates.random_models(['dcgan:tiny'], key) | models
     with pytest.raises(ValueError, match='compare models of one size'):
         analysis_gates.worlds_for(sizes)
+
+
+def test_the_first_skips_of_a_u_net_bring_nothing_to_the_middle_of_a_hole():
+    models = analysis_gates.random_models(['pconv:tiny'], jax.random.key(0))
+    numbers = analysis_gates.skip_study(models, IMAGES).numbers
+    assert list(numbers) == ['pconv:tiny, partial', 'pconv:tiny, ordinary']
+    for entry in numbers.values():
+        assert [name.partition(':')[2].strip() for name in entry] == ['32x32x3', '16x16x8', '8x8x16', '4x4x16']
+        magnitude, spread = ([scores[kind] for scores in entry.values()] for kind in ('magnitude', 'spread'))
+        # The first window is 7 pixels wide and the hole 16; the second sees 15.
+        assert magnitude[:2] == spread[:2] == [0, 0] and min(magnitude[2:]) > 0.05
+    # Partial convolutions make up for what is missing in a window.
+    assert numbers['pconv:tiny, partial'] != numbers['pconv:tiny, ordinary']
+
+
+def test_the_skips_are_what_the_network_computes():
+    """Of the second level: the first convolution of the known pixels, divided by their share of the window."""
+    ((_, model),) = analysis_gates.random_models(['pconv:tiny'], jax.random.key(0)).items()
+    nothing = np.zeros((1, 32, 32, 1), np.float32)
+    image, first, *_ = analysis_gates.skips_of(model.config.model, model.variables, IMAGES, nothing)
+    layer = model.variables['params']['enc_1']
+    np.testing.assert_array_equal(image, IMAGES)
+    window = IMAGES[1, 13:20, 9:16]  # of output (8, 6): from 2 i - 3 on
+    want = np.maximum(np.tensordot(window, layer['kernel'], 3) + layer['bias'], 0)
+    np.testing.assert_allclose(first[1, 8, 6], want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_study_of_skips_needs_a_u_net(models):
+    with pytest.raises(ValueError, match="deepfill:tiny is of system 'deepfill', which has no skips; choose a pconv"):
+        analysis_gates.skip_study(models, IMAGES)
