@@ -1,5 +1,6 @@
 """Linen layers that several systems share. Parameters are float32; `dtype` is that of convolution inputs."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -274,12 +275,14 @@ class PartialConv(nn.Module):
         kernel = self.param('kernel', self.kernel_init, (size, size, channels, self.features))
         valid = jax.lax.stop_gradient(valid.astype(jnp.float32))
 
-        strides, dilations = (self.stride,) * 2, (self.dilation,) * 2
-
-        def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            layout = ('NHWC', 'HWIO', 'NHWC')
-            return jax.lax.conv_general_dilated(x, kernel, strides, self.padding, None, dilations, layout)
-
+        pads = self.padding
+        if pads == 'SAME':
+            reach = ((size - 1) * self.dilation + 1,) * 2
+            pads = jax.lax.padtype_to_pads(x.shape[1:3], reach, (self.stride,) * 2, 'SAME')
+        (top, bottom), (left, right) = pads
+        conv = functools.partial(
+            ops.conv2d, padding=(left, right, top, bottom), stride=self.stride, dilation=self.dilation
+        )
         # Sums of zeros and ones are exact in float32, whatever the compute dtype.
         found = conv(jnp.sum(valid, axis=-1, keepdims=True), jnp.ones((size, size, 1, 1)))
         new_valid = jnp.clip(found, 0, 1)

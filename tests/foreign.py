@@ -178,6 +178,26 @@ def state_dict(arrays, storages, **options):
     return OrderedDict((name, tensor(storages, array, **options)) for name, array in arrays.items())
 
 
+def write_state_dict(path, arrays):
+    """A file of a state_dict alone."""
+    storages = Storages()
+    write_zip(path, state_dict(arrays, storages), storages)
+    return path
+
+
+def vgg16():
+    """{'features.N.weight' and '.bias'} of torchvision's vgg16, random."""
+    rng, arrays, index, channels = np.random.default_rng(0), OrderedDict(), 0, 3
+    for features, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(convolutions):
+            weight = rng.standard_normal((features, channels, 3, 3), np.float32)
+            arrays[f'features.{index}.weight'] = weight * np.float32(np.sqrt(2 / (9 * channels)))
+            arrays[f'features.{index}.bias'] = rng.standard_normal(features, np.float32) * np.float32(0.1)
+            index, channels = index + 2, features  # a ReLU in between
+        index += 1  # a pool
+    return arrays
+
+
 def adam_state(arrays, storages, rng, *, step, lr, betas, as_tensor):
     """An optimiser's state_dict for parameters, and the moments in it: {name: (exp_avg, exp_avg_sq)}."""
     moments = {k: (rng.normal(size=a.shape), rng.random(a.shape)) for k, a in arrays.items()}

@@ -169,8 +169,12 @@ def sampler(
         return functools.partial(draw, height=height, width=width, kind=kind)
     if folder is None:
         raise ConfigError("model.masks='folder' needs a folder of masks: set model.mask_folder=PATH.")
-    masks = jnp.asarray(read_folder(folder, height, width))
-    return lambda key: masks[jax.random.randint(key, (), 0, len(masks)), ..., None].astype(jnp.float32)
+    masks = read_folder(folder, height, width)
+
+    def pick(key: jax.Array) -> jax.Array:
+        return jnp.asarray(masks)[jax.random.randint(key, (), 0, len(masks)), ..., None].astype(jnp.float32)
+
+    return pick
 
 
 # Hole ratios ----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from compare import assert_outputs, nchw, nhwc
 
 from pegan_jax.data import masks
 from pegan_jax.layers import PartialConv
+from pegan_jax.models import pconv
 
 
 def valid_sums(valid, options):
@@ -52,6 +53,29 @@ def mask_updates(arrays, meta):
     assert np.all(valid == 1)
 
 
+def losses(arrays, meta):
+    """Every term and the total, with random maps in the place of VGG's."""
+    gt, out = (nhwc(arrays[f'in/{name}']) for name in ('gt', 'out'))
+    mask = 1 - nhwc(arrays['in/mask_valid'])
+    out_maps, comp_maps, gt_maps = (
+        tuple(nhwc(arrays[f'in/feat_{kind}{n}']) for n in range(3)) for kind in ('out', 'comp', 'gt')
+    )
+
+    @jax.jit
+    def run():
+        terms = pconv.pixel_terms(out, gt, mask) | pconv.feature_terms(out_maps, comp_maps, gt_maps)
+        return terms | {
+            'total': pconv.total(terms),
+            'comp': jnp.moveaxis(pconv.composite(out, gt, mask), -1, 1),
+            'tv_region': jnp.moveaxis(pconv.tv_region(mask), -1, 1),
+            'gram_gt0': pconv.gram(gt_maps[0]),
+        }
+
+    weights = meta['call']['weights']
+    assert {name.partition('_')[0]: weight for name, weight in pconv.LOSS_WEIGHTS.items()} == weights
+    assert_outputs(arrays, run(), meta['tol']['float32'])
+
+
 def brush_raster(arrays, meta):
     """Intersection over union, as outlines of rasterisers differ by single pixels."""
     vertices, widths = arrays['in/vertices_xy'].astype(np.float32), arrays['in/widths'].astype(np.float32)
@@ -65,5 +89,6 @@ def brush_raster(arrays, meta):
 CHECKS = {
     ('deepfill', 'brush_raster'): brush_raster,
     ('deepfill', 'pconv_k'): partial_conv,
+    ('deepfill', 'pconv_losses'): losses,
     ('deepfill', 'pconv_mask_updates'): mask_updates,
 }

@@ -42,7 +42,6 @@ MODULES = (
 CHECKS = {key: check for module in MODULES for key, check in module.CHECKS.items()}
 
 PENDING = {
-    ('deepfill', 'pconv_losses'): 'the losses of partial convolutions are not implemented yet',
     ('deepfill', 'tf_bundle'): 'the reader of TensorFlow checkpoints is not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',

@@ -16,21 +16,7 @@ INDICES = [index for block in features.BLOCKS for index, _ in block]
 
 @pytest.fixture(scope='module')
 def convolutions():
-    """{'features.N.weight' and '.bias'} of torchvision's vgg16, random."""
-    rng, arrays, channels = np.random.default_rng(0), OrderedDict(), 3
-    for block in features.BLOCKS:
-        for index, width in block:
-            scale = np.float32(np.sqrt(2 / (9 * channels)))
-            arrays[f'features.{index}.weight'] = rng.standard_normal((width, channels, 3, 3), np.float32) * scale
-            arrays[f'features.{index}.bias'] = rng.standard_normal(width, np.float32) * np.float32(0.1)
-            channels = width
-    return arrays
-
-
-def write(path, arrays):
-    storages = foreign.Storages()
-    foreign.write_zip(path, foreign.state_dict(arrays, storages), storages)
-    return path
+    return foreign.vgg16()
 
 
 @jax.jit
@@ -49,7 +35,7 @@ def by_hand(arrays, x):
 
 def test_vgg_is_that_of_torchvision_behind_three_pools(tmp_path, convolutions):
     classifier = {'classifier.0.weight': np.zeros((2, 2), np.float32), 'classifier.0.bias': np.zeros(2, np.float32)}
-    params = features.load_vgg(write(tmp_path / 'vgg16.pth', convolutions | classifier))
+    params = features.load_vgg(foreign.write_state_dict(tmp_path / 'vgg16.pth', convolutions | classifier))
     images = np.random.default_rng(1).random((2, 19, 16, 3), np.float32)
     got = jax.jit(features.vgg_pools)(params, images)
     normal = (images - np.array(features.IMAGENET_MEAN)) / np.array(features.IMAGENET_STD)
@@ -65,9 +51,11 @@ def test_vgg_is_that_of_torchvision_behind_three_pools(tmp_path, convolutions):
 def test_files_that_are_not_vgg_are_refused_with_what_is_wrong(tmp_path, convolutions):
     first = dict(list(convolutions.items())[:4])
     with pytest.raises(ForeignFileError, match=r'vgg\.pth: .*not filled: features_5/bias'):
-        features.load_vgg(write(tmp_path / 'vgg.pth', first))
+        features.load_vgg(foreign.write_state_dict(tmp_path / 'vgg.pth', first))
     with pytest.raises(ForeignFileError, match=r'left over: avgpool\.weight'):
-        features.load_vgg(write(tmp_path / 'vgg.pth', convolutions | {'avgpool.weight': np.zeros(1, np.float32)}))
+        features.load_vgg(
+            foreign.write_state_dict(tmp_path / 'vgg.pth', convolutions | {'avgpool.weight': np.zeros(1, np.float32)})
+        )
     with pytest.raises(ForeignFileError, match='is not a file'):
         features.load_vgg(tmp_path / 'none.pth')
 
@@ -89,7 +77,9 @@ def hed_file(path, convolutions, heads, *, interleaved):
         pairs.append(heads[5])
     else:
         pairs += heads
-    return write(path, OrderedDict((f'module{n}.x{k}', a) for n, pair in enumerate(pairs) for k, a in enumerate(pair)))
+    return foreign.write_state_dict(
+        path, OrderedDict((f'module{n}.x{k}', a) for n, pair in enumerate(pairs) for k, a in enumerate(pair))
+    )
 
 
 def test_hed_fuses_enlarged_side_outputs_of_the_image_in_bgr(tmp_path, convolutions, heads):
@@ -114,10 +104,10 @@ def test_hed_fuses_enlarged_side_outputs_of_the_image_in_bgr(tmp_path, convoluti
 
 def test_files_that_are_not_hed_are_refused(tmp_path, convolutions, heads):
     with pytest.raises(ForeignFileError, match='it has 26 arrays; expected 38'):
-        features.load_hed(write(tmp_path / 'vgg.pth', convolutions))
+        features.load_hed(foreign.write_state_dict(tmp_path / 'vgg.pth', convolutions))
     with pytest.raises(ForeignFileError, match=r'wrong shape: .*side_0/kernel'):
         features.load_hed(hed_file(tmp_path / 'a.pth', convolutions, heads[::-1], interleaved=False))
     swapped = {k: v.T for k, v in convolutions.items() if k.endswith('bias')} | convolutions
     extra = {f'more{n}': np.zeros(1, np.float32) for n in range(12)}
     with pytest.raises(ForeignFileError, match='weights and biases in turn'):
-        features.load_hed(write(tmp_path / 'b.pth', swapped | extra))
+        features.load_hed(foreign.write_state_dict(tmp_path / 'b.pth', swapped | extra))

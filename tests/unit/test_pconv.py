@@ -1,12 +1,21 @@
-"""Partial convolution: the layer."""
+"""Partial convolution: the layer, the U-Net, its losses."""
 
+import dataclasses
+import functools
+
+import foreign
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
+from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, load_config
+from pegan_jax.interop.reader import ForeignFileError
 from pegan_jax.layers import PartialConv
+from pegan_jax.metrics import features
+from pegan_jax.models import pconv
+from pegan_jax.train.state import create_state
 
 
 def run(layer, x, valid, params=None):
@@ -110,3 +119,197 @@ def test_no_gradient_reaches_the_valid_pixels():
 def test_valid_pixels_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r'valid of shape \(1, 4, 4, 3\)'):
         run(PartialConv(1, 3), np.ones((1, 4, 4, 2)), np.ones((1, 4, 4, 3)))
+
+
+# The network ----------------------------------------------------------------------------------------------------------
+
+SMALL = pconv.Config(img_resolution=8, channel_base=4, channel_max=6)  # two levels; any multiple of 4 can be completed
+
+
+@pytest.fixture(scope='module')
+def small():
+    """A network with random parameters and statistics, and pictures with masks of their own."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    image = jax.random.uniform(keys[0], (2, 16, 16, 3), minval=-1.0)
+    mask = np.zeros((2, 16, 16, 1), np.float32)
+    mask[0, 2:9, 4:14] = 1
+    mask[1, 8:, :4] = 1
+    variables = jax.jit(lambda: pconv.Generator(SMALL).init(keys[1], image, mask, True))()
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(keys[2], p.shape), variables['params'])
+    return {'params': params, 'buffers': variables['batch_stats']}, image, jnp.asarray(mask)
+
+
+run_sample = jax.jit(lambda variables, inputs: pconv.sample(SMALL, variables, inputs))
+
+
+def test_the_layers_are_those_of_the_paper():
+    """Liu et al. 2018, table of the appendix: 512 pixels, eight levels."""
+    model = pconv.Config(img_resolution=512)
+    image, mask = jnp.zeros((1, 512, 512, 3)), jnp.zeros((1, 512, 512, 1))
+    shapes = jax.eval_shape(lambda: pconv.Generator(model).init(jax.random.key(0), image, mask, True))['params']
+    widths = [3, 64, 128, 256, 512, 512, 512, 512, 512]
+    table = {}
+    for level, size in enumerate((7, 5, 5, 3, 3, 3, 3, 3), start=1):
+        table[f'enc_{level}'] = (size, size, widths[level - 1], widths[level])
+        table[f'dec_{level}'] = (3, 3, widths[level] + widths[level - 1], widths[level - 1])
+    assert {n: layer['kernel'].shape for n, layer in shapes.items() if 'kernel' in layer} == table
+    without_norm = {n for n, layer in shapes.items() if 'bias' in layer and 'kernel' in layer}
+    assert without_norm == {'enc_1', 'dec_1'}
+    assert {n for n in shapes if n.endswith('_bn')} == {f'{n}_bn' for n in table if n not in without_norm}
+
+
+@pytest.mark.parametrize(('resolution', 'levels'), [(512, 8), (256, 7), (96, 5), ((256, 384), 7), (8, 2)])
+def test_levels_follow_the_resolution(resolution, levels):
+    assert pconv.Config(img_resolution=resolution).levels == levels
+    assert pconv.side_multiple(pconv.Config(img_resolution=resolution)) == 2**levels
+
+
+def test_known_pixels_stay_exactly_and_hole_values_have_no_effect(small):
+    variables, image, mask = small
+    got = np.asarray(run_sample(variables, {'image': image, 'mask': mask}))
+    np.testing.assert_array_equal(got[mask[..., 0] == 0], image[mask[..., 0] == 0])
+    assert np.all(np.abs(got) <= 1) and np.std(got[mask[..., 0] == 1]) > 0.01
+    other = jnp.where(mask > 0, 0.9, image)
+    np.testing.assert_array_equal(run_sample(variables, {'image': other, 'mask': mask}), got)
+
+
+def test_masks_without_and_full_of_holes_are_answered(small):
+    variables, image, mask = small
+    np.testing.assert_array_equal(run_sample(variables, {'image': image, 'mask': jnp.zeros_like(mask)}), image)
+    assert not run_sample(variables, {'image': image, 'mask': jnp.ones_like(mask)}).any()
+
+
+def test_one_mask_serves_all_images_and_images_do_not_mix(small):
+    variables, image, mask = small
+    one = run_sample(variables, {'image': image, 'mask': mask[:1]})
+    both = run_sample(variables, {'image': image[::-1], 'mask': jnp.repeat(mask[:1], 2, axis=0)})
+    np.testing.assert_allclose(one, both[::-1], atol=1e-5)
+
+
+def test_everything_is_valid_in_the_deepest_layer_and_at_the_end(small):
+    variables, image, mask = small
+    inputs = {'params': variables['params'], 'batch_stats': variables['buffers']}
+    _, found = pconv.Generator(SMALL).apply(inputs, image, mask, False, mutable=['gates'])
+    valid = {name: np.asarray(layers[0]) for name, layers in found['gates'].items()}
+    assert valid['enc_1_valid'].shape == (2, 8, 8, 4) and not valid['enc_1_valid'].all()
+    assert valid['enc_2_valid'].all() and valid['dec_1_valid'].all() and valid['dec_1_valid'].shape == (2, 16, 16, 3)
+
+
+def test_other_shapes_and_sketches_are_refused(small):
+    variables, image, mask = small
+    for inputs, match in (
+        ({'image': image[:, :14], 'mask': mask[:, :14]}, 'multiples of 4'),
+        ({'image': image, 'mask': mask[:, :, :8]}, r'mask of shape \(2, 16, 8, 1\)'),
+        ({'image': image, 'mask': mask, 'sketch': mask}, 'take no sketch'),
+    ):
+        with pytest.raises(ValueError, match=match):
+            pconv.sample(SMALL, variables, inputs)
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+
+
+def test_pixel_terms_of_a_hole_that_is_wrong_by_a_constant():
+    gt, mask = np.full((1, 6, 6, 3), 0.5, np.float32), np.zeros((1, 6, 6, 1), np.float32)
+    mask[:, 2:4, 2:5] = 1
+    terms = pconv.pixel_terms(gt + 0.25 * mask - 0.125 * (1 - mask), gt, mask)
+    assert float(terms['hole']) == pytest.approx(0.25 * 6 / 36)
+    assert float(terms['valid']) == pytest.approx(0.125 * 30 / 36)
+    assert float(terms['tv']) == pytest.approx(0.25 * 10 / 36)  # ten pairs of neighbours on the outline of the hole
+    assert float(pconv.total(terms)) == pytest.approx(0.125 * 30 / 36 + 6 * 0.25 / 6 + 0.1 * 0.25 * 10 / 36)
+
+
+def gan_and_state(**fields):
+    model = dataclasses.replace(SMALL, **fields)
+    gan = pconv.build(Config('pconv', model, DataConfig(resolution=8), OptimConfig()))
+    return gan, jax.jit(functools.partial(create_state, gan, 0))()
+
+
+def g_loss(gan, state, image, mask, transform):
+    """A transform of params -> (loss, (metrics, new buffers)), on one device of the axis 'data'."""
+    batch = {'image': image, 'mask': mask}
+
+    def loss(params):
+        value, (fields, metrics) = gan.updates[0].loss(params, state, batch, jax.random.key(0), None)
+        return value, (metrics, fields['buffers']['g'])
+
+    step = jax.jit(jax.vmap(transform(loss), axis_name='data'))
+    return jax.tree.map(lambda x: x[0], step(jax.tree.map(lambda x: x[None], state.params['g'])))
+
+
+@pytest.mark.parametrize('freeze', [False, True])
+def test_fine_tuning_keeps_the_batch_normalisations_of_the_encoder(small, freeze, caplog):
+    _, image, mask = small
+    gan, state = gan_and_state(freeze_encoder_bn=freeze)
+    assert state.params['d'] == {} and len(gan.updates) == 1
+    (_, (metrics, buffers)), grads = g_loss(
+        gan, state, image, mask[:1], functools.partial(jax.value_and_grad, has_aux=True)
+    )
+    norms = [name for name in grads if name.endswith('_bn')]
+    assert norms == ['dec_2_bn', 'enc_2_bn']
+    for name in norms:
+        still = freeze and name.startswith('enc_')
+        assert bool(np.any(grads[name]['scale'])) != still
+        changed = np.any(np.asarray(buffers[name]['mean']) != np.asarray(state.buffers['g'][name]['mean']))
+        assert bool(changed) != still
+    assert all(np.any(grads[name]['kernel']) for name in grads if name not in norms)
+    assert set(metrics) == {'loss/g_without_vgg', 'loss/valid', 'loss/hole', 'loss/tv'}
+    assert 'no perceptual and no style terms' in caplog.text
+
+
+def test_with_weights_of_vgg_the_loss_has_six_terms(small, tmp_path):
+    _, image, mask = small
+    gan, state = gan_and_state(vgg=str(foreign.write_state_dict(tmp_path / 'vgg16.pth', foreign.vgg16())))
+    loss, (metrics, _) = g_loss(gan, state, image, mask[:1], lambda loss: loss)
+    terms = {name.removeprefix('loss/'): value for name, value in metrics.items() if name != 'loss/g'}
+    assert set(terms) == set(pconv.LOSS_WEIGHTS)
+    assert float(loss) == pytest.approx(sum(pconv.LOSS_WEIGHTS[name] * float(terms[name]) for name in terms), rel=1e-5)
+    params = features.load_vgg(tmp_path / 'vgg16.pth')
+    variables = {'params': state.params['g'], 'batch_stats': state.buffers['g']}
+
+    @jax.jit
+    def by_hand():
+        out, _ = pconv.Generator(SMALL).apply(variables, image, mask[:1], True, mutable=['batch_stats'])
+        pictures = [(x + 1) / 2 for x in (out, pconv.composite(out, image, mask[:1]), image)]
+        return pconv.feature_terms(*(features.vgg_pools(params, x) for x in pictures))
+
+    want = by_hand()
+    for name, value in want.items():
+        assert float(value) == pytest.approx(float(terms[name]), rel=1e-4) and value > 0
+
+
+def test_a_file_of_weights_that_there_is_not_is_missed_before_training(tmp_path):
+    with pytest.raises(ForeignFileError, match='is not a file'):
+        gan_and_state(vgg=str(tmp_path / 'none.pth'))
+
+
+@pytest.mark.parametrize(
+    ('model', 'data', 'match'),
+    [
+        (dict(img_resolution=36), {}, 'multiples of 16'),
+        (dict(img_resolution=4), {}, 'at least 8'),
+        (dict(masks='folder'), {}, "masks='folder' needs one"),
+        (dict(mask_folder='masks'), {}, "masks='folder' needs one"),
+        (dict(channel_max=0), {}, 'model.channel_max=0'),
+        (dict(img_resolution=32), {}, 'data.resolution=16 differs'),
+        ({}, dict(labels=True), 'data.labels=True'),
+        ({}, dict(edges='canny'), 'take no sketch'),
+    ],
+)
+def test_settings_that_cannot_run_are_refused(model, data, match):
+    with pytest.raises(ConfigError, match=match):
+        Config(
+            'pconv',
+            pconv.Config(**{'img_resolution': 16} | model),
+            DataConfig(**{'resolution': 16} | data),
+            OptimConfig(),
+        )
+
+
+@pytest.mark.parametrize('words', ['', 'places512', 'celebahq512,finetune', 'tiny', 'tiny,finetune'])
+def test_configurations_say_what_the_paper_says(words):
+    config = load_config(f'pconv:{words}')
+    assert config.optim.g_lr == (5e-5 if 'finetune' in words else 2e-4)
+    assert config.model.freeze_encoder_bn == ('finetune' in words)
+    if 'tiny' not in words:
+        assert config.train.batch_size == 6 and config.model.size == ((512, 512) if '512' in words else (256, 256))

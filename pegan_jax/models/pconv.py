@@ -1,0 +1,304 @@
+"""Inpainting with partial convolutions (Liu et al. 2018, arXiv 1804.07723): a U-Net that knows which pixels are valid.
+
+A baseline for DeepFillv2, under the same masks, which are 1 in holes and 0 elsewhere. The authors released the
+convolution, not the network; the paper's table is what is built here.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from pegan_jax import optim
+from pegan_jax.config import ConfigError, at_least, check_types
+from pegan_jax.data import masks
+from pegan_jax.gan import GAN, Stage, Update, sample_keys
+from pegan_jax.layers import BatchNorm, PartialConv
+from pegan_jax.models.deepfill import composite, double
+
+logger = logging.getLogger(__name__)
+
+KERNELS = (7, 5, 5)  # of the encoder's first layers; behind them 3
+# Of the terms of the loss; the style of the output and of the completed image count alike.
+LOSS_WEIGHTS = {'valid': 1.0, 'hole': 6.0, 'perceptual': 0.05, 'style_out': 120.0, 'style_comp': 120.0, 'tv': 0.1}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The model; defaults are those of the paper, at 256 pixels.
+
+    img_resolution: side, or (height, width), of the training images; multiples of 2^levels. Others can be completed.
+    channel_base: channels behind the first layer, doubled by each of the next.
+    channel_max: at most so many.
+    freeze_encoder_bn: for fine-tuning: the encoder's batch normalisations keep their statistics and parameters. While
+      holes are cut at random, batch statistics are of few valid pixels (section 4.2).
+    vgg: a torch file of torchvision's vgg16, for the perceptual and the style terms. None: training goes without them,
+      which is not the published loss.
+    masks: of training: strokes of a brush, a box, the union of both; or any of those in mask_folder ('folder').
+    mask_folder: images, white where holes are, resized to img_resolution.
+    dtype: of the inputs of convolutions.
+    """
+
+    img_resolution: int | tuple[int, int] = 256
+    channel_base: int = 64
+    channel_max: int = 512
+    freeze_encoder_bn: bool = False
+    vgg: str | None = None
+    masks: Literal['union', 'brush', 'box', 'folder'] = 'union'
+    mask_folder: str | None = None
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ('channel_base', 'channel_max'):
+            at_least(self, name, 1)
+        if min(self.size) < 8 or any(side % 2**self.levels for side in self.size):
+            raise ConfigError(
+                f'model.img_resolution={self.img_resolution}: sides must be at least 8 and, for {self.levels} levels, '
+                f'multiples of {2**self.levels}.'
+            )
+        if (self.masks == 'folder') != (self.mask_folder is not None):
+            raise ConfigError(
+                f"model.masks={self.masks!r} and model.mask_folder={self.mask_folder!r}: masks='folder' needs one, "
+                'and the other masks have none.'
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the training images."""
+        side = self.img_resolution
+        return (side, side) if isinstance(side, int) else side
+
+    @property
+    def levels(self) -> int:
+        """Layers of the encoder: 8 for 512 pixels, as published, 7 for 256; the smallest maps have sides of 2 or 3."""
+        return min(self.size).bit_length() - 2
+
+    def width(self, level: int) -> int:
+        """Channels behind layer `level` of the encoder, from 1."""
+        return min(self.channel_base << (level - 1), self.channel_max)
+
+
+def side_multiple(model: Config) -> int:
+    """What the sides of images must be multiples of."""
+    return 2**model.levels
+
+
+# Network --------------------------------------------------------------------------------------------------------------
+
+
+class Generator(nn.Module):
+    """image [N, H, W, 3] in [-1, 1] and mask [N or 1, H, W, 1] -> [N, H, W, 3] float32, not bounded.
+
+    What the image has in holes does not matter. Every channel has valid positions of its own, so that those of
+    features that are enlarged and of features of the encoder beside them count apart; they are sown into the collection
+    'gates' as {layer}_valid. In training, norm statistics are of all devices on `axis_name`.
+    """
+
+    model: Config
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+        model = self.model
+        check_inputs(model, image, mask)
+
+        def conv(name: str, x: jax.Array, valid: jax.Array, features: int, size: int, stride: int, bias: bool) -> tuple:
+            pads = ((size // 2,) * 2,) * 2
+            # A bias before a batch normalisation would do nothing but in holes.
+            layer = PartialConv(features, size, stride, pads, use_bias=bias, dtype=jnp.dtype(model.dtype), name=name)
+            return layer(x, valid)
+
+        def norm(name: str, x: jax.Array, train: bool) -> jax.Array:
+            return BatchNorm(axis_name=self.axis_name, name=name)(x, train)
+
+        x, valid = image, jnp.repeat(1 - mask, 3, axis=-1)
+        skips = []
+        for level in range(1, model.levels + 1):
+            skips.append((x, valid))
+            size = KERNELS[level - 1] if level <= len(KERNELS) else 3
+            x, valid = conv(f'enc_{level}', x, valid, model.width(level), size, 2, level == 1)
+            self.sow('gates', f'enc_{level}_valid', valid)
+            if level > 1:
+                x = norm(f'enc_{level}_bn', x, train and not model.freeze_encoder_bn)
+            x = jax.nn.relu(x)
+        for level in range(model.levels, 0, -1):
+            (skip, skip_valid), features = skips.pop(), 3 if level == 1 else model.width(level - 1)
+            x = jnp.concatenate([double(x), skip.astype(x.dtype)], axis=-1)
+            valid = jnp.concatenate([double(valid), skip_valid], axis=-1)
+            x, valid = conv(f'dec_{level}', x, valid, features, 3, 1, level == 1)
+            self.sow('gates', f'dec_{level}_valid', valid)
+            if level > 1:
+                x = jax.nn.leaky_relu(norm(f'dec_{level}_bn', x, train), 0.2)
+        return x.astype(jnp.float32)
+
+
+def check_inputs(model: Config, image: jax.Array, mask: jax.Array) -> None:
+    """Raises ValueError unless images and masks have the shapes that `Generator` asks for."""
+    multiple = side_multiple(model)
+    n, height, width = image.shape[:3] if image.ndim == 4 else (0, 0, 0)
+    if image.shape != (n, height, width, 3) or not n or height % multiple or width % multiple:
+        raise ValueError(
+            f'image of shape {image.shape}; expected [N, H, W, 3] with sides that are multiples of {multiple}.'
+        )
+    if mask.shape not in ((1, height, width, 1), (n, height, width, 1)):
+        raise ValueError(f'mask of shape {mask.shape}; expected [1 or {n}, {height}, {width}, 1].')
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+
+
+def gram(x: jax.Array) -> jax.Array:
+    """A A' / (C h w) of the maps A of each image: [N, h, w, C] -> [N, C, C]."""
+    _, h, w, c = x.shape
+    return jnp.einsum('nhwc,nhwd->ncd', x, x) / (c * h * w)
+
+
+def feature_terms(out: tuple, comp: tuple, gt: tuple) -> dict[str, jax.Array]:
+    """Perceptual and style terms (Liu et al. 2018, eq. 3 to 5) of the feature maps of three images.
+
+    Args:
+      out, comp, gt: maps [N, h, w, C] of the output, of the completed image and of the true one.
+    Returns: {'perceptual': sum over maps of the mean absolute differences of both to the true ones, 'style_out',
+      'style_comp': the same of their Gram matrices}.
+    """
+
+    def distance(maps: tuple, of: Callable) -> jax.Array:
+        return sum(jnp.mean(jnp.abs(of(x) - of(y))) for x, y in zip(maps, gt, strict=True))
+
+    return {
+        'perceptual': distance(out, lambda x: x) + distance(comp, lambda x: x),
+        'style_out': distance(out, gram),
+        'style_comp': distance(comp, gram),
+    }
+
+
+def tv_region(mask: jax.Array) -> jax.Array:
+    """The holes and the pixels around them, in a window of 3x3: mask [N, H, W, 1] -> [N, H, W, 1]."""
+    return nn.max_pool(mask, (3, 3), padding='SAME')
+
+
+def pixel_terms(out: jax.Array, gt: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """The terms that need no features (Liu et al. 2018, section 3.3), from images [N, H, W, C] in [0, 1].
+
+    Returns: {'valid', 'hole': sums of absolute differences in that part of the image, over the number of all elements,
+      'tv': the same of neighbours in the completed image that are both in `tv_region`}.
+    """
+    comp, near = composite(out, gt, mask), tv_region(mask)
+    error = jnp.abs(out - gt)
+    across = jnp.abs(jnp.diff(comp, axis=2)) * near[:, :, 1:] * near[:, :, :-1]
+    down = jnp.abs(jnp.diff(comp, axis=1)) * near[:, 1:] * near[:, :-1]
+    return {
+        'valid': jnp.mean(error * (1 - mask)),
+        'hole': jnp.mean(error * mask),
+        'tv': (jnp.sum(across) + jnp.sum(down)) / comp.size,
+    }
+
+
+def total(terms: dict[str, jax.Array]) -> jax.Array:
+    """The weighted sum (Liu et al. 2018, eq. 7) of those terms that there are."""
+    return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items())
+
+
+# The system -----------------------------------------------------------------------------------------------------------
+
+
+def validate(config: Any) -> None:
+    """Checks a whole run configuration whose model is a `Config`. Raises ConfigError."""
+    data, model = config.data, config.model
+    if data.size != model.size:
+        raise ConfigError(
+            f'data.resolution={data.resolution} differs from model.img_resolution={model.img_resolution}: set both to '
+            'the same size.'
+        )
+    if data.labels:
+        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
+    if data.edges != 'none':
+        raise ConfigError(f"data.edges={data.edges!r}, but partial convolutions take no sketch; set it to 'none'.")
+
+
+def frozen(params: dict) -> dict:
+    """Parameters of `Generator`; no gradient reaches the encoder's batch normalisations."""
+    encoder = {name for name in params if name.startswith('enc_') and name.endswith('_bn')}
+    return {name: jax.lax.stop_gradient(layer) if name in encoder else layer for name, layer in params.items()}
+
+
+def build(config: Any) -> GAN:
+    """The system of a run configuration, which has no discriminator: its only update is that of G."""
+    model = config.model
+    g = Generator(model, 'data')
+
+    @functools.cache
+    def vgg() -> dict:
+        from pegan_jax.metrics import features  # not above: its reader of files is beside importers of all systems
+
+        return features.load_vgg(model.vgg)
+
+    def init(key: jax.Array) -> tuple[dict, dict, dict]:
+        if model.vgg is not None:
+            vgg()  # to be missed before anything is compiled
+        image, mask = jnp.zeros((1, *model.size, 3)), jnp.zeros((1, *model.size, 1))
+        variables = g.init(key, image, mask, True)
+        return {'g': variables['params'], 'd': {}}, {'g': variables['batch_stats'], 'd': {}}, {}
+
+    # Read when it is first needed: a model can be used without the masks that it was trained with.
+    sampler = functools.cache(lambda: masks.sampler(model.masks, *model.size, model.mask_folder))
+
+    def prepare(batch: dict, key: jax.Array, stage: Stage) -> dict:
+        # One mask for all images of a step, on all devices, as DeepFillv2 has it.
+        return {**batch, 'mask': sampler()(key)[None]}
+
+    def g_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
+        variables = {'params': frozen(params) if model.freeze_encoder_bn else params, 'batch_stats': state.buffers['g']}
+        mask = batch['mask']
+        out, new = g.apply(variables, batch['image'], mask, True, mutable=['batch_stats'])
+        out, gt = (out + 1) / 2, (batch['image'] + 1) / 2
+        terms = pixel_terms(out, gt, mask)
+        if model.vgg is None:
+            logger.warning('model.vgg is not set: the loss has no perceptual and no style terms.')
+        else:
+            from pegan_jax.metrics import features
+
+            maps = features.vgg_pools(vgg(), jnp.concatenate([out, composite(out, gt, mask), gt]))
+            terms |= feature_terms(*zip(*(jnp.split(x, 3) for x in maps), strict=True))
+        metrics = {f'loss/{name}': value for name, value in terms.items()}
+        name = 'loss/g_without_vgg' if model.vgg is None else 'loss/g'
+        return total(terms), ({'buffers': {**state.buffers, 'g': new['batch_stats']}}, {name: total(terms), **metrics})
+
+    def inputs(batch: dict, key: jax.Array) -> dict:
+        return {'image': batch['image'], 'mask': jax.vmap(sampler())(sample_keys(key, batch['index']))}
+
+    return GAN(
+        init=init,
+        updates=(Update('g', g_loss),),
+        optimizers={'g': optim.adam(config.optim, config.optim.g_lr), 'd': optax.identity()},
+        sample=functools.partial(sample, model),
+        stage_at=lambda step, nimg, seed: Stage(model.img_resolution),
+        prepare=prepare,
+        inputs=inputs,
+    )
+
+
+def sample(model: Config, variables: dict, inputs: dict) -> jax.Array:
+    """Completed images.
+
+    Args:
+      variables: {'params', 'buffers'} of the generator.
+      inputs: 'image' [N, H, W, 3] in [-1, 1] and 'mask' [N or 1, H, W, 1]; sides are multiples of 2^levels.
+    Returns: [N, H, W, 3]; outside of the holes exactly the image.
+    Raises: ValueError for a sketch, and for other shapes.
+    """
+    if 'sketch' in inputs:
+        raise ValueError('partial convolutions take no sketch; use a guided DeepFillv2.')
+    image, mask = inputs['image'], inputs['mask']
+    variables = {'params': variables['params'], 'batch_stats': variables['buffers']}
+    return composite(jnp.clip(Generator(model).apply(variables, image, mask, False), -1, 1), image, mask)
+
+
+SAMPLE_OPTIONS = ()  # of `sample`, for pictures of seeds: there are none
