@@ -120,7 +120,7 @@ def random_network(config: str, key: jax.Array) -> Features:
     """`network_features` of a shipped configuration's generator with random weights, such as 'mspie:i,tiny'."""
     loaded = load_config(config)
     system = system_module(loaded.system)
-    params, buffers, _ = system.build(loaded).init(key)
+    params, buffers, _ = jax.jit(system.build(loaded).init)(key)
     return network_features(system, loaded.model, {'params': params['g'], 'buffers': buffers['g']})
 
 
@@ -428,7 +428,7 @@ def number_table(title: str, columns: Sequence[str], rows: dict[str, Sequence[fl
             draw.rectangle((x, y, x + cell - 3, y + 27), fill)
             if not np.isnan(value):
                 ink = 'black' if value > 0.55 else 'white'
-                draw.text((x + cell / 2 - 1, y + 14), f'{value:.3f}', ink, font, anchor='mm')
+                draw.text((x + cell / 2 - 1, y + 14), f'{round(value, 3) + 0.0:.3f}', ink, font, anchor='mm')
     draw.text((8, 66 + 30 * len(rows)), what, 'black', font)
     return out
 
