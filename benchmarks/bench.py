@@ -101,12 +101,12 @@ def bench_generator(config: configs.Config, gan: GAN, variables: dict, batch: in
     }
 
 
-def stages(config: configs.Config, gan: GAN, batch: int) -> list[Stage]:
+def stages(config: configs.Config, gan: GAN) -> list[Stage]:
     """The sizes and levels of a run, in the order in which they first come, from 1000 steps of it."""
     total = config.train.total_steps if gan.num_steps is None else gan.num_steps()
     found = {}
     for step in range(0, total, max(1, total // 1000)):
-        stage = gan.stage_at(step, step * batch, config.train.seed)
+        stage = gan.stage_at(step, step * config.train.batch_size, config.train.seed)
         found.setdefault((stage.resolution, stage.level), stage)
     return list(found.values())
 
@@ -177,7 +177,7 @@ def bench(config: configs.Config, batch: int, repeats: int, generator_only: bool
     before = matmul_peaks()
     variables = jax.tree.map(jnp.copy, state.sampling)
     results = {'generator': bench_generator(config, gan, variables, batch, repeats)}
-    found = [] if generator_only else stages(config, gan, batch)
+    found = [] if generator_only else stages(config, gan)
     for stage in found:
         name = 'step' if len(found) == 1 else f'step at {stage.resolution}, level {stage.level}'
         results[name] = bench_step(config, gan, stage, state, mesh, batch, repeats)

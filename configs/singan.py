@@ -14,6 +14,7 @@ Arguments combine with commas: one of the runs (default: singan), disc-nobn, and
   spe-dim8      bohemian                     sinusoids, 8 channels per axis (the released file of this name has 4)
   interp-pad    balloons                     no padding at all
   sr            any, small                   super-resolution by 4: trained on the image, then `edit super-resolution`
+  paint         any                          for `edit paint --scale 1`: that scale sees five colours of the image
   animation     any                          noise of the size that blocks need, for `edit animate`
   disc-nobn     (combines with all)          critics without batch normalisation
 
@@ -33,6 +34,7 @@ RUNS = {
     'spe-dim4': dict(rules='mmgen', max_size=500, padding='zero-layer', encoding='spe', spe_dim=4, noise_channels=1),
     'spe-dim8': dict(rules='mmgen', max_size=500, padding='zero-layer', encoding='spe', spe_dim=8, noise_channels=1),
     'sr': dict(sr_factor=4.0, min_size=18, recon_weight=100.0),
+    'paint': dict(paint_scale=1),
     'animation': dict(padding='noise', min_size=20),
     'interp-pad': dict(rules='mmgen', padding='interp', noise_channels=1),
 }

@@ -3,6 +3,7 @@
 from pegan_jax import coords, encodings, filters, losses, ops
 from pegan_jax.config import Config, load_config
 from pegan_jax.gan import GAN, Stage, Update
+from pegan_jax.inpainting import inpaint
 from pegan_jax.interop import convert
 from pegan_jax.sampling import Model, interpolate, load, render, sample
 from pegan_jax.train.state import TrainState
@@ -20,6 +21,7 @@ __all__ = [
     'coords',
     'encodings',
     'filters',
+    'inpaint',
     'interpolate',
     'load',
     'load_config',

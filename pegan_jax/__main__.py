@@ -1,4 +1,4 @@
-"""Command line: python -m pegan_jax train | sample | render | edit | edges | analyze | inspect | convert."""
+"""Command line: python -m pegan_jax COMMAND; without one, it lists them."""
 
 import argparse
 import logging
@@ -22,10 +22,11 @@ examples:
   --mode animate --start-scale 2 --out moving.gif
 """
 
-ANALYZE = """Studies of where a generator knows its position from; pictures and numbers go to --out.
+ANALYZE = """Studies of where a generator knows its position from, and holes; pictures and numbers go to --out.
   padding     means, spreads and autocorrelation of maps without and with zero padding, layer by layer
   position    how well a linear map tells the position of a feature vector, layer by layer
   encodings   the spaces that a learned constant, the Cartesian grid and sinusoids span, at 5x5 and 7x7
+  gates       of DeepFillv2: what gates tell of a hole, layer by layer, beside the mask of partial convolutions
 
 Generators are one random stack of convolutions without and with padding; or those of --config, with random weights;
 or that of --model.
@@ -34,6 +35,38 @@ examples:
   padding --out studies
   position --config mspie:d,tiny --config mspie:i,tiny --out studies
   encodings --model runs/mspie-c --out studies
+  gates --model runs/faces --out studies
+"""
+
+INPAINT = """White in the mask is the hole, black is known; known pixels are written as they are, which takes a format
+without losses. Of folders, images, masks and sketches belong together by their names without suffix; one mask may serve
+a whole folder of images.
+
+Sketches are for models that were trained with them (configs/deepfill.py:guided): white lines on black, of which those
+in the hole count.
+
+The method biharmonic needs no model: it is the smooth interpolation of scikit-image, a baseline that invents nothing.
+
+examples:
+  --model runs/faces --image photo.jpg --mask hole.png --out filled.png
+  --model runs/guided --image photo.jpg --mask hole.png --sketch lines.png --flow --out filled.png
+  --model runs/faces --image photos --mask masks --out filled
+  --method biharmonic --image photo.jpg --mask hole.png --out smooth.png
+"""
+
+EVALUATE = """Images are completed under a fixed list of masks: --masks of every kind and class of hole ratio (0.01-0.1,
+0.1-0.2, ... 0.5-0.6), drawn with --seed, the same for every model. Numbers are means over images:
+  l1, l2      100 mean |e| and 100 mean e^2 of values in [0, 1]; _hole: of the pixels in holes; _relative: 100 sum |e| /
+              sum |x|, and with squares, which published tables may mean
+  psnr        in dB
+  ssim        of Wang et al. 2004, Gaussian window
+  tv          100 mean |difference of neighbours| of the result, and of the real image (tv_real)
+
+Without --data, images are those that the model was trained with; but of the procedural worlds, others.
+
+examples:
+  --model runs/faces --data test_photos --out scores.json
+  --model runs/faces --method biharmonic --kinds brush --metrics l1,psnr --out scores.json
 """
 
 EPILOG = """examples:
@@ -41,6 +74,8 @@ EPILOG = """examples:
   python -m pegan_jax sample --model runs/quickstart --seeds 0-31 --out samples.png
   python -m pegan_jax render --model runs/quickstart --seed 3 --size 512 --extent -2,2,-2,2 --out wide.png
   python -m pegan_jax edit --model runs/singan --mode animate --out moving.gif
+  python -m pegan_jax inpaint --model runs/faces --image photo.jpg --mask hole.png --out filled.png
+  python -m pegan_jax evaluate --model runs/faces --data test_photos --out scores.json
   python -m pegan_jax edges --folder photos --out photos
   python -m pegan_jax analyze padding --out studies
   python -m pegan_jax inspect --model runs/quickstart
@@ -235,6 +270,35 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--beta', type=float, default=0.9, help='smoothness of an animation (default 0.9)')
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png|FILE.gif|FILE.mp4')
 
+    p = command('inpaint', 'Fill the holes of images; all other pixels stay as they are.', INPAINT)
+    p.add_argument('--model', type=pathlib.Path, metavar='WORKDIR', help='the --workdir of a run')
+    p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
+    p.add_argument('--method', choices=('model', 'biharmonic'), default='model', help='default: model')
+    p.add_argument('--image', type=pathlib.Path, required=True, metavar='FILE|FOLDER')
+    p.add_argument('--mask', type=pathlib.Path, required=True, metavar='FILE|FOLDER', help='white is the hole')
+    p.add_argument('--sketch', type=pathlib.Path, metavar='FILE|FOLDER', help='white lines, of a guided model')
+    p.add_argument('--invert-mask', action='store_true', help='black is the hole')
+    p.add_argument('--invert-sketch', action='store_true', help='lines are black')
+    p.add_argument('--flow', action='store_true', help='write NAME_flow.png too: from where the attention copies')
+    p.add_argument('--batch-size', type=int, default=8, help='images of one size computed at once (default 8)')
+    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png|FOLDER')
+
+    p = command('evaluate', 'Measure how well a model completes images.', EVALUATE)
+    p.add_argument('--model', type=pathlib.Path, metavar='WORKDIR', help='the --workdir of a run')
+    p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
+    p.add_argument(
+        '--method', choices=('biharmonic',), help='also this baseline; without --model, it alone (see inpaint --help)'
+    )
+    p.add_argument('--data', metavar='PATH|NAME', help='a folder, a ZIP file, an image, worlds, or a TFDS dataset')
+    p.add_argument('--size', type=_size, metavar='H[xW]', help='of the images; default: as in training, or 256')
+    p.add_argument('--images', type=int, default=64, help='the first of the data (default 64)')
+    p.add_argument('--metrics', default='l1,l2,psnr,ssim,tv', help='default: l1,l2,psnr,ssim,tv')
+    p.add_argument('--kinds', default='box,brush,union', help='of masks; default: box,brush,union')
+    p.add_argument('--masks', type=int, default=8, help='per kind and class of hole ratio (default 8)')
+    p.add_argument('--seed', type=int, default=0, help='of the masks (default 0)')
+    p.add_argument('--batch-size', type=int, default=8, help='images computed at once (default 8)')
+    p.add_argument('--out', type=pathlib.Path, metavar='FILE.json')
+
     p = command(
         'edges',
         'Draw the lines of all images in a folder, for training with sketches.',
@@ -246,15 +310,15 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--method', choices=('canny', 'dog', 'hed'), default='canny', help='default: canny')
     p.add_argument('--weights', type=pathlib.Path, metavar='FILE.pth', help='of HED')
 
-    p = command('analyze', 'Studies of zero padding and of positional encodings.', ANALYZE)
-    p.add_argument('study', choices=('padding', 'position', 'encodings'))
+    p = command('analyze', 'Studies of zero padding, of positional encodings and of gates.', ANALYZE)
+    p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates'))
     source = p.add_mutually_exclusive_group()
     source.add_argument('--model', type=pathlib.Path, metavar='WORKDIR', help='the --workdir of a run')
     source.add_argument(
         '--config', action='append', metavar='FILE[:ARG]', help='a generator with random weights; may be repeated'
     )
     p.add_argument('--step', help="step of the checkpoint of --model, or 'best'; default: the newest")
-    p.add_argument('--samples', type=int, default=4096, help='a multiple of 64 (default 4096)')
+    p.add_argument('--samples', type=int, default=4096, help='of maps, a multiple of 64 (default 4096)')
     p.add_argument('--seed', type=int, default=0, help='of random weights and of samples (default 0)')
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='FOLDER')
 
@@ -263,11 +327,13 @@ def _parser() -> argparse.ArgumentParser:
 
     p = command(
         'convert',
-        'Make an official checkpoint (CIPS, SinGAN, MS-PIE, StyleGAN2, StyleGAN3) one of this library.',
+        'Make an official checkpoint (CIPS, SinGAN, MS-PIE, StyleGAN2, StyleGAN3, DeepFillv2) one of this library.',
         'sample, render and inspect take the new directory as --model; training starts from it with\n'
         '--config.train.init_from=DIR and a configuration of the same model. No code in the file is run.',
     )
-    p.add_argument('source', type=pathlib.Path, metavar='FILE')
+    p.add_argument(
+        'source', type=pathlib.Path, metavar='FILE', help='of a TensorFlow checkpoint, any of its files or the folder'
+    )
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='DIR', help='a new directory')
     p.add_argument(
         '--noises', type=pathlib.Path, metavar='FILE.pkl', help='of a SinGAN: the second file of the release'
@@ -275,6 +341,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         '--config', metavar='FILE[:ARGUMENTS]', help='of an MS-PIE: its configuration, such as mspie:e, if need be'
     )
+    p.add_argument(
+        '--colours', choices=('rgb', 'bgr'),
+        help='of a DeepFillv2: what its weights expect; default: bgr of the official program, rgb of the PyTorch port '
+        '(not certain of its converted weights: if the colours of holes look wrong, try bgr)',
+    )  # fmt: skip
     p.add_argument('--sampling-only', action='store_true', help='leave out discriminator and optimisers')
     activation_option(p)
     return parser
@@ -452,6 +523,78 @@ def _edit(args: argparse.Namespace, _: list[str]) -> None:
     print(args.out)
 
 
+def _inpaint(args: argparse.Namespace, _: list[str]) -> None:
+    from pegan_jax import inpainting
+
+    if (args.method == 'model') != (args.model is not None):
+        raise ValueError(
+            'name a trained --model, or choose --method biharmonic.'
+            if args.model is None
+            else f'--method {args.method} takes no --model; leave one of them out.'
+        )
+    _at_least_one(args, 'batch_size')
+    files = inpainting.pairs(args.image, args.mask, args.out, args.sketch)
+    model = None if args.model is None else _load(args)
+    inpainting.inpaint_files(
+        model, files, invert_mask=args.invert_mask, invert_sketch=args.invert_sketch, flow=args.flow,
+        batch_size=args.batch_size, progress=len(files) > 1 and sys.stderr.isatty(),
+    )  # fmt: skip
+    if model is None:
+        print('smooth interpolation (biharmonic equation, scikit-image), no model')
+    print(args.out)
+
+
+def _at_least_one(args: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) < 1:
+            raise ValueError(f'--{name.replace("_", "-")} {getattr(args, name)} must be at least 1.')
+
+
+def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
+    import dataclasses
+    import functools
+
+    import numpy as np
+
+    from pegan_jax import evaluation, inpainting
+    from pegan_jax.config import DataConfig
+
+    if args.model is None and args.method is None:
+        raise ValueError('name a trained --model, or --method biharmonic.')
+    _at_least_one(args, 'images', 'masks', 'batch_size')
+    model = None if args.model is None else _load(args)
+    data = DataConfig(resolution=256) if model is None else model.config.data
+    if args.data is not None:
+        path = pathlib.Path(args.data)
+        kind = 'folder' if path.is_dir() or path.suffix.lower() == '.zip' else 'image' if path.is_file() else 'tfds'
+        data = dataclasses.replace(data, **({'tfds': None, 'folder': None, 'image': None} | {kind: args.data}))
+    data = dataclasses.replace(data, labels=False, edges='none', resolution=args.size or data.resolution)
+    metrics, kinds = (tuple(name.strip() for name in getattr(args, n).split(',')) for n in ('metrics', 'kinds'))
+    evaluation.check_metrics(metrics)
+    methods = {}
+    if model is not None:
+        inpainting.check_model(model)
+        methods[str(args.model)] = functools.partial(inpainting.inpaint, model)
+    if args.method is not None:
+        methods[args.method] = lambda images, masks: np.stack(
+            [inpainting.biharmonic(x, m) for x, m in zip(images, masks, strict=True)]
+        )
+    images = evaluation.read_images(data, args.images)
+    cases = evaluation.cases(args.seed, args.masks, data.size, len(images), kinds)
+    results = evaluation.evaluate(
+        methods, images, cases, metrics, batch_size=args.batch_size, progress=sys.stderr.isatty()
+    )
+    print(evaluation.table(results))
+    if args.out is not None:
+        about = {
+            'model': args.model and str(args.model), 'step': model and model.step, 'images': len(images),
+            'data': data.folder or data.image or data.tfds, 'size': list(data.size), 'masks': args.masks,
+            'kinds': kinds, 'seed': args.seed,
+        }  # fmt: skip
+        evaluation.save(results, args.out, about, metrics)
+        print(args.out)
+
+
 def _edges(args: argparse.Namespace, _: list[str]) -> None:
     import functools
 
@@ -498,11 +641,14 @@ def _analyze(args: argparse.Namespace, _: list[str]) -> None:
     import jax
     import numpy as np
 
-    from pegan_jax import analysis
+    from pegan_jax import analysis, analysis_gates
 
     key, model = jax.random.key(args.seed), None if args.model is None else _load(args)
     about = {'study': args.study, 'seed': args.seed, 'model': args.model and str(args.model), 'config': args.config}
-    if args.study == 'encodings':
+    if args.study == 'gates':
+        models = {str(args.model): model} if model else analysis_gates.random_models(args.config, key)
+        studies = {'gates': analysis_gates.gate_study(models, analysis_gates.worlds_for(models))}
+    elif args.study == 'encodings':
         if args.config:
             raise ValueError('encodings have no random generator; leave out --config, or name a trained --model.')
         random = np.random.default_rng(args.seed).normal(size=(4, 4, 16))
@@ -532,8 +678,9 @@ def _inspect(args: argparse.Namespace, _: list[str]) -> None:
     import jax
 
     from pegan_jax import config as configs
+    from pegan_jax import interop
 
-    if args.model.is_file():
+    if interop.is_foreign(args.model):
         return _inspect_foreign(args)
     model = _load(args)
     print(f'{model.config.system}, step {model.step}, in {args.model}\n')
@@ -548,7 +695,7 @@ def _inspect_foreign(args: argparse.Namespace) -> None:
     from pegan_jax import interop
     from pegan_jax.interop import reader
 
-    tree = reader.read(args.model)
+    tree = interop.read(args.model)
     found = interop.importer_of(tree).arrays(tree)
     for name, array in found.items():
         print(f'{reader.shown(name):60} {array.dtype!s:9} {"x".join(map(str, array.shape)) or "scalar"}')
@@ -572,7 +719,7 @@ def _convert(args: argparse.Namespace, _: list[str]) -> None:
 
     from pegan_jax import interop
 
-    names = ('activation', 'noises', 'config', 'sampling_only')
+    names = ('activation', 'noises', 'config', 'colours', 'sampling_only')
     config = interop.convert(args.source, args.out, **{name: getattr(args, name) for name in names})
     origin = json.loads((args.out / 'imported.json').read_text())
     _print_inferred(config.system, origin['inferred'], origin['licence'])
@@ -598,8 +745,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overrides and args.command != 'train':
             raise ValueError(f'--config.{overrides[0]} is for the command train.')
         commands = {
-            'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'edges': _edges, 'analyze': _analyze,
-            'inspect': _inspect, 'convert': _convert,
+            'train': _train, 'sample': _sample, 'render': _render, 'edit': _edit, 'edges': _edges,
+            'inpaint': _inpaint, 'evaluate': _evaluate, 'analyze': _analyze, 'inspect': _inspect,
+            'convert': _convert,
         }  # fmt: skip
         commands[args.command](args, overrides)
     except Exception as error:

@@ -120,7 +120,7 @@ def random_network(config: str, key: jax.Array) -> Features:
     """`network_features` of a shipped configuration's generator with random weights, such as 'mspie:i,tiny'."""
     loaded = load_config(config)
     system = system_module(loaded.system)
-    params, buffers, _ = system.build(loaded).init(key)
+    params, buffers, _ = jax.jit(system.build(loaded).init)(key)
     return network_features(system, loaded.model, {'params': params['g'], 'buffers': buffers['g']})
 
 
@@ -367,12 +367,12 @@ def distances(grid: np.ndarray) -> np.ndarray:
 
 # Pictures -------------------------------------------------------------------------------------------------------------
 
-_SEQUENTIAL = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-_DIVERGING = ((33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130), (178, 24, 43))
+SEQUENTIAL = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+DIVERGING = ((33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130), (178, 24, 43))
 _TILE, _GAP, _LABEL = 132, 10, 150
 
 
-def _colours(x: np.ndarray, low: float, high: float, ramp: tuple = _SEQUENTIAL) -> np.ndarray:
+def coloured(x: np.ndarray, low: float, high: float, ramp: tuple = SEQUENTIAL) -> np.ndarray:
     """[H, W] -> uint8 [H, W, 3], grey where x is NaN."""
     t = np.clip((x - low) / ((high - low) or 1.0), 0, 1)
     stops = np.linspace(0, 1, len(ramp))
@@ -380,7 +380,9 @@ def _colours(x: np.ndarray, low: float, high: float, ramp: tuple = _SEQUENTIAL) 
     return np.where(np.isnan(x)[..., None], 160, rgb.round()).astype(np.uint8)
 
 
-def _table(title: str, rows: dict[str, list[tuple[str, np.ndarray]]], legend: tuple | None = None) -> Image.Image:
+def picture_table(
+    title: str, rows: dict[str, list[tuple[str, np.ndarray]]], legend: tuple | None = None
+) -> Image.Image:
     """Rows of captioned uint8 pictures under a title; legend: (low, high, ramp, what) of a colour bar."""
     small, large, across = ImageFont.load_default(12), ImageFont.load_default(15), max(map(len, rows.values()))
     width = _LABEL + across * (_TILE + _GAP)
@@ -400,7 +402,7 @@ def _table(title: str, rows: dict[str, list[tuple[str, np.ndarray]]], legend: tu
             out.paste(image.resize(size, Image.Resampling.NEAREST), (x, y + 18))
     if legend:
         low, high, ramp, what = legend
-        y, bar = top + len(rows) * step + 4, _colours(np.linspace(0, 1, 240)[None].repeat(12, 0), 0, 1, ramp)
+        y, bar = top + len(rows) * step + 4, coloured(np.linspace(0, 1, 240)[None].repeat(12, 0), 0, 1, ramp)
         out.paste(Image.fromarray(bar), (_LABEL, y))
         draw.text((_LABEL, y + 15), f'{low:.3g}', 'black', small)
         draw.text((_LABEL + 240, y + 15), f'{high:.3g}', 'black', small, anchor='ra')
@@ -408,7 +410,7 @@ def _table(title: str, rows: dict[str, list[tuple[str, np.ndarray]]], legend: tu
     return out
 
 
-def _number_table(title: str, columns: Sequence[str], rows: dict[str, Sequence[float]], what: str) -> Image.Image:
+def number_table(title: str, columns: Sequence[str], rows: dict[str, Sequence[float]], what: str) -> Image.Image:
     """Rows of numbers in [0, 1], on colours; NaN stays empty."""
     font, cell = ImageFont.load_default(12), 64
     label = 40 + max(int(font.getlength(name)) for name in rows)
@@ -422,11 +424,11 @@ def _number_table(title: str, columns: Sequence[str], rows: dict[str, Sequence[f
         draw.text((8, y + 15), name, 'black', font, anchor='lm')
         for j, value in enumerate(values):
             x = label + j * cell
-            fill = tuple(_colours(np.array([[value]]), 0, 1)[0, 0].tolist())
+            fill = tuple(coloured(np.array([[value]]), 0, 1)[0, 0].tolist())
             draw.rectangle((x, y, x + cell - 3, y + 27), fill)
             if not np.isnan(value):
                 ink = 'black' if value > 0.55 else 'white'
-                draw.text((x + cell / 2 - 1, y + 14), f'{value:.3f}', ink, font, anchor='mm')
+                draw.text((x + cell / 2 - 1, y + 14), f'{round(value, 3) + 0.0:.3f}', ink, font, anchor='mm')
     draw.text((8, 66 + 30 * len(rows)), what, 'black', font)
     return out
 
@@ -454,9 +456,9 @@ def _short(name: str) -> str:
     return name.removeprefix('synthesis/')[-20:]
 
 
-def _rounded(x: Any) -> Any:
+def rounded(x: Any) -> Any:
     """Arrays and numbers as JSON, to five digits."""
-    return [_rounded(v) for v in x] if np.ndim(x) else float(f'{float(x):.5g}')
+    return [rounded(v) for v in x] if np.ndim(x) else float(f'{float(x):.5g}')
 
 
 def _at(x: np.ndarray) -> dict[str, float]:
@@ -466,7 +468,7 @@ def _at(x: np.ndarray) -> dict[str, float]:
     edges = np.concatenate([x[[0, -1], 1:-1].ravel(), x[1:-1, [0, -1]].ravel()])
     profile = [x[distance == d].mean() for d in range(distance.max() + 1)]
     parts = {'corners': corners.mean(), 'edges': edges.mean() if edges.size else corners.mean()}
-    return {name: _rounded(v) for name, v in (parts | {'middle': _middle(x).mean(), 'by_distance': profile}).items()}
+    return {name: rounded(v) for name, v in (parts | {'middle': _middle(x).mean(), 'by_distance': profile}).items()}
 
 
 def padding_study(sources: dict[str, Features], key: jax.Array, samples: int, *, batch: int = 64) -> Study:
@@ -490,10 +492,10 @@ def padding_study(sources: dict[str, Features], key: jax.Array, samples: int, *,
             layer: {
                 'shape': list(m.mean.shape),
                 'mean_deviation': _at(maps['mean'][name][layer]),
-                'mean_deviation_of_sampling': _rounded(1 / math.sqrt(samples)),
+                'mean_deviation_of_sampling': rounded(1 / math.sqrt(samples)),
                 'spread': _at(maps['spread'][name][layer]),
                 'identical_input_affected_width': affected_width(maps['identical'][name][layer]),
-                'identical_input_departure': _rounded(maps['identical'][name][layer].max()),
+                'identical_input_departure': rounded(maps['identical'][name][layer].max()),
             }
             for layer, m in iid.items()
         }
@@ -510,11 +512,11 @@ def padding_study(sources: dict[str, Features], key: jax.Array, samples: int, *,
         high = max(high, low + 1e-6)
         rows = {
             _wrapped(name): [
-                (f'{_short(layer)}, {x.shape[0]}x{x.shape[1]}', _colours(x, low, high)) for layer, x in layers.items()
+                (f'{_short(layer)}, {x.shape[0]}x{x.shape[1]}', coloured(x, low, high)) for layer, x in layers.items()
             ]
             for name, layers in maps[kind].items()
         }
-        pictures[kind] = _table(title, rows, (low, high, _SEQUENTIAL, what))
+        pictures[kind] = picture_table(title, rows, (low, high, SEQUENTIAL, what))
     return Study(numbers, pictures)
 
 
@@ -541,8 +543,8 @@ def autocorrelation_study(
         numbers[name] = {
             'layer': layer,
             'shape': [height, width],
-            'off_offset_mean': _rounded(rms / power),
-            'off_offset_mean_of_sampling': _rounded(error / power),
+            'off_offset_mean': rounded(rms / power),
+            'off_offset_mean_of_sampling': rounded(error / power),
         }
         padded = np.pad(products, ((0, 0), (0, 0), (reach, reach), (reach, reach)), constant_values=np.nan) / power
         centre = np.pad(mean, reach, constant_values=np.nan)[height - 1 :, width - 1 :][
@@ -552,13 +554,13 @@ def autocorrelation_study(
         for what, i, j in (('corner', 0, 0), ('edge', 0, width // 2), ('middle', height // 2, width // 2)):
             window = padded[i, j, i : i + 2 * reach + 1, j : j + 2 * reach + 1]
             windows[name].append((f'i = {what}', window))
-            numbers[name][f'at_{what}'] = _rounded(window[reach, reach])
+            numbers[name][f'at_{what}'] = rounded(window[reach, reach])
     values = np.concatenate([w.ravel() for row in windows.values() for _, w in row])
     low, high = np.nanmin(values), np.nanmax(values)
-    rows = {_wrapped(n): [(caption, _colours(w, low, high)) for caption, w in row] for n, row in windows.items()}
+    rows = {_wrapped(n): [(caption, coloured(w, low, high)) for caption, w in row] for n, row in windows.items()}
     title = f'R(i, i + d) of {layer}, d from -{reach} to {reach} on both axes; grey: outside'
-    legend = (low, high, _SEQUENTIAL, 'relative to R(0) over all positions')
-    return Study(numbers, {'autocorrelation': _table(title, rows, legend)})
+    legend = (low, high, SEQUENTIAL, 'relative to R(0) over all positions')
+    return Study(numbers, {'autocorrelation': picture_table(title, rows, legend)})
 
 
 def position_study(sources: dict[str, Features], key: jax.Array, samples: int, *, batch: int = 64) -> Study:
@@ -575,20 +577,20 @@ def position_study(sources: dict[str, Features], key: jax.Array, samples: int, *
         for head, what in (('own', 'own input'), ('identical', 'identical input'))
     }
     numbers = {
-        name: {layer: {'shape': list(r.mean.shape[:2]), 'r2_x': _rounded(r.r2[0]), 'r2_y': _rounded(r.r2[1])}
+        name: {layer: {'shape': list(r.mean.shape[:2]), 'r2_x': rounded(r.r2[0]), 'r2_y': rounded(r.r2[1])}
                for layer, r in layers.items()}
         for name, layers in found.items()
     }  # fmt: skip
     columns = max((list(map(_short, layers)) for layers in found.values()), key=len)
     r2 = {name: [float(r.r2.mean()) for r in layers.values()] for name, layers in found.items()}
     rows = {
-        _wrapped(name): [(_short(layer), _colours(r.mean[..., 0], -1, 1, _DIVERGING)) for layer, r in layers.items()]
+        _wrapped(name): [(_short(layer), coloured(r.mean[..., 0], -1, 1, DIVERGING)) for layer, r in layers.items()]
         for name, layers in found.items()
     }
     what = 'R^2 on held-out samples, mean of x and y'
     pictures = {
-        'r2': _number_table('Position (x, y), read off linearly', columns, r2, what),
-        'position': _table('x that is read off, mean over samples', rows, (-1, 1, _DIVERGING, 'x')),
+        'r2': number_table('Position (x, y), read off linearly', columns, r2, what),
+        'position': picture_table('x that is read off, mean over samples', rows, (-1, 1, DIVERGING, 'x')),
     }
     return Study(numbers, pictures)
 
@@ -625,19 +627,19 @@ def encodings_study(constant: np.ndarray, dim: int = 16) -> Study:
         for grid, colour in zip(row, colours, strict=True):
             size, apart = f'{grid.shape[0]}x{grid.shape[1]}', distances(grid)
             tiles.append((size, (255 * colour.clip(0, 1)).round().astype(np.uint8)))
-            tiles.append((f'{size}: distances', _colours(apart, 0, apart.max())))
+            tiles.append((f'{size}: distances', coloured(apart, 0, apart.max())))
         away = distances(np.asarray(coords.pixel_grid(*row[-1].shape[:2])))
         upper = np.triu_indices(len(away), 1)
         numbers[name.replace('\n', ' ')] |= {
-            'variance_of_three_components': _rounded(variance[:3].sum()),
-            'effective_dimensions': _rounded(1 / (variance**2).sum()),
-            'nearest_positions': _rounded(distances(row[-1])[upper].min() / distances(row[-1])[upper].mean()),
-            'correlation_with_distance': _rounded(np.corrcoef(distances(row[-1])[upper], away[upper])[0, 1]),
+            'variance_of_three_components': rounded(variance[:3].sum()),
+            'effective_dimensions': rounded(1 / (variance**2).sum()),
+            'nearest_positions': rounded(distances(row[-1])[upper].min() / distances(row[-1])[upper].mean()),
+            'correlation_with_distance': rounded(np.corrcoef(distances(row[-1])[upper], away[upper])[0, 1]),
         }
         rows[name] = tiles
     title = 'Encodings: principal components as colours; distances between positions, row by row'
-    legend = (0, 1, _SEQUENTIAL, 'distance, relative to the largest of each grid')
-    return Study(numbers, {'encodings': _table(title, rows, legend)})
+    legend = (0, 1, SEQUENTIAL, 'distance, relative to the largest of each grid')
+    return Study(numbers, {'encodings': picture_table(title, rows, legend)})
 
 
 def constant_of(params: dict) -> np.ndarray:

@@ -60,7 +60,7 @@ def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.nda
       scale: 1 to the finest; the coarser, the freer.
       seed: of the noise.
     Returns: [H, W, 3].
-    Raises: ValueError for a scale that does not exist.
+    Raises: ValueError for a scale that does not exist, or not the one for which a model with a palette was trained.
     """
     config, params, buffers = _parts(model)
     sizes, ratio = singan.sizes_of(buffers), singan.ratio_of(config, buffers)
@@ -70,6 +70,10 @@ def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.nda
     x = jnp.asarray(image, jnp.float32)[None]
     if x.shape[1:3] != sizes[finest]:
         x = singan.resize_quantised(x, size=sizes[finest])
+    if config.paint_scale is not None:
+        if scale != config.paint_scale:
+            raise ValueError(f'scale={scale}; this model was trained for paintings at scale {config.paint_scale}.')
+        x = singan.to_palette(x, buffers['palette'])
     below = singan.resize_quantised(x, factor=ratio ** (finest - scale + 1))
     below = below[:, : sizes[scale - 1][0], : sizes[scale - 1][1]]
     previous = singan.resize_quantised(below, factor=1 / ratio)[:, : sizes[scale][0], : sizes[scale][1]]

@@ -52,6 +52,11 @@ class Model:
         return self._program(self.variables, w, arrays, rest)
 
     @functools.cached_property
+    def complete(self) -> Callable:
+        """gan.sample of the inputs of a system that completes images, compiled: {'image', 'mask', ...} -> images."""
+        return functools.partial(jax.jit(self.gan.sample), self.variables)
+
+    @functools.cached_property
     def synthesise_points(self) -> Callable:
         """(variables, w, points [K, 2]) -> colours [N, K, C], divided over this process's devices; K is a multiple.
 

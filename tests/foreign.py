@@ -1,4 +1,5 @@
-"""Writes torch checkpoints without torch: pickles put together instruction by instruction, in both file formats."""
+"""Writes checkpoints without torch and TensorFlow: pickles put together instruction by instruction, in both formats of
+torch, and tensor bundles."""
 
 import dataclasses
 import io
@@ -9,6 +10,7 @@ import types
 import zipfile
 from collections import OrderedDict
 
+import google_crc32c
 import ml_dtypes
 import numpy as np
 
@@ -312,3 +314,95 @@ class NvidiaPickles:
                 sys.modules[module].__dict__.update(names)
             path.write_bytes(pickle.dumps(value, protocol))
         return path
+
+
+# TensorFlow -----------------------------------------------------------------------------------------------------------
+
+TF_MAGIC = bytes.fromhex('57fb808b247547db')
+TF_TYPES = {'float32': 1, 'float64': 2, 'int32': 3, 'int64': 9, 'bfloat16': 14, 'float16': 19}
+
+
+def varint(number):
+    out = b''
+    while number >= 0x80:
+        out, number = out + bytes([number & 0x7F | 0x80]), number >> 7
+    return out + bytes([number])
+
+
+def masked_crc(data):
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+
+
+def message(fields):
+    """A protocol buffer of [(number, value)]: ints, ('fixed32', int), bytes; zeros are left out, as is usual."""
+    out = b''
+    for number, value in fields:
+        if isinstance(value, bytes):
+            out += varint(number << 3 | 2) + varint(len(value)) + value
+        elif isinstance(value, tuple):
+            out += varint(number << 3 | 5) + struct.pack('<I', value[1])
+        elif value:
+            out += varint(number << 3) + varint(value)
+    return out
+
+
+def bundle_entry(array, offset, **changes):
+    """What the index says of an array; code, shape, shard, offset, size, crc and slices may be made wrong."""
+    said = {
+        'code': TF_TYPES[array.dtype.name], 'shape': array.shape, 'shard': 0, 'offset': offset,
+        'size': array.nbytes, 'crc': masked_crc(array.tobytes()), 'slices': None,
+    } | changes  # fmt: skip
+    shape = message([(2, message([(1, side)])) for side in said['shape']])
+    fields = [(1, said['code']), (2, shape), (3, said['shard']), (4, said['offset']), (5, said['size'])]
+    fields.append((6, ('fixed32', said['crc'])))
+    return message(fields + ([] if said['slices'] is None else [(7, said['slices'])]))
+
+
+def table_block(entries, *, every=16, kind=0):
+    """A block of [(key, value)], keys shortened but for every sixteenth, and its trailer."""
+    out, restarts, last = b'', [], b''
+    for i, (key, value) in enumerate(entries):
+        shared = 0
+        if i % every == 0:
+            restarts.append(len(out))
+        else:
+            while shared < min(len(key), len(last)) and key[shared] == last[shared]:
+                shared += 1
+        out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        last = key
+    out += b''.join(struct.pack('<I', r) for r in restarts or [0]) + struct.pack('<I', len(restarts or [0]))
+    return out + bytes([kind]) + struct.pack('<I', masked_crc(out + bytes([kind])))
+
+
+def table(entries, *, per_block=4, kind=0):
+    """A sorted table of {key: value}, as the index file of a checkpoint is one."""
+    items, out, handles = list(entries.items()), b'', []
+    for i in range(0, len(items), per_block):
+        block = table_block(items[i : i + per_block], kind=kind)
+        handles.append((items[i : i + per_block][-1][0], varint(len(out)) + varint(len(block) - 5)))
+        out += block
+    ends = b''
+    for block in (table_block([]), table_block(handles, every=1)):
+        ends += varint(len(out)) + varint(len(block) - 5)
+        out += block
+    return out + ends.ljust(40, b'\0') + TF_MAGIC
+
+
+BUNDLE_HEADER = message([(1, 1), (3, message([(1, 1)]))])
+
+
+def write_bundle(folder, arrays, *, prefix='snap-7', changes=None, header=BUNDLE_HEADER, **options):
+    """A checkpoint of TensorFlow; changes: {name: of `bundle_entry`}. Returns the path of its index."""
+    entries, data = {b'': header}, b''
+    for name in sorted(arrays, key=str.encode):
+        array = np.asarray(arrays[name])
+        entries[name.encode()] = bundle_entry(array, **({'offset': len(data)} | (changes or {}).get(name, {})))
+        data += array.tobytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f'{prefix}.data-00000-of-00001').write_bytes(data)
+    (folder / f'{prefix}.index').write_bytes(table(entries, **options))
+    (folder / 'checkpoint').write_text(
+        f'model_checkpoint_path: "/data/logs/{prefix}"\nall_model_checkpoint_paths: "a"\n'
+    )
+    return folder / f'{prefix}.index'

@@ -18,6 +18,7 @@ def convert(
     activation: str | None = None,
     noises: str | pathlib.Path | None = None,
     config: str | None = None,
+    colours: str | None = None,
     sampling_only: bool = False,
 ) -> Config:
     """Converts an official checkpoint into a directory like a run's, which `load` and `train.init_from` take.
@@ -26,11 +27,13 @@ def convert(
 
     Args:
       source: a torch file of CIPS, zip or legacy: a training checkpoint or a released generator; a network pickle of
-        NVIDIA's StyleGAN2-ADA or StyleGAN3; a torch file of mmgen's SinGAN, StyleGAN2, MS-PIE, PGGAN or DCGAN.
+        NVIDIA's StyleGAN2-ADA or StyleGAN3; a torch file of mmgen's SinGAN, StyleGAN2, MS-PIE, PGGAN or DCGAN; of
+        DeepFillv2 the official checkpoint (its prefix, one of its files, or the folder), or a torch file of the port.
       out: the new directory; it may exist if it is empty. Nothing is left there if the conversion fails.
       activation: 'sin' or 'sinrelu', for CIPS with sines throughout, whose files do not tell these apart.
       noises: for SinGAN, the second file, with the noise of the reconstruction.
       config: for mmgen's StyleGAN2 and MS-PIE, whose files do not tell all, the configuration, such as 'mspie:e'.
+      colours: 'rgb' or 'bgr', the order that the weights of a DeepFillv2 file expect, where that is not certain.
       sampling_only: leave out the discriminator and the optimisers.
     Returns: the inferred configuration.
     Raises: ForeignFileError; ValueError if `out` holds something.
@@ -40,11 +43,11 @@ def convert(
     source, out = pathlib.Path(source), pathlib.Path(out).absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f'{out} exists and is not an empty folder; choose another --out.')
-    tree = reader.read(source)
+    tree = read(source)
     try:
         importer = importer_of(tree)
         noises = None if noises is None else reader.read(noises)
-        options = _options(importer, activation=activation, noises=noises, config=config)
+        options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
         imported = importer.load(tree, sampling_only=sampling_only, **options)
     except reader.ForeignFileError as error:
         raise reader.ForeignFileError(f'{source}: {error}') from None
@@ -60,19 +63,41 @@ def convert(
     return imported.config
 
 
-def importer_of(tree: Any) -> types.ModuleType:
-    """The module that reads what `reader.read` gave; `cips`, which says what is missing, for what none recognises."""
-    from pegan_jax.interop import cips, mmgen, mmgen_early, nvidia, singan
+def is_foreign(path: str | pathlib.Path) -> bool:
+    """Whether a path names a file of another program, or a checkpoint of TensorFlow, which is several files."""
+    from pegan_jax.interop import tensor_bundle
 
-    return next((module for module in (nvidia, singan, mmgen, mmgen_early) if module.recognises(tree)), cips)
+    return pathlib.Path(path).is_file() or tensor_bundle.find(path) is not None
+
+
+def read(path: str | pathlib.Path) -> Any:
+    """What a file holds: `tensor_bundle.read` of a checkpoint of TensorFlow, `reader.read` of all others."""
+    from pegan_jax.interop import reader, tensor_bundle
+
+    index = tensor_bundle.find(path)
+    return reader.read(path) if index is None else tensor_bundle.read(index)
+
+
+def importer_of(tree: Any) -> types.ModuleType:
+    """The module that reads what `read` gave; `cips`, which says what is missing, for what none recognises."""
+    from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan
+
+    modules = (nvidia, singan, mmgen, mmgen_early, deepfill)
+    return next((module for module in modules if module.recognises(tree)), cips)
 
 
 def infer(
-    tree: Any, *, activation: str | None = None, noises: Any = None, config: str | None = None
+    tree: Any,
+    *,
+    activation: str | None = None,
+    noises: Any = None,
+    config: str | None = None,
+    colours: str | None = None,
 ) -> tuple[Config, dict[str, Any]]:
     """The configuration that a checkpoint describes, and {setting: value} of what it tells; or ForeignFileError."""
     importer = importer_of(tree)
-    return importer.infer(tree, **_options(importer, activation=activation, noises=noises, config=config))
+    options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
+    return importer.infer(tree, **options)
 
 
 def _options(importer: types.ModuleType, **options: Any) -> dict[str, Any]:

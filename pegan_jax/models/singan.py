@@ -6,7 +6,7 @@ and a patch critic of the same scale compares that with the real one. Blocks tra
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.cluster.vq import kmeans2
 
 from pegan_jax import encodings, losses, ops
 from pegan_jax.config import ConfigError, at_least, check_types
@@ -50,6 +51,8 @@ class Config:
     gp_weight, recon_weight: of the gradient penalty and of the reconstruction.
     sr_factor: for super-resolution by this factor: neighbouring scales have the ratio of its steps; published with
       min_size 18 and recon_weight 100.
+    paint_scale: for paintings that enter at this scale: what it gets from the scale below is reduced to a palette, the
+      five colours of the image in the size of this scale, in training and always.
     """
 
     min_size: int = 25
@@ -76,6 +79,7 @@ class Config:
     gp_weight: float = 0.1
     recon_weight: float = 10.0
     sr_factor: float | None = None
+    paint_scale: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -92,6 +96,8 @@ class Config:
             raise ConfigError(f'model.scale_factor={self.scale_factor} must lie between 0 and 1, such as 0.75.')
         if self.sr_factor is not None and not self.sr_factor > 1:
             raise ConfigError(f'model.sr_factor={self.sr_factor} must exceed 1, such as 4.')
+        if self.paint_scale is not None:
+            at_least(self, 'paint_scale', 1)
         if self.max_size < self.min_size:
             raise ConfigError(f'model.max_size={self.max_size} is below model.min_size={self.min_size}.')
         if self.noise_channels not in (1, 3):
@@ -289,10 +295,24 @@ def make_pyramid(image: np.ndarray, model: Config) -> tuple[list[np.ndarray], Py
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
+def conv_of_patches(x: jax.Array, kernel: jax.Array, *settings: Any, **names: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated` of an unpadded convolution; on CPU one product of patches [N, h', w', k k C].
+
+    For critics: gradients of gradients of XLA's own convolutions take up to 30 times as long there.
+    """
+    if jax.default_backend() != 'cpu':
+        return jax.lax.conv_general_dilated(x, kernel, *settings, **names)
+    rows, columns, channels, features = kernel.shape
+    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    patches = [x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(rows * columns * channels, features)
+
+
 class ConvBlock(nn.Module):
     """Convolution, batch normalisation if `norm`, leaky ReLU 0.2 if `activate`: [N, h, w, C] -> [N, h', w', features].
 
     pad: 'VALID', 'zero' or 'reflect'. A bias is there only without normalisation, which would take it away again.
+    conv: in place of `jax.lax.conv_general_dilated`.
     """
 
     features: int
@@ -300,6 +320,7 @@ class ConvBlock(nn.Module):
     pad: str = 'VALID'
     norm: bool = True
     activate: bool = True
+    conv: Callable | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -313,6 +334,7 @@ class ConvBlock(nn.Module):
             padding='VALID',
             use_bias=not self.norm,
             kernel_init=nn.initializers.normal(0.02),
+            conv_general_dilated=self.conv,
             name='conv',
         )(x)
         if self.norm:
@@ -323,7 +345,7 @@ class ConvBlock(nn.Module):
 class Block(nn.Module):
     """head, body1, ..., tail: `num_layers` convolutions from the input to `out` channels; G's end in tanh.
 
-    widths: of the layers before the tail.
+    widths: of the layers before the tail; conv: as for `ConvBlock`.
     """
 
     widths: tuple[int, ...]
@@ -331,13 +353,15 @@ class Block(nn.Module):
     kernel_size: int
     pad: str = 'VALID'
     norm: bool = True
+    conv: Callable | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        layer = functools.partial(ConvBlock, kernel_size=self.kernel_size, pad=self.pad, conv=self.conv)
         for i, width in enumerate(self.widths):
             name = f'body{i}' if i else 'head'
-            x = ConvBlock(width, self.kernel_size, self.pad, self.norm, name=name)(x, train)
-        return ConvBlock(self.out, self.kernel_size, self.pad, norm=False, activate=False, name='tail')(x, train)
+            x = layer(width, norm=self.norm, name=name)(x, train)
+        return layer(self.out, norm=False, activate=False, name='tail')(x, train)
 
 
 def widths(model: Config, scale: int) -> tuple[int, ...]:
@@ -355,7 +379,7 @@ def g_block(model: Config, scale: int) -> Block:
 
 def d_block(model: Config, scale: int) -> Block:
     """Critic of a scale: images [N, h, w, 3] -> [N, h - 2P, w - 2P, 1]."""
-    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm)
+    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm, conv=conv_of_patches)
 
 
 # Forward pass ---------------------------------------------------------------------------------------------------------
@@ -374,8 +398,10 @@ def _pad(x: jax.Array, p: int, mode: str = 'constant') -> jax.Array:
     return jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode=mode)
 
 
-def _hop(model: Config, image: jax.Array, size: tuple[int, int], ratio: float) -> jax.Array:
-    """The image of one scale in the size of the next."""
+def _hop(model: Config, buffers: dict, scale: int, image: jax.Array, size: tuple[int, int], ratio: float) -> jax.Array:
+    """The image of the scale below in the size of `scale`, reduced to the palette if that is model.paint_scale."""
+    if scale == model.paint_scale:
+        image = to_palette(image, buffers['palette'])
     if model.rules == 'mmgen':
         return ops.resize_bicubic_align_corners(image, size)
     image = resize_quantised(image, factor=1 / ratio)[:, : size[0], : size[1]]
@@ -384,6 +410,34 @@ def _hop(model: Config, image: jax.Array, size: tuple[int, int], ratio: float) -
     # An enlarged sample may miss the size by a pixel. The original program stretches the padded image then.
     padded = ops.resize_align_corners(_pad(image, model.margin), tuple(n + 2 * model.margin for n in size))
     return padded[:, model.margin : -model.margin, model.margin : -model.margin]
+
+
+def find_palette(real: np.ndarray) -> np.ndarray:
+    """The five colours of an image [h, w, 3] that k-means finds, [5, 3]."""
+    return kmeans2(real.reshape(-1, 3).astype(np.float64), 5, iter=100, minit='++', rng=0)[0].astype(np.float32)
+
+
+def to_palette(images: jax.Array, palette: jax.Array) -> jax.Array:
+    """Images [N, h, w, 3] in the colours of a palette [K, 3], without a gradient (Shaham et al., paint-to-image).
+
+    The colours of each image are clustered, k-means from those of the palette on; every pixel takes the palette's
+    colour of its cluster, whatever the painter's shade of it.
+    """
+
+    def one(pixels: jax.Array) -> jax.Array:
+        def nearest(centres: jax.Array) -> jax.Array:
+            distance = jnp.sum(jnp.square(pixels[:, None] - centres[None]), axis=-1)
+            return jax.nn.one_hot(jnp.argmin(distance, axis=-1), len(palette))
+
+        def move(centres: jax.Array, _: None) -> tuple:
+            members = nearest(centres)
+            count = jnp.sum(members, axis=0)[:, None]
+            return jnp.where(count > 0, members.T @ pixels / jnp.maximum(count, 1), centres), None
+
+        return nearest(jax.lax.scan(move, palette, length=20)[0]) @ palette
+
+    flat = jax.lax.stop_gradient(images).reshape(len(images), -1, 3)
+    return jax.vmap(one)(flat).reshape(images.shape)
 
 
 def block_input(model: Config, scale: int, noise: jax.Array, amp: jax.Array, image: jax.Array) -> jax.Array:
@@ -445,7 +499,7 @@ def generate(
         scale, name = first + i, f'block{first + i}'
         size = (noise.shape[1] - margin, noise.shape[2] - margin)
         if images:
-            image = _hop(model, images[-1], size, ratio)
+            image = _hop(model, buffers, scale, images[-1], size, ratio)
         elif image is None:
             image = jnp.zeros((noise.shape[0], *size, 3))
         v = jax.lax.stop_gradient(block_input(model, scale, noise, buffers['amp'][scale], image))
@@ -539,7 +593,10 @@ def build(config: Any) -> GAN:
 
         source = open_image(config.data.image, config.data.max_pixels)
         with jax.ensure_compile_time_eval():  # the first call may come from inside a traced function
-            return make_pyramid(decode_image(source[0]['image'], config.data.max_pixels), model)
+            reals, shape = make_pyramid(decode_image(source[0]['image'], config.data.max_pixels), model)
+        if model.paint_scale is not None and model.paint_scale >= len(reals):
+            raise ConfigError(f'model.paint_scale={model.paint_scale}; the image has scales 0 to {len(reals) - 1}.')
+        return reals, shape
 
     def count() -> int:
         return len(pyramid()[0])
@@ -562,6 +619,8 @@ def build(config: Any) -> GAN:
             'reals': {f'scale{s}': jnp.asarray(real) for s, real in enumerate(reals)},
             'scale': jnp.int32(0),
         }
+        if model.paint_scale is not None:
+            buffers['palette'] = jnp.asarray(find_palette(reals[model.paint_scale]))
         return params, {'g': buffers, 'd': stats['d']}, {}
 
     def modes(scale: int) -> list[bool]:
@@ -618,7 +677,7 @@ def build(config: Any) -> GAN:
             if model.rules == 'original':
                 recon, _ = reconstruct(params['g'], g, scale - 1, [False] * scale)
                 real = real_of(g, scale)
-                previous = _hop(model, recon, real.shape[1:3], ratio_of(model, g))
+                previous = _hop(model, g, scale, recon, real.shape[1:3], ratio_of(model, g))
                 g['amp'] = g['amp'].at[scale].set(amplitude(model, previous, real))
             g['scale'] = jnp.full_like(g['scale'], scale)
         return state.replace(params=params, buffers=buffers)
@@ -710,7 +769,8 @@ def generate_trained(model: Config, params: dict, buffers: dict, noises: Sequenc
     images, _ = generate(model, params, buffers, noises[:1], ratio=ratio)
     image = images[0]
     for s, noise in enumerate(noises[1:], 1):
-        previous = _hop(model, image, (noise.shape[1] - margin, noise.shape[2] - margin), ratio)
+        size = (noise.shape[1] - margin, noise.shape[2] - margin)
+        previous = _hop(model, buffers, s, image, size, ratio)
         (trained,), _ = generate(model, params, buffers, [noise], previous, ratio=ratio, first=s)
         image = jnp.where(s <= buffers['scale'], trained, previous)
     return image

@@ -34,7 +34,7 @@ from pegan_jax.train.step import (
     check_batch_size,
     compile_step,
     data_mesh,
-    device_step,
+    device_steps,
     due_updates,
     place_batch,
     replicated_state,
@@ -109,7 +109,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
             runlog.image(name, 0, picture)
         runlog.image('samples_00000000', 0, sampler.grid(state))
 
-    programs: dict[tuple[Stage, tuple[int, ...]], Callable] = {}
+    programs: dict[tuple[Stage, tuple[int, ...], int], Callable] = {}
     stage = gan.stage_at(step - 1, nimg - train.batch_size, train.seed) if step else None
     metrics = _Metrics(checkpoints, runlog, train.batch_size)
     # Simulated devices on a CPU can deadlock in their collectives when steps are queued.
@@ -133,24 +133,25 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
                 if gan.enter is not None and stage is not None and new_stage != stage:
                     state = gan.enter(state, stage, new_stage)
                 stage = new_stage
-                batch = place_batch(next(data), train.backend, mesh)
-                program = (stage, due_updates(gan, step))
-                first = all_programs(gan) if gan.stages is not None and not programs else ()
+                due, count = due_updates(gan, step), _loop_length(gan, train, step, nimg, total_steps)
+                loaded = tuple(place_batch(next(data), train.backend, mesh) for _ in range(count))
+                program = (stage, due, count)
+                first = [(*p, 1) for p in all_programs(gan)] if gan.stages is not None and not programs else []
                 for wanted in (*first, program):
                     if wanted not in programs:
                         with metrics.paused():
                             runlog.say(f'compiling the step for {wanted[0]}, updates {wanted[1]}')
                             per_device = functools.partial(
-                                device_step, gan=gan, stage=wanted[0], due=wanted[1], seed=train.seed
+                                device_steps, gan=gan, stage=wanted[0], due=wanted[1], seed=train.seed
                             )
                             compiled = compile_step(per_device, train.backend, mesh)
-                            programs[wanted] = compiled.lower(state, batch).compile()
-                state, scalars = programs[program](state, batch)
+                            programs[wanted] = compiled.lower(state, loaded[: wanted[2]]).compile()
+                state, scalars = programs[program](state, loaded)
                 if wait_each_step:
                     jax.block_until_ready(state)
-                step, nimg = step + 1, nimg + train.batch_size
+                step, nimg = step + count, nimg + count * train.batch_size
                 metrics.add(step, nimg, scalars)
-                runlog.progress(train.batch_size)
+                runlog.progress(count * train.batch_size)
 
                 last = step == total_steps
                 if step % train.log_every == 0 or last:
@@ -172,6 +173,23 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
     return state
 
 
+def _loop_length(gan: GAN, train: configs.TrainConfig, step: int, nimg: int, total_steps: int) -> int:
+    """How many steps from `step` on run as one program: inner_steps, if they are alike and nothing is due amid."""
+    count, last = train.inner_steps, step + train.inner_steps - 1
+    if count == 1 or last >= total_steps:
+        return 1
+    if any(
+        every and step // every != last // every
+        for every in (train.log_every, train.sample_every, train.checkpoint_every)
+    ):
+        return 1
+    alike = {
+        (gan.stage_at(step + i, nimg + i * train.batch_size, train.seed), due_updates(gan, step + i))
+        for i in range(count)
+    }
+    return count if len(alike) == 1 else 1
+
+
 class _Metrics:
     """Scalars of every step. They stay on the device until the log step after next, so that the host does not wait."""
 
@@ -189,13 +207,14 @@ class _Metrics:
         self._since += time.perf_counter() - start
 
     def add(self, step: int, nimg: int, scalars: dict) -> None:
+        """Takes the scalars, [count] each, of the steps up to `step`."""
         self._fresh.append((step, nimg, scalars))
 
     def report(self) -> None:
         """Logs the interval before the last one, whose steps are done by now."""
         self._log(self._ready, self._ready_rate)
-        now = time.perf_counter()
-        self._ready, self._ready_rate = self._fresh, len(self._fresh) * self._batch_size / (now - self._since)
+        now, steps = time.perf_counter(), sum(len(scalars['finite']) for *_, scalars in self._fresh)
+        self._ready, self._ready_rate = self._fresh, steps * self._batch_size / (now - self._since)
         self._fresh, self._since = [], now
 
     def flush(self) -> None:
@@ -206,11 +225,14 @@ class _Metrics:
     def _log(self, steps: list, rate: float) -> None:
         if not steps:
             return
-        values = jax.device_get([scalars for _, _, scalars in steps])
-        for (step, _, _), scalars in zip(steps, values, strict=True):
-            if scalars.pop('finite') != 1:
-                shown = ', '.join(f'{k}={v:.4g}' for k, v in scalars.items())
-                raise NonFiniteError(_non_finite_message(f'a loss ({shown})', step, self._checkpoints))
+        values = []
+        for (step, _, _), scalars in zip(steps, jax.device_get([scalars for *_, scalars in steps]), strict=True):
+            finite = scalars.pop('finite')
+            values += [{name: value[i] for name, value in scalars.items()} for i in range(len(finite))]
+            if not finite.all():
+                i = int(np.argmin(finite)) - len(finite)
+                shown = ', '.join(f'{k}={v:.4g}' for k, v in values[i].items())
+                raise NonFiniteError(_non_finite_message(f'a loss ({shown})', step + 1 + i, self._checkpoints))
         names = sorted({name for scalars in values for name in scalars})
         means = {name: float(np.mean([s[name] for s in values if name in s])) for name in names}
         self._runlog.scalars(steps[-1][0], steps[-1][1], {**means, 'perf/images_per_second': rate})

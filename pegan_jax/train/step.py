@@ -112,11 +112,22 @@ def device_step(
     return state, {**metrics, 'finite': finite}
 
 
+def device_steps(
+    state: TrainState, batches: tuple[dict, ...], *, gan: GAN, stage: Stage, due: tuple[int, ...], seed: int
+) -> tuple[TrainState, dict]:
+    """As many steps as there are batches, in a loop on the device; metrics [steps]."""
+    if len(batches) == 1:
+        state, metrics = device_step(state, batches[0], gan=gan, stage=stage, due=due, seed=seed)
+        return state, jax.tree.map(lambda x: x[None], metrics)
+    one = functools.partial(device_step, gan=gan, stage=stage, due=due, seed=seed)
+    return jax.lax.scan(one, state, jax.tree.map(lambda *x: jnp.stack(x), *batches))
+
+
 def compile_step(step: Callable, backend: str, mesh: Mesh) -> Callable:
     """Compiles a per-device step over a mesh; the state is donated. The only place that knows the backend.
 
     Args:
-      step: (state, batch) -> (state, metrics) on one device, reducing over the axis 'data' itself.
+      step: (state, batch or tuple of batches) -> (state, metrics) on one device, reducing over the axis 'data' itself.
       backend: 'jit', shard_map under jit; or 'pmap'.
     Returns: a function of the replicated state and a batch as `place_batch` gives it, with .lower() for ahead-of-time
       compilation.

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pegan_jax import editing, load
 from pegan_jax.__main__ import main
-from pegan_jax.config import load_config
+from pegan_jax.config import ConfigError, load_config
 from pegan_jax.models import singan
 from pegan_jax.sampling import Model
 from pegan_jax.train import run
@@ -143,6 +143,32 @@ def test_super_resolution_enlarges_by_its_factor(tmp_path):
     # Blocks begin close to nothing, so what is left is the enlargement.
     small = np.asarray(jax.image.resize(large, real.shape, 'linear'))
     assert np.corrcoef(small.ravel(), real.ravel())[0, 1] > 0.9
+
+
+def test_a_painting_enters_in_the_colours_of_the_image(tmp_path):
+    settings = config(photo(tmp_path / 'photo.png'), 'paint')
+    gan = singan.build(settings)
+    params, buffers, _ = jax.jit(gan.init)(jax.random.key(0))
+    model = Model(settings, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
+    palette = np.asarray(buffers['g']['palette'])
+    # Blocks begin close to nothing: the scale above sees mid-grey in the nearest colour, and leaves it as it is.
+    noises = singan.fixed_noises(settings.model, buffers['g'], 2)
+    (_, image), _ = singan.generate(settings.model, params['g'], buffers['g'], noises, ratio=0.75)
+    grey = palette[np.argmin(np.square(palette).sum(-1))]
+    np.testing.assert_allclose(image[0], np.broadcast_to(grey, (18, 24, 3)), atol=0.01)
+    # The sky's blue in four parts is what a gradient needs; the disk is one of the colours.
+    assert palette.shape == (5, 3) and np.min(np.abs(palette - (np.array([240, 230, 60]) / 127.5 - 1)).max(-1)) < 0.2
+    rows = np.repeat(np.arange(18) * 5 // 18, 24).reshape(18, 24)
+    painting = palette[rows]  # in a painter's shades, which do not matter
+    shades = 0.9 * painting + 0.04 * np.random.default_rng(0).uniform(-1, 1, painting.shape)
+    np.testing.assert_array_equal(singan.to_palette(shades[None].astype(np.float32), palette)[0], painting)
+    images = [editing.inject(model, image.astype(np.float32), 1) for image in (painting, shades)]
+    np.testing.assert_allclose(*images, atol=1e-6)
+    other = dataclasses.replace(settings, model=dataclasses.replace(settings.model, paint_scale=2))
+    with pytest.raises(ValueError, match='scale=1; this model was trained for paintings at scale 2'):
+        editing.inject(dataclasses.replace(model, config=other), painting, 1)
+    with pytest.raises(ConfigError, match='paint_scale=2; the image has scales 0 to 1'):
+        singan.build(other).init(jax.random.key(0))
 
 
 def test_a_missing_photo_is_said_before_anything_is_written(tmp_path, capsys):

@@ -229,6 +229,28 @@ def test_logs_hold_every_interval_and_samples(folder, tmp_path):
     assert np.asarray(Image.open(tmp_path / 'samples' / 'reals.png')).shape == (16, 16, 3)
 
 
+def test_steps_in_a_loop_on_the_device_are_the_same_steps(folder, tmp_path, monkeypatch):
+    whole = toy.toy_gan(0.02)
+    monkeypatch.setattr(toy.SYSTEMS['toy'], 'build', lambda config: whole._replace(updates=whole.updates[::2]))
+    lengths, states, logs, device_steps = [], [], [], loop.device_steps
+
+    def spy(state, batches, **kwargs):
+        lengths.append(len(batches))
+        return device_steps(state, batches, **kwargs)
+
+    monkeypatch.setattr(loop, 'device_steps', spy)
+    for inner in (1, 3):
+        workdir = tmp_path / str(inner)
+        config = _config(folder, total_kimg=0.104, inner_steps=inner, log_every=4, checkpoint_every=8, sample_every=6)
+        states.append(jax.device_get(loop.run(config, workdir)))
+        lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+        logs.append([(line['step'], line['loss/g'], line['loss/d']) for line in lines])
+    # Programs of three steps from 0 and 8; from 3 and 6 something is due amid; from 11 the run ends.
+    assert set(lengths) == {1, 3} and [step for step, *_ in logs[1]] == [4, 8, 12, 13]
+    np.testing.assert_allclose(logs[1], logs[0], rtol=1e-5)
+    jax.tree.map(toy.assert_equal_up_to_rounding, *states)
+
+
 def test_a_workdir_of_another_model_is_refused_and_left_alone(folder, tmp_path):
     config = _config(folder, total_kimg=0.032)
     loop.run(config, tmp_path)

@@ -19,6 +19,7 @@ import check_pggan
 import check_singan
 import check_stylegan2
 import check_stylegan3
+import check_tensor_bundle
 import numpy as np
 import pytest
 from compare import assert_close, bound
@@ -38,11 +39,11 @@ MODULES = (
     check_singan,
     check_stylegan2,
     check_stylegan3,
+    check_tensor_bundle,
 )
 CHECKS = {key: check for module in MODULES for key, check in module.CHECKS.items()}
 
 PENDING = {
-    ('deepfill', 'tf_bundle'): 'the reader of TensorFlow checkpoints is not implemented yet',
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',

@@ -1,12 +1,14 @@
 """What zero padding and encodings do to features: estimates against closed forms, and the claims of the studies."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from pegan_jax import analysis
+from pegan_jax import analysis, coords, load_config, ops
 from pegan_jax.__main__ import main
+from pegan_jax.models import mspie
 
 KEY = jax.random.key(0)
 SIZE = (10, 12)
@@ -83,8 +85,8 @@ def test_positions_can_be_read_off_only_with_padding(layers):
 
 
 def test_a_generator_without_padding_knows_no_position_but_that_of_its_encoding():
-    found = analysis.read_out(analysis.random_network('mspie:i,tiny', KEY), KEY, 64, head='own', batch=32)
-    blind = analysis.read_out(analysis.random_network('mspie:i,tiny', KEY), KEY, 64, head='identical', batch=32)
+    features = analysis.random_network('mspie:i,tiny', KEY)
+    found, blind = (analysis.read_out(features, KEY, 64, head=head, batch=32) for head in ('own', 'identical'))
     first = next(iter(found))
     assert found[first].r2.min() > 0.3
     assert max(np.abs(r.r2).max() for name, r in blind.items() if name != 'image') < 1e-3
@@ -98,6 +100,81 @@ def test_sinusoids_go_on_and_the_grid_is_stretched():
         np.testing.assert_allclose(
             row[1][[0, 0, -1, -1], [0, -1, 0, -1]], row[0][[0, 0, -1, -1], [0, -1, 0, -1]], atol=1e-6
         )
+
+
+def test_behind_the_border_a_padded_stack_is_the_unpadded_one_and_resizes_double_the_border(layers):
+    run = jax.jit(analysis.stack, static_argnames='padding')
+    x = jax.random.normal(KEY, (2, 12, 13, 4))
+    padded, bare = (run(x, layers, padding=padding) for padding in (True, False))
+    for n, (a, b) in enumerate(zip(padded, bare, strict=True), 1):
+        np.testing.assert_allclose(a[:, n:-n, n:-n], b, atol=2e-6)
+    same = run(jnp.ones((2, 12, 13, 4)), layers, padding=True)[2]
+    for resize, width in ((ops.resize_nearest, 6), (ops.resize_align_corners, 7)):  # align-corners: ceil(3 * 23 / 11)
+        assert analysis.affected_width(analysis.departure(resize(same, (24, 26)))) == width
+
+
+def test_a_bilinear_resize_keeps_the_mean_of_the_next_layer_but_not_its_variance(layers):
+    def features(key, count, head):
+        y = analysis.stack(jax.random.normal(key, (count, 8, 8, 4)), layers[:1], padding=False)[0]
+        return {'up': analysis.stack(ops.resize_align_corners(y, (14, 14)), layers[1:2], padding=False)[0]}
+
+    m = analysis.moments(features, KEY, 16384, batch=4096)['up']
+    assert np.max(np.abs(m.mean - m.mean.mean((0, 1))) / np.sqrt(m.var / m.count)) < 5.5
+    assert np.ptp(analysis.spread(m)) > 0.1
+
+
+def test_products_at_single_positions_are_those_of_their_offset_and_no_covariance_is_beyond_the_kernel(layers):
+    one = [(layers[0][0][..., :1], layers[0][1][:1])]
+    features = analysis.stack_features(one, (6, 7), padding=False)
+    products, _ = analysis.position_products(features, 'conv 1', KEY, 16384, batch=2048)
+    want = np.full((11, 13), np.square(one[0][1][0]))
+    want[3:8, 4:9] = np.asarray(analysis.autocorrelation(*one[0]))[..., 0]
+    for i, j in ((0, 0), (3, 2), (5, 6)):
+        np.testing.assert_allclose(products[i, j], want[5 - i : 11 - i, 6 - j : 13 - j], atol=0.06 * want[5, 6])
+
+
+def test_a_generator_without_padding_keeps_identical_inputs_and_its_skips_frame_the_image():
+    """Only the zero padding of the FIR filters behind the colours shows: 2^u - 1 pixels after u of them."""
+
+    def generator(row):
+        model = load_config(f'mspie:{row},tiny').model
+        variables = jax.jit(mspie.generator(model).init)(KEY, jnp.zeros((1, model.z_dim)))
+        # Noise counts for nothing before training.
+        variables = jax.tree.map_with_path(lambda p, x: x + float(p[-1].key == 'noise_strength'), variables)
+        return analysis.network_features(mspie, model, variables)
+
+    bare, padded = map(generator, 'kf')
+    maps, padded = jax.jit(lambda key: [features(key, 2, 'identical') for features in (bare, padded)])(KEY)
+    image = maps.pop('image')
+    assert len(maps) == 5 and max(analysis.departure(x).max() for x in maps.values()) < 2e-5
+    assert analysis.affected_width(analysis.departure(image)) == 3
+    for x in padded.values():
+        assert analysis.departure(x)[0, 0] > 0.1
+
+
+def test_a_read_out_finds_what_is_linear_in_position_and_nothing_in_noise():
+    def features(key, count, head):
+        noise = jax.random.normal(key, (count, 5, 6, 3))
+        points = coords.grid(5, 6)
+        mixed = jnp.stack([2 * points[..., 0] + points[..., 1] - 3, points[..., 1] - points[..., 0]], -1)
+        some = noise[..., :1] + points[None, ..., :1]
+        return {'noise': noise, 'exact': jnp.concatenate([noise, mixed[None].repeat(count, 0)], -1), 'some': some}
+
+    found = analysis.read_out(features, KEY, 2048)
+    assert np.abs(found['noise'].r2).max() < 1e-3
+    np.testing.assert_allclose(found['exact'].r2, 1, atol=1e-4)
+    np.testing.assert_allclose(found['exact'].mean, coords.grid(5, 6), atol=1e-3)
+    # x plus noise of variance 1: R^2 = var x / (var x + 1); var x of six positions from -1 to 1 is 7/15.
+    np.testing.assert_allclose(found['some'].r2, [7 / 22, 0], atol=0.01)
+
+
+def test_principal_colours_keep_a_plane_and_share_one_basis():
+    grid = np.asarray(coords.grid(5, 5)) @ np.random.RandomState(0).randn(2, 9)
+    (whole, part), variance = analysis.principal_colours([grid, grid[1:4, :2]])
+    np.testing.assert_allclose(whole[1:4, :2], part)
+    np.testing.assert_allclose(variance[2:], 0, atol=1e-12)
+    np.testing.assert_allclose(variance.sum(), 1)
+    assert 0 <= whole.min() and whole.max() <= 1 and whole[..., 0].std() >= whole[..., 1].std() > 0
 
 
 @pytest.mark.parametrize('study, pictures', [('padding', 4), ('position', 2), ('encodings', 1)])

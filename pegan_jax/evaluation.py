@@ -1,0 +1,159 @@
+"""Scores of models that complete images, on a fixed list of masks: the same ones for every model with the same seed."""
+
+import json
+import math
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from pegan_jax.config import DataConfig
+from pegan_jax.metrics import image as measures
+
+METRICS = tuple(measures.DEFINITIONS)
+KINDS = ('box', 'brush', 'union')
+HELD_OUT = 1_000_000  # the first of the worlds that evaluations use; training takes them from 0 on
+
+
+class Case(NamedTuple):
+    """One mask for one image.
+
+    kind: of mask; bucket: (low, high] of the share of holes; mask: [H, W] uint8, 1 is a hole; image: which one.
+    """
+
+    kind: str
+    bucket: tuple[float, float]
+    mask: np.ndarray
+    image: int
+
+
+def cases(seed: int, count: int, size: tuple[int, int], num_images: int, kinds: Sequence[str] = KINDS) -> list[Case]:
+    """`count` masks for each kind and class of hole ratio, over the images in turn; a function of the arguments alone.
+
+    A box covers a seventh of an image at least, so boxes and unions with strokes have no class under a tenth.
+
+    Raises: ValueError for another kind.
+    """
+    from pegan_jax.data import masks
+
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f'unknown kind of mask {unknown[0]!r}; known: {", ".join(KINDS)}.')
+    out = []
+    for kind in kinds:
+        for bucket in masks.BUCKETS if kind == 'brush' else masks.BUCKETS[1:]:
+            drawn = masks.draw_in_bucket(seed, count, *size, kind, bucket)
+            out += [Case(kind, bucket, mask[..., 0], i % num_images) for i, mask in enumerate(drawn, len(out))]
+    return out
+
+
+def read_images(data: DataConfig, count: int) -> np.ndarray:
+    """The first `count` images of a data set, cropped to the middle, or as many as there are: uint8 [N, H, W, 3].
+
+    The procedural worlds are those from HELD_OUT on, which no training sees.
+
+    Raises: ConfigError as `pipeline.open_source`.
+    """
+    from pegan_jax.data import pipeline, sources, worlds
+    from pegan_jax.sampling import to_uint8
+
+    if data.tfds == 'worlds' and data.folder is None and data.image is None:
+        seeds = [np.arange(i, i + 1, dtype=np.int32) for i in range(HELD_OUT, HELD_OUT + count)]
+        return np.concatenate([to_uint8(worlds.render_world(seed, *data.size)) for seed in seeds])
+    with tempfile.TemporaryDirectory() as folder:
+        source = pipeline.open_source(data, pathlib.Path(folder))
+        encoded = [source[i]['image'] for i in range(min(count, len(source)))]
+    return np.stack([pipeline.fit(sources.decode_image(e, data.max_pixels), data.size, 'center') for e in encoded])
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raises: ValueError for a name that is not among METRICS."""
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise ValueError(f'unknown metric {unknown[0]!r}; known: {", ".join(METRICS)}.')
+
+
+def evaluate(
+    methods: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]],
+    images: np.ndarray,
+    masked: Sequence[Case],
+    metrics: Sequence[str] = METRICS,
+    *,
+    batch_size: int = 8,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Scores of methods of inpainting.
+
+    Args:
+      methods: by name, (images [N, H, W, 3] uint8, masks [N, H, W]) -> completed images, such as
+        functools.partial(pegan_jax.inpaint, model).
+      images: uint8 [N, H, W, 3]; masked: of `cases`.
+      metrics: names among METRICS.
+    Returns: {method: {kind or 'all': {'0.1-0.2' or 'all': {'images', 'hole_ratio', metric: mean}}}}; means are over
+      images, None where no image has a finite value.
+    Raises: ValueError for an unknown metric, and as the measures.
+    """
+    check_metrics(metrics)
+    results = {}
+    with tqdm(total=len(methods) * len(masked), unit='image', disable=not progress) as bar:
+        for method, complete in methods.items():
+            rows = []
+            for i in range(0, len(masked), batch_size):
+                batch = masked[i : i + batch_size]
+                # The last batch is filled up: one compiled program serves all.
+                filled = [*batch, *[batch[-1]] * (batch_size - len(batch))]
+                real, mask = images[[c.image for c in filled]], np.stack([c.mask for c in filled])
+                for case, x, y in zip(batch, real, complete(real, mask), strict=False):
+                    scores = measures.measure(x, y, case.mask, tuple(metrics))
+                    rows.append((case, {'hole_ratio': float(case.mask.mean())} | scores))
+                    bar.update()
+            results[method] = _table(rows)
+    return results
+
+
+def _table(rows: list[tuple[Case, dict[str, float]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    kinds = ['all', *dict.fromkeys(case.kind for case, _ in rows)]
+    out = {}
+    for kind in kinds:
+        of_kind = [(case, scores) for case, scores in rows if kind in ('all', case.kind)]
+        buckets = sorted({case.bucket for case, _ in of_kind})
+        out[kind] = {'all': _means([scores for _, scores in of_kind])} | {
+            f'{low:g}-{high:g}': _means([scores for case, scores in of_kind if case.bucket == (low, high)])
+            for low, high in buckets
+        }
+    return out
+
+
+def _means(scores: list[dict[str, float]]) -> dict[str, Any]:
+    out = {'images': len(scores)}
+    for name in scores[0]:
+        finite = [s[name] for s in scores if math.isfinite(s[name])]
+        out[name] = float(f'{np.mean(finite):.6g}') if finite else None
+    return out
+
+
+def table(results: dict[str, Any]) -> str:
+    """Results of `evaluate` as text: a line per method, kind of mask and class of hole ratio."""
+    lines = []
+    for method, kinds in results.items():
+        for kind, buckets in kinds.items():
+            for bucket, scores in buckets.items():
+                if not lines:
+                    lines.append(['method', 'masks', 'holes', *scores])
+                values = ['-' if v is None else str(v) if type(v) is int else f'{v:.4g}' for v in scores.values()]
+                lines.append([method, kind, bucket, *values])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return '\n'.join(
+        '  '.join(
+            word.ljust(n) if i < 3 else word.rjust(n) for i, (word, n) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def save(results: dict[str, Any], path: pathlib.Path, about: dict[str, Any], metrics: Sequence[str] = METRICS) -> None:
+    """Writes `about`, the definitions of the metrics and the results as JSON."""
+    definitions = {name: text for metric in metrics for name, text in measures.DEFINITIONS[metric].items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(about | {'metrics': definitions, 'results': results}, indent=1) + '\n')

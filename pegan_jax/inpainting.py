@@ -1,0 +1,436 @@
+"""Completes images with holes: arrays, files and folders of files, by a trained model or without one.
+
+Masks are 1 (in files: white) where the image is to be filled, 0 (black) where it is known. Known pixels come back as
+they are, bit for bit: whatever a model says of them is not looked at.
+"""
+
+import functools
+import logging
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from pegan_jax.sampling import Model, to_uint8
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF')
+SUFFIXES = {'.png': 'PNG', '.tif': 'TIFF', '.tiff': 'TIFF'}  # of results: formats that keep every pixel
+LINE = 0.6 * 255  # of sketches: lighter pixels are lines
+_ORIENTATION = 0x0112  # EXIF
+
+
+# Arrays ---------------------------------------------------------------------------------------------------------------
+
+
+def inpaint(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None = None) -> np.ndarray:
+    """Fills the holes of one image, or of several of one size, each with a mask of its own.
+
+    Args:
+      model: of the system 'deepfill' or 'pconv', from `pegan_jax.load`.
+      image: [H, W, 3] or [N, H, W, 3] uint8, of any size; what it shows in the holes does not matter.
+      mask: [H, W] or [N, H, W] of 0 and 1 (or booleans): 1 is a hole.
+      sketch: as mask, of a guided model: 1 is a line, of which those in the holes count.
+    Returns: as image; known pixels are those of the image.
+    Raises: ValueError for other types and shapes, a mask without a known pixel, a sketch for a model that takes none.
+    """
+    image, mask, sketch = _checked(model, image, mask, sketch)
+    single = image.ndim == 3
+    batch = [None if a is None else a[None] if single else a for a in (image, mask, sketch)]
+    out = composite(batch[0], batch[1], _run(model, *batch))
+    return out[0] if single else out
+
+
+def attention_flow(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None = None) -> np.ndarray:
+    """Where the contextual attention of a DeepFillv2 copies from, as colours: hue is direction, white is no offset.
+
+    Args: as `inpaint`, of one image.
+    Returns: [H, W, 3] uint8, every colour a block of 8 x 8 pixels.
+    Raises: ValueError as `inpaint`, and for models without attention.
+    """
+    from pegan_jax.models import deepfill
+
+    _check_attention(model)
+    image, mask, sketch = _checked(model, image, mask, sketch)
+    if image.ndim != 3:
+        raise ValueError(f'image has the shape {image.shape}; the flow is that of one image, [H, W, 3].')
+    height, width = mask.shape
+    inputs = _inputs(model, *(None if a is None else a[None] for a in (image, mask, sketch)))
+    offsets = _offsets(model.config.model, model.variables['params'], inputs)
+    picture = to_uint8(deepfill.flow_picture(offsets, rate=1))[0]
+    return picture.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _offsets(config: Any, params: dict, inputs: dict) -> jax.Array:
+    from pegan_jax.models import deepfill
+
+    return deepfill.Generator(config).apply({'params': params}, **inputs).offsets
+
+
+def biharmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fills the holes smoothly, without a model: the solution of the biharmonic equation, by scikit-image.
+
+    A baseline. It continues shades and does not invent texture.
+
+    Args: image [H, W, 3] uint8; mask [H, W], 1 is a hole.
+    Returns: as image; known pixels are those of the image.
+    Raises: ValueError as `inpaint`.
+    """
+    from skimage.restoration import inpaint_biharmonic
+
+    image, mask, _ = _checked(None, image, mask, None)
+    if not mask.any():
+        return image.copy()
+    filled = inpaint_biharmonic(image / 127.5 - 1, mask, split_into_regions=True, channel_axis=-1)
+    return composite(image, mask, filled)
+
+
+def composite(image: np.ndarray, mask: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    """uint8 pixels of the image where the mask is 0, and of `filled`, in [-1, 1], where it is 1."""
+    return np.where(mask[..., None], to_uint8(filled), image)
+
+
+def _checked(
+    model: Model | None, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The arguments of `inpaint`, the mask as booleans."""
+    if model is not None:
+        check_model(model, sketch=sketch is not None)
+    image, mask = np.asarray(image), np.asarray(mask)
+    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
+        raise ValueError(f'image is {image.dtype} {image.shape}; expected uint8 [H, W, 3] or [N, H, W, 3].')
+    for name, array in (('mask', mask), ('sketch', sketch)):
+        if array is None:
+            continue
+        array = np.asarray(array)
+        if array.shape != image.shape[:-1]:
+            raise ValueError(f'{name} has the shape {array.shape}, the image {image.shape}; expected the same pixels.')
+        if not np.isin(array, (0, 1)).all():
+            raise ValueError(f'{name} has other values than 0 and 1; for a grey image, pass {name} > 127.')
+    mask = mask.astype(bool)
+    if mask.all(axis=(-2, -1)).any():
+        raise ValueError(
+            'the mask is 1 everywhere, so that nothing is known which the hole could be filled from; 1 (white) is the '
+            'hole: is it inverted?'
+        )
+    return image, mask, None if sketch is None else np.asarray(sketch).astype(np.float32)
+
+
+def check_model(model: Model, *, sketch: bool = False) -> None:
+    """Raises: ValueError if a model does not complete images, or is given sketches and does not take any."""
+    if model.gan.inputs is None:
+        raise ValueError(f'the model is of system {model.config.system!r}; completing images needs deepfill or pconv.')
+    if sketch and not getattr(model.config.model, 'guided', False):
+        raise ValueError(
+            'this model takes no sketch: it was trained without (model.guided=False). Leave the sketch out, or train a '
+            'guided one, such as configs/deepfill.py:guided.'
+        )
+
+
+def _check_attention(model: Model) -> None:
+    if model.config.system != 'deepfill':
+        raise ValueError(f'the model is of system {model.config.system!r}, which has no attention; deepfill has.')
+
+
+def padded_size(model: Model, size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) that a model computes for an image of a size: the next multiples of what it needs."""
+    multiple = model.system.side_multiple(model.config.model)
+    return tuple(-(-side // multiple) * multiple for side in size)
+
+
+def _inputs(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Arguments of `gan.sample`: batches, padded behind with the last row and column, which count as known."""
+    size = mask.shape[1:]
+    pad = [(0, 0), *((0, n - m) for n, m in zip(padded_size(model, size), size, strict=True)), (0, 0)]
+    inputs = {
+        'image': np.pad(image.astype(np.float32) / 127.5 - 1, pad, 'edge'),
+        'mask': np.pad(mask[..., None].astype(np.float32), pad),
+    }
+    if getattr(model.config.model, 'guided', False):
+        lines = np.zeros(mask.shape, np.float32) if sketch is None else sketch
+        inputs['sketch'] = np.pad(lines[..., None], pad)
+    return inputs
+
+
+def _run(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None) -> np.ndarray:
+    height, width = mask.shape[1:]
+    return np.asarray(model.complete(_inputs(model, image, mask, sketch)))[:, :height, :width]
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """The files of one image."""
+
+    image: pathlib.Path
+    mask: pathlib.Path
+    sketch: pathlib.Path | None
+    out: pathlib.Path
+
+
+class Picture(NamedTuple):
+    """A decoded image: uint8 [H, W, 3]; its transparency [H, W] if it has any; its colour profile if it has one."""
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    profile: bytes | None
+
+
+def _open(path: pathlib.Path, max_pixels: int) -> Image.Image:
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f'{path} cannot be read as an image: {error}.') from None
+    if image.width * image.height > max_pixels:
+        raise ValueError(f'{path} has {image.width} x {image.height} pixels; at most {max_pixels:,} are read.')
+    return image
+
+
+def _size(path: pathlib.Path, max_pixels: int) -> tuple[int, int]:
+    """(height, width) as it is seen, from the header, but of a PNG, where the orientation may come last."""
+    with _open(path, max_pixels) as image:
+        try:
+            # Of a TIFF, Pillow gives the size after turning.
+            turned = image.format != 'TIFF' and image.getexif().get(_ORIENTATION, 1) >= 5
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f'{path} cannot be decoded: {error}.') from None
+        return image.size if turned else image.size[::-1]
+
+
+def read_picture(path: pathlib.Path, max_pixels: int = 100_000_000) -> Picture:
+    """Decodes a file: upright by its EXIF orientation, any colour mode as RGB; colours under transparency are kept.
+
+    Raises: ValueError for what is no image, is cut off, has float pixels or more than max_pixels.
+    """
+    with _open(path, max_pixels) as image:
+        try:
+            image = ImageOps.exif_transpose(image)
+            profile = image.info.get('icc_profile') if image.mode in ('RGB', 'RGBA') else None
+            if image.mode == 'F':
+                raise ValueError('float pixels have no defined range')
+            if image.mode.startswith('I'):
+                logger.warning('%s has 16 bits per channel; the result has 8.', path)
+                grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+                levels = np.round(grey / 257).astype(np.uint8)
+                return Picture(np.repeat(levels[..., None], 3, axis=-1), None, profile)
+            if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
+                pixels = np.asarray(image.convert('RGBA'))
+                return Picture(pixels[..., :3], pixels[..., 3], profile)
+            return Picture(np.asarray(image.convert('RGB')), None, profile)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f'{path} cannot be decoded: {error}.') from None
+
+
+def _binary(path: pathlib.Path, size: tuple[int, int], max_pixels: int, what: str) -> np.ndarray:
+    """uint8 [H, W, 3] of a mask or sketch; of what is transparent, black. Raises: ValueError for another size."""
+    pixels, alpha, _ = read_picture(path, max_pixels)
+    if pixels.shape[:2] != size:
+        (h, w), (height, width) = pixels.shape[:2], size
+        raise ValueError(f'{path} has {w} x {h} pixels and the image {width} x {height}; the {what} must be as large.')
+    return pixels if alpha is None else np.where(alpha[..., None] > 127, pixels, 0).astype(np.uint8)
+
+
+def read_mask(path: pathlib.Path, size: tuple[int, int], *, invert: bool = False, max_pixels: int) -> np.ndarray:
+    """The holes of a mask file, bool [H, W]: white, or with `invert` black; grey is cut at 127.5, with a warning.
+
+    Raises: ValueError as `read_picture`, for another size, or if nothing is known.
+    """
+    from pegan_jax.data.masks import binary
+
+    mask = binary(_binary(path, size, max_pixels, 'mask'), str(path), invert=invert).astype(bool)
+    if mask.all():
+        raise ValueError(
+            f'{path} is {"black" if invert else "white"} everywhere, so that nothing is known which the hole could be '
+            f'filled from; {"black" if invert else "white"} is the hole, and --invert-mask exchanges both.'
+        )
+    return mask
+
+
+def read_sketch(path: pathlib.Path, size: tuple[int, int], *, invert: bool = False, max_pixels: int) -> np.ndarray:
+    """The lines of a sketch file, bool [H, W]: light, or with `invert` dark; the first channel counts.
+
+    Raises: ValueError as `read_picture`, or for another size.
+    """
+    grey = _binary(path, size, max_pixels, 'sketch')[..., 0]
+    lines = (255 - grey if invert else grey) > LINE
+    if lines.mean() > 0.5:
+        logger.warning(
+            'most of the sketch %s is %s, which is the lines; --invert-sketch exchanges lines and paper.',
+            path, 'dark' if invert else 'light',
+        )  # fmt: skip
+    return lines
+
+
+def save(path: pathlib.Path, picture: Picture) -> None:
+    """Writes an image file, under another name first: there is never half of one.
+
+    Raises: ValueError for a suffix other than those of SUFFIXES.
+    """
+    check_suffix(path)
+    pixels, alpha, profile = picture
+    channels = pixels if alpha is None else np.concatenate([pixels, alpha[..., None]], axis=-1)
+    unfinished = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
+    try:
+        options = {} if profile is None else {'icc_profile': profile}
+        Image.fromarray(channels).save(unfinished, SUFFIXES[path.suffix.lower()], **options)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_suffix(path: pathlib.Path) -> None:
+    """Raises: ValueError unless a file of this name keeps every pixel."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f'--out {path}: a file {path.suffix or "without suffix"} would not keep the known pixels as they are; '
+            f'write {", ".join(SUFFIXES)}.'
+        )
+
+
+def pairs(image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pathlib.Path | None = None) -> list[Pair]:
+    """The files to work on: single ones, or those in folders, matched by their names without suffix.
+
+    A single mask (or sketch) beside a folder of images is for all of them.
+
+    Raises: ValueError for missing files, images without a mask or sketch, names that occur twice, an `out` that does
+      not fit.
+    """
+    if not image.is_dir():
+        for path in (image, mask, sketch):
+            if path is not None and not path.is_file():
+                raise ValueError(f'{path} is not a file{", but a folder" if path.is_dir() else ""}.')
+        check_suffix(out)
+        return [Pair(image, mask, sketch, out)]
+    if out.suffix.lower() in SUFFIXES or out.is_file():
+        raise ValueError(f'--image {image} is a folder, so --out is one as well; {out} looks like a file.')
+    images = _by_stem(image)
+    partners = {}
+    for what, path in (('mask', mask), ('sketch', sketch)):
+        if path is None or path.is_file():
+            partners[what] = dict.fromkeys(images, path)
+            continue
+        partners[what] = _by_stem(path)
+        if missing := [stem for stem in images if stem not in partners[what]]:
+            more = f' and {len(missing) - 5} more' if len(missing) > 5 else ''
+            raise ValueError(f'{path} has no {what} named as {", ".join(missing[:5])}{more} in {image}.')
+    return [
+        Pair(path, partners['mask'][stem], partners['sketch'][stem], out / f'{stem}.png')
+        for stem, path in images.items()
+    ]
+
+
+def _by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """{name without suffix: path} of the image files in a folder, sorted."""
+    from pegan_jax.data.sources import SUFFIXES as known
+
+    if not folder.is_dir():
+        raise ValueError(f'{folder} is neither a file nor a folder.')
+    out = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in known or path.name.startswith('.') or not path.is_file():
+            continue
+        if path.stem in out:
+            raise ValueError(f'{folder} has two images named {path.stem}: {out[path.stem].name} and {path.name}.')
+        out[path.stem] = path
+    if not out:
+        raise ValueError(f'{folder} has no image; expected names with {", ".join(known)}.')
+    return out
+
+
+class _Loaded(NamedTuple):
+    """The files of a `Pair`, read."""
+
+    pair: Pair
+    picture: Picture
+    mask: np.ndarray
+    sketch: np.ndarray | None
+
+
+def inpaint_files(
+    model: Model | None,
+    files: Sequence[Pair],
+    *,
+    invert_mask: bool = False,
+    invert_sketch: bool = False,
+    flow: bool = False,
+    batch_size: int = 8,
+    max_pixels: int = 100_000_000,
+    progress: bool = False,
+) -> None:
+    """Completes image files, images of one size together; every result is written as soon as it is there.
+
+    The transparency of an image comes back as it is, and its colours under it count as known. An image whose mask has
+    no hole is written as it is, with a warning.
+
+    Args:
+      model: None: `biharmonic`.
+      flow: writes `attention_flow` beside every result as well, as NAME_flow.png.
+    Raises: ValueError as `read_picture`, `read_mask`, `read_sketch`, `inpaint`, before anything is computed as far as
+      headers tell it.
+    """
+    if model is not None:
+        check_model(model, sketch=any(pair.sketch is not None for pair in files))
+        if flow:
+            _check_attention(model)
+    elif flow or any(pair.sketch is not None for pair in files):
+        raise ValueError('the method biharmonic has neither attention nor sketches; leave out --flow and --sketch.')
+    groups = {}
+    for pair in files:
+        size = _size(pair.image, max_pixels)
+        for path in (pair.mask, pair.sketch):
+            if path is not None and (other := _size(path, max_pixels)) != size:
+                raise ValueError(
+                    f'{path} has {other[1]} x {other[0]} pixels and {pair.image} {size[1]} x {size[0]}; '
+                    'they must be of one size.'
+                )
+        groups.setdefault(size if model is None else padded_size(model, size), []).append(pair)
+    with tqdm(total=len(files), unit='image', disable=not progress) as bar:
+        for group in groups.values():
+            step = 1 if model is None else min(batch_size, len(group))
+            for i in range(0, len(group), step):
+                loaded = [_load(p, invert_mask, invert_sketch, max_pixels) for p in group[i : i + step]]
+                for item, pixels in zip(loaded, _filled(model, loaded, step), strict=True):
+                    out = item.pair.out
+                    out.parent.mkdir(parents=True, exist_ok=True)
+                    save(out, item.picture._replace(pixels=pixels))
+                    if flow:
+                        colours = attention_flow(model, item.picture.pixels, item.mask, item.sketch)
+                        save(out.with_name(f'{out.stem}_flow.png'), Picture(colours, None, None))
+                    bar.update()
+
+
+def _load(pair: Pair, invert_mask: bool, invert_sketch: bool, max_pixels: int) -> _Loaded:
+    picture = read_picture(pair.image, max_pixels)
+    size = picture.pixels.shape[:2]
+    mask = read_mask(pair.mask, size, invert=invert_mask, max_pixels=max_pixels)
+    if not mask.any():
+        logger.warning('%s has no hole; %s is written as it is.', pair.mask, pair.image)
+    if pair.sketch is None:
+        return _Loaded(pair, picture, mask, None)
+    return _Loaded(pair, picture, mask, read_sketch(pair.sketch, size, invert=invert_sketch, max_pixels=max_pixels))
+
+
+def _filled(model: Model | None, loaded: Sequence[_Loaded], count: int) -> Iterator[np.ndarray]:
+    """The completed pixels; of a model, `count` at once: the batch is filled up, so that one program serves all."""
+    if model is None:
+        yield from (biharmonic(item.picture.pixels, item.mask) for item in loaded)
+        return
+    items = [*loaded, *[loaded[-1]] * (count - len(loaded))]
+    # Images of a group may differ in size by less than a multiple: each is padded by itself.
+    inputs = [
+        _inputs(model, item.picture.pixels[None], item.mask[None], None if item.sketch is None else item.sketch[None])
+        for item in items
+    ]
+    filled = np.asarray(model.complete({k: np.concatenate([i[k] for i in inputs]) for k in inputs[0]}))
+    for item, result in zip(loaded, filled, strict=False):
+        height, width = item.mask.shape
+        yield composite(item.picture.pixels, item.mask, result[:height, :width])

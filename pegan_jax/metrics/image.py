@@ -1,0 +1,102 @@
+"""Errors of single images against what they should be. Images are uint8 [H, W, 3], measured as values in [0, 1].
+
+Published tables of inpainting differ in what they call l1 and l2, so the three usual forms are all here: of the whole
+image, of its holes, and relative to the image.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+# What a metric's name stands for: the numbers that it gives, each with its definition.
+DEFINITIONS = {
+    'l1': {
+        'l1': '100 mean |real - fake| of all pixels',
+        'l1_hole': '100 mean |real - fake| of the pixels in holes',
+        'l1_relative': '100 sum |real - fake| / sum real',
+    },
+    'l2': {
+        'l2': '100 mean (real - fake)^2 of all pixels',
+        'l2_hole': '100 mean (real - fake)^2 of the pixels in holes',
+        'l2_relative': '100 sum (real - fake)^2 / sum real^2',
+    },
+    'psnr': {'psnr': '10 log10(1 / mean (real - fake)^2) of all pixels, in dB; images without an error do not count'},
+    'ssim': {
+        'ssim': 'structural similarity of Wang et al. 2004: Gaussian of 1.5 pixels, data range 1, mean of channels'
+    },
+    'tv': {
+        'tv': '100 mean absolute difference of neighbours, right and below, of the result',
+        'tv_real': 'the same of the real image',
+    },
+}
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise ValueError(f'image is {image.dtype} {image.shape}; expected uint8 [H, W, C].')
+    return image / 255.0
+
+
+def mean_error(real: np.ndarray, fake: np.ndarray, power: int, mask: np.ndarray | None = None) -> float:
+    """100 mean |real - fake|^power, of all pixels or of those where mask [H, W] is 1; values in [0, 1].
+
+    Raises: ValueError for other types than uint8 [H, W, C].
+    """
+    error = np.abs(_unit(real) - _unit(fake)) ** power
+    return float(100 * error[slice(None) if mask is None else mask.astype(bool)].mean())
+
+
+def relative_error(real: np.ndarray, fake: np.ndarray, power: int) -> float:
+    """100 sum |real - fake|^power / sum real^power; NaN of a black image. Raises: ValueError as `mean_error`."""
+    real = _unit(real)
+    total = (real**power).sum()
+    return float(100 * (np.abs(real - _unit(fake)) ** power).sum() / total) if total else math.nan
+
+
+def psnr(real: np.ndarray, fake: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB, infinite for equal images. Raises: ValueError as `mean_error`."""
+    squares = mean_error(real, fake, 2) / 100
+    return -10 * math.log10(squares) if squares else math.inf
+
+
+def ssim(real: np.ndarray, fake: np.ndarray) -> float:
+    """Structural similarity, 1 for equal images, with the window of Wang et al. 2004.
+
+    Raises: ValueError as `mean_error`, and for sides under 11 pixels.
+    """
+    from skimage.metrics import structural_similarity
+
+    if min(real.shape[:2]) < 11:
+        raise ValueError(f'ssim has a window of 11 pixels; images of {real.shape[1]} x {real.shape[0]} are too small.')
+    options = {'gaussian_weights': True, 'sigma': 1.5, 'use_sample_covariance': False}
+    return float(structural_similarity(_unit(real), _unit(fake), data_range=1.0, channel_axis=-1, **options))
+
+
+def tv(image: np.ndarray) -> float:
+    """Total variation: 100 times the mean absolute difference of neighbours, in rows and in columns, in [0, 1]."""
+    x = _unit(image)
+    down, right = np.abs(np.diff(x, axis=0)), np.abs(np.diff(x, axis=1))
+    return float(100 * (down.sum() + right.sum()) / (down.size + right.size))
+
+
+_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
+    'l1': lambda real, fake, mask: mean_error(real, fake, 1),
+    'l1_hole': lambda real, fake, mask: mean_error(real, fake, 1, mask),
+    'l1_relative': lambda real, fake, mask: relative_error(real, fake, 1),
+    'l2': lambda real, fake, mask: mean_error(real, fake, 2),
+    'l2_hole': lambda real, fake, mask: mean_error(real, fake, 2, mask),
+    'l2_relative': lambda real, fake, mask: relative_error(real, fake, 2),
+    'psnr': lambda real, fake, mask: psnr(real, fake),
+    'ssim': lambda real, fake, mask: ssim(real, fake),
+    'tv': lambda real, fake, mask: tv(fake),
+    'tv_real': lambda real, fake, mask: tv(real),
+}
+
+
+def measure(real: np.ndarray, fake: np.ndarray, mask: np.ndarray, metrics: tuple[str, ...]) -> dict[str, float]:
+    """All numbers of the metrics, names in DEFINITIONS, of one completed image; mask [H, W], 1 is a hole.
+
+    Raises: ValueError as the single measures.
+    """
+    return {name: _MEASURES[name](real, fake, mask) for metric in metrics for name in DEFINITIONS[metric]}
