@@ -95,6 +95,15 @@ def test_ema_statistics_and_counters_follow():
     assert second.nimg == 8
 
 
+def test_what_an_evaluation_makes_of_parameters_is_what_the_optimiser_steps_from():
+    def loss(params, state, batch, key, stage):
+        return 3 * params, ({'params': {'g': state.params['g'] / 4, 'd': params / 2}}, {})
+
+    gan = _gan(Stage(2))._replace(updates=(Update('d', loss),))
+    state, _ = _step(gan, _state(gan), np.zeros((4, 2, 2, 3), np.uint8))
+    np.testing.assert_allclose([state.params['d'], state.params['g']], [2 / 2 - 0.25 * 3, 1 / 4])
+
+
 def test_every_step_and_every_update_draws_its_own_numbers():
     def loss(name):
         def fn(params, state, batch, key, stage):
