@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from pegan_jax.__main__ import main
 from pegan_jax.interop.reader import ForeignFileError
 from pegan_jax.metrics import features
 
@@ -102,6 +104,11 @@ def test_hed_fuses_enlarged_side_outputs_of_the_image_in_bgr(tmp_path, convoluti
     assert drawings[0].shape == (64, 40, 1) and drawings[0].dtype == np.uint8
     assert np.std(want) > 5
     np.testing.assert_allclose(drawings[0][..., 0], want, atol=0.6)
+    (tmp_path / 'images').mkdir()
+    Image.fromarray(image).save(tmp_path / 'images' / 'a.png')
+    weights = ['--method', 'hed', '--weights', str(tmp_path / 'hed.pth')]
+    assert main(['edges', '--folder', str(tmp_path / 'images'), '--out', str(tmp_path / 'lines'), *weights]) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'lines' / 'a_edge.png')), drawings[0][..., 0])
 
 
 def test_files_that_are_not_hed_are_refused(tmp_path, convolutions, heads):
