@@ -27,6 +27,7 @@ ANALYZE = """Studies of where a generator knows its position from, and holes; pi
   position    how well a linear map tells the position of a feature vector, layer by layer
   encodings   the spaces that a learned constant, the Cartesian grid and sinusoids span, at 5x5 and 7x7
   gates       of DeepFillv2: what gates tell of a hole, layer by layer, beside the mask of partial convolutions
+  skips       of the U-Net of partial convolutions: what skips bring to the middle of a hole
 
 Generators are one random stack of convolutions without and with padding; or those of --config, with random weights;
 or that of --model.
@@ -311,7 +312,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--weights', type=pathlib.Path, metavar='FILE.pth', help='of HED')
 
     p = command('analyze', 'Studies of zero padding, of positional encodings and of gates.', ANALYZE)
-    p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates'))
+    p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates', 'skips'))
     source = p.add_mutually_exclusive_group()
     source.add_argument('--model', type=pathlib.Path, metavar='WORKDIR', help='the --workdir of a run')
     source.add_argument(
@@ -645,9 +646,11 @@ def _analyze(args: argparse.Namespace, _: list[str]) -> None:
 
     key, model = jax.random.key(args.seed), None if args.model is None else _load(args)
     about = {'study': args.study, 'seed': args.seed, 'model': args.model and str(args.model), 'config': args.config}
-    if args.study == 'gates':
-        models = {str(args.model): model} if model else analysis_gates.random_models(args.config, key)
-        studies = {'gates': analysis_gates.gate_study(models, analysis_gates.worlds_for(models))}
+    if args.study in ('gates', 'skips'):
+        names = args.config or ['deepfill:tiny' if args.study == 'gates' else 'pconv:tiny']
+        models = {str(args.model): model} if model else analysis_gates.random_models(names, key)
+        study = analysis_gates.gate_study if args.study == 'gates' else analysis_gates.skip_study
+        studies = {args.study: study(models, analysis_gates.worlds_for(models))}
     elif args.study == 'encodings':
         if args.config:
             raise ValueError('encodings have no random generator; leave out --config, or name a trained --model.')

@@ -5,6 +5,7 @@ learned: each channel has its own, and deep layers can still tell holes from wha
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,21 +17,26 @@ from scipy import stats
 from pegan_jax.analysis import SEQUENTIAL, Study, coloured, number_table, picture_table, rounded
 from pegan_jax.config import DataConfig, load_config, system_module
 from pegan_jax.evaluation import read_images
-from pegan_jax.models import deepfill
+from pegan_jax.models import deepfill, pconv
 from pegan_jax.sampling import Model
 
 SEPARATES = 0.75  # area under the ROC curve, from which on (or under 1 minus it) a gate tells holes apart
 
 
 class Separation(NamedTuple):
-    """How gates [N, h, w, C] differ between holes and what is known, of each channel.
+    """How two sets of gates differ, of each channel.
 
-    inside, outside: means, [C]. auc: the probability that a gate is larger inside than outside, [C]; 1/2 tells nothing.
+    first, second: means, [C]. auc: the probability that a gate of the first is larger, [C]; 1/2 tells nothing.
     """
 
-    inside: np.ndarray
-    outside: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
     auc: np.ndarray
+
+    @property
+    def strength(self) -> np.ndarray:
+        """The larger of auc and 1 - auc, [C]."""
+        return np.maximum(self.auc, 1 - self.auc)
 
 
 def gates_of(model: deepfill.Config, params: dict, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -41,14 +47,17 @@ def gates_of(model: deepfill.Config, params: dict, inputs: dict[str, Any]) -> di
     """
     if model.conv_type == 'vanilla':
         raise ValueError("this model has no gates: model.conv_type='vanilla'; choose one that is gated.")
-    generator = deepfill.Generator(model)
-    _, found = jax.jit(lambda p, x: generator.apply({'params': p}, **x, mutable=['gates']))(params, inputs)
-    found, out = found['gates'], {}
+    found, out = _sown(model, params, inputs), {}
     for name in deepfill.layer_names():
         sown = found[name]['gate'] if name in found else found.get(f'{name}_valid')
         if sown is not None:
             out[name] = np.asarray(sown[0])
     return out
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sown(model: deepfill.Config, params: dict, inputs: dict) -> dict:
+    return deepfill.Generator(model).apply({'params': params}, **inputs, mutable=['gates'])[1]['gates']
 
 
 def partial_masks(model: deepfill.Config, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -66,14 +75,13 @@ def share_of_hole(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return blocks.mean(axis=(2, 4))
 
 
-def separation(gates: np.ndarray, mask: np.ndarray) -> Separation:
-    """`Separation` of gates [N, h, w, C] for a mask [N, H, W, 1]; positions that are partly in a hole do not count."""
-    share = np.broadcast_to(share_of_hole(mask, gates.shape[1:3]), gates.shape[:3])
-    inside, outside = gates[share == 1].astype(np.float64), gates[share == 0].astype(np.float64)
-    ranks = stats.rankdata(np.concatenate([inside, outside]), axis=0)[: len(inside)]
-    # Mann and Whitney: the rank sum counts the pairs in which the inside is larger.
-    pairs = ranks.sum(axis=0) - len(inside) * (len(inside) + 1) / 2
-    return Separation(inside.mean(axis=0), outside.mean(axis=0), pairs / (len(inside) * len(outside)))
+def separation(first: np.ndarray, second: np.ndarray) -> Separation:
+    """`Separation` of two sets of gates, [P, C] and [Q, C]."""
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    ranks = stats.rankdata(np.concatenate([first, second]), axis=0)[: len(first)]
+    # Mann and Whitney: the rank sum counts the pairs in which the first is larger.
+    pairs = ranks.sum(axis=0) - len(first) * (len(first) + 1) / 2
+    return Separation(first.mean(axis=0), second.mean(axis=0), pairs / (len(first) * len(second)))
 
 
 def box_mask(height: int, width: int) -> np.ndarray:
@@ -84,10 +92,10 @@ def box_mask(height: int, width: int) -> np.ndarray:
     return mask
 
 
-def random_models(names: Sequence[str] | None, key: jax.Array) -> dict[str, Model]:
-    """Shipped configurations with random weights, by name; None: ('deepfill:tiny',)."""
+def random_models(names: Sequence[str], key: jax.Array) -> dict[str, Model]:
+    """Shipped configurations with random weights, by name."""
     models = {}
-    for name in names or ('deepfill:tiny',):
+    for name in names:
         config = load_config(name)
         gan = system_module(config.system).build(config)
         params, buffers, _ = gan.init(key)
@@ -108,11 +116,13 @@ def worlds_for(models: dict[str, Model], count: int = 4) -> np.ndarray:
 
 
 def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
-    """Gates of every layer inside and outside of a hole in the middle, beside what partial convolutions call valid.
+    """Gates of every layer inside of a hole in the middle, beside what partial convolutions call valid.
 
-    Pictures, a column per layer: `coarse` and `refined` show, of the first image, the mean of the gates and the two
-    that tell the hole best, in either direction, and partial convolution's mask; `separating` has the share of the
-    gates that tell the hole apart.
+    They are compared with those outside of the hole, and with those at the same places of the same images without a
+    hole: images differ from place to place, such that gates outside differ for other reasons too. Positions that are
+    partly in the hole do not count. Pictures, a column per layer: `coarse` and `refined` show, of the first image, the
+    mean of the gates and the two that the hole opens and closes most, and partial convolution's mask; `separating` has
+    the shares of gates that tell the hole apart, in both ways.
 
     Args:
       models: by the name to show; of the system 'deepfill', with gated convolutions.
@@ -121,7 +131,7 @@ def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
     """
     inputs = {'image': images, 'mask': box_mask(*images.shape[1:3])}
     mask = np.broadcast_to(inputs['mask'], (len(images), *inputs['mask'].shape[1:]))
-    numbers, shares, partial, rows = {}, {}, [], {'coarse': {}, 'refined': {}}
+    shares, numbers, partial, rows = {}, {}, [], {'coarse': {}, 'refined': {}}
     for name, loaded in models.items():
         model = loaded.config.model
         if loaded.config.system != 'deepfill' or model.conv_type != 'gated':
@@ -129,33 +139,38 @@ def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
             what = loaded.config.system if kind is None else f'{loaded.config.system}, model.conv_type={kind!r}'
             raise ValueError(f"{name} has no gates ({what}); choose a deepfill with model.conv_type='gated'.")
         drawn = {'sketch': np.zeros_like(inputs['mask'])} if model.guided else {}
-        gates = gates_of(model, loaded.variables['params'], inputs | drawn)
-        masks = partial_masks(model, inputs | drawn)
-        numbers[name], shares[name], partial = {}, [], []
+        params, hidden = loaded.variables['params'], inputs | drawn
+        whole = gates_of(model, params, hidden | {'mask': np.zeros_like(inputs['mask'])})
+        gates, masks = gates_of(model, params, hidden), partial_masks(model, hidden)
+        here, there = (shares.setdefault(f'{name}: hole against {what}', []) for what in ('elsewhere', 'no hole'))
+        numbers[name], partial = {}, []
         for layer, gate in gates.items():
-            told = separation(gate, mask)
+            part_in_hole = share_of_hole(mask, gate.shape[1:3])
+            around = separation(gate[part_in_hole == 1], gate[part_in_hole == 0])
+            told = separation(gate[part_in_hole == 1], whole[layer][part_in_hole == 1])
             valid = np.broadcast_to(masks[layer], (len(masks[layer]), *gate.shape[1:3], 1))
-            hole = share_of_hole(mask[:1], gate.shape[1:3])[0] == 1
-            share = np.mean(np.maximum(told.auc, 1 - told.auc) >= SEPARATES)
-            shares[name].append(share)
-            partial.append(float(valid[0, hole].mean()))
+            here.append(float(np.mean(around.strength >= SEPARATES)))
+            there.append(float(np.mean(told.strength >= SEPARATES)))
+            partial.append(float(valid[0, part_in_hole[0] == 1].mean()))
             numbers[name][layer] = {
                 'shape': list(gate.shape[1:]),
                 'range': rounded([gate.min(), gate.max()]),
-                'mean_in_hole': rounded(told.inside.mean()),
-                'mean_outside': rounded(told.outside.mean()),
-                'difference': rounded(np.abs(told.inside - told.outside).mean()),
                 'spread_of_channels': rounded(gate.mean(axis=(0, 1, 2)).std()),
-                'separating': rounded(share),
-                'best_auc': rounded(np.maximum(told.auc, 1 - told.auc).max()),
-                'partial_valid_in_hole': rounded(valid[0, hole].mean()),
+                'mean_in_hole': rounded(told.first.mean()),
+                'mean_elsewhere': rounded(around.second.mean()),
+                'mean_without_hole': rounded(told.second.mean()),
+                'separating_from_elsewhere': rounded(here[-1]),
+                'separating_from_no_hole': rounded(there[-1]),
+                'best_auc_from_elsewhere': rounded(around.strength.max()),
+                'best_auc_from_no_hole': rounded(told.strength.max()),
+                'partial_valid_in_hole': rounded(partial[-1]),
                 'partial_all_valid': bool(valid.all()),
             }
             part = rows['coarse' if layer in deepfill.COARSE else 'refined']
             for label, picture in (
                 ('mean of gates', gate[0].mean(axis=-1)),
-                ('most open\nin the hole', gate[0, ..., told.auc.argmax()]),
-                ('most closed\nin the hole', gate[0, ..., told.auc.argmin()]),
+                ('opened most\nby the hole', gate[0, ..., (told.first - told.second).argmax()]),
+                ('closed most\nby the hole', gate[0, ..., (told.first - told.second).argmin()]),
                 ('partial: valid', valid[0, ..., 0]),
             ):
                 caption = f'{short(layer)}, {gate.shape[1]}x{gate.shape[2]}'
@@ -164,9 +179,77 @@ def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
     legend = (0, 1, SEQUENTIAL, 'gate of the first image, hole in the middle; of partial convolution, 1 is valid')
     pictures = {kind: picture_table(title, rows[kind], legend) for kind, title in titles.items()}
     columns = [short(layer) for layer in next(iter(numbers.values()))]
-    what = f'share of gates that tell hole from known (AUC over {SEPARATES:g}); last: share of the hole that is valid'
+    what = f'share of gates that tell the hole apart (AUC of {SEPARATES:g}); last row: share of the hole that is valid'
     pictures['separating'] = number_table('Gates and holes', columns, shares | {'partial, valid': partial}, what)
     return Study(numbers, pictures)
+
+
+# Skips of a U-Net -----------------------------------------------------------------------------------------------------
+
+
+def skips_of(model: pconv.Config, variables: dict, image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+    """What the skips of the U-Net of partial convolutions carry, [N, h, w, C], from the image to the smallest map."""
+    generator = pconv.Generator(model)
+    variables = {'params': variables['params'], 'batch_stats': variables['buffers']}
+
+    def run(variables: dict, image: jax.Array, mask: jax.Array) -> dict:
+        def seen(module: Any, _: str) -> bool:
+            return module.name in ('enc_1', *(f'enc_{i}_bn' for i in range(2, model.levels)))
+
+        return generator.apply(
+            variables, image, mask, False, capture_intermediates=seen, mutable=['intermediates', 'gates']
+        )[1]['intermediates']
+
+    found = jax.jit(run)(variables, image, mask)
+    (first, _), *rest = (found[name]['__call__'][0] for name in sorted(found, key=lambda n: int(n.split('_')[1])))
+    return [np.asarray(image * (1 - mask)), *(np.asarray(jax.nn.relu(x)) for x in (first, *rest))]
+
+
+def skip_study(models: dict[str, Model], images: np.ndarray) -> Study:
+    """What the skips of a U-Net bring to the middle of a hole, as a share of what they bring to known positions.
+
+    This is why DeepFillv2 has no skips (Yu et al. 2019, section 3.3). `magnitude` is the root mean square of the
+    features; `spread` is that of their differences between images: what does not differ, tells nothing of the image.
+    Every U-Net is measured twice: as it is, and told that all pixels are valid, which makes its partial convolutions
+    ordinary ones but at the image's borders. Pictures: `magnitude` and `spread`, a column per skip.
+
+    Args: models: by the name to show, of the system 'pconv'; images: at least two, as for `gate_study`.
+    Raises: ValueError for other models.
+    """
+    mask = box_mask(*images.shape[1:3])
+    hidden, nothing = images * (1 - mask), np.zeros_like(mask)
+    numbers, tables = {}, {'magnitude': {}, 'spread': {}}
+    for name, loaded in models.items():
+        model = loaded.config.model
+        if loaded.config.system != 'pconv':
+            raise ValueError(f'{name} is of system {loaded.config.system!r}, which has no skips; choose a pconv.')
+        for what, said in (('partial', mask), ('ordinary', nothing)):
+            row, entry = f'{name}, {what}', {}
+            for i, x in enumerate(skips_of(model, loaded.variables, hidden, said)):
+                height, width = x.shape[1:3]
+                share = share_of_hole(mask, (height, width))[0]
+                middle = x[:, (height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1]
+                known = x[:, share == 0][:, None]
+                entry[f'{i}: {height}x{width}x{x.shape[3]}'] = {
+                    'magnitude': rounded(_rms(middle) / _rms(known)),
+                    'spread': rounded(_rms(middle - middle.mean(axis=0)) / _rms(known - known.mean(axis=0))),
+                }
+            numbers[row] = entry
+            for kind, table in tables.items():
+                table[row] = [scores[kind] for scores in entry.values()]
+    columns = list(next(iter(numbers.values())))
+    what = {'magnitude': 'rms of features', 'spread': 'rms of their differences between images'}
+    pictures = {
+        kind: number_table(
+            f'Skips in the middle of a hole: {what[kind]}', columns, table, 'relative to known positions; 1 is as much'
+        )
+        for kind, table in tables.items()
+    }
+    return Study(numbers, pictures)
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
 
 
 def short(layer: str) -> str:
