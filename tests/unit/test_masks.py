@@ -83,6 +83,37 @@ def test_strokes_of_a_wide_image_reach_its_far_end():
     assert set(np.unique(segments)) == {0, *range(4, 12)}
 
 
+@pytest.fixture(scope='module')
+def lines():
+    """Vertices, widths and numbers of segments of 256 masks of 256 pixels, and the same at 64."""
+    keys = jax.random.split(jax.random.key(2), 256)
+    return tuple(
+        jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda k, n=n: masks.strokes(k, n, n)))(keys)) for n in (256, 64)
+    )
+
+
+def test_strokes_are_zigzags_of_the_published_angles_lengths_and_widths(lines):
+    """Angles are 48 to 96 degrees below the horizontal, or as many above it, in turn, where the border cuts nothing."""
+    (vertices, widths, _), _ = lines
+    assert set(np.unique(widths)) == set(range(12, 40))
+    np.testing.assert_array_equal(vertices, np.round(vertices))
+    assert vertices.min() >= 0 and vertices.max() <= 256
+    moves = np.diff(vertices, axis=2)
+    inside = np.all((vertices[:, :, 1:] > 0) & (vertices[:, :, 1:] < 256), axis=-1)
+    length = np.linalg.norm(moves, axis=-1)
+    angle = np.degrees(np.arctan2(moves[..., 1], moves[..., 0])) * np.where(np.arange(masks.STEPS) % 2 == 0, -1, 1)
+    chosen = angle[inside & (length > 40)]  # truncation to pixels turns them by less than two degrees
+    assert len(chosen) > 1000 and 46 < chosen.min() < 52 and 92 < chosen.max() < 98
+    assert 89 < length.max() < 93 and abs(np.median(length[inside]) - 45) < 4  # twice an eighth of the diagonal
+
+
+def test_strokes_of_a_quarter_of_the_size_are_the_same_in_pixels_four_times_as_large(lines):
+    large, small = lines
+    np.testing.assert_allclose((large[0] + 0.5) / 4 - 0.5, small[0], atol=1e-4)
+    np.testing.assert_allclose(large[1] / 4, small[1], rtol=1e-6)
+    np.testing.assert_array_equal(large[2], small[2])
+
+
 def test_raster_is_the_line_of_pixels_within_half_the_width():
     vertices = jnp.array([[[4.0, 8.0], [12.0, 8.0], [12.0, 8.0]]])
     mask = np.asarray(masks.raster(vertices, jnp.array([3.0]), jnp.array([2]), 17, 17))[..., 0]
@@ -144,6 +175,13 @@ def test_a_folder_of_masks_is_read_as_holes_where_it_is_white(tmp_path, caplog):
     half = np.repeat([[1, 1, 0, 0]], 4, axis=0)
     np.testing.assert_array_equal(found, [half, half.T, half])
     np.testing.assert_array_equal(masks.read_folder(tmp_path, 4, 4, invert=True), 1 - found)
+
+
+def test_masks_are_resized_by_taking_single_pixels(tmp_path):
+    thin = np.zeros((8, 8), np.uint8)
+    thin[:, 2] = 255
+    save(tmp_path / 'thin.png', thin)
+    np.testing.assert_array_equal(masks.read_folder(tmp_path, 2, 2), [[[1, 0], [1, 0]]])
 
 
 def test_grey_masks_are_cut_in_the_middle_with_a_warning(tmp_path, caplog):
