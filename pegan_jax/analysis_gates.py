@@ -98,7 +98,7 @@ def random_models(names: Sequence[str], key: jax.Array) -> dict[str, Model]:
     for name in names:
         config = load_config(name)
         gan = system_module(config.system).build(config)
-        params, buffers, _ = gan.init(key)
+        params, buffers, _ = jax.jit(gan.init)(key)
         models[name] = Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
     return models
 

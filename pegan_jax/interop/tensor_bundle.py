@@ -145,8 +145,7 @@ def _index(data: bytes) -> tuple[dict[str, _Entry], int]:
         number, position = _varint(footer, position)
         handles.append(number)
     table, last = {}, b''
-    for _ in _block(data, *handles[:2]):
-        pass  # the table of metadata, which is empty; but its checksum is checked
+    list(_block(data, *handles[:2]))  # The table of metadata is empty; this verifies its checksum.
     for _, value in _block(data, *handles[2:]):
         offset, at = _varint(value, 0)
         size, _ = _varint(value, at)
@@ -211,8 +210,6 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     for i, byte in enumerate(data[position : position + 10]):
         number |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
-            if number >= 2**64:
-                break
             return number, position + i + 1
     raise ForeignFileError('is damaged: a number does not end where it should.')
 

@@ -10,7 +10,9 @@ from PIL import Image
 
 from pegan_jax import analysis_gates
 from pegan_jax.__main__ import main
+from pegan_jax.config import load_config
 from pegan_jax.models import deepfill
+from pegan_jax.sampling import Model
 
 IMAGES = np.float32([0.8, 0.4, -0.5]) + np.random.default_rng(0).uniform(-0.2, 0.2, (2, 32, 32, 3)).astype(np.float32)
 
@@ -131,15 +133,14 @@ def test_the_command_writes_the_study(tmp_path, monkeypatch, study, capsys):
     assert Image.open(tmp_path / 'gates_coarse.png').size == study.pictures['coarse'].size
 
 
-def test_models_without_gates_and_of_several_sizes_are_refused(models, monkeypatch):
-    key = jax.random.key(0)
+def test_models_without_gates_and_of_several_sizes_are_refused(models):
+    vanilla, other = ({name: Model(load_config(name), None, {}, 0)} for name in ('deepfill:vanilla,tiny', 'dcgan:tiny'))
     with pytest.raises(ValueError, match=r"deepfill:vanilla,tiny has no gates \(deepfill, model.conv_type='vanilla'\)"):
-        analysis_gates.gate_study(analysis_gates.random_models(['deepfill:vanilla,tiny'], key), IMAGES)
+        analysis_gates.gate_study(vanilla, IMAGES)
     with pytest.raises(ValueError, match=r'dcgan:tiny has no gates \(dcgan\)'):
-        analysis_gates.gate_study(analysis_gates.random_models(['dcgan:tiny'], key), IMAGES)
-    sizes = analysis_gates.random_models(['dcgan:tiny'], key) | models
+        analysis_gates.gate_study(other, IMAGES)
     with pytest.raises(ValueError, match='compare models of one size'):
-        analysis_gates.worlds_for(sizes)
+        analysis_gates.worlds_for(other | models)
 
 
 def test_the_first_skips_of_a_u_net_bring_nothing_to_the_middle_of_a_hole():

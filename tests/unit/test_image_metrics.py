@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pegan_jax.metrics import image as measures
 
@@ -25,9 +26,12 @@ def test_errors_are_means_over_the_image_the_hole_or_the_image_itself():
     assert measures.mean_error(REAL, changed(), 2) == pytest.approx(100 * 0.04 / 8)
     # Half of the hole is wrong.
     assert measures.mean_error(REAL, changed(), 1, mask) == pytest.approx(100 * 0.2 / 2)
-    # The sum of the image is half of its pixels.
+    # Half of the pixels have a value, 1 or, of a darker image, 0.4; a quarter of those is wrong by 0.2.
     assert measures.relative_error(REAL, changed(), 1) == pytest.approx(100 * 0.2 / 4)
-    assert measures.relative_error(REAL, changed(), 2) == pytest.approx(100 * 0.04 / 4)
+    dark, wrong = (REAL // 255 * 102, (REAL // 255 * 102).copy())
+    wrong[:4, :8] = 51
+    assert measures.relative_error(dark, wrong, 1) == pytest.approx(100 * 0.2 / 4 / 0.4)
+    assert measures.relative_error(dark, wrong, 2) == pytest.approx(100 * 0.04 / 4 / 0.16)
     assert math.isnan(measures.relative_error(0 * REAL, changed(), 1))
 
 
@@ -46,10 +50,19 @@ def test_ssim_is_one_for_equal_images_and_falls_with_structure_more_than_with_br
         measures.ssim(real[:10], real[:10])
 
 
-def test_ssim_agrees_with_its_definition_on_constant_images():
-    """(2 a b + C1) / (a^2 + b^2 + C1) with C1 = 0.01^2; there is no structure to compare."""
-    a, b = np.full((16, 16, 3), 51, np.uint8), np.full((16, 16, 3), 102, np.uint8)
-    assert measures.ssim(a, b) == pytest.approx((2 * 0.2 * 0.4 + 1e-4) / (0.04 + 0.16 + 1e-4), rel=1e-6)
+def test_ssim_agrees_with_its_definition():
+    """Wang et al. 2004, eq. 13, with a Gaussian window of 11 pixels, where the window is inside of the image."""
+    a, b = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 3)).astype(np.uint8)
+    x, y = a / 255, (b // 4 + a // 2) / 255
+
+    def mean(x):
+        return ndimage.gaussian_filter(x, (1.5, 1.5, 0), truncate=5 / 1.5)
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    local = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    assert measures.ssim(a, b // 4 + a // 2) == pytest.approx(local[5:-5, 5:-5].mean(), rel=1e-6)
 
 
 def test_total_variation_counts_pairs_of_neighbours():
