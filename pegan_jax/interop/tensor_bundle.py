@@ -47,8 +47,8 @@ def find(path: str | pathlib.Path) -> pathlib.Path | None:
     """
     path = pathlib.Path(path)
     names = ('checkpoint', 'checkpoint.txt')
-    listed = [path] if path.name in names else [path / name for name in names]
-    for text in listed:
+    named = [path] if path.name in names else []
+    for text in [*named, *(path / name for name in names)]:
         if text.is_file():
             return _newest(text)
     prefix = re.sub(r'\.(index|meta|data-\d{5}-of-\d{5})$', '', path.name)

@@ -62,6 +62,8 @@ def test_the_checkpoint_is_found_by_any_of_its_names(tmp_path):
     (folder / 'checkpoint').rename(folder / 'checkpoint.txt')
     assert tensor_bundle.find(folder) == index and tensor_bundle.find(folder / 'checkpoint.txt') == index
     assert tensor_bundle.find(tmp_path) is None and tensor_bundle.find(folder / 'other') is None
+    folder = folder.rename(tmp_path / 'checkpoint')
+    assert tensor_bundle.find(folder) == folder / index.name
     (folder / 'checkpoint.txt').write_text('model_checkpoint_path: "/elsewhere/../../etc/snap-8"')
     with pytest.raises(ForeignFileError, match=r"checkpoint 'snap-8', but there is no such \.index"):
         tensor_bundle.find(folder)
