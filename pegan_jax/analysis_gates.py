@@ -85,7 +85,12 @@ def separation(first: np.ndarray, second: np.ndarray) -> Separation:
 
 
 def box_mask(height: int, width: int) -> np.ndarray:
-    """A box of half the height and width in the middle, from multiples of 8: [1, height, width, 1] float32."""
+    """A box of half the height and width in the middle, from multiples of 8: [1, height, width, 1] float32.
+
+    Raises: ValueError for sides under 32, which have no room for it.
+    """
+    if min(height, width) < 32:
+        raise ValueError(f'a hole in the middle of {height} x {width} pixels; both sides must be at least 32.')
     mask = np.zeros((1, height, width, 1), np.float32)
     top, left = (n // 4 // 8 * 8 for n in (height, width))
     mask[:, top : height - top, left : width - left] = 1

@@ -141,6 +141,8 @@ def test_models_without_gates_and_of_several_sizes_are_refused(models):
         analysis_gates.gate_study(other, IMAGES)
     with pytest.raises(ValueError, match='compare models of one size'):
         analysis_gates.worlds_for(other | models)
+    with pytest.raises(ValueError, match='24 x 32 pixels; both sides must be at least 32'):
+        analysis_gates.gate_study(models, IMAGES[:, :24])
 
 
 def test_the_first_skips_of_a_u_net_bring_nothing_to_the_middle_of_a_hole():
