@@ -599,9 +599,9 @@ def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
 def _edges(args: argparse.Namespace, _: list[str]) -> None:
     import functools
 
-    from PIL import Image
     from tqdm import tqdm
 
+    from pegan_jax import inpainting
     from pegan_jax.config import DataConfig
     from pegan_jax.data import edges, sources
 
@@ -618,22 +618,26 @@ def _edges(args: argparse.Namespace, _: list[str]) -> None:
     if not names:
         known = ', '.join('*' + suffix for suffix in sources.SUFFIXES)
         raise ValueError(f'--folder {args.folder} holds no image; expected files named {known}.')
+    targets = {}
+    for name in names:
+        target = pathlib.PurePath(name).with_suffix('')
+        targets.setdefault(args.out / target.with_name(f'{target.name}_edge.png'), []).append(name)
+    if twice := [shared for shared in targets.values() if len(shared) > 1]:
+        raise ValueError(f'{" and ".join(twice[0])} would share one file of edges; rename all but one of them.')
     draw = functools.partial(edges.extract, method=args.method)
     if args.method == 'hed':
         from pegan_jax.metrics import features
 
         draw = functools.partial(features.hed_edges, features.load_hed(args.weights))
     written = 0
-    for name in tqdm(names, 'edges', unit='image'):
+    for target, (name,) in tqdm(targets.items(), 'edges', unit='image'):
         try:
             image = sources.decode_image((args.folder / name).read_bytes(), DataConfig.max_pixels)
         except (sources.UnreadableImage, OSError) as error:
             print(f'left out: {name}: {error}', file=sys.stderr)
             continue
-        target = (args.out / name).with_suffix('')
-        target = target.with_name(f'{target.name}_edge.png')
         target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw(image)[..., 0]).save(target)
+        inpainting.save(target, inpainting.Picture(draw(image)[..., 0], None, None))
         written += 1
     print(f'{written} of {len(names)} images: {args.out}')
 

@@ -145,6 +145,13 @@ def test_the_command_writes_what_training_then_reads(tmp_path, capsys):
     assert len(sources.open_folder(str(tmp_path), 10**6, tmp_path / 'run', edges=True)) == 2
 
 
+def test_images_that_would_share_a_file_of_edges_are_refused(tmp_path, capsys):
+    for name in ('a.png', 'a.jpg', 'b.png'):
+        save(tmp_path / name, np.zeros((24, 16, 3), np.uint8))
+    assert main(['edges', '--folder', str(tmp_path), '--out', str(tmp_path / 'out')]) == 1
+    assert 'a.jpg and a.png would share one file' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
 def test_the_command_says_what_it_misses(tmp_path, capsys):
     (tmp_path / 'empty').mkdir()
     for more, match in (
