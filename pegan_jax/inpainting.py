@@ -188,7 +188,7 @@ class Picture(NamedTuple):
 def _open(path: pathlib.Path, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(path, formats=FORMATS)
-    except (OSError, Image.DecompressionBombError) as error:
+    except Exception as error:  # what Pillow raises for damaged files, of many types
         raise ValueError(f'{path} cannot be read as an image: {error}.') from None
     if image.width * image.height > max_pixels:
         raise ValueError(f'{path} has {image.width} x {image.height} pixels; at most {max_pixels:,} are read.')
@@ -201,7 +201,7 @@ def _size(path: pathlib.Path, max_pixels: int) -> tuple[int, int]:
         try:
             # Of a TIFF, Pillow gives the size after turning.
             turned = image.format != 'TIFF' and image.getexif().get(_ORIENTATION, 1) >= 5
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # as above, and what Pillow raises for damaged files, of many types
             raise ValueError(f'{path} cannot be decoded: {error}.') from None
         return image.size if turned else image.size[::-1]
 
@@ -226,7 +226,7 @@ def read_picture(path: pathlib.Path, max_pixels: int = 100_000_000) -> Picture:
                 pixels = np.asarray(image.convert('RGBA'))
                 return Picture(pixels[..., :3], pixels[..., 3], profile)
             return Picture(np.asarray(image.convert('RGB')), None, profile)
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # as above, and what Pillow raises for damaged files, of many types
             raise ValueError(f'{path} cannot be decoded: {error}.') from None
 
 
@@ -278,7 +278,7 @@ def save(path: pathlib.Path, picture: Picture) -> None:
     check_suffix(path)
     pixels, alpha, profile = picture
     channels = pixels if alpha is None else np.concatenate([pixels, alpha[..., None]], axis=-1)
-    unfinished = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
+    unfinished = path.with_name(f'.{uuid.uuid4().hex}')  # without its name, which may be as long as names can be
     try:
         options = {} if profile is None else {'icc_profile': profile}
         Image.fromarray(channels).save(unfinished, SUFFIXES[path.suffix.lower()], **options)
@@ -375,7 +375,7 @@ def inpaint_files(
       model: None: `biharmonic`.
       flow: writes `attention_flow` beside every result as well, as NAME_flow.png.
     Raises: ValueError as `read_picture`, `read_mask`, `read_sketch`, `inpaint`, before anything is computed as far as
-      headers tell it.
+      headers tell it; and if a result would overwrite an input or another result.
     """
     if model is not None:
         check_model(model, sketch=any(pair.sketch is not None for pair in files))
@@ -383,6 +383,7 @@ def inpaint_files(
             _check_attention(model)
     elif flow or any(pair.sketch is not None for pair in files):
         raise ValueError('the method biharmonic has neither attention nor sketches; leave out --flow and --sketch.')
+    _check_outputs(files, flow)
     groups = {}
     for pair in files:
         size = _size(pair.image, max_pixels)
@@ -404,8 +405,22 @@ def inpaint_files(
                     save(out, item.picture._replace(pixels=pixels))
                     if flow:
                         colours = attention_flow(model, item.picture.pixels, item.mask, item.sketch)
-                        save(out.with_name(f'{out.stem}_flow.png'), Picture(colours, None, None))
+                        save(_flow_path(out), Picture(colours, None, None))
                     bar.update()
+
+
+def _flow_path(out: pathlib.Path) -> pathlib.Path:
+    return out.with_name(f'{out.stem}_flow.png')
+
+
+def _check_outputs(files: Sequence[Pair], flow: bool) -> None:
+    """Raises: ValueError if a result would take the place of an input or of another result."""
+    taken = {path.resolve(): 'is an input' for pair in files for path in pair[:3] if path is not None}
+    for pair in files:
+        for out in (pair.out, _flow_path(pair.out)) if flow else (pair.out,):
+            if reason := taken.get(out.resolve()):
+                raise ValueError(f'--out would overwrite {out}, which {reason}; choose another --out.')
+            taken[out.resolve()] = 'is another result'
 
 
 def _load(pair: Pair, invert_mask: bool, invert_sketch: bool, max_pixels: int) -> _Loaded:

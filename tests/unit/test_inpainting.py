@@ -302,6 +302,26 @@ def test_folders_are_matched_by_name_and_images_of_one_size_share_a_batch(tmp_pa
         np.testing.assert_array_equal(read(tmp_path / 'out' / f'{name}.png'), single)
 
 
+def test_results_do_not_overwrite_inputs_or_each_other(tmp_path):
+    for name in ('a', 'a_flow'):
+        for folder in ('images', 'masks'):
+            write(tmp_path / folder / f'{name}.png', photo() if folder == 'images' else hole())
+    images, masks = tmp_path / 'images', tmp_path / 'masks'
+    before = read(images / 'a.png')
+    for out in (images, masks, tmp_path / 'new' / '..' / 'images'):
+        with pytest.raises(ValueError, match=r'would overwrite .*a\.png, which is an input'):
+            inpainting.inpaint_files(_Model(), inpainting.pairs(images, masks, out))
+    np.testing.assert_array_equal(read(images / 'a.png'), before)
+    with pytest.raises(ValueError, match=r'would overwrite .*a_flow\.png, which is another result'):
+        inpainting.inpaint_files(_Model(), inpainting.pairs(images, masks, tmp_path / 'out'), flow=True)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    run(tmp_path, photo(), hole(), out='ä' * 125 + '.png')
+    assert len(list(tmp_path.glob('ä*.png'))) == 1
+
+
 def test_folders_that_do_not_match_are_refused(tmp_path):
     for name in ('a', 'b'):
         write(tmp_path / 'images' / f'{name}.png', photo())
