@@ -33,9 +33,18 @@ from jax.sharding import Mesh
 from pegan_jax import config as configs
 from pegan_jax import ops
 from pegan_jax.gan import GAN, Stage
+from pegan_jax.models import deepfill
 from pegan_jax.train.report import matmul_flops
 from pegan_jax.train.state import TrainState
-from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
+from pegan_jax.train.step import (
+    as_floats,
+    compile_step,
+    data_mesh,
+    device_step,
+    due_updates,
+    place_batch,
+    replicated_state,
+)
 
 
 def best_seconds(run: Callable, repeats: int) -> float:
@@ -88,17 +97,57 @@ def compile_timed(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, dic
     }
 
 
+def random_batch(config: configs.Config, batch: int) -> dict[str, np.ndarray]:
+    """Rows of a batch as the data give them."""
+    rng, shape = np.random.default_rng(0), (batch, *config.data.size)
+    edges = {} if config.data.edges == 'none' else {'edge': 255 * rng.integers(0, 2, (*shape, 1), np.uint8)}
+    return {'image': rng.integers(0, 256, (*shape, 3), np.uint8), **edges}
+
+
+def counted_gan(config: configs.Config) -> GAN:
+    """The system whose FLOPs are those of the definition: one that computes nothing twice."""
+    changes = {}
+    if config.system == 'cips':
+        changes = {'train_chunk': math.prod(config.model.size)}
+    elif config.system == 'deepfill':
+        changes = {'fuse': False}  # which takes additions only, but is computed in strips that overlap
+    model = dataclasses.replace(config.model, **changes)
+    return configs.system_module(config.system).build(dataclasses.replace(config, model=model))
+
+
 def bench_generator(config: configs.Config, gan: GAN, variables: dict, batch: int, repeats: int) -> dict:
-    """G on its native grid, without noise."""
-    z = jax.random.normal(jax.random.key(1), (batch, config.model.z_dim))
-    compiled, costs = compile_timed(jax.jit(gan.sample).lower(variables, z))
-    seconds = best_seconds(lambda: compiled(variables, z), repeats)
+    """G on its native grid, without noise; or its completions of images."""
+    if gan.inputs is None:
+        inputs = jax.random.normal(jax.random.key(1), (batch, config.model.z_dim))
+    else:
+        rows = {**random_batch(config, batch), 'index': np.arange(batch)}
+        inputs = jax.jit(lambda rows: gan.inputs(as_floats(rows), jax.random.key(1)))(rows)
+    compiled, costs = compile_timed(jax.jit(gan.sample).lower(variables, inputs))
+    seconds = best_seconds(lambda: compiled(variables, inputs), repeats)
     return {
         'seconds': seconds,
-        'flops': definition_flops(gan.sample, variables, z),
+        'flops': definition_flops(counted_gan(config).sample, variables, inputs),
         **costs,
         'images_per_second': batch / seconds,
     }
+
+
+def bench_attention(config: configs.Config, batch: int, repeats: int) -> dict:
+    """The contextual attention of DeepFillv2 alone, with a mask; FLOPs are those of scores and of pasting."""
+    model, (height, width) = config.model, config.model.size
+    mask = jnp.zeros((1, height, width, 1)).at[:, height // 4 : height // 2, width // 4 : width // 2].set(1)
+    features = jax.nn.relu(jax.random.normal(jax.random.key(2), (batch, height // 4, width // 4, 2 * model.cnum)))
+
+    def run(features: jax.Array, mask: jax.Array) -> jax.Array:
+        small = deepfill.attention_mask(mask, model)
+        options = {'fuse': model.fuse, 'nearest': model.nearest}
+        return deepfill.contextual_attention(features, features, small, **options).y
+
+    compiled, costs = compile_timed(jax.jit(run).lower(features, mask))
+    seconds = best_seconds(lambda: compiled(features, mask), repeats)
+    positions, patch = height * width // 64, 2 * model.cnum * (9 + 16)
+    flops = 2 * batch * positions**2 * patch
+    return {'seconds': seconds, 'flops': flops, **costs, 'images_per_second': batch / seconds}
 
 
 def stages(config: configs.Config, gan: GAN) -> list[Stage]:
@@ -116,12 +165,7 @@ def bench_step(
 ) -> dict:
     """The programs of one period of the lazy updates, and their mean, weighted by how often each runs."""
     state = jax.tree.map(jnp.copy, state)  # to be donated
-    images = np.random.default_rng(0).integers(0, 256, (batch, *config.data.size, 3), dtype=np.uint8)
-    data = place_batch({'image': images}, 'jit', mesh)
-    counted = gan
-    if config.system == 'cips':  # the count is that of a program that computes nothing twice
-        whole = dataclasses.replace(config.model, train_chunk=math.prod(config.model.size))
-        counted = configs.system_module(config.system).build(dataclasses.replace(config, model=whole))
+    data, counted = place_batch(random_batch(config, batch), 'jit', mesh), counted_gan(config)
     period = math.lcm(*(update.interval for update in gan.updates))
     schedule = [due_updates(gan, step) for step in range(period)]
     programs = []
@@ -177,6 +221,9 @@ def bench(config: configs.Config, batch: int, repeats: int, generator_only: bool
     before = matmul_peaks()
     variables = jax.tree.map(jnp.copy, state.sampling)
     results = {'generator': bench_generator(config, gan, variables, batch, repeats)}
+    if config.system == 'deepfill':
+        results['attention alone'] = bench_attention(config, batch, repeats)
+        results['attention alone']['share'] = results['attention alone']['seconds'] / results['generator']['seconds']
     found = [] if generator_only else stages(config, gan)
     for stage in found:
         name = 'step' if len(found) == 1 else f'step at {stage.resolution}, level {stage.level}'
@@ -184,7 +231,7 @@ def bench(config: configs.Config, batch: int, repeats: int, generator_only: bool
     peaks = {dtype: max(value, before[dtype]) for dtype, value in matmul_peaks().items()}
     # Simulated CPU devices share the cores that one matmul uses.
     for name, result in results.items():
-        devices = 1 if name == 'generator' or jax.default_backend() == 'cpu' else mesh.size
+        devices = 1 if name in ('generator', 'attention alone') or jax.default_backend() == 'cpu' else mesh.size
         for dtype, peak in peaks.items():
             result[f'fraction_of_{dtype}_peak'] = result['flops'] / result['seconds'] / (devices * peak)
     return {'machine': machine(), 'batch': batch, 'matmul_peaks': peaks, 'results': results, 'peak_bytes': peak_bytes()}
@@ -202,6 +249,8 @@ def report(results: dict) -> Iterator[str]:
             f'{r["flops"] / results["batch"] / 1e9:.5g} GFLOP per image, {fractions}; '
             f'compiled in {r["compile_seconds"]:.1f} s, buffers {r["program_bytes"] / 2**20:,.0f} MiB'
         )
+        if 'share' in r:
+            yield f"  {r['share']:.1%} of the generator's time"
         for p in r.get('programs', ()):
             yield (
                 f'  {p["share"]:.1%} of steps, updates {p["updates"]}: {p["seconds"]:.4g} s, compiled in '
@@ -210,10 +259,11 @@ def report(results: dict) -> Iterator[str]:
     yield f'most memory in use: {results["peak_bytes"] / 2**20:,.0f} MiB'
 
 
-# What `--system` alone stands for.
+# What `--system` alone stands for. '... at SIZE' is the generator at another size, one image at a time.
 SUITES = {
     'cips': ('cips:ffhq256',),
     'dcgan': ('dcgan:celeba64',),
+    'deepfill': ('deepfill', *(f'deepfill at {size}' for size in ('256', '512,680', '1024'))),
     'mspie': ('mspie:f',),
     'pggan': ('pggan:celeba128',),
     'singan': ('singan',),
@@ -234,8 +284,11 @@ def main() -> None:
     args, overrides = parser.parse_known_args()
     everything = {}
     for name in (args.config,) if args.config else SUITES[args.system]:
-        config = configs.load_config(name, [o.removeprefix('--config.') for o in overrides])
-        everything[name] = bench(config, args.batch or config.train.batch_size, args.repeats, args.generator_only)
+        spec, _, size = name.partition(' at ')
+        sizes = [f'{section}={size}' for section in ('model.img_resolution', 'data.resolution') if size]
+        config = configs.load_config(spec, [*sizes, *(o.removeprefix('--config.') for o in overrides)])
+        batch = 1 if size else args.batch or config.train.batch_size
+        everything[name] = bench(config, batch, args.repeats, args.generator_only or bool(size))
         print(name, *report(everything[name]), sep='\n', flush=True)
         everything[name]['config'] = configs.to_dict(config)
     if args.json:

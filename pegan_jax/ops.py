@@ -245,36 +245,29 @@ def _down_pads(f: jax.Array | None, down: Factor) -> list[tuple[int, int]]:
     return [((k - d + 1) // 2, (k - d) // 2) for k, d in zip(_taps(f), _pair('down', down), strict=True)]
 
 
-def _phases(n: int, taps: int, up: int, down: int, pad: tuple[int, int], dilation: int) -> tuple[list, int, int]:
+def _phases(n: int, taps: int, up: int, down: int, pad: tuple[int, int]) -> tuple[list, int, int]:
     """The output along one axis, split by position modulo up / gcd(up, down).
 
     Returns: one list per phase of (tap, first input position), the step between input positions, the output length.
     """
     common = math.gcd(up, down)
-    offsets = [[r * down + k * dilation - pad[0] for k in range(taps)] for r in range(up // common)]
+    offsets = [[r * down + k - pad[0] for k in range(taps)] for r in range(up // common)]
     phases = [[(k, o // up) for k, o in enumerate(row) if o % up == 0] for row in offsets]
-    return phases, down // common, (n * up + sum(pad) - (taps - 1) * dilation - 1) // down + 1
+    return phases, down // common, (n * up + sum(pad) - taps) // down + 1
 
 
 def _shifted_sum(
-    x: jax.Array,
-    taps: tuple,
-    up: tuple,
-    down: tuple,
-    pads: tuple,
-    channels: int,
-    term: Callable,
-    dilation: int = 1,
+    x: jax.Array, taps: tuple, up: tuple, down: tuple, pads: tuple, channels: int, term: Callable
 ) -> jax.Array:
     """Correlation with taps [K, L] as a sum of shifted slices of x, without ever making the zeros of upsampling.
 
     Args:
       x: [N, H, W, C].
-      taps, up, down, pads: of (rows, columns); dilation: distance of the taps.
+      taps, up, down, pads: of (rows, columns).
       term: (i, j, [N, h, w, C]) -> [N, h, w, channels], what tap (i, j) adds at the positions that meet it.
     Returns: [N, H', W', channels], float32 at least.
     """
-    plans = [_phases(*axis, dilation) for axis in zip(x.shape[1:3], taps, up, down, pads, strict=True)]
+    plans = [_phases(*axis) for axis in zip(x.shape[1:3], taps, up, down, pads, strict=True)]
     starts, spans, counts, dtype = [], [], [], jnp.promote_types(x.dtype, jnp.float32)
     for n, (phases, step, out) in zip(x.shape[1:3], plans, strict=True):
         count = -(-out // len(phases))
@@ -481,8 +474,8 @@ def _conv(
         if up == 1:
             x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
             pads = ((0, 0), (0, 0))
-        wide = groups == 1 and channels * features >= 2**13
-        if wide and (height, width, up, dilation, *stride) == (3, 3, 1, 1, 1, 1) and min(outs) >= 64:
+        wide = groups == 1 and dilation == 1 and channels * features >= 2**13
+        if wide and (height, width, up, *stride) == (3, 3, 1, 1, 1) and min(outs) >= 64:
             return _winograd(x, kernel)
         if wide or (groups == 1 and up > 1):
             dtype = jnp.promote_types(x.dtype, jnp.float32)
@@ -490,8 +483,7 @@ def _conv(
             def term(i: int, j: int, part: jax.Array) -> jax.Array:
                 return jnp.einsum('nhwc,cd->nhwd', part, kernel[i, j], preferred_element_type=dtype)
 
-            y = _shifted_sum(x, (height, width), (up, up), stride[::-1], pads, features, term, dilation)
-            return y.astype(x.dtype)
+            return _shifted_sum(x, (height, width), (up, up), stride[::-1], pads, features, term).astype(x.dtype)
     return jax.lax.conv_general_dilated(
         x,
         kernel,

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from pegan_jax.__main__ import main
 from pegan_jax.interop.reader import ForeignFileError
 from pegan_jax.metrics import features
 
@@ -38,7 +40,7 @@ def test_vgg_is_that_of_torchvision_behind_three_pools(tmp_path, convolutions):
     params = features.load_vgg(foreign.write_state_dict(tmp_path / 'vgg16.pth', convolutions | classifier))
     images = np.random.default_rng(1).random((2, 19, 16, 3), np.float32)
     got = jax.jit(features.vgg_pools)(params, images)
-    normal = (images - np.array(features.IMAGENET_MEAN)) / np.array(features.IMAGENET_STD)
+    normal = (images - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     maps = by_hand(convolutions, np.moveaxis(normal, -1, 1).astype(np.float32))
     assert [g.shape for g in got] == [(2, 9, 8, 64), (2, 4, 4, 128), (2, 2, 2, 256)]
     for g, want in zip(got, maps[:3], strict=True):
@@ -89,7 +91,9 @@ def test_hed_fuses_enlarged_side_outputs_of_the_image_in_bgr(tmp_path, convoluti
         params = features.load_hed(hed_file(tmp_path / 'hed.pth', convolutions, heads, interleaved=interleaved))
         drawings.append(features.hed_edges(params, image))
     np.testing.assert_array_equal(*drawings)
-    padded = np.pad(image, ((0, 0), (0, 24), (0, 0)), mode='edge')[..., ::-1] - np.array(features.HED_MEAN)
+    padded = np.pad(image, ((0, 0), (0, 24), (0, 0)), mode='edge')[..., ::-1] - np.array(
+        [104.007, 116.66877, 122.67891]
+    )
     maps = by_hand(convolutions, np.moveaxis(padded, -1, 0)[None].astype(np.float32))
     logits = heads[5][1][0]
     for n, (x, (weight, bias)) in enumerate(zip(maps, heads[:5], strict=True)):
@@ -100,6 +104,11 @@ def test_hed_fuses_enlarged_side_outputs_of_the_image_in_bgr(tmp_path, convoluti
     assert drawings[0].shape == (64, 40, 1) and drawings[0].dtype == np.uint8
     assert np.std(want) > 5
     np.testing.assert_allclose(drawings[0][..., 0], want, atol=0.6)
+    (tmp_path / 'images').mkdir()
+    Image.fromarray(image).save(tmp_path / 'images' / 'a.png')
+    weights = ['--method', 'hed', '--weights', str(tmp_path / 'hed.pth')]
+    assert main(['edges', '--folder', str(tmp_path / 'images'), '--out', str(tmp_path / 'lines'), *weights]) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'lines' / 'a_edge.png')), drawings[0][..., 0])
 
 
 def test_files_that_are_not_hed_are_refused(tmp_path, convolutions, heads):

@@ -72,6 +72,18 @@ def test_all_valid_is_an_ordinary_convolution_away_from_the_border():
     assert np.all(valid == 1)
 
 
+@pytest.mark.parametrize('padding', ['SAME', ((0, 1), (1, 1))])
+def test_padding_is_an_invalid_border(padding):
+    """SAME pads 6 rows of a layer with stride 2 behind only, and 7 columns on both sides."""
+    x, valid = jax.random.normal(jax.random.key(0), (1, 6, 7, 2)), hole(6, 7, 3, 3)
+    params = {'kernel': jax.random.normal(jax.random.key(1), (3, 3, 2, 3)), 'bias': jnp.array([1.0, 2.0, 3.0])}
+    got = run(PartialConv(3, 3, 2, padding), x, valid, params)
+    around = ((0, 0), (0, 1), (1, 1), (0, 0))
+    want = run(PartialConv(3, 3, 2, ((0, 0), (0, 0))), jnp.pad(x, around), jnp.pad(valid, around), params)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(('size', 'rows', 'columns'), [(3, 5, 11), (5, 9, 9), (7, 13, 4)])
 def test_a_hole_shrinks_by_half_the_kernel_on_each_side_and_is_gone_when_the_shorter_side_is(size, rows, columns):
     valid, x = hole(24, 28, rows, columns), np.ones((1, 24, 28, 1), np.float32)
