@@ -130,8 +130,8 @@ def check_model(model: Model, *, sketch: bool = False) -> None:
         raise ValueError(f'the model is of system {model.config.system!r}; completing images needs deepfill or pconv.')
     if sketch and not getattr(model.config.model, 'guided', False):
         raise ValueError(
-            'this model takes no sketch: it was trained without (model.guided=False). Leave the sketch out, or train a '
-            'guided one, such as configs/deepfill.py:guided.'
+            'this model takes no sketch: it was trained without. Leave the sketch out, or use a DeepFillv2 with '
+            'model.guided=True, such as configs/deepfill.py:guided.'
         )
 
 
