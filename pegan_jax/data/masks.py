@@ -250,13 +250,10 @@ def binary(image: np.ndarray, name: str, *, invert: bool = False) -> np.ndarray:
     return (holes != invert).astype(np.uint8)
 
 
-def read_folder(
-    folder: str | pathlib.Path, height: int, width: int, *, invert: bool = False, max_pixels: int = 100_000_000
-) -> np.ndarray:
+def read_folder(folder: str | pathlib.Path, height: int, width: int, *, max_pixels: int = 100_000_000) -> np.ndarray:
     """All masks in a folder, searched recursively, in the order of their paths, resized by nearest neighbours.
 
     Args:
-      invert: the files have known pixels in white, not holes.
       max_pixels: larger files are refused before they are decoded.
     Returns: [K, height, width] uint8; 1 is a hole. All are held in memory.
     Raises: ConfigError if there is no such folder, no image in it, an image that cannot be read, or no hole in any.
@@ -274,10 +271,10 @@ def read_folder(
     masks = np.empty((len(paths), height, width), np.uint8)
     for k, path in enumerate(paths):
         try:
-            mask = binary(sources.decode_image(path.read_bytes(), max_pixels), str(path), invert=invert)
+            mask = binary(sources.decode_image(path.read_bytes(), max_pixels), str(path))
         except (sources.UnreadableImage, OSError) as error:
             raise ConfigError(f'mask {path} is unusable: {error}; repair it or take it out of the folder.') from error
         masks[k] = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     if not masks.any():
-        raise ConfigError(f'no mask in {str(folder)!r} has a hole; white is a hole, or set invert.')
+        raise ConfigError(f'no mask in {str(folder)!r} has a hole; white is a hole.')
     return masks
