@@ -48,6 +48,14 @@ def test_only_zero_padding_makes_the_mean_depend_on_position_and_most_in_corners
     assert corners > edges > 3 * noise > middle
 
 
+def test_deviations_are_in_standard_deviations_and_spreads_relative_to_the_middle():
+    ramp = np.arange(9.0)[:, None] * np.ones((9, 9))
+    for scale in (1, 3):
+        m = analysis.Moments(scale * ramp[..., None], np.full((9, 9, 1), (2.0 * scale) ** 2), 100)
+        np.testing.assert_allclose(analysis.deviation(m), np.abs(ramp - ramp[4, 4]) / 2)
+        np.testing.assert_allclose(analysis.spread(m), 1)
+
+
 def test_zero_padding_freezes_the_border(layers):
     bare, padded = (analysis.moments(sources(layers)[p], KEY, 2048)['conv 1'] for p in (False, True))
     assert np.abs(analysis.spread(bare) - 1).max() < 0.1
