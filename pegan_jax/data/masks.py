@@ -256,7 +256,8 @@ def read_folder(folder: str | pathlib.Path, height: int, width: int, *, max_pixe
     Args:
       max_pixels: larger files are refused before they are decoded.
     Returns: [K, height, width] uint8; 1 is a hole. All are held in memory.
-    Raises: ConfigError if there is no such folder, no image in it, an image that cannot be read, or no hole in any.
+    Raises: ConfigError if there is no such folder, no image in it, an image that cannot be read or is a hole
+      everywhere, or no hole in any.
     """
     from pegan_jax.data import sources  # not above: it imports the dataset libraries, and models import this module
 
@@ -275,6 +276,8 @@ def read_folder(folder: str | pathlib.Path, height: int, width: int, *, max_pixe
         except (sources.UnreadableImage, OSError) as error:
             raise ConfigError(f'mask {path} is unusable: {error}; repair it or take it out of the folder.') from error
         masks[k] = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+        if masks[k].all():
+            raise ConfigError(f'mask {path} is a hole everywhere: white is a hole. Turn it around, or take it out.')
     if not masks.any():
         raise ConfigError(f'no mask in {str(folder)!r} has a hole; white is a hole.')
     return masks

@@ -246,6 +246,8 @@ def open_folder(
     names = image_names(root)
     edge_of = edge_files(names)
     names = sorted(set(names) - set(edge_of.values()))
+    if edge_of and not edges:
+        logger.warning('%d files in %s are named as the edges of others (*_edge) and left out.', len(edge_of), folder)
     bad = _defects(root, names, max_pixels, workdir)
     if edges:
         without = [n for n in names if n not in edge_of]

@@ -96,12 +96,13 @@ def test_files_of_edges_are_cut_and_mirrored_as_their_images(tmp_path):
     assert 0 < mirrored.sum() < 32 and len(np.unique(batch['image'][:, 0, :, 1].min(axis=1))) > 2
 
 
-def test_files_of_edges_are_no_images_of_the_folder(tmp_path):
+def test_files_of_edges_are_no_images_of_the_folder(tmp_path, caplog):
     folder_of_images(tmp_path)
     save(tmp_path / 'knife_edge.png', np.zeros((4, 9, 3), np.uint8))  # there is no knife
     source = sources.open_folder(str(tmp_path), 1000, tmp_path / 'run')
     assert [path.name for path in source.paths] == ['0.png', '1.png', '2.png', '3.png', 'knife_edge.png']
     assert 'edge' not in source[0]
+    assert 'named as the edges of others (*_edge) and left out' in caplog.text
 
 
 def test_a_missing_file_of_edges_is_named_with_what_to_do(tmp_path):

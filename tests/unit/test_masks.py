@@ -211,6 +211,10 @@ def test_folders_without_usable_masks_are_refused(tmp_path):
     save(tmp_path / 'black.png', np.zeros((8, 8), np.uint8))
     with pytest.raises(ConfigError, match='has a hole'):
         masks.read_folder(tmp_path, 8, 8)
+    save(tmp_path / 'all.png', np.full((8, 8), 255, np.uint8))
+    with pytest.raises(ConfigError, match=r'all\.png is a hole everywhere'):
+        masks.read_folder(tmp_path, 8, 8)
+    (tmp_path / 'all.png').unlink()
     (tmp_path / 'broken.png').write_bytes(b'no image')
     with pytest.raises(ConfigError, match=r'broken\.png is unusable'):
         masks.read_folder(tmp_path, 8, 8)
