@@ -88,17 +88,37 @@ class Config:
             raise ConfigError(f'model.img_resolution={self.img_resolution}: sides must be multiples of 8.')
         if self.conv_type != 'gated' and self.gate != 'full':
             raise ConfigError(f"model.gate={self.gate!r} needs model.conv_type='gated', got {self.conv_type!r}.")
-        if (self.masks == 'folder') != (self.mask_folder is not None):
-            raise ConfigError(
-                f"model.masks={self.masks!r} and model.mask_folder={self.mask_folder!r}: masks='folder' needs one, "
-                'and the other masks have none.'
-            )
+        check_masks(self)
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the training images."""
         side = self.img_resolution
         return (side, side) if isinstance(side, int) else side
+
+
+# What partial convolutions need too ----------------------------------------------------------------------------------
+
+
+def check_masks(model: Any) -> None:
+    """Raises ConfigError unless there is a folder of masks where, and only where, masks come from one."""
+    if (model.masks == 'folder') != (model.mask_folder is not None):
+        raise ConfigError(
+            f"model.masks={model.masks!r} and model.mask_folder={model.mask_folder!r}: masks='folder' needs one, and "
+            'the other masks have none.'
+        )
+
+
+def check_data(config: Any) -> None:
+    """Raises ConfigError unless images have the model's size, and no labels."""
+    data, model = config.data, config.model
+    if data.size != model.size:
+        raise ConfigError(
+            f'data.resolution={data.resolution} differs from model.img_resolution={model.img_resolution}: set both to '
+            'the same size.'
+        )
+    if data.labels:
+        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
 
 
 # Padding and nearest resizing -----------------------------------------------------------------------------------------
@@ -686,13 +706,7 @@ def g_main(model: Config, params: dict, d_params: dict, buffers: dict, batch: di
 def validate(config: Any) -> None:
     """Checks a whole run configuration whose model is a `Config`. Raises ConfigError."""
     data, model = config.data, config.model
-    if data.size != model.size:
-        raise ConfigError(
-            f'data.resolution={data.resolution} differs from model.img_resolution={model.img_resolution}: set both to '
-            'the same size.'
-        )
-    if data.labels:
-        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
+    check_data(config)
     if model.guided != (data.edges != 'none'):
         raise ConfigError(
             f'model.guided={model.guided} and data.edges={data.edges!r}: sketches are made of edges; set '

@@ -20,7 +20,7 @@ from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.data import masks
 from pegan_jax.gan import GAN, Stage, Update, sample_keys
 from pegan_jax.layers import BatchNorm, PartialConv
-from pegan_jax.models.deepfill import composite, double
+from pegan_jax.models.deepfill import check_data, check_masks, composite, double
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +63,7 @@ class Config:
                 f'model.img_resolution={self.img_resolution}: sides must be at least 8 and, for {self.levels} levels, '
                 f'multiples of {2**self.levels}.'
             )
-        if (self.masks == 'folder') != (self.mask_folder is not None):
-            raise ConfigError(
-                f"model.masks={self.masks!r} and model.mask_folder={self.mask_folder!r}: masks='folder' needs one, "
-                'and the other masks have none.'
-            )
+        check_masks(self)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -211,14 +207,8 @@ def total(terms: dict[str, jax.Array]) -> jax.Array:
 
 def validate(config: Any) -> None:
     """Checks a whole run configuration whose model is a `Config`. Raises ConfigError."""
-    data, model = config.data, config.model
-    if data.size != model.size:
-        raise ConfigError(
-            f'data.resolution={data.resolution} differs from model.img_resolution={model.img_resolution}: set both to '
-            'the same size.'
-        )
-    if data.labels:
-        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
+    data = config.data
+    check_data(config)
     if data.edges != 'none':
         raise ConfigError(f"data.edges={data.edges!r}, but partial convolutions take no sketch; set it to 'none'.")
 
