@@ -20,8 +20,8 @@ images. None of them has been repeated with this library.
   wide              1.4 times the width: about the parameters of gated convolutions, for partial and vanilla
   port              what differs in the PyTorch port of the program, with its spectral norm
 
-small is the same program on windows of 64 pixels of any photographs, with a third of the width and a larger rate, for
-some ten minutes on two CPU cores. tiny is for tests: small procedural images, a hundred steps.
+small is the same program on windows of 64 pixels of any photographs, with a third of the width, a larger rate and 2000
+steps, for a CPU. tiny is for tests: small procedural images, a hundred steps.
 """
 
 import dataclasses

@@ -18,7 +18,7 @@ Arguments combine with commas: one of the runs (default: singan), disc-nobn, and
   animation     any                          noise of the size that blocks need, for `edit animate`
   disc-nobn     (combines with all)          critics without batch normalisation
 
-small is at most 120 pixels with a fifth of the iterations, some ten minutes on two CPU cores; tiny is for tests.
+small is at most 120 pixels with a fifth of the iterations, some half an hour on two CPU cores; tiny is for tests.
 The images are those of the publications; none comes with this library, and none of the runs has been repeated with it.
 """
 
