@@ -613,6 +613,11 @@ def _edges(args: argparse.Namespace, _: list[str]) -> None:
         )
     if not args.folder.is_dir():
         raise ValueError(f'--folder {args.folder} is not a folder of images.')
+    if args.folder.resolve() in args.out.resolve().parents:
+        raise ValueError(
+            f'--out {args.out} lies inside of --folder {args.folder}, whose images would then include '
+            'the edges; choose the folder itself, or one outside.'
+        )
     names = sources.image_names(args.folder)
     names = sorted(set(names) - set(sources.edge_files(names).values()))
     if not names:

@@ -146,10 +146,17 @@ def test_the_command_writes_what_training_then_reads(tmp_path, capsys):
     assert len(sources.open_folder(str(tmp_path), 10**6, tmp_path / 'run', edges=True)) == 2
 
 
+def test_edges_do_not_go_where_they_would_be_images(tmp_path, capsys):
+    folder_of_images(tmp_path)
+    assert main(['edges', '--folder', str(tmp_path), '--out', str(tmp_path / 'lines')]) == 1
+    assert 'lies inside of --folder' in capsys.readouterr().err and not (tmp_path / 'lines').exists()
+
+
 def test_images_that_would_share_a_file_of_edges_are_refused(tmp_path, capsys):
+    (tmp_path / 'in').mkdir()
     for name in ('a.png', 'a.jpg', 'b.png'):
-        save(tmp_path / name, np.zeros((24, 16, 3), np.uint8))
-    assert main(['edges', '--folder', str(tmp_path), '--out', str(tmp_path / 'out')]) == 1
+        save(tmp_path / 'in' / name, np.zeros((24, 16, 3), np.uint8))
+    assert main(['edges', '--folder', str(tmp_path / 'in'), '--out', str(tmp_path / 'out')]) == 1
     assert 'a.jpg and a.png would share one file' in capsys.readouterr().err and not (tmp_path / 'out').exists()
 
 
