@@ -1,6 +1,6 @@
 """Kinds of convolution for inpainting, compared on procedural worlds: one network, one budget, other convolutions.
 
-python benchmarks/inpainting.py --out FOLDER [--side 64] [--steps 500] [--batch 8] [--cnum 16] [--seeds 0 1]
+python benchmarks/inpainting.py --out FOLDER [--side 64] [--steps 1200] [--batch 8] [--cnum 16] [--seeds 0 1]
 
 Trains each of METHODS with each seed, without and (where it says so) with sketches, by the losses and masks of
 DeepFillv2 with a rate of 1e-3, and scores all on the same held-out worlds and masks, with scikit-image's biharmonic
@@ -99,7 +99,7 @@ def picture(columns: list[np.ndarray]) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=pathlib.Path, required=True)
-    for name, value in (('side', 64), ('steps', 500), ('batch', 8), ('cnum', 16)):
+    for name, value in (('side', 64), ('steps', 1200), ('batch', 8), ('cnum', 16)):
         parser.add_argument(f'--{name}', type=int, default=value)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     args = parser.parse_args()

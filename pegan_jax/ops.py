@@ -469,11 +469,24 @@ def _conv(
         raise ValueError(f'x of shape {x.shape} with padding {sides} is smaller than the kernel {kernel.shape}.')
     kernel = kernel.astype(x.dtype)
     # XLA's convolutions on CPU reach a third of what its matmuls do, the gradient of one with dilated input takes a
-    # hundred times as long, and so does that of a kernel if the padding is larger than half of it (docs/decisions.md).
+    # hundred times as long, and so does that of a kernel if the padding is larger than half of it. Those of depthwise
+    # ones take 4 to 12 times as long as a sum of shifted products (docs/decisions.md).
     if jax.default_backend() == 'cpu':
         if up == 1:
             x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
             pads = ((0, 0), (0, 0))
+        if up == 1 and channels == 1 and features == groups:
+            slices = [
+                [slice(tap * dilation, tap * dilation + (out - 1) * step + 1, step) for tap in range(k)]
+                for k, out, step in zip((height, width), outs, stride[::-1], strict=True)
+            ]
+            dtype = jnp.promote_types(x.dtype, jnp.float32)
+            products = (
+                x[:, row, column].astype(dtype) * kernel[i : i + 1, j : j + 1].astype(dtype)
+                for i, row in enumerate(slices[0])
+                for j, column in enumerate(slices[1])
+            )
+            return sum(products).astype(x.dtype)
         wide = groups == 1 and dilation == 1 and channels * features >= 2**13
         if wide and (height, width, up, *stride) == (3, 3, 1, 1, 1) and min(outs) >= 64:
             return _winograd(x, kernel)

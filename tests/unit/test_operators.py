@@ -181,13 +181,19 @@ def test_filtered_lrelu_adds_the_bias_before_it_pads():
 # Convolutions ---------------------------------------------------------------------------------------------------------
 
 
-def direct(x, kernel, stride=(1, 1), padding=((0, 0), (0, 0)), groups=1):
+def direct(x, kernel, stride=(1, 1), padding=((0, 0), (0, 0)), groups=1, dilation=1):
     return jax.lax.conv_general_dilated(
-        x, kernel, stride, padding, dimension_numbers=DIMENSIONS, feature_group_count=groups
+        x,
+        kernel,
+        stride,
+        padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=DIMENSIONS,
+        feature_group_count=groups,
     )
 
 
-# Large enough for what a CPU takes: the first two Winograd's algorithm, the others sums of matmuls.
+# For what a CPU takes: first Winograd's algorithm, then sums of matmuls (both large enough), then sums of products.
 CONV_CASES = [
     ((1, 65, 66, 64), (3, 3, 64, 128), {'padding': (1, 0, 2, 1)}),
     ((1, 68, 69, 128), (3, 3, 128, 64), {'padding': (0, -2, 1, -1)}),
@@ -195,6 +201,9 @@ CONV_CASES = [
     ((2, 9, 8, 64), (3, 3, 64, 128), {'padding': 1, 'stride': 2}),
     ((2, 9, 8, 64), (1, 1, 64, 128), {'padding': 1}),
     ((1, 9, 8, 64), (2, 3, 64, 128), {'padding': (2, 0, 0, 1), 'stride': (3, 1)}),
+    ((2, 9, 8, 6), (3, 3, 1, 6), {'padding': 1, 'groups': 6}),
+    ((2, 9, 8, 6), (5, 3, 1, 6), {'padding': (2, 0, -1, 1), 'stride': (2, 3), 'groups': 6}),
+    ((2, 9, 8, 6), (3, 2, 1, 6), {'padding': 2, 'dilation': 4, 'groups': 6}),
 ]
 
 
@@ -207,7 +216,8 @@ def test_conv2d_and_its_gradient_are_those_of_a_plain_convolution(shape, kernel_
 
     @jax.jit
     def both(x, kernel):
-        want, pull = jax.vjp(lambda x, k: direct(x, k, strides, ((top, bottom), (left, right))), x, kernel)
+        rest = {name: options[name] for name in ('groups', 'dilation') if name in options}
+        want, pull = jax.vjp(lambda x, k: direct(x, k, strides, ((top, bottom), (left, right)), **rest), x, kernel)
         got, pull_got = jax.vjp(lambda x, k: ops.conv2d(x, k, **options), x, kernel)
         return (got, *pull_got(jnp.cos(want))), (want, *pull(jnp.cos(want)))
 
@@ -224,13 +234,16 @@ def test_a_cpu_takes_matmuls_for_wide_layers_and_other_devices_convolutions(monk
     assert count(x, kernel, 'dot_general[') == 2 + 16  # the kernel's transform; one product per element of a tile
     assert count(x[:, :65], kernel, 'dot_general[') == 9
     assert count(x[..., :4], kernel[:, :, :4], 'conv_general_dilated[') == 1
+    assert count(x, kernel[:, :, :1, :64], 'conv_general_dilated[', groups=64) == 0
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     assert count(x, kernel, 'conv_general_dilated[') == 1
 
 
-def test_conv2d_of_bfloat16_is_close_and_stays_bfloat16():
-    x, kernel = jnp.float32(draw(1, 66, 66, 64)), jnp.float32(draw(3, 3, 64, 128)) / 24
-    exact, rough = jax.jit(lambda x, k: (ops.conv2d(x, k), ops.conv2d(x.astype(jnp.bfloat16), k)))(x, kernel)
+@pytest.mark.parametrize('shape, groups', [((3, 3, 64, 128), 1), ((3, 3, 1, 64), 64)])
+def test_conv2d_of_bfloat16_is_close_and_stays_bfloat16(shape, groups):
+    x, kernel = jnp.float32(draw(1, 66, 66, 64)), jnp.float32(draw(*shape)) / math.sqrt(9 * shape[2])
+    conv = functools.partial(ops.conv2d, groups=groups)
+    exact, rough = jax.jit(lambda x, k: (conv(x, k), conv(x.astype(jnp.bfloat16), k)))(x, kernel)
     assert rough.dtype == jnp.bfloat16
     np.testing.assert_allclose(rough.astype(jnp.float32), exact, atol=0.05)
 
