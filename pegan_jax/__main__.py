@@ -319,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
         '--config', action='append', metavar='FILE[:ARG]', help='a generator with random weights; may be repeated'
     )
     p.add_argument('--step', help="step of the checkpoint of --model, or 'best'; default: the newest")
-    p.add_argument('--samples', type=int, default=4096, help='of maps, a multiple of 64 (default 4096)')
+    p.add_argument('--samples', type=int, help='of maps, a multiple of 64; padding and position only (default 4096)')
     p.add_argument('--seed', type=int, default=0, help='of random weights and of samples (default 0)')
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='FOLDER')
 
@@ -570,8 +570,14 @@ def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
         kind = 'folder' if path.is_dir() or path.suffix.lower() == '.zip' else 'image' if path.is_file() else 'tfds'
         data = dataclasses.replace(data, **({'tfds': None, 'folder': None, 'image': None} | {kind: args.data}))
     data = dataclasses.replace(data, labels=False, edges='none', resolution=args.size or data.resolution)
-    metrics, kinds = (tuple(name.strip() for name in getattr(args, n).split(',')) for n in ('metrics', 'kinds'))
-    evaluation.check_metrics(metrics)
+    metrics, kinds = (
+        tuple(dict.fromkeys(name.strip() for name in getattr(args, n).split(','))) for n in ('metrics', 'kinds')
+    )
+    evaluation.check_metrics(metrics, data.size)
+    if args.out is not None:
+        if args.out.is_dir():
+            raise ValueError(f'--out {args.out} is a folder; name a file, such as {args.out / "scores.json"}.')
+        args.out.parent.mkdir(parents=True, exist_ok=True)
     methods = {}
     if model is not None:
         inpainting.check_model(model)
@@ -654,6 +660,8 @@ def _analyze(args: argparse.Namespace, _: list[str]) -> None:
     from pegan_jax import analysis, analysis_gates
 
     key, model = jax.random.key(args.seed), None if args.model is None else _load(args)
+    if args.samples is not None and args.study not in ('padding', 'position'):
+        raise ValueError(f'--samples {args.samples}: the study {args.study} draws no samples; leave it out.')
     about = {'study': args.study, 'seed': args.seed, 'model': args.model and str(args.model), 'config': args.config}
     if args.study in ('gates', 'skips'):
         names = args.config or ['deepfill:tiny' if args.study == 'gates' else 'pconv:tiny']
@@ -670,7 +678,7 @@ def _analyze(args: argparse.Namespace, _: list[str]) -> None:
             )
         }
     else:
-        about['samples'] = args.samples
+        about['samples'] = samples = args.samples or 4096
         if model is not None:
             sources = {str(args.model): analysis.network_features(model.system, model.config.model, model.variables)}
         elif args.config:
@@ -678,9 +686,9 @@ def _analyze(args: argparse.Namespace, _: list[str]) -> None:
         else:
             sources = analysis.default_sources(key)
         study = analysis.padding_study if args.study == 'padding' else analysis.position_study
-        studies = {args.study: study(sources, key, args.samples)}
+        studies = {args.study: study(sources, key, samples)}
         if args.study == 'padding' and model is None and not args.config:
-            studies['autocorrelation'] = analysis.autocorrelation_study(sources, 'conv 3', key, args.samples)
+            studies['autocorrelation'] = analysis.autocorrelation_study(sources, 'conv 3', key, samples)
     for name, study in studies.items():
         for path in analysis.save(study, args.out, name, about):
             print(path)

@@ -300,6 +300,8 @@ def pick(arg: str, choices: typing.Iterable[str], file: str) -> list[str]:
             raise ConfigError(
                 f'{file} has no argument {word!r}{_nearest(word, choices)}; known: {", ".join(sorted(choices))}.'
             )
+    if {'small', 'tiny'} <= set(words):
+        raise ConfigError(f'{file}: small and tiny exclude each other; choose one of them.')
     return words
 
 

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import pathlib
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -68,10 +70,12 @@ def read_images(data: DataConfig, count: int) -> np.ndarray:
     return np.stack([pipeline.fit(sources.decode_image(e, data.max_pixels), data.size, 'center') for e in encoded])
 
 
-def check_metrics(metrics: Sequence[str]) -> None:
-    """Raises: ValueError for a name that is not among METRICS."""
+def check_metrics(metrics: Sequence[str], size: tuple[int, int]) -> None:
+    """Raises: ValueError for a name that is not among METRICS, or one that needs larger images than (height, width)."""
     if unknown := [name for name in metrics if name not in METRICS]:
         raise ValueError(f'unknown metric {unknown[0]!r}; known: {", ".join(METRICS)}.')
+    if 'ssim' in metrics:
+        measures.check_ssim(size)
 
 
 def evaluate(
@@ -94,7 +98,7 @@ def evaluate(
       images, None where no image has a finite value.
     Raises: ValueError for an unknown metric, and as the measures.
     """
-    check_metrics(metrics)
+    check_metrics(metrics, images.shape[1:3])
     results = {}
     with tqdm(total=len(methods) * len(masked), unit='image', disable=not progress) as bar:
         for method, complete in methods.items():
@@ -155,5 +159,6 @@ def table(results: dict[str, Any]) -> str:
 def save(results: dict[str, Any], path: pathlib.Path, about: dict[str, Any], metrics: Sequence[str] = METRICS) -> None:
     """Writes `about`, the definitions of the metrics and the results as JSON."""
     definitions = {name: text for metric in metrics for name, text in measures.DEFINITIONS[metric].items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about | {'metrics': definitions, 'results': results}, indent=1) + '\n')
+    unfinished = path.with_name(f'.{uuid.uuid4().hex}')
+    unfinished.write_text(json.dumps(about | {'metrics': definitions, 'results': results}, indent=1) + '\n')
+    os.replace(unfinished, path)

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
+from pegan_jax.data import decode
 from pegan_jax.sampling import Model, to_uint8
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF')
 SUFFIXES = {'.png': 'PNG', '.tif': 'TIFF', '.tiff': 'TIFF'}  # of results: formats that keep every pixel
 LINE = 0.6 * 255  # of sketches: lighter pixels are lines
 _ORIENTATION = 0x0112  # EXIF
@@ -187,7 +187,7 @@ class Picture(NamedTuple):
 
 def _open(path: pathlib.Path, max_pixels: int) -> Image.Image:
     try:
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(path, formats=decode.FORMATS)
     except Exception as error:  # what Pillow raises for damaged files, of many types
         raise ValueError(f'{path} cannot be read as an image: {error}.') from None
     if image.width * image.height > max_pixels:
@@ -213,19 +213,10 @@ def read_picture(path: pathlib.Path, max_pixels: int = 100_000_000) -> Picture:
     """
     with _open(path, max_pixels) as image:
         try:
-            image = ImageOps.exif_transpose(image)
-            profile = image.info.get('icc_profile') if image.mode in ('RGB', 'RGBA') else None
-            if image.mode == 'F':
-                raise ValueError('float pixels have no defined range')
-            if image.mode.startswith('I'):
+            if decode.has_16_bits(image):
                 logger.warning('%s has 16 bits per channel; the result has 8.', path)
-                grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-                levels = np.round(grey / 257).astype(np.uint8)
-                return Picture(np.repeat(levels[..., None], 3, axis=-1), None, profile)
-            if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
-                pixels = np.asarray(image.convert('RGBA'))
-                return Picture(pixels[..., :3], pixels[..., 3], profile)
-            return Picture(np.asarray(image.convert('RGB')), None, profile)
+            profile = image.info.get('icc_profile') if image.mode in ('RGB', 'RGBA') else None
+            return Picture(*decode.to_rgb(image), profile)
         except Exception as error:  # as above, and what Pillow raises for damaged files, of many types
             raise ValueError(f'{path} cannot be decoded: {error}.') from None
 

@@ -21,17 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from pegan_jax.config import ConfigError
-from pegan_jax.data import worlds
+from pegan_jax.data import decode, worlds
 from pegan_jax.sampling import to_uint8
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
-FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF')
 
 
 class Source(Protocol):
@@ -55,7 +54,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise UnreadableImage('empty file')
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=decode.FORMATS)
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"more pixels than Pillow's limit of {2 * Image.MAX_IMAGE_PIXELS}") from error
     except Exception as error:  # Pillow's decoders raise many types on malformed headers
@@ -80,18 +79,10 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.nda
     try:
         if draft:
             image.draft(None, (1, 1))
-        image = ImageOps.exif_transpose(image)
-        if image.mode == 'F':
-            raise ValueError('float pixels have no defined range')
-        if image.mode.startswith('I'):  # 16 bits, stored in 16 or 32: white is 65535
-            grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-            return np.repeat(np.round(grey / 257).astype(np.uint8)[..., None], 3, axis=-1)
-        if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
-            image = image.convert('RGBA')
-            image = Image.alpha_composite(Image.new('RGBA', image.size, (0, 0, 0, 255)), image)
-        return np.array(image.convert('RGB'))
+        pixels, alpha = decode.to_rgb(image)
     except Exception as error:  # as above, and truncated data
         raise UnreadableImage(f'cannot be decoded: {error}') from error
+    return pixels if alpha is None else np.round(pixels * (alpha[..., None] / 255)).astype(np.uint8)
 
 
 # Folders and ZIP files ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ and `<prefix>.data-00000-of-00001`, the bytes of all arrays. Both have CRC-32C c
 and position that a file declares is checked against the bytes that are really there.
 """
 
+import logging
 import math
 import pathlib
 import re
@@ -17,13 +18,18 @@ import numpy as np
 
 from pegan_jax.interop.reader import MAX_BYTES, ForeignFileError, shown
 
+logger = logging.getLogger(__name__)
+
 MAX_INDEX_BYTES = 16 * 2**20  # an index of a thousand variables has some hundred kilobytes
 MAX_NAMES, MAX_NAME_BYTES = 100_000, 4096
 
 _MAGIC = bytes.fromhex('57fb808b247547db')
 _FOOTER_BYTES, _TRAILER_BYTES = 48, 5
 # Numbers of tensorflow/core/framework/types.proto.
-_DTYPES = {1: '<f4', 2: '<f8', 3: '<i4', 9: '<i8', 14: ml_dtypes.bfloat16, 19: '<f2'}
+_DTYPES = {
+    1: '<f4', 2: '<f8', 3: '<i4', 4: 'u1', 5: '<i2', 6: 'i1', 9: '<i8', 10: '?', 14: ml_dtypes.bfloat16, 17: '<u2',
+    19: '<f2', 22: '<u4', 23: '<u8',
+}  # fmt: skip
 
 
 class _Entry(NamedTuple):
@@ -49,19 +55,19 @@ def find(path: str | pathlib.Path) -> pathlib.Path | None:
     names = ('checkpoint', 'checkpoint.txt')
     named = [path] if path.name in names else []
     for text in [*named, *(path / name for name in names)]:
-        if text.is_file():
-            return _newest(text)
+        if text.is_file() and (index := _newest(text)):
+            return index
     prefix = re.sub(r'\.(index|meta|data-\d{5}-of-\d{5})$', '', path.name)
     index = path.with_name(f'{prefix}.index') if prefix else path
     return index if index.is_file() else None
 
 
-def _newest(text: pathlib.Path) -> pathlib.Path:
+def _newest(text: pathlib.Path) -> pathlib.Path | None:
     with text.open('rb') as stream:
         content = stream.read(2**20).decode('utf-8', 'replace')
     found = re.search(r'^\s*model_checkpoint_path:\s*"([^"\n]*)"', content, re.MULTILINE)
     if found is None:
-        raise ForeignFileError(f'{text} has no line model_checkpoint_path: "PREFIX".')
+        return None
     # The path is that of the machine which wrote it; its last part is what lies here.
     prefix = re.split(r'[/\\]', found[1])[-1]
     index = text.with_name(f'{prefix}.index')
@@ -73,10 +79,12 @@ def _newest(text: pathlib.Path) -> pathlib.Path:
 def read(index: str | pathlib.Path) -> dict[str, np.ndarray]:
     """{variable name: array} of a checkpoint; arrays are read-only.
 
+    Entries that are no plain numbers, such as strings, are left out, with a warning.
+
     Args:
       index: as `find` gives it.
     Raises: ForeignFileError for files that are damaged or cut off, and for what is not read: compressed tables,
-      big-endian files, partitioned variables, types that are no plain numbers.
+      big-endian files, partitioned variables.
     """
     index = pathlib.Path(index)
     try:
@@ -164,7 +172,8 @@ def _index(data: bytes) -> tuple[dict[str, _Entry], int]:
     if not 1 <= shards <= 1000:
         raise ForeignFileError(f'declares {shards} data files; 1 to 1000 are read.')
     names = [_text(key) for key in table]
-    return {name: _entry(name, value) for name, value in zip(names, table.values(), strict=True)}, shards
+    entries = {name: _entry(name, value) for name, value in zip(names, table.values(), strict=True)}
+    return {name: entry for name, entry in entries.items() if entry is not None}, shards
 
 
 def _text(key: bytes) -> str:
@@ -250,13 +259,14 @@ def _submessages(fields: dict[int, list], number: int) -> list[dict[int, list]]:
     return [_message(value) for value in values]
 
 
-def _entry(name: str, value: bytes) -> _Entry:
+def _entry(name: str, value: bytes) -> _Entry | None:
     fields = _message(value)
     if fields.get(7):
         raise ForeignFileError(f'{shown(name)} is a partitioned variable, which is not read.')
     code = _last(fields, 1)
     if code not in _DTYPES:
-        raise ForeignFileError(f'{shown(name)} has the type number {code}; read are {sorted(_DTYPES)}.')
+        logger.warning('left out: %s, whose type, number %d, is no plain number', shown(name), code)
+        return None
     dtype = np.dtype(_DTYPES[code])
     shapes = _submessages(fields, 2)
     sides = [_last(side, 1) for shape in shapes for side in _submessages(shape, 2)]

@@ -67,10 +67,15 @@ def ssim(real: np.ndarray, fake: np.ndarray) -> float:
     """
     from skimage.metrics import structural_similarity
 
-    if min(real.shape[:2]) < 11:
-        raise ValueError(f'ssim has a window of 11 pixels; images of {real.shape[1]} x {real.shape[0]} are too small.')
+    check_ssim(real.shape[:2])
     options = {'gaussian_weights': True, 'sigma': 1.5, 'use_sample_covariance': False}
     return float(structural_similarity(_unit(real), _unit(fake), data_range=1.0, channel_axis=-1, **options))
+
+
+def check_ssim(size: tuple[int, int]) -> None:
+    """Raises: ValueError if images of (height, width) are smaller than the window of `ssim`."""
+    if min(size) < 11:
+        raise ValueError(f'ssim has a window of 11 pixels; images of {size[1]} x {size[0]} are too small.')
 
 
 def tv(image: np.ndarray) -> float:

@@ -68,6 +68,8 @@ def test_unknown_files_and_arguments_name_the_nearest():
         load_config('cipss')
     with pytest.raises(ConfigError, match=r"no argument 'tinny'; did you mean 'tiny'\?"):
         load_config('cips:tinny')
+    with pytest.raises(ConfigError, match='small and tiny exclude each other'):
+        load_config('deepfill:small,tiny')
 
 
 def test_a_misspelt_field_in_a_configuration_file_is_named_with_the_nearest(tmp_path):

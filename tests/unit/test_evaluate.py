@@ -85,7 +85,7 @@ def test_worlds_of_evaluations_are_none_of_those_of_training():
         evaluation.read_images(DataConfig(tfds='nothing_like_this'), 2)
 
 
-def test_the_command_compares_on_a_folder_and_writes_json(tmp_path, capsys):
+def test_the_command_compares_on_a_folder_and_writes_json(tmp_path, capsys, monkeypatch):
     rng = np.random.default_rng(1)
     folder = tmp_path / 'images'
     folder.mkdir()
@@ -93,7 +93,8 @@ def test_the_command_compares_on_a_folder_and_writes_json(tmp_path, capsys):
         Image.fromarray(rng.integers(0, 256, (40, 60, 3)).astype(np.uint8)).save(folder / f'{i}.png')
     out = tmp_path / 'scores.json'
     arguments = ['evaluate', '--method', 'biharmonic', '--data', str(folder), '--size', '16x24', '--masks', '1']
-    assert main([*arguments, '--kinds', 'box', '--metrics', 'l1, ssim', '--out', str(out)]) == 0
+    assert main([*arguments, '--kinds', 'box,box', '--metrics', 'l1, ssim', '--out', str(out)]) == 0
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ['scores.json']
     printed = capsys.readouterr().out
     written = json.loads(out.read_text())
     assert written['size'] == [16, 24] and written['images'] == 2 and written['model'] is None
@@ -110,7 +111,10 @@ def test_the_command_compares_on_a_folder_and_writes_json(tmp_path, capsys):
         (['--kinds', 'brushes'], "unknown kind of mask 'brushes'"),
         (['--masks', '0'], '--masks 0 must be at least 1'),
         (['--data', str(tmp_path / 'nothing')], 'nothing'),
+        (['--size', '10x24'], 'ssim has a window of 11 pixels; images of 24 x 10 are too small'),
+        (['--out', str(folder)], f'--out {folder} is a folder; name a file'),
     ):
+        monkeypatch.setattr(inpainting, 'biharmonic', None)  # refused before any work
         assert main([*arguments, *more]) == 1
         assert match in capsys.readouterr().err
     assert main(['evaluate', '--data', str(folder)]) == 1

@@ -131,6 +131,8 @@ def test_the_command_writes_the_study(tmp_path, monkeypatch, study, capsys):
     assert printed == [str(tmp_path / name) for name in names]
     assert json.loads((tmp_path / 'gates.json').read_text())['numbers'] == study.numbers
     assert Image.open(tmp_path / 'gates_coarse.png').size == study.pictures['coarse'].size
+    assert main(['analyze', 'gates', '--samples', '128', '--out', str(tmp_path)]) == 1
+    assert '--samples 128: the study gates draws no samples' in capsys.readouterr().err
 
 
 def test_models_without_gates_and_of_several_sizes_are_refused(models):

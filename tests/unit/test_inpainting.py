@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from pegan_jax import inpainting
@@ -189,6 +190,15 @@ def test_other_colour_modes_become_rgb(tmp_path, mode, caplog):
     out = run(tmp_path, path, hole())
     np.testing.assert_array_equal(out[~hole()], want[~hole()])
     assert ('16 bits' in caplog.text) == (mode == 'I;16')
+
+
+@pytest.mark.parametrize('bits, warned', [(8, False), (16, True)])
+def test_colours_of_16_bits_become_8_with_a_warning(tmp_path, bits, warned, caplog):
+    path, image = tmp_path / 'deep.tif', photo()
+    tifffile.imwrite(path, image if bits == 8 else image.astype(np.uint16) * 257, photometric='rgb')
+    out = run(tmp_path, path, hole())
+    np.testing.assert_array_equal(out[~hole()], image[~hole()])
+    assert ('16 bits' in caplog.text) == warned
 
 
 def test_a_colour_profile_is_kept(tmp_path):
