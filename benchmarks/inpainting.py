@@ -3,9 +3,10 @@
 python benchmarks/inpainting.py --out FOLDER [--side 64] [--steps 1200] [--batch 8] [--cnum 16] [--seeds 0 1]
 
 Trains each of METHODS with each seed, without and (where it says so) with sketches, by the losses and masks of
-DeepFillv2, --steps with a rate of 1e-3 and a quarter of them more with 1e-4, and scores all on the same held-out worlds and masks, with scikit-image's biharmonic
-inpainting beside them. Edge recall: of the sketch's pixels that lie at least 3 pixels inside a hole, the share with an
-edge of the result (Canny, made thicker by a pixel); also when the same model gets no sketch.
+DeepFillv2, --steps with a rate of 1e-3 and a quarter of them more with 1e-4, and scores all on the same held-out worlds
+and masks, with scikit-image's biharmonic inpainting beside them. Edge recall: of the sketch's pixels that lie at least
+3 pixels inside a hole, the share with an edge of the result (Canny, made thicker by a pixel); also when the same model
+gets no sketch.
 
 Writes FOLDER/inpainting.json, a table, and pictures: free.png and guided.png. A second call goes on where the first one
 stopped. A larger setting, for a GPU: --side 256 --steps 100000 --batch 16 --cnum 48.
