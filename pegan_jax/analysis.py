@@ -385,16 +385,17 @@ def picture_table(
 ) -> Image.Image:
     """Rows of captioned uint8 pictures under a title; legend: (low, high, ramp, what) of a colour bar."""
     small, large, across = ImageFont.load_default(12), ImageFont.load_default(15), max(map(len, rows.values()))
-    width = _LABEL + across * (_TILE + _GAP)
+    label = max(_LABEL, *(20 + int(small.getlength(line)) for name in rows for line in name.split('\n')))
+    width = label + across * (_TILE + _GAP)
     top, step = 34, _TILE + 24
     out = Image.new('RGB', (max(width, 760), top + len(rows) * step + (44 if legend else 6)), 'white')
     draw = ImageDraw.Draw(out)
     draw.text((8, 8), title, 'black', large)
-    for i, (label, pictures) in enumerate(rows.items()):
+    for i, (name, pictures) in enumerate(rows.items()):
         y = top + i * step
-        draw.multiline_text((8, y + 18 + _TILE // 3), label, 'black', small)
+        draw.multiline_text((8, y + 18 + _TILE // 3), name, 'black', small)
         for j, (caption, picture) in enumerate(pictures):
-            x = _LABEL + j * (_TILE + _GAP)
+            x = label + j * (_TILE + _GAP)
             draw.text((x, y + 2), caption, 'black', small)
             image = Image.fromarray(picture)
             scale = _TILE / max(image.size)
@@ -403,10 +404,10 @@ def picture_table(
     if legend:
         low, high, ramp, what = legend
         y, bar = top + len(rows) * step + 4, coloured(np.linspace(0, 1, 240)[None].repeat(12, 0), 0, 1, ramp)
-        out.paste(Image.fromarray(bar), (_LABEL, y))
-        draw.text((_LABEL, y + 15), f'{low:.3g}', 'black', small)
-        draw.text((_LABEL + 240, y + 15), f'{high:.3g}', 'black', small, anchor='ra')
-        draw.text((_LABEL + 252, y), what, 'black', small)
+        out.paste(Image.fromarray(bar), (label, y))
+        draw.text((label, y + 15), f'{low:.3g}', 'black', small)
+        draw.text((label + 240, y + 15), f'{high:.3g}', 'black', small, anchor='ra')
+        draw.text((label + 252, y), what, 'black', small)
     return out
 
 
