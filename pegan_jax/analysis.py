@@ -413,7 +413,8 @@ def picture_table(
 
 def number_table(title: str, columns: Sequence[str], rows: dict[str, Sequence[float]], what: str) -> Image.Image:
     """Rows of numbers in [0, 1], on colours; NaN stays empty."""
-    font, cell = ImageFont.load_default(12), 64
+    font = ImageFont.load_default(12)
+    cell = max(64, *(12 + int(font.getlength(name)) for name in columns))
     label = 40 + max(int(font.getlength(name)) for name in rows)
     out = Image.new('RGB', (max(label + cell * len(columns) + 10, 560), 86 + 30 * len(rows)), 'white')
     draw = ImageDraw.Draw(out)
