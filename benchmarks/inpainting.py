@@ -1,7 +1,7 @@
 """Kinds of convolution for inpainting, compared on procedural worlds: one network, one budget, other convolutions.
 
 python benchmarks/inpainting.py --out FOLDER [--side 64] [--steps 1000] [--batch 8] [--cnum 16] [--seeds 0 1]
-  [--gan-weight 0]
+  [--gan-weight 0] [--methods vanilla gated ...] [--settings free guided]
 
 Trains each of METHODS with each seed, without and (where it says so) with sketches, by the masks of DeepFillv2, --steps
 with a rate of 1e-3 and a quarter of them more with 1e-4, and scores all on the same held-out worlds and masks, with
@@ -114,6 +114,8 @@ def main() -> None:
         parser.add_argument(f'--{name}', type=int, default=value)
     parser.add_argument('--gan-weight', type=float, default=0.0)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
+    parser.add_argument('--settings', nargs='+', choices=('free', 'guided'), default=['free', 'guided'])
     args = parser.parse_args()
 
     images = evaluation.read_images(DataConfig(resolution=args.side), IMAGES)
@@ -128,8 +130,9 @@ def main() -> None:
     shown = {False: [free_reals, masked], True: [free_reals, np.where(drawn[..., None] > 0, 255, masked)]}
     shown[False].append(np.stack(list(map(inpainting.biharmonic, free_reals, free))))
     rows = []
-    for guided in (False, True):
-        for name, (changes, both) in METHODS.items():
+    for guided in (setting == 'guided' for setting in args.settings):
+        for name in args.methods:
+            changes, both = METHODS[name]
             if guided and not both:
                 continue
             for seed in args.seeds:
@@ -150,8 +153,8 @@ def main() -> None:
                 if seed == args.seeds[0]:
                     shown[guided].append(told if guided else inpaint(model, free_reals, free))
             (args.out / 'inpainting.json').write_text(json.dumps({'rows': rows, 'by_ratio': found}, indent=1))
-    for guided, file in ((False, 'free.png'), (True, 'guided.png')):
-        picture(shown[guided]).save(args.out / file)
+    for setting in args.settings:
+        picture(shown[setting == 'guided']).save(args.out / f'{setting}.png')
 
     smooth = found['biharmonic']['biharmonic']
     print('| method | parameters | seed | l1 in boxes | l1 in strokes | psnr, strokes | ssim, strokes |')

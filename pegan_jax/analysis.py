@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -656,11 +657,13 @@ def constant_of(params: dict) -> np.ndarray:
 
 
 def save(study: Study, folder: str | pathlib.Path, name: str, about: dict[str, Any]) -> list[pathlib.Path]:
-    """Writes folder/NAME.json, `about` and the numbers, and a PNG per picture. Returns: the paths."""
+    """Writes folder/NAME.json, `about` and the numbers, and a PNG per picture, all or none. Returns: the paths."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f'{name}.json', *(folder / f'{name}_{kind}.png' for kind in study.pictures)]
-    paths[0].write_text(json.dumps(about | {'numbers': study.numbers}, indent=1) + '\n')
-    for path, picture in zip(paths[1:], study.pictures.values(), strict=True):
-        picture.save(path)
-    return paths
+    names = [f'{name}.json', *(f'{name}_{kind}.png' for kind in study.pictures)]
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        unfinished = pathlib.Path(unfinished)
+        (unfinished / names[0]).write_text(json.dumps(about | {'numbers': study.numbers}, indent=1) + '\n')
+        for file, picture in zip(names[1:], study.pictures.values(), strict=True):
+            picture.save(unfinished / file)
+        return [(unfinished / file).replace(folder / file) for file in names]

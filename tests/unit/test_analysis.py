@@ -205,3 +205,12 @@ def test_every_study_writes_pictures_and_numbers(tmp_path, study, pictures):
 def test_studies_that_make_no_sense_are_refused(tmp_path, capsys, words, match):
     assert main(['analyze', *words, '--out', str(tmp_path / 'out')]) == 1
     assert match in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
+def test_a_study_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
+    image = Image.new('RGB', (2, 2))
+    paths = analysis.save(analysis.Study({'a': 1}, {'plot': image}), tmp_path, 'study', {})
+    before = {path: path.read_bytes() for path in paths}
+    with pytest.raises(OSError):  # a PNG of no mode that PNG knows
+        analysis.save(analysis.Study({'a': 2}, {'plot': image.convert('HSV')}), tmp_path, 'study', {})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
