@@ -50,7 +50,7 @@ def _launch(folder, workdir, *overrides, devices=1, code=None):
     env = {
         **os.environ,
         'PYTHONPATH': str(pathlib.Path(toy.__file__).parent),
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}',
         'JAX_DEFAULT_MATMUL_PRECISION': 'highest',
     }
     start = [sys.executable, '-c', code] if code else [sys.executable, '-m', 'pegan_jax']
