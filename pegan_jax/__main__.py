@@ -678,7 +678,7 @@ def _analyze(args: argparse.Namespace, _: list[str]) -> None:
             )
         }
     else:
-        about['samples'] = samples = args.samples or 4096
+        about['samples'] = samples = 4096 if args.samples is None else args.samples
         if model is not None:
             sources = {str(args.model): analysis.network_features(model.system, model.config.model, model.variables)}
         elif args.config:

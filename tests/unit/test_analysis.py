@@ -198,6 +198,7 @@ def test_every_study_writes_pictures_and_numbers(tmp_path, study, pictures):
     'words, match',
     [
         (['padding', '--samples', '100'], 'samples=100 must be a multiple'),
+        (['padding', '--samples', '0'], 'samples=0 must be a multiple'),
         (['encodings', '--config', 'mspie:tiny'], 'no random generator'),
         (['position', '--config', 'cips:tiny'], 'use another system'),
     ],
