@@ -11,7 +11,8 @@ recall: of the sketch's pixels that lie at least 3 pixels inside a hole, the sha
 made thicker by a pixel); also when the same model gets no sketch.
 
 Writes FOLDER/inpainting.json, a table, and pictures: free.png and guided.png. A second call goes on where the first one
-stopped. A larger setting, for a GPU: --side 256 --steps 100000 --batch 16 --cnum 48 --gan-weight 1.
+stopped and replaces the table by its own: another choice of options needs another FOLDER. A larger setting, for a GPU:
+--side 256 --steps 100000 --batch 16 --cnum 48 --gan-weight 1.
 """
 
 import argparse
@@ -117,6 +118,9 @@ def main() -> None:
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
     parser.add_argument('--settings', nargs='+', choices=('free', 'guided'), default=['free', 'guided'])
     args = parser.parse_args()
+    if 'free' not in args.settings and not all(METHODS[name][1] for name in args.methods):
+        sketched = ', '.join(repr(name) for name, (_, both) in METHODS.items() if both)
+        parser.error(f'--settings guided: only {sketched} are trained with sketches; name these as --methods.')
 
     images = evaluation.read_images(DataConfig(resolution=args.side), IMAGES)
     cases = evaluation.cases(0, 8, (args.side, args.side), IMAGES, ('box', 'brush'))
@@ -127,7 +131,7 @@ def main() -> None:
     score = functools.partial(evaluation.evaluate, images=images, masked=cases)
     found = {'biharmonic': score({'biharmonic': lambda x, m: np.stack(list(map(inpainting.biharmonic, x, m)))})}
     masked = np.where(free[..., None] > 0, 128, free_reals).astype(np.uint8)
-    shown = {False: [free_reals, masked], True: [free_reals, np.where(drawn[..., None] > 0, 255, masked)]}
+    shown = {False: [free_reals, masked], True: [free_reals, np.where((drawn * free)[..., None] > 0, 255, masked)]}
     shown[False].append(np.stack(list(map(inpainting.biharmonic, free_reals, free))))
     rows = []
     for guided in (setting == 'guided' for setting in args.settings):
@@ -156,21 +160,22 @@ def main() -> None:
     for setting in args.settings:
         picture(shown[setting == 'guided']).save(args.out / f'{setting}.png')
 
-    smooth = found['biharmonic']['biharmonic']
-    print('| method | parameters | seed | l1 in boxes | l1 in strokes | psnr, strokes | ssim, strokes |')
-    print(f'| biharmonic (no learning) | | | {smooth["box"]["all"]["l1_hole"]:.2f} | ', end='')
-    print(' | '.join(f'{smooth["brush"]["all"][k]:.3g}' for k in ('l1_hole', 'psnr', 'ssim')) + ' |')
-    for r in (r for r in rows if not r['guided']):
-        b = r['brush']
-        print(
-            f'| {r["method"]} | {r["parameters"]:,} | {r["seed"]} | {r["box"]["l1_hole"]:.2f} | {b["l1_hole"]:.2f} |',
-            end='',
-        )
-        print(f' {b["psnr"]:.2f} | {b["ssim"]:.4f} |')
-    print('| with sketches | seed | edge recall | without the sketch | l1 in strokes | without the sketch |')
-    for r in (r for r in rows if r['guided']):
-        print(f'| {r["method"]} | {r["seed"]} | {r["recall"]:.3f} | {r["recall_blank"]:.3f} |', end='')
-        print(f' {r["l1_hole"]:.2f} | {r["l1_hole_blank"]:.2f} |')
+    if 'free' in args.settings:
+        smooth = found['biharmonic']['biharmonic']
+        print('| method | parameters | seed | l1 in boxes | l1 in strokes | psnr, strokes | ssim, strokes |')
+        print(f'| biharmonic (no learning) | | | {smooth["box"]["all"]["l1_hole"]:.2f} | ', end='')
+        print(' | '.join(f'{smooth["brush"]["all"][k]:.3g}' for k in ('l1_hole', 'psnr', 'ssim')) + ' |')
+        for r in (r for r in rows if not r['guided']):
+            b = r['brush']
+            print(
+                f'| {r["method"]} | {r["parameters"]:,} | {r["seed"]} | {r["box"]["l1_hole"]:.2f} |',
+                f'{b["l1_hole"]:.2f} | {b["psnr"]:.2f} | {b["ssim"]:.4f} |',
+            )
+    if 'guided' in args.settings:
+        print('| with sketches | seed | edge recall | without the sketch | l1 in strokes | without the sketch |')
+        for r in (r for r in rows if r['guided']):
+            print(f'| {r["method"]} | {r["seed"]} | {r["recall"]:.3f} | {r["recall_blank"]:.3f} |', end='')
+            print(f' {r["l1_hole"]:.2f} | {r["l1_hole_blank"]:.2f} |')
 
 
 if __name__ == '__main__':

@@ -657,12 +657,12 @@ def constant_of(params: dict) -> np.ndarray:
 
 
 def save(study: Study, folder: str | pathlib.Path, name: str, about: dict[str, Any]) -> list[pathlib.Path]:
-    """Writes folder/NAME.json, `about` and the numbers, and a PNG per picture, all or none. Returns: the paths."""
+    """Writes folder/NAME.json, `about` and the numbers, and a PNG per picture, once all are made. Returns: paths."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names = [f'{name}.json', *(f'{name}_{kind}.png' for kind in study.pictures)]
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        unfinished = pathlib.Path(unfinished)
+    with tempfile.TemporaryDirectory(dir=folder) as directory:
+        unfinished = pathlib.Path(directory)
         (unfinished / names[0]).write_text(json.dumps(about | {'numbers': study.numbers}, indent=1) + '\n')
         for file, picture in zip(names[1:], study.pictures.values(), strict=True):
             picture.save(unfinished / file)

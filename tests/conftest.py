@@ -11,7 +11,7 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 flags = [os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0']
-if metadata.version('jaxlib').startswith('0.10.'):  # later ones compile faster and stop at a flag that they do not know
+if metadata.version('jaxlib').startswith('0.10.'):  # 0.12 stops at this flag and is fast without it
     flags.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['XLA_FLAGS'] = ' '.join(flags)
 

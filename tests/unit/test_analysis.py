@@ -212,6 +212,6 @@ def test_a_study_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
     image = Image.new('RGB', (2, 2))
     paths = analysis.save(analysis.Study({'a': 1}, {'plot': image}), tmp_path, 'study', {})
     before = {path: path.read_bytes() for path in paths}
-    with pytest.raises(OSError):  # a PNG of no mode that PNG knows
+    with pytest.raises(OSError):  # PNG has no HSV
         analysis.save(analysis.Study({'a': 2}, {'plot': image.convert('HSV')}), tmp_path, 'study', {})
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
