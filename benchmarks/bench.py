@@ -115,13 +115,17 @@ def counted_gan(config: configs.Config) -> GAN:
     return configs.system_module(config.system).build(dataclasses.replace(config, model=model))
 
 
+def generator_inputs(config: configs.Config, gan: GAN, batch: int) -> Any:
+    """Latents, or images with holes."""
+    if gan.inputs is None:
+        return jax.random.normal(jax.random.key(1), (batch, config.model.z_dim))
+    rows = {**random_batch(config, batch), 'index': np.arange(batch)}
+    return jax.jit(lambda rows: gan.inputs(as_floats(rows), jax.random.key(1)))(rows)
+
+
 def bench_generator(config: configs.Config, gan: GAN, variables: dict, batch: int, repeats: int) -> dict:
     """G on its native grid, without noise; or its completions of images."""
-    if gan.inputs is None:
-        inputs = jax.random.normal(jax.random.key(1), (batch, config.model.z_dim))
-    else:
-        rows = {**random_batch(config, batch), 'index': np.arange(batch)}
-        inputs = jax.jit(lambda rows: gan.inputs(as_floats(rows), jax.random.key(1)))(rows)
+    inputs = generator_inputs(config, gan, batch)
     compiled, costs = compile_timed(jax.jit(gan.sample).lower(variables, inputs))
     seconds = best_seconds(lambda: compiled(variables, inputs), repeats)
     return {

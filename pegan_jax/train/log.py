@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 
@@ -22,6 +21,8 @@ class RunLog:
         self._main = main
         if not main:
             return
+        from tensorboardX import SummaryWriter  # not above: it takes long to import, and only runs need it
+
         self._events = SummaryWriter(str(workdir / 'tensorboard'))
         self._jsonl = (workdir / 'metrics.jsonl').open('a')
         self._samples = workdir / 'samples'

@@ -1,8 +1,14 @@
-"""Layout changes and the tolerance rules of the golden fixtures."""
+"""Which check takes a golden fixture, layout changes and the tolerance rules."""
 
 import numpy as np
 
 RULES = {'rtol', 'atol', 'rel_to_max', 'atol_relative_to_max', 'atol_factor_of_key_max'}
+
+
+def entry(system, name, table):
+    """The key of `table` for a file: its system and the longest prefix of its name, or None."""
+    keys = [key for key in table if key[0] == system and name.startswith(key[1])]
+    return max(keys, key=lambda key: len(key[1]), default=None)
 
 
 def nhwc(x):

@@ -22,7 +22,7 @@ import check_stylegan3
 import check_tensor_bundle
 import numpy as np
 import pytest
-from compare import assert_close, bound
+from compare import assert_close, bound, entry
 
 DEFAULT = pathlib.Path(__file__).parent.parent / 'fixtures'
 
@@ -48,12 +48,6 @@ PENDING = {
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
 }
-
-
-def entry(system, name, table):
-    """The key of `table` for a file: its system and the longest prefix of its name, or None."""
-    keys = [key for key in table if key[0] == system and name.startswith(key[1])]
-    return max(keys, key=lambda key: len(key[1]), default=None)
 
 
 def fixture_files(config):

@@ -1,0 +1,507 @@
+"""What an accelerator makes of this library, in minutes: for a machine with a GPU or TPU that is at hand only briefly.
+
+python benchmarks/device.py --out results [--parts parity,speed,steps,train] [--seconds 600] [--tiny]
+
+Parts, in order of value; each has a share of the time, and what is done is in OUT/device.json even if the rest is cut:
+
+  parity  the golden numbers of tests/fixtures on this device, matmuls at the highest precision; failures are listed
+  speed   generator and training step of the published sizes, in bfloat16 and in float32: images/s, share of the peak
+          of a bfloat16 matmul, memory, seconds to compile. Batches are the published one and the largest power of two
+          that the compiler's plan fits into memory, halved while it does not fit after all
+  steps   training steps/s of the quickstart and of SinGAN with 1, 10 and 100 steps in one program
+  train   the quickstart on worlds that are drawn on the device; OUT/train.png shows samples, real worlds below
+
+It needs JAX, Flax, Optax, Orbax, SciPy, scikit-image, Pillow and tqdm, and nothing else of what the library needs.
+--tiny runs everything at test size, also on a CPU.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import importlib
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'parity'), str(ROOT / 'tests')]
+
+PARTS = {'parity': 0.2, 'speed': 0.55, 'steps': 0.1, 'train': 0.15}  # shares of the time
+
+# (configuration, size or None, generator and step?) of the part `speed`, in order of value.
+SPEED = (
+    'cips:ffhq256',
+    'stylegan3:t,images256',
+    'stylegan2:images256',
+    'stylegan3:r,images256',
+    'mspie:f',
+    'deepfill',
+    'deepfill at 512,680',
+)
+SPEED_TINY = ('cips:tiny', 'dcgan:tiny')
+INNER_STEPS = (1, 10, 100)
+
+
+class Results:
+    """OUT/device.json, written anew after every addition."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self.values = json.loads(path.read_text()) if path.exists() else {}
+
+    def put(self, part: str, value: Any) -> None:
+        self.values[part] = value
+        temporary = self.path.with_suffix('.tmp')
+        temporary.write_text(json.dumps(self.values, indent=1))
+        os.replace(temporary, self.path)
+
+
+def worker(*args: str, **env: str) -> subprocess.Popen:
+    """This program again, as a part of a part; its memory is gone when it ends."""
+    defaults = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', 'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.95'}
+    return subprocess.Popen([sys.executable, __file__, *args], env={**defaults, **os.environ, **env})
+
+
+def wait(processes: list[subprocess.Popen], deadline: float) -> bool:
+    """Whether all ended before the deadline; the others are killed."""
+    while any(p.poll() is None for p in processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    late = [p for p in processes if p.poll() is None]
+    for process in late:
+        process.kill()
+        process.wait()
+    return not late
+
+
+def rows_of(path: pathlib.Path) -> list[dict]:
+    """Complete lines of a JSON lines file that another process may be writing."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
+
+
+def append(path: pathlib.Path, row: dict) -> None:
+    with path.open('a') as file:
+        file.write(json.dumps(row) + '\n')
+
+
+# parity ---------------------------------------------------------------------------------------------------------------
+
+
+def parity(out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> None:
+    """Every golden file by the check that takes it, in several processes on one device."""
+    count = 1 if tiny else max(1, min(12, (os.cpu_count() or 1) - 2))
+    files = [out / f'parity.{i}.jsonl' for i in range(count)]
+    for file in files:
+        file.unlink(missing_ok=True)
+    shares = [f'{i}/{count}' for i in range(count)]
+    limit = '4' if tiny else '0'
+    processes = [worker('--parity-worker', s, '--limit', limit, '--out', str(out)) for s in shares]
+    complete = wait(processes, deadline)
+    rows = sorted((row for file in files for row in rows_of(file)), key=lambda row: row['file'])
+    failed = [row for row in rows if row['outcome'] == 'failed']
+    results.put(
+        'parity',
+        {
+            'complete': complete,
+            'passed': sum(row['outcome'] == 'passed' for row in rows),
+            'failed': failed,
+            'not run': [row for row in rows if row['outcome'] == 'not run'],
+            'seconds': {row['file']: round(row['seconds'], 1) for row in rows if row.get('seconds', 0) > 10},
+        },
+    )
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def parity_worker(share: str, limit: int, out: pathlib.Path) -> None:
+    import jax
+    import numpy as np
+    from compare import entry
+
+    jax.config.update('jax_default_matmul_precision', 'highest')
+    checks, missing = {}, {}
+    for path in sorted((ROOT / 'tests' / 'parity').glob('check_*.py')):
+        try:
+            checks |= importlib.import_module(path.stem).CHECKS
+        except ImportError as error:
+            missing[path.stem] = str(error)
+    number, count = map(int, share.split('/'))
+    files = sorted((ROOT / 'tests' / 'fixtures').glob('*/*.npz'))
+    for path in (files[:limit] if limit else files)[number::count]:
+        name, start = f'{path.parent.name}/{path.stem}', time.perf_counter()
+        found = entry(path.parent.name, path.stem, checks)
+        row = {'file': name, 'outcome': 'passed'}
+        if found is None:
+            row |= {'outcome': 'not run', 'error': f'no check; not imported: {missing}'}
+        else:
+            with np.load(path) as file:
+                arrays = {key: file[key] for key in file.files}
+            try:
+                checks[found](arrays, json.loads(str(arrays.pop('meta'))))
+            except Exception as error:
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                row |= {'outcome': 'failed', 'error': f'{type(error).__name__}: {error}'[:600], 'at': str(where)}
+            row['seconds'] = time.perf_counter() - start
+        append(out / f'parity.{number}.jsonl', row)
+
+
+# speed ----------------------------------------------------------------------------------------------------------------
+
+
+def speed(out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> None:
+    """One process per configuration: all compile side by side, then each measures alone."""
+    total, done = deadline - time.monotonic(), []
+    for share, dtype in ((0.6, 'bfloat16'), (1.0, 'float32')):
+        begin, end = time.monotonic(), deadline - (1 - share) * total
+        budget, jobs = 0.65 * (end - begin), {}
+        for i, spec in enumerate(SPEED_TINY if tiny else SPEED):
+            file = out / f'speed.{i}.jsonl'
+            for old in (file, file.with_suffix('.go')):
+                old.unlink(missing_ok=True)
+            extra = ['--dtype', dtype, '--seconds', str(budget), *(['--tiny'] if tiny else [])]
+            jobs[spec, file] = worker('--speed-worker', spec, '--out', str(file), *extra)
+
+        def compiling(file: pathlib.Path, process: subprocess.Popen) -> bool:
+            return process.poll() is None and not any(row['kind'] == 'compiled' for row in rows_of(file))
+
+        while time.monotonic() < begin + budget and any(compiling(f, p) for (_, f), p in jobs.items()):
+            time.sleep(0.2)
+        for (_, file), process in jobs.items():  # no compiler works while another process measures
+            if compiling(file, process):
+                process.kill()
+                append(file, {'kind': 'error', 'error': f'not compiled after {time.monotonic() - begin:.0f} s'})
+        for (spec, file), process in jobs.items():
+            file.with_suffix('.go').touch()
+            if not wait([process], end):
+                append(file, {'kind': 'error', 'error': 'measuring was cut off'})
+            done.append({'config': spec, 'dtype': dtype, 'exit': process.returncode, 'rows': rows_of(file)})
+            results.put('speed', done)
+            for old in (file, file.with_suffix('.go')):
+                old.unlink(missing_ok=True)
+
+
+def programs_of(config: Any, gan: Any) -> dict[tuple, float]:
+    """{(stage, due updates): share of steps} of the largest size, in the middle of a run."""
+    from pegan_jax.train.step import due_updates
+
+    middle, seen = int(config.train.total_kimg * 500), collections.Counter()
+    for step in range(960):
+        seen[gan.stage_at(step, middle, config.train.seed), due_updates(gan, step)] += 1
+    largest = max(math.prod(stage.size) for stage, _ in seen)
+    seen = {key: n for key, n in seen.items() if math.prod(key[0].size) == largest}
+    return {key: n / sum(seen.values()) for key, n in seen.items()}
+
+
+def failure(kind: str, batch: int, error: Exception) -> dict:
+    """A row about a program that does not compile or run."""
+    return {'kind': 'error', 'what': kind, 'batch': batch, 'error': f'{type(error).__name__}: {error}'[:600]}
+
+
+def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny: bool) -> None:
+    """Compiles, waits for its turn, measures: rows of JSON."""
+    import bench
+    import jax
+    import jax.numpy as jnp
+
+    from pegan_jax import config as configs
+    from pegan_jax.train.step import compile_step, data_mesh, device_step, place_batch, replicated_state
+
+    begin = time.monotonic()
+    name, _, size = spec.partition(' at ')
+    sizes = [f'{section}={size}' for section in ('model.img_resolution', 'data.resolution') if size]
+    config = configs.load_config(name, sizes)
+    if hasattr(config.model, 'dtype'):
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+    gan, counted, mesh = configs.system_module(config.system).build(config), bench.counted_gan(config), data_mesh()
+    state = replicated_state(gan, config.train.seed, mesh)
+    variables = jax.tree.map(jnp.copy, state.sampling)
+
+    def plans(kind: str, batch: int) -> Iterator[tuple]:
+        """(name, share of steps, traced program, its FLOPs) of a generator or a training step."""
+        if kind == 'generator':
+            given = bench.generator_inputs(config, gan, batch)
+            flops = bench.definition_flops(counted.sample, variables, given)
+            yield 'generator', 1.0, jax.jit(gan.sample).lower(variables, given), flops
+            return
+        data = place_batch(bench.random_batch(config, batch), 'jit', mesh)
+        for (stage, due), share in programs_of(config, gan).items():
+            step, count = (
+                compile_step(functools.partial(device_step, gan=g, stage=stage, due=due, seed=0), 'jit', mesh)
+                for g in (gan, counted)
+            )
+            flops = mesh.size * bench.definition_flops(count, state, data)
+            yield f'{" ".join(stage.flags)} {due}', share, step.lower(state, data), flops
+
+    def compile_all(kind: str, batch: int) -> list[dict] | None:
+        """Programs and their costs; None, and a row that says why, where they do not compile."""
+        try:
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                traced = [(*plan, pool.submit(bench.compile_timed, plan[2])) for plan in plans(kind, batch)]
+                return [
+                    {'name': what, 'share': share, 'flops': flops, 'program': done.result()[0], **done.result()[1]}
+                    for what, share, _, flops, done in traced
+                ]
+        except Exception as error:
+            append(
+                out, {'kind': 'error', 'what': kind, 'batch': batch, 'error': f'{type(error).__name__} {error}'[:600]}
+            )
+            return None
+
+    def measure(kind: str, batch: int, programs: list[dict]) -> dict:
+        nonlocal state  # donated: every call of a step hands back the next one
+        if kind == 'generator':
+            given = bench.generator_inputs(config, gan, batch)
+            programs[0]['seconds'] = bench.best_seconds(lambda: programs[0]['program'](variables, given), 5)
+        else:
+            data = place_batch(bench.random_batch(config, batch), 'jit', mesh)
+            for program in programs:
+
+                def run(program: dict = program) -> tuple:
+                    nonlocal state
+                    state, metrics = program['program'](state, data)
+                    return state, metrics
+
+                program['seconds'] = bench.best_seconds(run, 5)
+        took, flops = (sum(p['share'] * p[key] for p in programs) for key in ('seconds', 'flops'))
+        return {
+            'kind': kind,
+            'batch': batch,
+            'images_per_second': batch / took,
+            'seconds_per_kimg': 1000 * took / batch,
+            'flops_per_second': flops / took,
+            'peak_bytes_so_far': (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use'),
+            'programs': [{key: value for key, value in p.items() if key != 'program'} for p in programs],
+        }
+
+    published, todo = config.train.batch_size, []
+    for kind in ('step', 'generator'):
+        if programs := compile_all(kind, published):
+            todo.append((kind, published, programs))
+    took = time.monotonic() - begin
+    # The plan grows with the batch, but for what the state takes.
+    free = 0.8 * (jax.devices()[0].memory_stats() or {}).get('bytes_limit', 2**32)
+    fixed = 2 * sum(x.nbytes for x in jax.tree.leaves(state))
+    for kind, _, programs in list(todo):
+        times = (free - fixed) / max(max(p['program_bytes'] for p in programs) - fixed, 2**20)
+        larger = published * 2 ** min(int(math.log2(max(times, 1))), 2 if tiny else 8)
+        if larger > published and time.monotonic() - begin + took < seconds:
+            if programs := compile_all(kind, larger):
+                todo.append((kind, larger, programs))
+    append(out, {'kind': 'compiled', 'seconds': time.monotonic() - begin})
+    while not out.with_suffix('.go').exists():
+        time.sleep(0.05)
+
+    rows, side = [], 512 if tiny else 8192
+    before = bench.matmul_peaks(side)
+    for job in todo:
+        try:
+            rows.append(measure(*job))
+        except Exception as error:
+            append(
+                out,
+                {'kind': 'error', 'what': job[0], 'batch': job[1], 'error': f'{type(error).__name__} {error}'[:600]},
+            )
+            if job[0] == 'step':
+                break  # its state is gone
+            continue
+        append(out, rows[-1])
+    after = bench.matmul_peaks(side)
+    shares = {
+        f'{row["kind"]} {row["batch"]}': {k: row['flops_per_second'] / max(after[k], before[k]) for k in after}
+        for row in rows
+    }
+    append(out, {'kind': 'peaks', 'matmul': {'before': before, 'after': after}, 'share_of_peak': shares})
+
+
+# steps and train ------------------------------------------------------------------------------------------------------
+
+
+def steps(out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> None:
+    in_workers('steps', out, results, deadline, tiny)
+
+
+def train(out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> None:
+    in_workers('train', out, results, deadline, tiny)
+
+
+def in_workers(part: str, out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> None:
+    """Runs a part in a process of its own and puts the rows that it wrote."""
+    file = out / f'{part}.jsonl'
+    file.unlink(missing_ok=True)
+    seconds = str(max(deadline - time.monotonic() - 5, 5))
+    process = worker(f'--{part}-worker', '--out', str(file), '--seconds', seconds, *(['--tiny'] if tiny else []))
+    complete = wait([process], deadline)
+    results.put(part, {'complete': complete and process.returncode == 0, 'rows': rows_of(file)})
+    file.unlink(missing_ok=True)
+
+
+def steps_worker(out: pathlib.Path, seconds: float, tiny: bool) -> None:
+    import jax
+    import numpy as np
+    from bench import random_batch
+    from PIL import Image
+
+    from pegan_jax import config as configs
+    from pegan_jax.data.worlds import render_world
+    from pegan_jax.sampling import to_uint8
+    from pegan_jax.train.step import compile_step, data_mesh, device_steps, due_updates, place_batch, replicated_state
+
+    photo = out.with_name('steps_photo.png')
+    Image.fromarray(to_uint8(np.asarray(render_world(3, 166, 250, supersample=2)))).save(photo)
+    image = [f'data.image={photo}']
+    cases = [('cips:tiny', [], 0)] if tiny else [('quickstart', [], 0), *(('singan', image, level) for level in (2, 5))]
+    mesh = data_mesh()
+    for spec, overrides, level in cases:
+        config = configs.load_config(spec, overrides)
+        gan = configs.system_module(config.system).build(config)
+        first = level * config.model.iters_per_scale + 1 if config.system == 'singan' else 1
+        stage, due = gan.stage_at(first, first * config.train.batch_size, 0), due_updates(gan, 1)
+        for count in INNER_STEPS[:2] if tiny else INNER_STEPS:
+            state = replicated_state(gan, 0, mesh)
+            rows = random_batch(config, config.train.batch_size)
+            step = functools.partial(device_steps, gan=gan, stage=stage, due=due, seed=0)
+            begin = time.perf_counter()
+            data = tuple(place_batch(rows, 'jit', mesh) for _ in range(count))
+            program = compile_step(step, 'jit', mesh).lower(state, data).compile()
+            compiling = time.perf_counter() - begin
+            state, metrics = program(state, data)
+            jax.block_until_ready(state)
+            begin, done = time.perf_counter(), 0
+            while time.perf_counter() - begin < (0.5 if tiny else 3):
+                for _ in range(max(1, 20 // count)):  # batches are handed over as in training
+                    data = tuple(place_batch(rows, 'jit', mesh) for _ in range(count))
+                    state, metrics = program(state, data)
+                    done += count
+                jax.block_until_ready((state, metrics))
+            rate = done / (time.perf_counter() - begin)
+            append(
+                out,
+                {
+                    'config': spec,
+                    'level': level,
+                    'inner_steps': count,
+                    'steps_per_second': rate,
+                    'compile_seconds': compiling,
+                },
+            )
+    photo.unlink()
+
+
+def train_worker(out: pathlib.Path, seconds: float, tiny: bool) -> None:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from PIL import Image
+
+    from pegan_jax import config as configs
+    from pegan_jax.data.worlds import horizon_height, render_world
+    from pegan_jax.metrics.distribution import sliced_wasserstein
+    from pegan_jax.sampling import image_grid, latents, to_uint8
+    from pegan_jax.train.step import compile_step, data_mesh, device_steps, due_updates, place_batch, replicated_state
+
+    begin = time.monotonic()
+    config = configs.load_config('cips:tiny' if tiny else 'quickstart')
+    gan, mesh, side = configs.system_module(config.system).build(config), data_mesh(), config.data.resolution
+    seeds = np.arange(64 if tiny else 4096)
+    draw = jax.jit(lambda seed: to_uint8(render_world(seed, side, side, supersample=2)))
+    reals = np.concatenate([np.asarray(draw(s)) for s in np.split(seeds, len(seeds) // 64)])
+    drawing = time.monotonic() - begin
+
+    state, batch, rng = (
+        replicated_state(gan, config.train.seed, mesh),
+        config.train.batch_size,
+        np.random.default_rng(0),
+    )
+    programs, step = {}, 0
+    # As many alike in a row as there are between the steps with lazy terms.
+    interval = max(u.interval for u in gan.updates)
+    finite = jnp.float32(1)
+    while time.monotonic() - begin < (20 if tiny else 0.8 * seconds) and step < (32 if tiny else 10**6):
+        due = due_updates(gan, step)
+        count = 1 if step % interval == 0 else interval - 1
+        data = []
+        for _ in range(count):
+            rows = reals[rng.integers(len(reals), size=batch)]
+            data.append(
+                place_batch(
+                    {'image': np.where(rng.random((batch, 1, 1, 1)) < 0.5, rows, rows[:, :, ::-1])}, 'jit', mesh
+                )
+            )
+        data, key = tuple(data), (due, count)
+        if key not in programs:
+            one = functools.partial(device_steps, gan=gan, stage=gan.stage_at(step, step * batch, 0), due=due, seed=0)
+            programs[key] = compile_step(one, 'jit', mesh).lower(state, data).compile()
+        state, metrics = programs[key](state, data)
+        finite = jnp.minimum(finite, jnp.min(metrics['finite']))
+        step += count
+    jax.block_until_ready(state)
+    trained = time.monotonic() - begin
+    sample = jax.jit(gan.sample)
+    z = [latents(range(i, i + 64), config.model.z_dim) for i in range(0, len(reals[:1024]), 64)]
+    fakes = np.concatenate([to_uint8(np.asarray(sample(state.sampling, x))) for x in z])
+    Image.fromarray(image_grid(np.concatenate([fakes[:32], reals[:16]]), 8)).save(out.with_name('train.png'))
+    others = np.concatenate([np.asarray(draw(s)) for s in np.split(seeds[: len(fakes)] + 10**6, len(fakes) // 64)])
+    append(
+        out,
+        {
+            'config': config.system,
+            'finite': float(finite),
+            'steps': step,
+            'kimg': step * batch / 1000,
+            'seconds': trained,
+            'seconds_drawing': drawing,
+            'swd': sliced_wasserstein(fakes, reals[: len(fakes)]),
+            'swd_of_other_worlds': sliced_wasserstein(others, reals[: len(others)]),
+            'horizon': {
+                name: [float(np.mean(h)), float(np.std(h))]
+                for name, h in (('samples', horizon_height(fakes)), ('worlds', horizon_height(reals)))
+            },
+        },
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=pathlib.Path, required=True, help='folder for device.json and pictures')
+    parser.add_argument('--parts', default=','.join(PARTS), help='which parts, in this order')
+    parser.add_argument('--seconds', type=float, default=600, help='for all parts together')
+    parser.add_argument('--tiny', action='store_true', help='test size')
+    for name in ('parity', 'speed'):
+        parser.add_argument(f'--{name}-worker', help=argparse.SUPPRESS)
+    for name in ('steps', 'train'):
+        parser.add_argument(f'--{name}-worker', action='store_true', help=argparse.SUPPRESS)
+    parser.add_argument('--limit', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument('--dtype', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.parity_worker:
+        return parity_worker(args.parity_worker, args.limit, args.out)
+    if args.speed_worker:
+        return speed_worker(args.speed_worker, args.dtype, args.seconds, args.out, args.tiny)
+    if args.steps_worker:
+        return steps_worker(args.out, args.seconds, args.tiny)
+    if args.train_worker:
+        return train_worker(args.out, args.seconds, args.tiny)
+    args.out.mkdir(parents=True, exist_ok=True)
+    names, end = args.parts.split(','), time.monotonic() + args.seconds
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f'--parts {",".join(unknown)}: unknown; choose from {",".join(PARTS)}.')
+    results = Results(args.out / 'device.json')
+    for i, name in enumerate(names):
+        share = PARTS[name] / sum(PARTS[n] for n in names[i:])
+        begin = time.monotonic()
+        globals()[name](args.out, results, begin + share * (end - begin), args.tiny)
+        print(f'{name}: {time.monotonic() - begin:.0f} s', flush=True)
+
+
+if __name__ == '__main__':
+    main()
