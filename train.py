@@ -5,7 +5,7 @@
 
 import sys
 
-from pegan_jax.__main__ import main
+from pegan_jax.cli import main
 
 if __name__ == '__main__':
     sys.exit(main(['train', *sys.argv[1:]]))

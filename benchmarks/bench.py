@@ -31,9 +31,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pegan_jax import config as configs
-from pegan_jax import ops
 from pegan_jax.gan import GAN, Stage
 from pegan_jax.models import deepfill
+from pegan_jax.ops import fir
 from pegan_jax.train.report import matmul_flops
 from pegan_jax.train.state import TrainState
 from pegan_jax.train.step import (
@@ -70,16 +70,16 @@ def matmul_peaks(size: int = 4096) -> dict[str, float]:
 
 def definition_flops(function: Callable, *args: Any) -> int:
     """Multiplications and additions of a function's matmuls, convolutions and FIR filters, by their definition."""
-    total, fir = 0, ops._upfirdn2d
+    total, original = 0, fir._upfirdn2d
 
     def counted(x: jax.Array, f: jax.Array, up: tuple, *rest: Any) -> jax.Array:
         nonlocal total
-        y = fir(x, f, up, *rest)
+        y = original(x, f, up, *rest)
         total += 2 * y.size * f.size // (up[0] * up[1])
         return y
 
     # On other backends than CPU a convolution is one, and not the matmuls that stand for it.
-    with mock.patch.object(ops, '_upfirdn2d', counted), mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
+    with mock.patch.object(fir, '_upfirdn2d', counted), mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
         jaxpr = jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr
     return matmul_flops(jaxpr) + total
 

@@ -30,7 +30,8 @@ from pegan_jax import evaluation, inpaint, inpainting, load
 from pegan_jax.config import Config, DataConfig, OptimConfig, TrainConfig
 from pegan_jax.data import edges
 from pegan_jax.models import deepfill
-from pegan_jax.sampling import Model, image_grid
+from pegan_jax.pixels import image_grid
+from pegan_jax.sampling import Model
 from pegan_jax.train import run
 
 # name: changes to the model, and whether it is trained with sketches too

@@ -13,7 +13,7 @@ import numpy as np
 from pegan_jax import Model, load, sample
 from pegan_jax.data import worlds
 from pegan_jax.metrics.distribution import sliced_wasserstein
-from pegan_jax.sampling import to_uint8
+from pegan_jax.pixels import to_uint8
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from scipy import ndimage
 from pegan_jax import editing, load
 from pegan_jax.config import Config, DataConfig, OptimConfig, TrainConfig
 from pegan_jax.models import singan
-from pegan_jax.sampling import image_grid, to_uint8
+from pegan_jax.pixels import image_grid, to_uint8
 from pegan_jax.train import run
 
 VARIANTS = {

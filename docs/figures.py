@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pegan_jax import coords, load, render, sample
 from pegan_jax.data import worlds
-from pegan_jax.sampling import to_uint8
+from pegan_jax.pixels import to_uint8
 
 TILE, GAP, CAPTION = 176, 6, 22
 

@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from pegan_jax.gan import latents
 from pegan_jax.models import singan
-from pegan_jax.sampling import Model, latents, to_uint8
+from pegan_jax.pixels import to_uint8
+from pegan_jax.sampling import Model
 
 HARMONISE_RADIUS, EDIT_RADIUS = 7, 20  # of the disk that widens a mask, in pixels
 

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pegan_jax.config import DataConfig
+from pegan_jax.data import masks, pipeline, worlds
 from pegan_jax.metrics import image as measures
+from pegan_jax.pixels import decode_image, to_uint8
+from pegan_jax.settings import DataConfig
 
 METRICS = tuple(measures.DEFINITIONS)
 KINDS = ('box', 'brush', 'union')
@@ -39,8 +41,6 @@ def cases(seed: int, count: int, size: tuple[int, int], num_images: int, kinds: 
 
     Raises: ValueError for another kind.
     """
-    from pegan_jax.data import masks
-
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise ValueError(f'unknown kind of mask {unknown[0]!r}; known: {", ".join(KINDS)}.')
     out = []
@@ -58,16 +58,13 @@ def read_images(data: DataConfig, count: int) -> np.ndarray:
 
     Raises: ConfigError as `pipeline.open_source`.
     """
-    from pegan_jax.data import pipeline, sources, worlds
-    from pegan_jax.sampling import to_uint8
-
     if data.tfds == 'worlds' and data.folder is None and data.image is None:
         seeds = [np.arange(i, i + 1, dtype=np.int32) for i in range(HELD_OUT, HELD_OUT + count)]
         return np.concatenate([to_uint8(worlds.render_world(seed, *data.size)) for seed in seeds])
     with tempfile.TemporaryDirectory() as folder:
         source = pipeline.open_source(data, pathlib.Path(folder))
         encoded = [source[i]['image'] for i in range(min(count, len(source)))]
-    return np.stack([pipeline.fit(sources.decode_image(e, data.max_pixels), data.size, 'center') for e in encoded])
+    return np.stack([pipeline.fit(decode_image(e, data.max_pixels), data.size, 'center') for e in encoded])
 
 
 def check_metrics(metrics: Sequence[str], size: tuple[int, int]) -> None:

@@ -1,10 +1,11 @@
 """What a system gives the trainer: a tuple of functions, and a training step as an ordered tuple of updates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,8 @@ def sample_keys(key: jax.Array, index: jax.Array) -> jax.Array:
 def sample_normal(key: jax.Array, index: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Standard normal numbers [b, *shape], float32, drawn per global row."""
     return jax.vmap(lambda k: jax.random.normal(k, shape))(sample_keys(key, index))
+
+
+def latents(seeds: Iterable[int], z_dim: int) -> np.ndarray:
+    """One z per seed, [N, z_dim] float32: `numpy.random.RandomState(seed).randn(1, z_dim)`, the field's convention."""
+    return np.concatenate([np.random.RandomState(s).randn(1, z_dim) for s in seeds]).astype(np.float32)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pegan_jax.config import OptimConfig
+from pegan_jax.settings import OptimConfig
 
 
 def adam(optim: OptimConfig, lr: float, interval: int = 0) -> optax.GradientTransformation:

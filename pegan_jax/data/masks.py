@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from pegan_jax.config import ConfigError
+from pegan_jax.data import sources
+from pegan_jax.pixels import UnreadableImage, decode_image
+from pegan_jax.settings import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -259,8 +261,6 @@ def read_folder(folder: str | pathlib.Path, height: int, width: int, *, max_pixe
     Raises: ConfigError if there is no such folder, no image in it, an image that cannot be read or is a hole
       everywhere, or no hole in any.
     """
-    from pegan_jax.data import sources  # not above: it imports the dataset libraries, and models import this module
-
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise ConfigError(f'{str(folder)!r} is not a folder of masks; give the path of one.')
@@ -272,8 +272,8 @@ def read_folder(folder: str | pathlib.Path, height: int, width: int, *, max_pixe
     masks = np.empty((len(paths), height, width), np.uint8)
     for k, path in enumerate(paths):
         try:
-            mask = binary(sources.decode_image(path.read_bytes(), max_pixels), str(path))
-        except (sources.UnreadableImage, OSError) as error:
+            mask = binary(decode_image(path.read_bytes(), max_pixels), str(path))
+        except (UnreadableImage, OSError) as error:
             raise ConfigError(f'mask {path} is unusable: {error}; repair it or take it out of the folder.') from error
         masks[k] = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
         if masks[k].all():

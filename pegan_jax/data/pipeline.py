@@ -6,12 +6,12 @@ import pathlib
 import sys
 from typing import Any
 
-import grain
 import numpy as np
 from PIL import Image
 
-from pegan_jax.config import ConfigError, DataConfig
 from pegan_jax.data import edges, sources
+from pegan_jax.pixels import UnreadableImage, decode_image
+from pegan_jax.settings import ConfigError, DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,11 @@ def open_source(data: DataConfig, workdir: pathlib.Path) -> sources.Source:
         raise ConfigError('data.labels=True, but neither a single image nor the worlds have labels.')
     if data.image is not None:
         return sources.open_image(data.image, data.max_pixels)
+    from pegan_jax.data import records  # TFDS takes as long to import as everything else together
+
     if data.tfds == 'worlds':
-        return sources.open_worlds(data.size, data.num_worlds, data.split, data.data_dir or str(workdir / 'tfds'))
-    return sources.open_tfds(data.tfds, data.split, data.data_dir, data.labels)
+        return records.open_worlds(data.size, data.num_worlds, data.split, data.data_dir or str(workdir / 'tfds'))
+    return records.open_tfds(data.tfds, data.split, data.data_dir, data.labels)
 
 
 def check_labels(source: sources.Source, model: Any) -> None:
@@ -77,11 +79,11 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
     def read(index: int) -> dict[str, np.ndarray] | None:
         try:
             example = source[index]
-            pictures = {k: sources.decode_image(example[k], data.max_pixels) for k in ('image', 'edge') if k in example}
+            pictures = {k: decode_image(example[k], data.max_pixels) for k in ('image', 'edge') if k in example}
             if len({picture.shape for picture in pictures.values()}) > 1:
                 sizes = ' and '.join(f'{p.shape[1]} x {p.shape[0]}' for p in pictures.values())
-                raise sources.UnreadableImage(f'the image and its edges differ in size, {sizes}')
-        except (sources.UnreadableImage, OSError) as error:
+                raise UnreadableImage(f'the image and its edges differ in size, {sizes}')
+        except (UnreadableImage, OSError) as error:
             if index not in unreadable:
                 unreadable.add(index)
                 if len(unreadable).bit_count() == 1:  # the first, second, fourth, eighth ...
@@ -110,7 +112,7 @@ def batches(
     start_image: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator:
+) -> Any:
     """Endless batches of {'image': uint8 [batch_size / process_count, H, W, 3]}.
 
     With 'label' if the source has labels, and 'edge', uint8 [..., H, W, 1] with 255 on lines, unless data.edges='none'.
@@ -125,6 +127,8 @@ def batches(
     Returns: an iterator; its `close()` stops its threads.
     Raises: ConfigError if the batch does not divide among the processes.
     """
+    import grain  # takes seconds to import
+
     if batch_size % process_count:
         lower = batch_size - batch_size % process_count
         raise ConfigError(

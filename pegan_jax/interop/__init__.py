@@ -9,6 +9,10 @@ import types
 from typing import Any
 
 from pegan_jax.config import Config, to_dict, to_json
+from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan
+from pegan_jax.interop.imported import Imported
+from pegan_jax.train.checkpoint import Checkpoints, split_state
+from pegan_jax.weights import reader, tensor_bundle
 
 
 def convert(
@@ -38,8 +42,6 @@ def convert(
     Returns: the inferred configuration.
     Raises: ForeignFileError; ValueError if `out` holds something.
     """
-    from pegan_jax.interop import reader
-
     source, out = pathlib.Path(source), pathlib.Path(out).absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f'{out} exists and is not an empty folder; choose another --out.')
@@ -65,23 +67,17 @@ def convert(
 
 def is_foreign(path: str | pathlib.Path) -> bool:
     """Whether a path names a file of another program, or a checkpoint of TensorFlow, which is several files."""
-    from pegan_jax.interop import tensor_bundle
-
     return pathlib.Path(path).is_file() or tensor_bundle.find(path) is not None
 
 
 def read(path: str | pathlib.Path) -> Any:
     """What a file holds: `tensor_bundle.read` of a checkpoint of TensorFlow, `reader.read` of all others."""
-    from pegan_jax.interop import reader, tensor_bundle
-
     index = tensor_bundle.find(path)
     return reader.read(path) if index is None else tensor_bundle.read(index)
 
 
 def importer_of(tree: Any) -> types.ModuleType:
     """The module that reads what `read` gave; `cips`, which says what is missing, for what none recognises."""
-    from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan
-
     modules = (nvidia, singan, mmgen, mmgen_early, deepfill)
     return next((module for module in modules if module.recognises(tree)), cips)
 
@@ -109,9 +105,7 @@ def _options(importer: types.ModuleType, **options: Any) -> dict[str, Any]:
     return given
 
 
-def _write(imported: Any, source: pathlib.Path, licence: str, folder: pathlib.Path) -> None:
-    from pegan_jax.train.checkpoint import Checkpoints, split_state
-
+def _write(imported: Imported, source: pathlib.Path, licence: str, folder: pathlib.Path) -> None:
     (folder / 'config.json').write_text(to_json(imported.config))
     origin = {'file': source.name, 'inferred': imported.inferred, 'licence': licence}
     (folder / 'imported.json').write_text(json.dumps(origin, indent=2))

@@ -15,11 +15,12 @@ import numpy as np
 import optax
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig
-from pegan_jax.interop import rules
-from pegan_jax.interop.reader import ForeignFileError, arrays, shown
-from pegan_jax.interop.rules import Imported, Rule
+from pegan_jax.interop.imported import Imported
 from pegan_jax.models import cips
 from pegan_jax.train.state import TrainState
+from pegan_jax.weights import rules
+from pegan_jax.weights.reader import ForeignFileError, arrays, shown
+from pegan_jax.weights.rules import Rule
 
 LICENCE = (
     'Converted weights keep the licence under which their source was published (official files: the licence of '

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, system_module
-from pegan_jax.interop import reader, rules
-from pegan_jax.interop.reader import ForeignFileError, shown
-from pegan_jax.interop.rules import Imported, Rule
+from pegan_jax.interop.imported import Imported
 from pegan_jax.models import dcgan, pggan
 from pegan_jax.train.state import TrainState
+from pegan_jax.weights import reader, rules
+from pegan_jax.weights.reader import ForeignFileError, shown
+from pegan_jax.weights.rules import Rule
 
 LICENCE = (
     'Converted weights keep the licence under which their source was published (official files: the Apache-2.0 licence '

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, system_module
-from pegan_jax.interop import rules
-from pegan_jax.interop.reader import ForeignFileError, shown
-from pegan_jax.interop.rules import Imported, Rule
+from pegan_jax.interop.imported import Imported
 from pegan_jax.models import stylegan2, stylegan3
 from pegan_jax.train.state import TrainState
+from pegan_jax.weights import rules
+from pegan_jax.weights.reader import ForeignFileError, shown
+from pegan_jax.weights.rules import Rule
 
 LICENCE = (
     'Converted weights keep the licence under which their source was published (official files: the NVIDIA Source Code '

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import optax
 
 from pegan_jax import coords, encodings, losses, optim
-from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
 from pegan_jax.layers import EqualDense, MappingNetwork, lrelu, truncate
 from pegan_jax.models.stylegan2 import Discriminator, num_halvings
+from pegan_jax.settings import ConfigError, at_least, check_types
 
 CPU_CHUNK = 1024  # coordinates whose activations stay in a core's cache: measured fastest
 W_AVG_SAMPLES = 4096  # latents whose mean w stands for the centre of truncation when the caller gives none

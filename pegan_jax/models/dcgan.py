@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from pegan_jax import encodings, losses, ops, optim
-from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.gan import GAN, Stage, Update, sample_normal
 from pegan_jax.layers import BatchNorm
+from pegan_jax.settings import ConfigError, at_least, check_types
 
 Encoding = Literal['none', 'csg', 'spe']
 

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import losses, ops, optim
-from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.data import masks
 from pegan_jax.gan import GAN, Stage, Update, sample_keys
 from pegan_jax.layers import PartialConv
+from pegan_jax.settings import ConfigError, at_least, check_types
 
 Nearest = Literal['aligned', 'linspace', 'plain']
 # How the published programs differ: the TensorFlow release, the networks of its PyTorch port that are meant for

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import encodings, filters, losses, ops, optim
-from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
 from pegan_jax.layers import EqualConv, EqualDense, lrelu, minibatch_std, pixel_norm, truncate
 from pegan_jax.models.stylegan2 import (
@@ -29,6 +28,7 @@ from pegan_jax.models.stylegan2 import (
     size_of,
     widths,
 )
+from pegan_jax.settings import ConfigError, at_least, check_types
 
 Scale = int | tuple[int, int]  # added to both sides of the generator's input, or to (height, width)
 

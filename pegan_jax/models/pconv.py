@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import optax
 
 from pegan_jax import optim
-from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.data import masks
 from pegan_jax.gan import GAN, Stage, Update, sample_keys
 from pegan_jax.layers import BatchNorm, PartialConv
 from pegan_jax.models.deepfill import check_data, check_masks, composite, double
+from pegan_jax.settings import ConfigError, at_least, check_types
+from pegan_jax.weights import features
 
 logger = logging.getLogger(__name__)
 
@@ -226,8 +227,6 @@ def build(config: Any) -> GAN:
 
     @functools.cache
     def vgg() -> dict:
-        from pegan_jax.metrics import features  # not above: its reader of files is beside importers of all systems
-
         return features.load_vgg(model.vgg)
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
@@ -253,8 +252,6 @@ def build(config: Any) -> GAN:
         if model.vgg is None:
             logger.warning('model.vgg is not set: the loss has no perceptual and no style terms.')
         else:
-            from pegan_jax.metrics import features
-
             maps = features.vgg_pools(vgg(), jnp.concatenate([out, composite(out, gt, mask), gt]))
             terms |= feature_terms(*zip(*(jnp.split(x, 3) for x in maps), strict=True))
         metrics = {f'loss/{name}': value for name, value in terms.items()}

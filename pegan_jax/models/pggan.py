@@ -16,7 +16,6 @@ import numpy as np
 import optax
 
 from pegan_jax import losses, ops, optim
-from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
 from pegan_jax.layers import minibatch_std
 from pegan_jax.models.dcgan import (
@@ -33,6 +32,7 @@ from pegan_jax.models.dcgan import (
     validate,
     view,
 )
+from pegan_jax.settings import ConfigError, at_least, check_types
 
 __all__ = ['SAMPLE_OPTIONS', 'Config', 'build', 'map_latents', 'mean_w', 'num_ws', 'sample', 'validate', 'view']
 

@@ -18,9 +18,11 @@ import optax
 from scipy.cluster.vq import kmeans2
 
 from pegan_jax import encodings, losses, ops
-from pegan_jax.config import ConfigError, at_least, check_types
+from pegan_jax.data.sources import open_image
 from pegan_jax.gan import GAN, Stage, Update, sample_keys
 from pegan_jax.layers import BatchNorm
+from pegan_jax.pixels import decode_image
+from pegan_jax.settings import ConfigError, at_least, check_types
 
 MAX_CHANNELS = 128
 
@@ -589,8 +591,6 @@ def build(config: Any) -> GAN:
 
     @functools.cache
     def pyramid() -> tuple[list[np.ndarray], Pyramid]:
-        from pegan_jax.data.sources import decode_image, open_image
-
         source = open_image(config.data.image, config.data.max_pixels)
         with jax.ensure_compile_time_eval():  # the first call may come from inside a traced function
             reals, shape = make_pyramid(decode_image(source[0]['image'], config.data.max_pixels), model)

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import optax
 
 from pegan_jax import filters, losses, ops, optim
-from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
 from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork, lrelu, minibatch_std, truncate
+from pegan_jax.settings import ConfigError, at_least, check_types
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import encodings, ops
-from pegan_jax.config import ConfigError, at_least, check_types
 from pegan_jax.filters import lowpass
 from pegan_jax.gan import GAN
 from pegan_jax.layers import EqualDense, MappingNetwork, truncate
 from pegan_jax.models import stylegan2
+from pegan_jax.settings import ConfigError, at_least, check_types
 
 
 @dataclass(frozen=True)

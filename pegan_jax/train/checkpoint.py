@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from pegan_jax.config import ConfigError
+from pegan_jax.settings import ConfigError
 from pegan_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)

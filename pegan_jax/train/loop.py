@@ -21,10 +21,11 @@ from jax.sharding import PartitionSpec as P
 
 from pegan_jax import config as configs
 from pegan_jax.config import Config, ConfigError
-from pegan_jax.gan import GAN, Stage
+from pegan_jax.data import pipeline
+from pegan_jax.gan import GAN, Stage, latents
 from pegan_jax.metrics.distribution import sliced_wasserstein
 from pegan_jax.ops import resize_align_corners
-from pegan_jax.sampling import image_grid, latents, to_uint8
+from pegan_jax.pixels import image_grid, to_uint8
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.log import RunLog
 from pegan_jax.train.state import TrainState, create_state
@@ -56,8 +57,6 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
 
     Raises: ConfigError, ValueError for what cannot run; CheckpointError; NonFiniteError.
     """
-    from pegan_jax.data import pipeline
-
     workdir, train = pathlib.Path(workdir), config.train
     mesh = data_mesh()
     check_batch_size(train.batch_size, mesh.size)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pegan_jax import load, sample
-from pegan_jax.__main__ import main
+from pegan_jax.cli import main
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
@@ -38,7 +38,7 @@ def test_sample_writes_the_images_that_python_gives(workdir, tmp_path):
     for out in (grid, folder):
         command = ['sample', '--model', str(workdir), '--seeds', '0,4-5', '--out', str(out), '--truncation-psi', '0.7']
         assert main(command) == 0
-    from pegan_jax.sampling import to_uint8
+    from pegan_jax.pixels import to_uint8
 
     images = to_uint8(sample(load(workdir), [0, 4, 5], truncation_psi=0.7))
     np.testing.assert_array_equal(_read(grid), np.concatenate(images, axis=1))

@@ -15,15 +15,15 @@ from PIL import Image
 
 from pegan_jax import config as configs
 from pegan_jax import convert, load
-from pegan_jax.__main__ import main
-from pegan_jax.interop import rules
+from pegan_jax.cli import main
 from pegan_jax.interop.cips import G_RULES, d_rules
-from pegan_jax.interop.reader import ForeignFileError
 from pegan_jax.models import cips
 from pegan_jax.train import run
 from pegan_jax.train.checkpoint import Checkpoints, load_networks
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import data_mesh, replicated_state
+from pegan_jax.weights import rules
+from pegan_jax.weights.reader import ForeignFileError
 
 
 @pytest.fixture(scope='module')

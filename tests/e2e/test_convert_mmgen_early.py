@@ -13,10 +13,11 @@ from compare import assert_close, nhwc
 
 from pegan_jax import convert, load
 from pegan_jax.config import Config, DataConfig
-from pegan_jax.interop import mmgen_early, reader
-from pegan_jax.interop.reader import ForeignFileError
+from pegan_jax.interop import mmgen_early
 from pegan_jax.models import dcgan, pggan
 from pegan_jax.train.checkpoint import load_networks
+from pegan_jax.weights import reader
+from pegan_jax.weights.reader import ForeignFileError
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'positional_encoding_gans'
 

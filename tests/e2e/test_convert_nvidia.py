@@ -12,10 +12,11 @@ import pytest
 from compare import assert_close, nhwc
 
 from pegan_jax import convert, load
-from pegan_jax.__main__ import main
-from pegan_jax.interop import nvidia, reader
-from pegan_jax.interop.reader import ForeignFileError
+from pegan_jax.cli import main
+from pegan_jax.interop import nvidia
 from pegan_jax.train.checkpoint import load_networks
+from pegan_jax.weights import reader
+from pegan_jax.weights.reader import ForeignFileError
 
 BUFFERS = {
     'w_avg', 'transform', 'freqs', 'phases', 'magnitude_ema', 'up_filter', 'down_filter', 'resample_filter',

@@ -13,9 +13,9 @@ import pytest
 from compare import assert_close, nhwc
 
 from pegan_jax import convert, editing, load
-from pegan_jax.__main__ import main
-from pegan_jax.interop.reader import ForeignFileError
+from pegan_jax.cli import main
 from pegan_jax.models import singan
+from pegan_jax.weights.reader import ForeignFileError
 
 
 @functools.cache

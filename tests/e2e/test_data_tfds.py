@@ -13,8 +13,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from pegan_jax.config import ConfigError, DataConfig
-from pegan_jax.data import pipeline, sources, worlds
-from pegan_jax.sampling import to_uint8
+from pegan_jax.data import pipeline, worlds
+from pegan_jax.data.records import open_worlds
+from pegan_jax.pixels import to_uint8
 
 PREPARE = """
 import sys
@@ -43,7 +44,7 @@ def test_worlds_are_prepared_and_read_without_tensorflow(tmp_path):
 
 
 def test_stored_images_are_the_worlds_and_carry_their_truths(tmp_path):
-    sources.open_worlds((16, 16), 9, 'train', str(tmp_path))
+    open_worlds((16, 16), 9, 'train', str(tmp_path))
     records = tfds.builder('worlds/16x16x9', data_dir=str(tmp_path)).as_data_source('train')
     assert sorted(r['seed'] for r in records) == list(range(9))
     images = to_uint8(worlds.render_world(jnp.arange(9), 16, 16))
@@ -89,7 +90,7 @@ def test_a_killed_preparation_starts_again(tmp_path):
         assert process.wait() == -signal.SIGKILL
     assert list(folder.glob('incomplete*')) and not (folder / '1.0.0').exists()
     folder.rename(folder.with_name('8x8x4'))  # the same leftovers, where fewer images are wanted
-    assert len(sources.open_worlds((8, 8), 4, 'train', str(tmp_path / 'tfds'))) == 4
+    assert len(open_worlds((8, 8), 4, 'train', str(tmp_path / 'tfds'))) == 4
 
 
 def test_a_failed_preparation_leaves_nothing(tmp_path, plain_worlds, monkeypatch):
@@ -99,9 +100,9 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, plain_worlds, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(worlds, 'render_world', fail)
         with pytest.raises(RuntimeError, match='out of memory'):
-            sources.open_worlds((8, 8), 4, 'train', str(tmp_path))
+            open_worlds((8, 8), 4, 'train', str(tmp_path))
     assert [p for p in tmp_path.rglob('*') if p.is_file()] == []
-    assert len(sources.open_worlds((8, 8), 4, 'train', str(tmp_path))) == 4
+    assert len(open_worlds((8, 8), 4, 'train', str(tmp_path))) == 4
 
 
 def test_two_processes_may_prepare_the_same_worlds(tmp_path):
@@ -115,7 +116,7 @@ def test_two_processes_may_prepare_the_same_worlds(tmp_path):
 
 
 def test_a_folder_without_its_description_is_reported(tmp_path, plain_worlds):
-    sources.open_worlds((8, 8), 4, 'train', str(tmp_path))
+    open_worlds((8, 8), 4, 'train', str(tmp_path))
     (tmp_path / 'worlds/8x8x4/1.0.0/dataset_info.json').unlink()
     with pytest.raises(ConfigError, match='is damaged; delete it'):
-        sources.open_worlds((8, 8), 4, 'train', str(tmp_path))
+        open_worlds((8, 8), 4, 'train', str(tmp_path))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pegan_jax import editing, load
-from pegan_jax.__main__ import main
+from pegan_jax.cli import main
 from pegan_jax.config import ConfigError, load_config
 from pegan_jax.models import singan
 from pegan_jax.sampling import Model

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pegan_jax import convert, evaluation, inpaint, inpainting, load
-from pegan_jax.__main__ import main
+from pegan_jax.cli import main
+from pegan_jax.inpainting import arrays
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'deepfill'
 SIZE = (37, 45)
@@ -79,8 +80,8 @@ def test_folders_are_completed_and_the_flow_of_the_attention_is_drawn_beside(tmp
 def test_the_flow_points_from_each_block_to_its_most_attended_patch(plain, files):
     model = load(plain)
     image, mask = (read(files / kind / 'b.png') for kind in ('images', 'masks'))
-    inputs = inpainting._inputs(model, image[None], (mask > 0)[None], None)
-    offsets = np.asarray(inpainting._offsets(model.config.model, model.variables['params'], inputs))
+    inputs = arrays.inputs(model, image[None], (mask > 0)[None], None)
+    offsets = np.asarray(arrays._offsets(model.config.model, model.variables['params'], inputs))
     picture = inpainting.attention_flow(model, image, mask > 0)
     assert offsets.shape == (1, 5, 6, 2)
     # White where nothing moves, and equal colours for equal offsets.

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pegan_jax import load
-from pegan_jax.__main__ import main
+from pegan_jax.cli import main
 
 
 @pytest.fixture(scope='module')

@@ -99,7 +99,7 @@ def test_sigkill_in_the_middle_of_a_save_leaves_the_checkpoint_before_it(folder,
         '    if any(p.name.startswith("8.") for p in root.iterdir()):\n'
         '        (root.parent / "reached").touch(); time.sleep(100)\n'
         'checkpoint._write_sums = slow\n'
-        'from pegan_jax.__main__ import main\n'
+        'from pegan_jax.cli import main\n'
         'sys.exit(main(sys.argv[1:]))\n'
     )
     process = _launch(folder, tmp_path, code=code)

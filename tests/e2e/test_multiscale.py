@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pegan_jax.__main__ import main
+from pegan_jax.cli import main
 from pegan_jax.config import load_config
 from pegan_jax.train import loop, run
 

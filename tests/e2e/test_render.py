@@ -14,6 +14,7 @@ from PIL import Image
 from pegan_jax import coords
 from pegan_jax.config import load_config, to_dict
 from pegan_jax.models import cips
+from pegan_jax.pixels import to_uint, to_uint8
 from pegan_jax.sampling import (
     Model,
     fill_scattered,
@@ -24,8 +25,6 @@ from pegan_jax.sampling import (
     render_foveated,
     sample,
     save,
-    to_uint,
-    to_uint8,
 )
 
 WORKER = pathlib.Path(__file__).with_name('render_worker.py')
@@ -212,7 +211,7 @@ def test_scattered_fill_is_exact_on_planes_and_nearest_outside_the_hull():
 
 
 def test_the_command_crops_foveates_and_writes_every_format(workdir, tmp_path):
-    from pegan_jax.__main__ import main
+    from pegan_jax.cli import main
 
     def command(name, *options):
         assert (

@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from pegan_jax import coords, load, sample
-from pegan_jax.__main__ import main
+from pegan_jax.cli import main
 from pegan_jax.config import load_config
-from pegan_jax.sampling import image_grid, style_mix, to_uint8
+from pegan_jax.pixels import image_grid, to_uint8
+from pegan_jax.sampling import style_mix
 from pegan_jax.train.loop import run
 
 

@@ -9,7 +9,7 @@ from compare import assert_close, nchw, nhwc, outputs
 
 from pegan_jax import losses, ops
 from pegan_jax.models import deepfill
-from pegan_jax.sampling import to_uint8
+from pegan_jax.pixels import to_uint8
 
 PRESETS = {'official': 'official', 'tf': 'port-tf', 'pt': 'port-pt'}
 LAYERS = deepfill.layer_names()

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 
 from pegan_jax.config import Config, DataConfig, system_module
-from pegan_jax.interop import nvidia, rules
+from pegan_jax.interop import nvidia
 from pegan_jax.models import stylegan2, stylegan3
+from pegan_jax.weights import rules
 
 MODELS = {
     'G_t_256': stylegan3.Config(r1_gamma=2.0, channel_base=16384),

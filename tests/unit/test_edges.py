@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from test_pipeline import Numbered, take
 
-from pegan_jax.__main__ import main
+from pegan_jax.cli import main
 from pegan_jax.config import ConfigError, DataConfig
 from pegan_jax.data import edges, pipeline, sources
 

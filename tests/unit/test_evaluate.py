@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pegan_jax import evaluation, inpainting
-from pegan_jax.__main__ import main
+from pegan_jax.cli import main
 from pegan_jax.config import ConfigError, DataConfig
 from pegan_jax.data import masks
 from pegan_jax.metrics import image as measures
@@ -75,7 +75,7 @@ def test_perfect_images_have_no_psnr_and_the_table_says_so(listed):
 
 def test_worlds_of_evaluations_are_none_of_those_of_training():
     from pegan_jax.data.worlds import render_world
-    from pegan_jax.sampling import to_uint8
+    from pegan_jax.pixels import to_uint8
 
     images = evaluation.read_images(DataConfig(resolution=16), 2)
     assert images.shape == (2, 16, 16, 3) and (images[0] != images[1]).any()

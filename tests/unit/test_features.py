@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pegan_jax.__main__ import main
-from pegan_jax.interop.reader import ForeignFileError
-from pegan_jax.metrics import features
+from pegan_jax.cli import main
+from pegan_jax.weights import features
+from pegan_jax.weights.reader import ForeignFileError
 
 INDICES = [index for block in features.BLOCKS for index, _ in block]
 

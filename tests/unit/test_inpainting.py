@@ -9,7 +9,8 @@ import tifffile
 from PIL import Image
 
 from pegan_jax import inpainting
-from pegan_jax.__main__ import main
+from pegan_jax.cli import main
+from pegan_jax.inpainting import arrays
 
 RNG = np.random.default_rng(0)
 
@@ -90,7 +91,7 @@ def test_what_is_under_the_hole_does_not_matter_and_padding_repeats_the_border()
     image, mask = photo(), hole()
     other = np.where(mask[..., None], 255 - image, image)
     np.testing.assert_array_equal(inpainting.inpaint(_Model(), image, mask), inpainting.inpaint(_Model(), other, mask))
-    padded = inpainting._inputs(_Model(), image[None], mask[None], None)
+    padded = arrays.inputs(_Model(), image[None], mask[None], None)
     assert padded['image'].shape == (1, 24, 32, 3) and padded['mask'].shape == (1, 24, 32, 1)
     np.testing.assert_array_equal(padded['image'][0, 20:, :28], np.repeat(padded['image'][0, 19:20, :28], 4, axis=0))
     np.testing.assert_array_equal(padded['image'][0, :, 28:], np.repeat(padded['image'][0, :, 27:28], 4, axis=1))

@@ -11,11 +11,11 @@ import pytest
 from flax import linen as nn
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, load_config
-from pegan_jax.interop.reader import ForeignFileError
 from pegan_jax.layers import PartialConv
-from pegan_jax.metrics import features
 from pegan_jax.models import pconv
 from pegan_jax.train.state import create_state
+from pegan_jax.weights import features
+from pegan_jax.weights.reader import ForeignFileError
 
 
 def run(layer, x, valid, params=None):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from foreign import Call, Name, Persistent, Raw, Storages, tensor
 
-from pegan_jax.interop import reader
-from pegan_jax.interop.reader import ForeignFileError
+from pegan_jax.weights import reader
+from pegan_jax.weights.reader import ForeignFileError
 
 
 def _write(path, value, storages, kind, itemsizes=None):

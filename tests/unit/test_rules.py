@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from pegan_jax.interop import rules
-from pegan_jax.interop.reader import ForeignFileError
-from pegan_jax.interop.rules import Rule
+from pegan_jax.weights import rules
+from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.rules import Rule
 
 RULES = [
     Rule(r'(fc|layer\.\d+)\.weight', '{0}/kernel', rules.dense),

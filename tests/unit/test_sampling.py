@@ -9,19 +9,10 @@ import pytest
 
 from pegan_jax import coords
 from pegan_jax.config import load_config
+from pegan_jax.gan import latents
 from pegan_jax.models import cips, stylegan2, stylegan3
-from pegan_jax.sampling import (
-    Model,
-    _write,
-    frame_view,
-    image_grid,
-    interpolate,
-    latents,
-    render,
-    sample,
-    style_mix,
-    to_uint8,
-)
+from pegan_jax.pixels import image_grid, to_uint8, write
+from pegan_jax.sampling import Model, frame_view, interpolate, render, sample, style_mix
 
 
 def test_a_seed_gives_the_same_latent_in_any_company():
@@ -82,7 +73,7 @@ def test_a_file_that_cannot_be_finished_leaves_nothing_behind(tmp_path):
         raise RuntimeError('interrupted')
 
     with pytest.raises(RuntimeError, match='interrupted'):
-        _write(tmp_path / 'a.png', pieces(), (2, 2), 8)
+        write(tmp_path / 'a.png', pieces(), (2, 2), 8)
     assert not list(tmp_path.iterdir())
 
 

@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from pegan_jax.config import ConfigError
-from pegan_jax.data import sources
+from pegan_jax.data import records, sources
+from pegan_jax.pixels import UnreadableImage, decode_image
 
 LIMIT = 10_000
 RED = Image.new('RGB', (6, 4), (200, 30, 10))
@@ -38,7 +39,7 @@ def huge_png(width, height):
 
 @pytest.mark.parametrize('kind', ['png', 'webp', 'bmp', 'tiff', 'jpeg'])
 def test_formats_are_read(kind):
-    image = sources.decode_image(encode(RED, kind, **({'lossless': True} if kind == 'webp' else {})), LIMIT)
+    image = decode_image(encode(RED, kind, **({'lossless': True} if kind == 'webp' else {})), LIMIT)
     assert image.dtype == np.uint8 and image.shape == (4, 6, 3)
     np.testing.assert_allclose(image.astype(int) - [200, 30, 10], 0, atol=3 if kind == 'jpeg' else 0)
 
@@ -46,7 +47,7 @@ def test_formats_are_read(kind):
 def test_sixteen_bit_grey_is_scaled():
     values = np.array([[0, 256, 257, 32768, 65535]], np.uint16)
     for kind in ('png', 'tiff'):
-        image = sources.decode_image(encode(Image.fromarray(values), kind), LIMIT)
+        image = decode_image(encode(Image.fromarray(values), kind), LIMIT)
         np.testing.assert_array_equal(image[0, :, 0], [0, 1, 1, 128, 255])
         assert image.shape == (1, 5, 3) and (image == image[..., :1]).all()
 
@@ -54,21 +55,21 @@ def test_sixteen_bit_grey_is_scaled():
 def test_transparency_is_composited_over_black():
     rgba = Image.fromarray(np.array([[[200, 100, 50, 0], [200, 100, 50, 255], [200, 100, 50, 51]]], np.uint8))
     expected = [[0, 0, 0], [200, 100, 50], [40, 20, 10]]
-    np.testing.assert_array_equal(sources.decode_image(encode(rgba), LIMIT)[0], expected)
+    np.testing.assert_array_equal(decode_image(encode(rgba), LIMIT)[0], expected)
     grey = Image.fromarray(np.array([[[200, 0], [200, 255], [200, 51]]], np.uint8), 'LA')
-    np.testing.assert_array_equal(sources.decode_image(encode(grey), LIMIT)[0, :, 0], [0, 200, 40])
+    np.testing.assert_array_equal(decode_image(encode(grey), LIMIT)[0, :, 0], [0, 200, 40])
 
 
 def test_palettes_with_a_transparent_colour_are_read():
     palette = Image.fromarray(np.array([[0, 1]], np.uint8), 'P')
     palette.putpalette([10, 20, 30, 40, 50, 60])
-    np.testing.assert_array_equal(sources.decode_image(encode(palette), LIMIT)[0], [[10, 20, 30], [40, 50, 60]])
+    np.testing.assert_array_equal(decode_image(encode(palette), LIMIT)[0], [[10, 20, 30], [40, 50, 60]])
     data = encode(palette, transparency=0)
-    np.testing.assert_array_equal(sources.decode_image(data, LIMIT)[0], [[0, 0, 0], [40, 50, 60]])
+    np.testing.assert_array_equal(decode_image(data, LIMIT)[0], [[0, 0, 0], [40, 50, 60]])
 
 
 def test_cmyk_is_converted():
-    image = sources.decode_image(encode(RED.convert('CMYK'), 'jpeg', quality=95), LIMIT)
+    image = decode_image(encode(RED.convert('CMYK'), 'jpeg', quality=95), LIMIT)
     np.testing.assert_allclose(image.astype(int) - [200, 30, 10], 0, atol=6)
 
 
@@ -77,7 +78,7 @@ def test_exif_rotation_is_applied():
     pixels[:, :16] = 255  # left half white
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned clockwise: left becomes top
-    image = sources.decode_image(encode(Image.fromarray(pixels), 'jpeg', exif=exif), LIMIT)
+    image = decode_image(encode(Image.fromarray(pixels), 'jpeg', exif=exif), LIMIT)
     assert image.shape == (32, 16, 3) and image[:12].min() > 240 and image[20:].max() < 15
 
 
@@ -101,14 +102,14 @@ BROKEN = {
 @pytest.mark.parametrize('draft', [False, True])
 def test_broken_images_are_refused_with_the_reason(case, draft):
     data, reason = BROKEN[case]
-    with pytest.raises(sources.UnreadableImage, match=reason):
-        sources.decode_image(data, LIMIT, draft=draft)
+    with pytest.raises(UnreadableImage, match=reason):
+        decode_image(data, LIMIT, draft=draft)
 
 
 def test_the_limit_is_inclusive():
-    assert sources.decode_image(encode(RED), 24).shape == (4, 6, 3)
-    with pytest.raises(sources.UnreadableImage, match='6 x 4 pixels'):
-        sources.decode_image(encode(RED), 23)
+    assert decode_image(encode(RED), 24).shape == (4, 6, 3)
+    with pytest.raises(UnreadableImage, match='6 x 4 pixels'):
+        decode_image(encode(RED), 23)
 
 
 # Folders
@@ -179,7 +180,7 @@ def archive(path, labels=(), **options):
 
 
 def red(example):
-    return int(sources.decode_image(example['image'], LIMIT)[0, 0, 0])
+    return int(decode_image(example['image'], LIMIT)[0, 0, 0])
 
 
 @pytest.mark.parametrize('compression', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -236,7 +237,7 @@ def test_images_outside_class_folders_and_datasets_without_labels_are_errors(fol
     with pytest.raises(ConfigError, match=r'a\.png is in no sub-folder'):
         sources.open_folder(str(folder), LIMIT, tmp_path / 'work', labels=True)
     with pytest.raises(ConfigError, match=r"data\.tfds='unlabelled' has no label"):
-        sources.open_tfds('unlabelled', 'train', prepared, labels=True)
+        records.open_tfds('unlabelled', 'train', prepared, labels=True)
 
 
 def test_folders_without_images_are_errors(tmp_path):
@@ -315,22 +316,22 @@ def prepared(tmp_path_factory):
 
 
 def test_tfds_datasets_are_read_with_labels_and_encoded_images(prepared):
-    assert set(sources.open_tfds('labelled', 'train', prepared)[0]) == {'image'}
-    source = sources.open_tfds('labelled', 'train', prepared, labels=True)
+    assert set(records.open_tfds('labelled', 'train', prepared)[0]) == {'image'}
+    source = records.open_tfds('labelled', 'train', prepared, labels=True)
     assert len(source) == 6 and source.c_dim == 2
     seen = {}
     for i in range(6):
         assert set(source[i]) == {'image', 'label'} and source[i]['label'].dtype == np.int32
-        seen[int(sources.decode_image(source[i]['image'], LIMIT)[0, 0, 0])] = int(source[i]['label'])
+        seen[int(decode_image(source[i]['image'], LIMIT)[0, 0, 0])] = int(source[i]['label'])
     assert seen == {i: i % 2 for i in range(6)}
-    assert len(sources.open_tfds('labelled', 'test', prepared)) == 2
-    assert len(sources.open_tfds('labelled', 'train[:50%]+test', prepared)) == 5
+    assert len(records.open_tfds('labelled', 'test', prepared)) == 2
+    assert len(records.open_tfds('labelled', 'train[:50%]+test', prepared)) == 5
 
 
 @pytest.mark.parametrize('split', ['validation', 'train[:0]', 'train['])
 def test_bad_splits_are_named(prepared, split):
     with pytest.raises(ConfigError, match=r'(?s)data\.split=.*known: (train, test|test, train)'):
-        sources.open_tfds('labelled', split, prepared)
+        records.open_tfds('labelled', split, prepared)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +346,7 @@ def test_bad_splits_are_named(prepared, split):
 )
 def test_unusable_datasets_are_explained(prepared, name, message):
     with pytest.raises(ConfigError, match=message):
-        sources.open_tfds(name, 'train', prepared)
+        records.open_tfds(name, 'train', prepared)
 
 
 def copy_of(prepared, tmp_path):
@@ -357,7 +358,7 @@ def test_other_file_formats_are_explained(prepared, tmp_path):
     info = copy_of(prepared, tmp_path) / 'dataset_info.json'
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
     with pytest.raises(ConfigError, match=r'stored as tfrecord, which has no random access.*delete'):
-        sources.open_tfds('labelled', 'train', str(tmp_path))
+        records.open_tfds('labelled', 'train', str(tmp_path))
 
 
 @pytest.mark.parametrize('left', [0.9, 0.5, 0.1, 0.0])
@@ -368,9 +369,9 @@ def test_damaged_datasets_are_explained(prepared, tmp_path, left):
     else:
         shard.unlink()
     with pytest.raises(ConfigError, match=r'is damaged .*delete it'):
-        sources.open_tfds('labelled', 'train', str(tmp_path))
+        records.open_tfds('labelled', 'train', str(tmp_path))
 
 
 def test_a_missing_record_is_an_unreadable_image():
-    with pytest.raises(sources.UnreadableImage, match='the record is missing'):
-        sources.Records([{'image': None, 'label': None}], 'image', 'label')[0]
+    with pytest.raises(UnreadableImage, match='the record is missing'):
+        records.Records([{'image': None, 'label': None}], 'image', 'label')[0]

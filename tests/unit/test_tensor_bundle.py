@@ -6,8 +6,8 @@ import foreign
 import numpy as np
 import pytest
 
-from pegan_jax.interop import reader, tensor_bundle
-from pegan_jax.interop.reader import ForeignFileError
+from pegan_jax.weights import reader, tensor_bundle
+from pegan_jax.weights.reader import ForeignFileError
 
 ARRAYS = {
     'net/conv1/bias': np.arange(3, dtype=np.float32),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pegan_jax.data import worlds
-from pegan_jax.sampling import to_uint8
+from pegan_jax.pixels import to_uint8
 
 
 @functools.cache

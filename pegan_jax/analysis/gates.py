@@ -6,18 +6,15 @@ learned: each channel has its own, and deep layers can still tell holes from wha
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
-from pegan_jax.analysis import SEQUENTIAL, Study, coloured, number_table, picture_table, rounded
-from pegan_jax.config import DataConfig, load_config, system_module
-from pegan_jax.evaluation import read_images
-from pegan_jax.models import deepfill, pconv
+from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, number_table, picture_table, rounded
+from pegan_jax.analysis.holes import box_mask, share_of_hole
+from pegan_jax.models import deepfill
 from pegan_jax.sampling import Model
 
 SEPARATES = 0.75  # area under the ROC curve, from which on (or under 1 minus it) a gate tells holes apart
@@ -68,56 +65,15 @@ def partial_masks(model: deepfill.Config, inputs: dict[str, Any]) -> dict[str, n
     return gates_of(model, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params), inputs)
 
 
-def share_of_hole(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The share of hole of the pixels that lie under each position of a smaller map: [N, H, W, 1] -> [N, h, w]."""
-    n, height, width, _ = mask.shape
-    blocks = np.asarray(mask).reshape(n, size[0], height // size[0], size[1], width // size[1])
-    return blocks.mean(axis=(2, 4))
-
-
 def separation(first: np.ndarray, second: np.ndarray) -> Separation:
     """`Separation` of two sets of gates, [P, C] and [Q, C]."""
+    from scipy import stats  # takes long to import
+
     first, second = first.astype(np.float64), second.astype(np.float64)
     ranks = stats.rankdata(np.concatenate([first, second]), axis=0)[: len(first)]
     # Mann and Whitney: the rank sum counts the pairs in which the first is larger.
     pairs = ranks.sum(axis=0) - len(first) * (len(first) + 1) / 2
     return Separation(first.mean(axis=0), second.mean(axis=0), pairs / (len(first) * len(second)))
-
-
-def box_mask(height: int, width: int) -> np.ndarray:
-    """A box of half the height and width in the middle, from multiples of 8: [1, height, width, 1] float32.
-
-    Raises: ValueError for sides under 32, which have no room for it.
-    """
-    if min(height, width) < 32:
-        raise ValueError(f'a hole in the middle of {height} x {width} pixels; both sides must be at least 32.')
-    mask = np.zeros((1, height, width, 1), np.float32)
-    top, left = (n // 4 // 8 * 8 for n in (height, width))
-    mask[:, top : height - top, left : width - left] = 1
-    return mask
-
-
-def random_models(names: Sequence[str], key: jax.Array) -> dict[str, Model]:
-    """Shipped configurations with random weights, by name."""
-    models = {}
-    for name in names:
-        config = load_config(name)
-        gan = system_module(config.system).build(config)
-        params, buffers, _ = jax.jit(gan.init)(key)
-        models[name] = Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
-    return models
-
-
-def worlds_for(models: dict[str, Model], count: int = 4) -> np.ndarray:
-    """Procedural worlds that training does not see, of the models' size: [count, H, W, 3] float32 in [-1, 1].
-
-    Raises: ValueError for models of several sizes.
-    """
-    sizes = {model.config.data.size for model in models.values()}
-    if len(sizes) > 1:
-        raise ValueError(f'the models are for images of {sorted(sizes)}; compare models of one size.')
-    images = read_images(DataConfig(tfds='worlds', resolution=sizes.pop()), count)
-    return images.astype(np.float32) / 127.5 - 1
 
 
 def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
@@ -178,85 +134,17 @@ def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
                 ('closed most\nby the hole', gate[0, ..., (told.first - told.second).argmin()]),
                 ('partial: valid', valid[0, ..., 0]),
             ):
-                caption = f'{short(layer)}, {gate.shape[1]}x{gate.shape[2]}'
+                caption = f'{_short(layer)}, {gate.shape[1]}x{gate.shape[2]}'
                 part.setdefault(f'{name}\n{label}', []).append((caption, coloured(picture, 0, 1)))
     titles = {'coarse': 'Gates of the coarse network', 'refined': 'Gates of the refinement network'}
     legend = (0, 1, SEQUENTIAL, 'gate of the first image, hole in the middle; of partial convolution, 1 is valid')
     pictures = {kind: picture_table(title, rows[kind], legend) for kind, title in titles.items()}
-    columns = [short(layer) for layer in next(iter(numbers.values()))]
+    columns = [_short(layer) for layer in next(iter(numbers.values()))]
     what = f'share of gates that tell the hole apart (AUC of {SEPARATES:g}); last row: share of the hole that is valid'
     pictures['separating'] = number_table('Gates and holes', columns, shares | {'partial, valid': partial}, what)
     return Study(numbers, pictures)
 
 
-# Skips of a U-Net -----------------------------------------------------------------------------------------------------
-
-
-def skips_of(model: pconv.Config, variables: dict, image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-    """What the skips of the U-Net of partial convolutions carry, [N, h, w, C], from the image to the smallest map."""
-    generator = pconv.Generator(model)
-    variables = {'params': variables['params'], 'batch_stats': variables['buffers']}
-
-    def run(variables: dict, image: jax.Array, mask: jax.Array) -> dict:
-        def seen(module: Any, _: str) -> bool:
-            return module.name in ('enc_1', *(f'enc_{i}_bn' for i in range(2, model.levels)))
-
-        return generator.apply(
-            variables, image, mask, False, capture_intermediates=seen, mutable=['intermediates', 'gates']
-        )[1]['intermediates']
-
-    found = jax.jit(run)(variables, image, mask)
-    (first, _), *rest = (found[name]['__call__'][0] for name in sorted(found, key=lambda n: int(n.split('_')[1])))
-    return [np.asarray(image * (1 - mask)), *(np.asarray(jax.nn.relu(x)) for x in (first, *rest))]
-
-
-def skip_study(models: dict[str, Model], images: np.ndarray) -> Study:
-    """What the skips of a U-Net bring to the middle of a hole, as a share of what they bring to known positions.
-
-    This is why DeepFillv2 has no skips (Yu et al. 2019, section 3.3). `magnitude` is the root mean square of the
-    features; `spread` is that of their differences between images: what does not differ, tells nothing of the image.
-    Every U-Net is measured twice: as it is, and told that all pixels are valid, which makes its partial convolutions
-    ordinary ones but at the image's borders. Pictures: `magnitude` and `spread`, a column per skip.
-
-    Args: models: by the name to show, of the system 'pconv'; images: at least two, as for `gate_study`.
-    Raises: ValueError for other models.
-    """
-    mask = box_mask(*images.shape[1:3])
-    hidden, nothing = images * (1 - mask), np.zeros_like(mask)
-    numbers, tables = {}, {'magnitude': {}, 'spread': {}}
-    for name, loaded in models.items():
-        model = loaded.config.model
-        if loaded.config.system != 'pconv':
-            raise ValueError(f'{name} is of system {loaded.config.system!r}, which has no skips; choose a pconv.')
-        for what, said in (('partial', mask), ('ordinary', nothing)):
-            row, entry = f'{name}, {what}', {}
-            for i, x in enumerate(skips_of(model, loaded.variables, hidden, said)):
-                height, width = x.shape[1:3]
-                share = share_of_hole(mask, (height, width))[0]
-                middle = x[:, (height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1]
-                known = x[:, share == 0][:, None]
-                entry[f'{i}: {height}x{width}x{x.shape[3]}'] = {
-                    'magnitude': rounded(_rms(middle) / _rms(known)),
-                    'spread': rounded(_rms(middle - middle.mean(axis=0)) / _rms(known - known.mean(axis=0))),
-                }
-            numbers[row] = entry
-            for kind, table in tables.items():
-                table[row] = [scores[kind] for scores in entry.values()]
-    columns = list(next(iter(numbers.values())))
-    what = {'magnitude': 'rms of features', 'spread': 'rms of their differences between images'}
-    pictures = {
-        kind: number_table(
-            f'Skips in the middle of a hole: {what[kind]}', columns, table, 'relative to known positions; 1 is as much'
-        )
-        for kind, table in tables.items()
-    }
-    return Study(numbers, pictures)
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
-
-
-def short(layer: str) -> str:
+def _short(layer: str) -> str:
     """'conv10_atrous' -> 'conv10'."""
     return layer.partition('_')[0]

@@ -16,7 +16,7 @@ import google_crc32c
 import ml_dtypes
 import numpy as np
 
-from pegan_jax.interop.reader import MAX_BYTES, ForeignFileError, shown
+from pegan_jax.weights.reader import MAX_BYTES, ForeignFileError, shown
 
 logger = logging.getLogger(__name__)
 

@@ -1,171 +1,35 @@
-"""Completes images with holes: arrays, files and folders of files, by a trained model or without one.
+"""Completes image files, and folders of them."""
 
-Masks are 1 (in files: white) where the image is to be filled, 0 (black) where it is known. Known pixels come back as
-they are, bit for bit: whatever a model says of them is not looked at.
-"""
-
-import functools
 import logging
 import os
 import pathlib
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pegan_jax.data import decode
-from pegan_jax.sampling import Model, to_uint8
+from pegan_jax.data import sources
+from pegan_jax.data.masks import binary
+from pegan_jax.inpainting.arrays import (
+    attention_flow,
+    biharmonic,
+    check_attention,
+    check_model,
+    composite,
+    inputs,
+    padded_size,
+)
+from pegan_jax.pixels import FORMATS, has_16_bits, to_rgb
+from pegan_jax.sampling import Model
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = {'.png': 'PNG', '.tif': 'TIFF', '.tiff': 'TIFF'}  # of results: formats that keep every pixel
 LINE = 0.6 * 255  # of sketches: lighter pixels are lines
 _ORIENTATION = 0x0112  # EXIF
-
-
-# Arrays ---------------------------------------------------------------------------------------------------------------
-
-
-def inpaint(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None = None) -> np.ndarray:
-    """Fills the holes of one image, or of several of one size, each with a mask of its own.
-
-    Args:
-      model: of the system 'deepfill' or 'pconv', from `pegan_jax.load`.
-      image: [H, W, 3] or [N, H, W, 3] uint8, of any size; what it shows in the holes does not matter.
-      mask: [H, W] or [N, H, W] of 0 and 1 (or booleans): 1 is a hole.
-      sketch: as mask, of a guided model: 1 is a line, of which those in the holes count.
-    Returns: as image; known pixels are those of the image.
-    Raises: ValueError for other types and shapes, a mask without a known pixel, a sketch for a model that takes none.
-    """
-    image, mask, sketch = _checked(model, image, mask, sketch)
-    single = image.ndim == 3
-    batch = [None if a is None else a[None] if single else a for a in (image, mask, sketch)]
-    out = composite(batch[0], batch[1], _run(model, *batch))
-    return out[0] if single else out
-
-
-def attention_flow(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None = None) -> np.ndarray:
-    """Where the contextual attention of a DeepFillv2 copies from, as colours: hue is direction, white is no offset.
-
-    Args: as `inpaint`, of one image.
-    Returns: [H, W, 3] uint8, every colour a block of 8 x 8 pixels.
-    Raises: ValueError as `inpaint`, and for models without attention.
-    """
-    from pegan_jax.models import deepfill
-
-    _check_attention(model)
-    image, mask, sketch = _checked(model, image, mask, sketch)
-    if image.ndim != 3:
-        raise ValueError(f'image has the shape {image.shape}; the flow is that of one image, [H, W, 3].')
-    height, width = mask.shape
-    inputs = _inputs(model, *(None if a is None else a[None] for a in (image, mask, sketch)))
-    offsets = _offsets(model.config.model, model.variables['params'], inputs)
-    picture = to_uint8(deepfill.flow_picture(offsets, rate=1))[0]
-    return picture.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _offsets(config: Any, params: dict, inputs: dict) -> jax.Array:
-    from pegan_jax.models import deepfill
-
-    return deepfill.Generator(config).apply({'params': params}, **inputs).offsets
-
-
-def biharmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Fills the holes smoothly, without a model: the solution of the biharmonic equation, by scikit-image.
-
-    A baseline. It continues shades and does not invent texture.
-
-    Args: image [H, W, 3] uint8; mask [H, W], 1 is a hole.
-    Returns: as image; known pixels are those of the image.
-    Raises: ValueError as `inpaint`.
-    """
-    from skimage.restoration import inpaint_biharmonic
-
-    image, mask, _ = _checked(None, image, mask, None)
-    if not mask.any():
-        return image.copy()
-    filled = inpaint_biharmonic(image / 127.5 - 1, mask, split_into_regions=True, channel_axis=-1)
-    return composite(image, mask, filled)
-
-
-def composite(image: np.ndarray, mask: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """uint8 pixels of the image where the mask is 0, and of `filled`, in [-1, 1], where it is 1."""
-    return np.where(mask[..., None], to_uint8(filled), image)
-
-
-def _checked(
-    model: Model | None, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The arguments of `inpaint`, the mask as booleans."""
-    if model is not None:
-        check_model(model, sketch=sketch is not None)
-    image, mask = np.asarray(image), np.asarray(mask)
-    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
-        raise ValueError(f'image is {image.dtype} {image.shape}; expected uint8 [H, W, 3] or [N, H, W, 3].')
-    for name, array in (('mask', mask), ('sketch', sketch)):
-        if array is None:
-            continue
-        array = np.asarray(array)
-        if array.shape != image.shape[:-1]:
-            raise ValueError(f'{name} has the shape {array.shape}, the image {image.shape}; expected the same pixels.')
-        if not np.isin(array, (0, 1)).all():
-            raise ValueError(f'{name} has other values than 0 and 1; for a grey image, pass {name} > 127.')
-    mask = mask.astype(bool)
-    if mask.all(axis=(-2, -1)).any():
-        raise ValueError(
-            'the mask is 1 everywhere, so that nothing is known which the hole could be filled from; 1 (white) is the '
-            'hole: is it inverted?'
-        )
-    return image, mask, None if sketch is None else np.asarray(sketch).astype(np.float32)
-
-
-def check_model(model: Model, *, sketch: bool = False) -> None:
-    """Raises: ValueError if a model does not complete images, or is given sketches and does not take any."""
-    if model.gan.inputs is None:
-        raise ValueError(f'the model is of system {model.config.system!r}; completing images needs deepfill or pconv.')
-    if sketch and not getattr(model.config.model, 'guided', False):
-        raise ValueError(
-            'this model takes no sketch: it was trained without. Leave the sketch out, or use a DeepFillv2 with '
-            'model.guided=True, such as configs/deepfill.py:guided.'
-        )
-
-
-def _check_attention(model: Model) -> None:
-    if model.config.system != 'deepfill':
-        raise ValueError(f'the model is of system {model.config.system!r}, which has no attention; deepfill has.')
-
-
-def padded_size(model: Model, size: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) that a model computes for an image of a size: the next multiples of what it needs."""
-    multiple = model.system.side_multiple(model.config.model)
-    return tuple(-(-side // multiple) * multiple for side in size)
-
-
-def _inputs(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Arguments of `gan.sample`: batches, padded behind with the last row and column, which count as known."""
-    size = mask.shape[1:]
-    pad = [(0, 0), *((0, n - m) for n, m in zip(padded_size(model, size), size, strict=True)), (0, 0)]
-    inputs = {
-        'image': np.pad(image.astype(np.float32) / 127.5 - 1, pad, 'edge'),
-        'mask': np.pad(mask[..., None].astype(np.float32), pad),
-    }
-    if getattr(model.config.model, 'guided', False):
-        lines = np.zeros(mask.shape, np.float32) if sketch is None else sketch
-        inputs['sketch'] = np.pad(lines[..., None], pad)
-    return inputs
-
-
-def _run(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None) -> np.ndarray:
-    height, width = mask.shape[1:]
-    return np.asarray(model.complete(_inputs(model, image, mask, sketch)))[:, :height, :width]
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
 
 
 class Pair(NamedTuple):
@@ -187,7 +51,7 @@ class Picture(NamedTuple):
 
 def _open(path: pathlib.Path, max_pixels: int) -> Image.Image:
     try:
-        image = Image.open(path, formats=decode.FORMATS)
+        image = Image.open(path, formats=FORMATS)
     except Exception as error:  # what Pillow raises for damaged files, of many types
         raise ValueError(f'{path} cannot be read as an image: {error}.') from None
     if image.width * image.height > max_pixels:
@@ -213,10 +77,10 @@ def read_picture(path: pathlib.Path, max_pixels: int = 100_000_000) -> Picture:
     """
     with _open(path, max_pixels) as image:
         try:
-            if decode.has_16_bits(image):
+            if has_16_bits(image):
                 logger.warning('%s has 16 bits per channel; the result has 8.', path)
             profile = image.info.get('icc_profile') if image.mode in ('RGB', 'RGBA') else None
-            return Picture(*decode.to_rgb(image), profile)
+            return Picture(*to_rgb(image), profile)
         except Exception as error:  # as above, and what Pillow raises for damaged files, of many types
             raise ValueError(f'{path} cannot be decoded: {error}.') from None
 
@@ -235,8 +99,6 @@ def read_mask(path: pathlib.Path, size: tuple[int, int], *, invert: bool = False
 
     Raises: ValueError as `read_picture`, for another size, or if nothing is known.
     """
-    from pegan_jax.data.masks import binary
-
     mask = binary(_binary(path, size, max_pixels, 'mask'), str(path), invert=invert).astype(bool)
     if mask.all():
         raise ValueError(
@@ -321,19 +183,17 @@ def pairs(image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pa
 
 def _by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """{name without suffix: path} of the image files in a folder, sorted."""
-    from pegan_jax.data.sources import SUFFIXES as known
-
     if not folder.is_dir():
         raise ValueError(f'{folder} is neither a file nor a folder.')
     out = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in known or path.name.startswith('.') or not path.is_file():
+        if path.suffix.lower() not in sources.SUFFIXES or path.name.startswith('.') or not path.is_file():
             continue
         if path.stem in out:
             raise ValueError(f'{folder} has two images named {path.stem}: {out[path.stem].name} and {path.name}.')
         out[path.stem] = path
     if not out:
-        raise ValueError(f'{folder} has no image; expected names with {", ".join(known)}.')
+        raise ValueError(f'{folder} has no image; expected names with {", ".join(sources.SUFFIXES)}.')
     return out
 
 
@@ -371,7 +231,7 @@ def inpaint_files(
     if model is not None:
         check_model(model, sketch=any(pair.sketch is not None for pair in files))
         if flow:
-            _check_attention(model)
+            check_attention(model)
     elif flow or any(pair.sketch is not None for pair in files):
         raise ValueError('the method biharmonic has neither attention nor sketches; leave out --flow and --sketch.')
     _check_outputs(files, flow)
@@ -432,11 +292,11 @@ def _filled(model: Model | None, loaded: Sequence[_Loaded], count: int) -> Itera
         return
     items = [*loaded, *[loaded[-1]] * (count - len(loaded))]
     # Images of a group may differ in size by less than a multiple: each is padded by itself.
-    inputs = [
-        _inputs(model, item.picture.pixels[None], item.mask[None], None if item.sketch is None else item.sketch[None])
+    rows = [
+        inputs(model, item.picture.pixels[None], item.mask[None], None if item.sketch is None else item.sketch[None])
         for item in items
     ]
-    filled = np.asarray(model.complete({k: np.concatenate([i[k] for i in inputs]) for k in inputs[0]}))
+    filled = np.asarray(model.complete({k: np.concatenate([row[k] for row in rows]) for k in rows[0]}))
     for item, result in zip(loaded, filled, strict=False):
         height, width = item.mask.shape
         yield composite(item.picture.pixels, item.mask, result[:height, :width])

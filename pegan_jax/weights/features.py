@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.ops import resize_half_pixel
+from pegan_jax.weights import reader, rules
 
 # Index of a convolution among torchvision's `vgg16().features`, and its features; a pool is behind every block.
 BLOCKS = (
@@ -65,8 +66,6 @@ def load_vgg(path: str | pathlib.Path) -> dict:
 
     Raises: ForeignFileError if there is no such file, or it holds anything else.
     """
-    from pegan_jax.interop import reader, rules  # not above: they import the systems, some of which use this module
-
     found = reader.arrays(reader.read(path))
     table = [
         rules.Rule(r'features\.(\d+)\.weight', 'features_{0}/kernel', rules.conv),
@@ -76,8 +75,6 @@ def load_vgg(path: str | pathlib.Path) -> dict:
 
 
 def _apply(path: str | pathlib.Path, found: dict, table: list, net: nn.Module, **options: Any) -> dict:
-    from pegan_jax.interop import reader, rules
-
     target = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
     try:
         return rules.apply(found, table, target, **options)
@@ -112,8 +109,6 @@ def load_hed(path: str | pathlib.Path) -> dict:
 
     Raises: ForeignFileError if there is no such file, or it holds anything else.
     """
-    from pegan_jax.interop import reader, rules  # not above: they import the systems, some of which use this module
-
     found = list(reader.arrays(reader.read(path)).items())
     if len(found) != 38:
         raise reader.ForeignFileError(f'{path} is not a file of HED: it has {len(found)} arrays; expected 38.')

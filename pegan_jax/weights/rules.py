@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pegan_jax.config import Config
-from pegan_jax.interop.reader import ForeignFileError, shown
-from pegan_jax.train.state import TrainState
+from pegan_jax.weights.reader import ForeignFileError, shown
 
 
 class Rule(NamedTuple):
@@ -22,21 +20,6 @@ class Rule(NamedTuple):
     pattern: str
     path: str | Callable[..., str]
     transform: Callable[[np.ndarray], np.ndarray]
-
-
-class Imported(NamedTuple):
-    """A converted checkpoint.
-
-    config: of a run; settings that leave no trace in the file are as published.
-    inferred: {setting: value} of those that do.
-    sampling: what `pegan_jax.load` needs.
-    state: a training state, where the file has one.
-    """
-
-    config: Config
-    inferred: dict[str, Any]
-    sampling: dict
-    state: TrainState | None
 
 
 def apply(source: Mapping[str, np.ndarray], rules: Sequence[Rule], target: Any, *, ignored: Sequence[str] = ()) -> dict:

@@ -1,0 +1,27 @@
+"""Studies of where a generator knows its position from (Xu et al. 2021, arXiv 2012.05217), and of holes."""
+
+from pegan_jax.analysis.drawing import Study, save
+from pegan_jax.analysis.encodings import constant_of, encodings_study
+from pegan_jax.analysis.features import default_sources, network_features, random_network
+from pegan_jax.analysis.gates import gate_study
+from pegan_jax.analysis.holes import random_models, worlds_for
+from pegan_jax.analysis.padding import autocorrelation_study, padding_study
+from pegan_jax.analysis.position import position_study
+from pegan_jax.analysis.skips import skip_study
+
+__all__ = [
+    'Study',
+    'autocorrelation_study',
+    'constant_of',
+    'default_sources',
+    'encodings_study',
+    'gate_study',
+    'network_features',
+    'padding_study',
+    'position_study',
+    'random_models',
+    'random_network',
+    'save',
+    'skip_study',
+    'worlds_for',
+]

@@ -1,0 +1,74 @@
+"""Command line: python -m pegan_jax COMMAND; without one, it lists them.
+
+A command is a module with HELP, EPILOG, add_arguments(parser) and run(arguments).
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from pegan_jax.cli import analyze, convert, edges, edit, evaluate, inpaint, inspect, render, sample, train
+
+COMMANDS = {
+    'train': train, 'sample': sample, 'render': render, 'edit': edit, 'inpaint': inpaint, 'evaluate': evaluate,
+    'edges': edges, 'analyze': analyze, 'inspect': inspect, 'convert': convert,
+}  # fmt: skip
+
+EPILOG = """examples:
+  python -m pegan_jax train --config quickstart --workdir runs/quickstart
+  python -m pegan_jax sample --model runs/quickstart --seeds 0-31 --out samples.png
+  python -m pegan_jax render --model runs/quickstart --seed 3 --size 512 --extent -2,2,-2,2 --out wide.png
+  python -m pegan_jax edit --model runs/singan --mode animate --out moving.gif
+  python -m pegan_jax inpaint --model runs/faces --image photo.jpg --mask hole.png --out filled.png
+  python -m pegan_jax evaluate --model runs/faces --data test_photos --out scores.json
+  python -m pegan_jax edges --folder photos --out photos
+  python -m pegan_jax analyze padding --out studies
+  python -m pegan_jax inspect --model runs/quickstart
+  python -m pegan_jax convert ffhq256_g_ema.pt --out runs/ffhq256
+  python -m pegan_jax convert stylegan3-r-ffhq-1024x1024.pkl --out runs/ffhq1024
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        'pegan_jax', description='GANs that know where a pixel is.', epilog=EPILOG, formatter_class=form
+    )
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name, module in COMMANDS.items():
+        p = commands.add_parser(
+            name, help=module.HELP, description=module.HELP, epilog=module.EPILOG, formatter_class=form
+        )
+        p.add_argument('--debug', action='store_true', help='show the traceback of an error')
+        module.add_arguments(p)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    overrides, rest = [], []
+    words = iter(argv)
+    for word in words:
+        if word.startswith('--config.'):
+            item = word.removeprefix('--config.')
+            overrides.append(item if '=' in item else f'{item}={next(words, "")}')
+        else:
+            rest.append(word)
+    args = _parser().parse_args(rest)
+    logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')
+    logging.getLogger('absl').setLevel(logging.ERROR)
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    try:
+        if overrides and args.command != 'train':
+            raise ValueError(f'--config.{overrides[0]} is for the command train.')
+        args.overrides = overrides
+        COMMANDS[args.command].run(args)
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f'error: {error}'.replace('\n', ' '), file=sys.stderr)
+        return 1
+    return 0

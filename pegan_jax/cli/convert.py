@@ -1,0 +1,43 @@
+"""The command convert."""
+
+import argparse
+import json
+import pathlib
+
+from pegan_jax import interop
+from pegan_jax.cli import options
+from pegan_jax.cli.inspect import print_inferred
+
+HELP = 'Make an official checkpoint (CIPS, SinGAN, MS-PIE, StyleGAN2, StyleGAN3, DeepFillv2) one of this library.'
+EPILOG = """sample, render and inspect take the new directory as --model; training starts from it with
+--config.train.init_from=DIR and a configuration of the same model. No code in the file is run."""
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    p.add_argument(
+        'source', type=pathlib.Path, metavar='FILE', help='of a TensorFlow checkpoint, any of its files or the folder'
+    )
+    p.add_argument('--out', type=pathlib.Path, required=True, metavar='DIR', help='a new directory')
+    p.add_argument(
+        '--noises', type=pathlib.Path, metavar='FILE.pkl', help='of a SinGAN: the second file of the release'
+    )
+    p.add_argument(
+        '--config', metavar='FILE[:ARGUMENTS]', help='of an MS-PIE: its configuration, such as mspie:e, if need be'
+    )
+    p.add_argument(
+        '--colours', choices=('rgb', 'bgr'),
+        help='of a DeepFillv2: what its weights expect; default: bgr of the official program, rgb of the PyTorch port '
+        '(not certain of its converted weights: if the colours of holes look wrong, try bgr)',
+    )  # fmt: skip
+    p.add_argument('--sampling-only', action='store_true', help='leave out discriminator and optimisers')
+    options.add_activation(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    names = ('activation', 'noises', 'config', 'colours', 'sampling_only')
+    config = interop.convert(args.source, args.out, **{name: getattr(args, name) for name in names})
+    origin = json.loads((args.out / 'imported.json').read_text())
+    print_inferred(config.system, origin['inferred'], origin['licence'])
+    print(args.out)

@@ -1,0 +1,89 @@
+"""The command edit."""
+
+import argparse
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from pegan_jax import editing
+from pegan_jax.cli import options
+from pegan_jax.pixels import decode_image, image_grid, to_uint8
+
+HELP = 'What a SinGAN can do with the image that it learned.'
+
+EPILOG = """What --mode does, with the files that it needs:
+  samples                              random images, of any --size, as one grid
+  inject       --image                 the scales from --scale on make the image look like the training image
+  paint        --image                 the same, for a painting
+  edit         --image --mask          the same where the mask is not black; the rest is the training image
+  harmonise    --image --mask          the same with a narrower border, for an object that was pasted in
+  super-resolution                     the training image enlarged; trained with configs/singan.py:sr
+  animate                              the training image in motion, as .gif or .mp4
+
+examples:
+  --mode samples --seeds 0-5 --size 250x500 --out wide.png
+  --mode harmonise --image pasted.png --mask mask.png --scale 7 --out harmonised.png
+  --mode animate --start-scale 2 --out moving.gif
+"""
+
+
+MODES = {
+    'samples': (),
+    'inject': ('image',),
+    'paint': ('image',),
+    'edit': ('image', 'mask'),
+    'harmonise': ('image', 'mask'),
+    'super-resolution': (),
+    'animate': (),
+}
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    options.add_model(p)
+    p.add_argument('--mode', choices=tuple(MODES), required=True)
+    p.add_argument('--image', type=pathlib.Path, metavar='FILE', help='an edited copy, or a painting')
+    p.add_argument(
+        '--mask', type=pathlib.Path, metavar='FILE', help='as large as --image; not black where it was changed'
+    )
+    p.add_argument('--scale', type=int, default=1, help='where --image enters: 1 (default) to the finest')
+    p.add_argument('--seeds', type=options.numbers, default=[0], metavar='0,3,8-11', help='of the noise (default: 0)')
+    p.add_argument('--size', type=options.size, metavar='H[xW]', help='of samples; default: that of the training image')
+    p.add_argument('--start-scale', type=int, default=0, help='scales below it show the training image (default 0)')
+    p.add_argument('--frames', type=int, default=100, help='of an animation (default 100, at 10 per second)')
+    p.add_argument('--alpha', type=float, default=0.1, help='pull of an animation towards the image (default 0.1)')
+    p.add_argument('--beta', type=float, default=0.9, help='smoothness of an animation (default 0.9)')
+    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png|FILE.gif|FILE.mp4')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    for name in ('image', 'mask'):
+        given, needed = getattr(args, name) is not None, name in MODES[args.mode]
+        if given != needed:
+            raise ValueError(f'--mode {args.mode} {"needs" if needed else "does not take"} --{name}.')
+    model, seed = options.load(args), args.seeds[0]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if args.mode == 'animate':
+        chosen = {'alpha': args.alpha, 'beta': args.beta, 'start_scale': args.start_scale, 'seed': seed}
+        editing.save_animation(editing.animate(model, args.frames, **chosen), args.out)
+    else:
+        if args.mode == 'samples':
+            images = editing.samples(model, args.seeds, size=args.size, start_scale=args.start_scale)
+        elif args.mode == 'super-resolution':
+            images = np.stack([editing.super_resolve(model, seed) for seed in args.seeds])
+        else:
+            pixels = decode_image(args.image.read_bytes(), model.config.data.max_pixels)
+            image = pixels.astype(np.float32) / 127.5 - 1
+            if args.mask is None:
+                images = np.stack([editing.inject(model, image, args.scale, seed) for seed in args.seeds])
+            else:
+                mask = np.asarray(Image.open(args.mask).convert('L'))
+                radius = editing.EDIT_RADIUS if args.mode == 'edit' else editing.HARMONISE_RADIUS
+                images = np.stack(
+                    [editing.edit(model, image, mask, args.scale, seed, radius=radius) for seed in args.seeds]
+                )
+        grid = image_grid(to_uint8(images), min(4, len(images)))
+        Image.fromarray(grid).save(args.out)
+    print(args.out)

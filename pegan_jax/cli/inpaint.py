@@ -1,0 +1,61 @@
+"""The command inpaint."""
+
+import argparse
+import pathlib
+import sys
+
+from pegan_jax import inpainting
+from pegan_jax.cli import options
+
+HELP = 'Fill the holes of images; all other pixels stay as they are.'
+
+EPILOG = """White in the mask is the hole, black is known; known pixels are written as they are, which takes a format
+without losses. Of folders, images, masks and sketches belong together by their names without suffix; one mask may serve
+a whole folder of images.
+
+Sketches are for models that were trained with them (configs/deepfill.py:guided): white lines on black, of which those
+in the hole count.
+
+The method biharmonic needs no model: it is the smooth interpolation of scikit-image, a baseline that invents nothing.
+
+examples:
+  --model runs/faces --image photo.jpg --mask hole.png --out filled.png
+  --model runs/guided --image photo.jpg --mask hole.png --sketch lines.png --flow --out filled.png
+  --model runs/faces --image photos --mask masks --out filled
+  --method biharmonic --image photo.jpg --mask hole.png --out smooth.png
+"""
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    p.add_argument('--model', type=pathlib.Path, metavar='WORKDIR', help='the --workdir of a run')
+    p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
+    p.add_argument('--method', choices=('model', 'biharmonic'), default='model', help='default: model')
+    p.add_argument('--image', type=pathlib.Path, required=True, metavar='FILE|FOLDER')
+    p.add_argument('--mask', type=pathlib.Path, required=True, metavar='FILE|FOLDER', help='white is the hole')
+    p.add_argument('--sketch', type=pathlib.Path, metavar='FILE|FOLDER', help='white lines, of a guided model')
+    p.add_argument('--invert-mask', action='store_true', help='black is the hole')
+    p.add_argument('--invert-sketch', action='store_true', help='lines are black')
+    p.add_argument('--flow', action='store_true', help='write NAME_flow.png too: from where the attention copies')
+    p.add_argument('--batch-size', type=int, default=8, help='images of one size computed at once (default 8)')
+    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png|FOLDER')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    if (args.method == 'model') != (args.model is not None):
+        raise ValueError(
+            'name a trained --model, or choose --method biharmonic.'
+            if args.model is None
+            else f'--method {args.method} takes no --model; leave one of them out.'
+        )
+    options.at_least_one(args, 'batch_size')
+    files = inpainting.pairs(args.image, args.mask, args.out, args.sketch)
+    model = None if args.model is None else options.load(args)
+    inpainting.inpaint_files(
+        model, files, invert_mask=args.invert_mask, invert_sketch=args.invert_sketch, flow=args.flow,
+        batch_size=args.batch_size, progress=len(files) > 1 and sys.stderr.isatty(),
+    )  # fmt: skip
+    if model is None:
+        print('smooth interpolation (biharmonic equation, scikit-image), no model')
+    print(args.out)

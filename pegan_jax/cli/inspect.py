@@ -1,0 +1,53 @@
+"""The command inspect."""
+
+import argparse
+
+import jax
+
+from pegan_jax import config as configs
+from pegan_jax import interop
+from pegan_jax.cli import options
+from pegan_jax.weights import reader
+
+HELP = 'What a checkpoint holds: of a run, or a foreign file.'
+EPILOG = ''
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    options.add_model(p)
+    options.add_activation(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    if interop.is_foreign(args.model):
+        return _inspect_foreign(args)
+    model = options.load(args)
+    print(f'{model.config.system}, step {model.step}, in {args.model}\n')
+    print(configs.to_json(model.config), '\n')
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.variables):
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        print(f'{name:60} {leaf.dtype!s:9} {"x".join(map(str, leaf.shape)) or "scalar"}')
+    print(f'{sum(x.size for x in jax.tree.leaves(model.variables["params"])):,} parameters in the generator')
+
+
+def _inspect_foreign(args: argparse.Namespace) -> None:
+    tree = interop.read(args.model)
+    found = interop.importer_of(tree).arrays(tree)
+    for name, array in found.items():
+        print(f'{reader.shown(name):60} {array.dtype!s:9} {"x".join(map(str, array.shape)) or "scalar"}')
+    print(f'{sum(x.size for x in found.values()):,} numbers in {len(found)} arrays\n')
+    try:
+        config, inferred = interop.infer(tree, activation=args.activation)
+        print_inferred(config.system, inferred, interop.importer_of(tree).LICENCE)
+    except reader.ForeignFileError as error:
+        print(f'{args.model} cannot be converted as it is: {error}')
+
+
+def print_inferred(system: str, inferred: dict, licence: str) -> None:
+    """What a foreign file tells."""
+    print(f'{system}, with these settings; what a file does not tell is as published:')
+    for name, value in inferred.items():
+        print(f'  {name} = {value}')
+    print(licence)

@@ -1,0 +1,194 @@
+"""Random access to TFDS datasets without TensorFlow, the procedural worlds among them; sources as in `data.sources`."""
+
+import dataclasses
+import io
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from pegan_jax.data import worlds
+from pegan_jax.pixels import UnreadableImage, to_uint8
+from pegan_jax.settings import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """A split of a TFDS dataset; images stay encoded."""
+
+    records: Any  # TFDS data source
+    image: str  # names of features
+    label: str | None
+    c_dim: int = 0
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.records[index]
+        if example[self.image] is None:  # array_record reads nothing where a file was cut at the end of a block
+            raise UnreadableImage('the record is missing')
+        label = {} if self.label is None else {'label': np.int32(example[self.label])}
+        return {'image': example[self.image], **label}
+
+
+def _feature(features: dict[str, Any], kind: type, usual: str) -> str | None:
+    """The name of the only feature of a kind, or of the one that has the usual name."""
+    names = [n for n, f in features.items() if isinstance(f, kind)]
+    return usual if usual in names else names[0] if len(names) == 1 else None
+
+
+def open_builder(builder: tfds.core.DatasetBuilder, split: str, labels: bool = False) -> Records:
+    """A split of a prepared TFDS dataset, read without TensorFlow.
+
+    The image is the only feature of type Image, or the one called 'image'; the label, which is read with `labels`, is
+    the only ClassLabel, or the one called 'label'.
+
+    Raises: ConfigError if the dataset is not prepared, not stored as ArrayRecord, has no such split, image or label.
+    """
+    name = builder.info.full_name.rsplit('/', 1)[0]
+    root = builder.data_dir_root
+    how = (
+        f'prepare it once with: python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{root}', file_format='array_record').download_and_prepare()\""
+        f" (most datasets need TensorFlow for this, but not for training: pip install 'pegan_jax[tf]')."
+    )
+    if not builder.is_prepared():
+        raise ConfigError(f'data.tfds={name!r} is not prepared in {root}; {how}')
+    formats = {f.value for f in builder.info.available_file_formats()}
+    if 'array_record' not in formats:
+        raise ConfigError(
+            f'data.tfds={name!r} in {root} is stored as {", ".join(sorted(formats))}, which has no random access; '
+            f'choose another data.data_dir or delete {builder.data_dir}, then {how}'
+        )
+    features = builder.info.features
+    image = _feature(features, tfds.features.Image, 'image')
+    if image is None:
+        raise ConfigError(f'data.tfds={name!r} has no image, or several and none is called "image": {dict(features)}.')
+    label = _feature(features, tfds.features.ClassLabel, 'label') if labels else None
+    if labels and label is None:
+        raise ConfigError(f'data.labels=True, but data.tfds={name!r} has no label, or several: {dict(features)}.')
+    images = [n for n, f in features.items() if isinstance(f, tfds.features.Image)]
+    try:
+        records = builder.as_data_source(split, decoders={n: tfds.decode.SkipDecoding() for n in images})
+    except ValueError as error:
+        raise ConfigError(
+            f'data.split={split!r} of {name!r}: {error}; known: {", ".join(builder.info.splits)}.'
+        ) from error
+    source = Records(records, image, label, 0 if label is None else features[label].num_classes)
+    try:
+        source[0], source[len(source) - 1]
+    except Exception as error:  # array_record raises many types on missing and cut files
+        raise ConfigError(f'{builder.data_dir} is damaged ({error}); delete it and prepare it again.') from error
+    return source
+
+
+def open_tfds(name: str, split: str, data_dir: str | None, labels: bool = False) -> Records:
+    """A split of the TFDS dataset `name` ('name', 'name/config', 'name/config:version'), prepared as ArrayRecord.
+
+    Raises: ConfigError as `open_builder`, or if there is no such dataset.
+    """
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        raise ConfigError(
+            f'data.tfds={name!r} is no TFDS dataset, and none is prepared in data.data_dir={data_dir!r}.'
+        ) from None
+    except ImportError as error:  # TFDS wraps TensorFlow's absence without a name
+        missing, package = (error.name, error.name) if error.name else ('TensorFlow', "'pegan_jax[tf]'")
+        raise ConfigError(f'data.tfds={name!r} cannot be opened without {missing}: pip install {package}.') from error
+    except (ValueError, AssertionError) as error:  # malformed name, unknown configuration or version
+        raise ConfigError(f'data.tfds={name!r}: {error}') from error
+    return open_builder(builder, split, labels)
+
+
+# Worlds ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class WorldsConfig(tfds.core.BuilderConfig):
+    """Size of the images and how many there are: worlds 0 to num - 1."""
+
+    height: int = 64
+    width: int = 64
+    num: int = 4096
+
+
+class Worlds(tfds.core.GeneratorBasedBuilder):
+    """Images of `pegan_jax.data.worlds` with their truths, prepared locally without TensorFlow.
+
+    Configurations are named <height>x<width>x<num>.
+    """
+
+    VERSION = tfds.core.Version('1.0.0')  # to be raised when the look of the worlds changes
+    # Nothing is downloaded. Without this, TFDS looks for checksums beside this module, which takes a package that
+    # it does not declare as a dependency (importlib_resources).
+    url_infos = None
+
+    @classmethod
+    def get_builder_config(cls, name: str, version: str | None = None) -> WorldsConfig:
+        """Every size is a configuration, with a folder of its own."""
+        height, width, num = map(int, name.split('x'))
+        return WorldsConfig(name=name, height=height, width=width, num=num)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        shape = (self.builder_config.height, self.builder_config.width, 3)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description='Procedural landscapes with known horizons.',
+            features=tfds.features.FeaturesDict(
+                {
+                    'image': tfds.features.Image(shape=shape, encoding_format='png'),
+                    'seed': tfds.features.Scalar(np.int32),
+                    'horizon': tfds.features.Scalar(np.float32),
+                    'hour': tfds.features.Scalar(np.float32),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        return {'train': self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        height, width, num = self.builder_config.height, self.builder_config.width, self.builder_config.num
+        chunk = min(num, max(1, 2**18 // (height * width)))
+        for start in range(0, num, chunk):
+            seeds = jnp.arange(start, start + chunk)  # the last chunk may be longer than needed: one compiled shape
+            images = to_uint8(worlds.render_world(seeds, height, width))
+            truths = jax.vmap(worlds.truth)(seeds)
+            for k in range(min(chunk, num - start)):
+                png = io.BytesIO()
+                Image.fromarray(images[k]).save(png, 'png', compress_level=3)
+                example = {'image': png.getvalue(), 'seed': start + k}
+                yield start + k, example | {n: float(getattr(truths, n)[k]) for n in ('horizon', 'hour')}
+
+
+def open_worlds(size: tuple[int, int], num: int, split: str, data_dir: str) -> Records:
+    """The worlds dataset for (height, width) and `num` images, prepared in data_dir on first use.
+
+    TFDS writes to a temporary folder and renames it when it is complete: an interrupted preparation starts again.
+
+    Raises: ConfigError for an unknown split, or if the folder is damaged.
+    """
+
+    def builder() -> Worlds:
+        return Worlds(data_dir=data_dir, config=f'{size[0]}x{size[1]}x{num}', file_format='array_record')
+
+    target = builder()
+    if target.data_path.exists() and not target.is_prepared():
+        raise ConfigError(f'{target.data_dir} is damaged; delete it and it will be prepared again.')
+    if not target.is_prepared():
+        logger.info('preparing %d worlds of %d x %d pixels in %s', num, *size, data_dir)
+        try:
+            target.download_and_prepare()
+        except OSError:
+            if not builder().is_prepared():  # otherwise another process has finished the same folder first
+                raise
+    return open_builder(builder(), split)

@@ -1,0 +1,43 @@
+"""Image operators on NHWC arrays: resizing, FIR filters, activations, convolutions."""
+
+from pegan_jax.ops.conv import conv2d, conv2d_resample, conv_transpose2d, modulated_conv, modulated_conv_resample
+from pegan_jax.ops.fir import (
+    ACTIVATIONS,
+    Factor,
+    Padding,
+    bias_act,
+    downsample2d,
+    filter2d,
+    filtered_lrelu,
+    upfirdn2d,
+    upsample2d,
+)
+from pegan_jax.ops.resize import (
+    adaptive_average_pool,
+    resize_align_corners,
+    resize_bicubic_align_corners,
+    resize_half_pixel,
+    resize_nearest,
+)
+
+__all__ = [
+    'ACTIVATIONS',
+    'Factor',
+    'Padding',
+    'adaptive_average_pool',
+    'bias_act',
+    'conv2d',
+    'conv2d_resample',
+    'conv_transpose2d',
+    'downsample2d',
+    'filter2d',
+    'filtered_lrelu',
+    'modulated_conv',
+    'modulated_conv_resample',
+    'resize_align_corners',
+    'resize_bicubic_align_corners',
+    'resize_half_pixel',
+    'resize_nearest',
+    'upfirdn2d',
+    'upsample2d',
+]

@@ -1,0 +1,113 @@
+"""Resizing of arrays [..., H, W, C], and pooling."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _check_size(x: jax.Array, size: tuple[int, int]) -> None:
+    if x.ndim < 3:
+        raise ValueError(f'x has shape {x.shape}; expected [..., H, W, C].')
+    if len(size) != 2 or min(size) < 1 or min(x.shape[-3:-1]) < 1:
+        raise ValueError(f'size={size} for x of shape {x.shape}; both need (height, width) of at least 1.')
+
+
+def _interpolate(x: jax.Array, axis: int, numerator: jax.Array, denominator: int) -> jax.Array:
+    """Reads x linearly along one axis at the positions numerator / denominator, int32 [n], within its length.
+
+    The weight of input i at position s is max(0, 1 - |s - i|); of integers, only the last division rounds.
+    """
+    index = jnp.arange(x.shape[axis])
+    distance = jnp.abs(numerator[:, None] - denominator * index[None, :])
+    weights = jnp.maximum(denominator - distance, 0).astype(jnp.float32) / denominator
+    out = jnp.tensordot(weights, x.astype(jnp.float32), (1, axis), precision='highest')
+    return jnp.moveaxis(out, 0, axis)
+
+
+def resize_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear resize that keeps corner pixels: output t of n reads t (in - 1) / (n - 1), and 0 if n = 1.
+
+    Args:
+      x: [..., H, W, C]; weights and sums are float32, the result has x's dtype.
+      size: (height, width) of the result.
+    Returns: [..., *size, C].
+    Raises: ValueError for other ranks and empty sizes.
+    """
+    _check_size(x, size)
+    out = x
+    for axis, n in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
+        if n != x.shape[axis]:
+            out = _interpolate(out, axis, jnp.arange(n) * (x.shape[axis] - 1), max(n - 1, 1))
+    return out.astype(x.dtype)
+
+
+def resize_half_pixel(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear resize with aligned pixel edges: output t of n reads clip((t + 1/2) in / n - 1/2, 0, in - 1).
+
+    Never antialiased, unlike `jax.image.resize`. Args and errors as in `resize_align_corners`.
+    """
+    _check_size(x, size)
+    out = x
+    for axis, n in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
+        length = x.shape[axis]
+        if n != length:
+            numerator = (2 * jnp.arange(n) + 1) * length - n
+            out = _interpolate(out, axis, jnp.clip(numerator, 0, 2 * n * (length - 1)), 2 * n)
+    return out.astype(x.dtype)
+
+
+def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Nearest resize: output t of n copies input floor(t in / n).
+
+    Args and errors as in `resize_align_corners`.
+    """
+    _check_size(x, size)
+    rows = jnp.arange(size[0]) * x.shape[-3] // size[0]
+    columns = jnp.arange(size[1]) * x.shape[-2] // size[1]
+    return jnp.take(jnp.take(x, rows, axis=-3), columns, axis=-2)
+
+
+def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Means over size[0] x size[1] bins: bin b of n averages positions floor(b in / n) to ceil((b + 1) in / n) - 1.
+
+    Bins overlap where n does not divide the length. Args and errors as in `resize_align_corners`.
+    """
+    _check_size(x, size)
+    out = x.astype(jnp.float32)
+    for axis, n in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
+        length, index = x.shape[axis], np.arange(n)
+        first, end = index * length // n, -(-(index + 1) * length // n)
+        position = np.arange(length)
+        inside = (position[None, :] >= first[:, None]) & (position[None, :] < end[:, None])
+        weights = jnp.asarray(inside / (end - first)[:, None], jnp.float32)
+        out = jnp.moveaxis(jnp.tensordot(weights, out, (1, axis), precision='highest'), 0, axis)
+    return out.astype(x.dtype)
+
+
+def resize_bicubic_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bicubic resize that keeps corner pixels (a = -3/4): output t of n reads t (in - 1) / (n - 1), and 0 if n = 1.
+
+    The four taps are clamped to the image. Never antialiased. Args and errors as in `resize_align_corners`.
+    """
+    _check_size(x, size)
+    out = x.astype(jnp.float32)
+    for axis, n in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
+        if n != x.shape[axis]:
+            weights = jnp.asarray(_bicubic_matrix(x.shape[axis], n), jnp.float32)
+            out = jnp.moveaxis(jnp.tensordot(weights, out, (1, axis), precision='highest'), 0, axis)
+    return out.astype(x.dtype)
+
+
+@functools.cache
+def _bicubic_matrix(length: int, n: int) -> np.ndarray:
+    position = np.arange(n) * (length - 1) / max(n - 1, 1)
+    low = np.floor(position)
+    matrix = np.zeros((n, length))
+    for tap in range(-1, 3):
+        t = np.abs(position - low - tap)
+        near, far = 1.25 * t**3 - 2.25 * t**2 + 1, -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
+        index = np.clip(low + tap, 0, length - 1).astype(int)
+        np.add.at(matrix, (np.arange(n), index), np.where(t <= 1, near, np.where(t < 2, far, 0.0)))
+    return matrix

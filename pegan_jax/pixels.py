@@ -1,0 +1,175 @@
+"""Pixels for people and files: [-1, 1] and integers, pictures of several images, decoding, writing piece by piece."""
+
+import io
+import pathlib
+import struct
+import zlib
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import jax
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF')
+
+
+class UnreadableImage(ValueError):
+    """Bytes that are no image that can be used; the message says why."""
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+def to_uint(images: np.ndarray | jax.Array, bits: int) -> np.ndarray:
+    """[-1, 1] to 0..2^bits - 1: round((2^bits - 1) (x + 1) / 2), clamped; bits is 8 or 16."""
+    top = 2**bits - 1
+    levels = np.clip(np.rint((np.asarray(images, np.float32) + 1) * (top / 2)), 0, top)
+    return levels.astype(f'uint{bits}')
+
+
+def to_uint8(images: np.ndarray | jax.Array) -> np.ndarray:
+    """[-1, 1] to 0..255: round(127.5 (x + 1)), clamped."""
+    return to_uint(images, 8)
+
+
+def as_floats(images: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+    """0..255 to [-1, 1], float32."""
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images [N, H, W, C] side by side, row by row: [rows * H, columns * W, C]; missing ones are zeros."""
+    rows = -(-len(images) // columns)
+    n, h, w, c = images.shape
+    padded = np.zeros((rows * columns, h, w, c), images.dtype)
+    padded[:n] = images
+    return padded.reshape(rows, columns, h, w, c).swapaxes(1, 2).reshape(rows * h, columns * w, c)
+
+
+# Decoding -------------------------------------------------------------------------------------------------------------
+
+
+def to_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels, uint8 [H, W, 3], and their opacity, uint8 [H, W], or None if all are opaque by format.
+
+    Turned upright by its EXIF orientation; 16-bit grey is scaled to 8 bits; of several frames, the first.
+
+    Raises: ValueError for float pixels, and whatever Pillow raises for damaged data.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == 'F':
+        raise ValueError('float pixels have no defined range')
+    if image.mode.startswith('I'):  # 16 bits, stored in 16 or 32: white is 65535
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return np.repeat(np.round(grey / 257).astype(np.uint8)[..., None], 3, axis=-1), None
+    if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
+        pixels = np.array(image.convert('RGBA'))
+        return pixels[..., :3], pixels[..., 3]
+    return np.array(image.convert('RGB')), None
+
+
+def has_16_bits(image: Image.Image) -> bool:
+    """Whether a file's channels have 16 bits, as far as Pillow says it; must be asked before the pixels are read."""
+    # Colours of 16 bits have a mode of 8; only the decoder's arguments tell. A BMP of 16 bits has them per pixel.
+    deep = image.format in ('PNG', 'TIFF') and any(';16' in str(tile) for tile in image.tile)
+    return deep or image.mode.startswith('I')
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Reads the header only. Raises UnreadableImage for what is no image, or has more than max_pixels."""
+    if not data:
+        raise UnreadableImage('empty file')
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"more pixels than Pillow's limit of {2 * Image.MAX_IMAGE_PIXELS}") from error
+    except Exception as error:  # Pillow's decoders raise many types on malformed headers
+        raise UnreadableImage(f'not an image: {error}') from error
+    if image.width * image.height > max_pixels:
+        raise UnreadableImage(f'{image.width} x {image.height} pixels, more than data.max_pixels={max_pixels}')
+    return image
+
+
+def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.ndarray:
+    """Decodes PNG, JPEG, WebP, BMP or TIFF bytes to uint8 RGB [H, W, 3].
+
+    Turned upright by its EXIF orientation; transparency is composited over black; 16-bit grey is scaled to 8 bits; of
+    several frames, the first.
+
+    Args:
+      draft: JPEG only: read everything, but compute an eighth of the resolution.
+    Raises: UnreadableImage for what is no image, is truncated, has float pixels, or has more than max_pixels (which the
+      header says, before anything is decoded; Pillow's own limit of 179 million applies as well).
+    """
+    image = _open(data, max_pixels)
+    try:
+        if draft:
+            image.draft(None, (1, 1))
+        pixels, alpha = to_rgb(image)
+    except Exception as error:  # as above, and truncated data
+        raise UnreadableImage(f'cannot be decoded: {error}') from error
+    return pixels if alpha is None else np.round(pixels * (alpha[..., None] / 255)).astype(np.uint8)
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def save(image: np.ndarray, path: str | pathlib.Path, *, bits: int = 8) -> None:
+    """One image [..., C] into a file as `write` does. Raises: ValueError as there."""
+    write(pathlib.Path(path), [image.reshape(-1, image.shape[-1])], image.shape[:-1], bits)
+
+
+def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ...], bits: int) -> None:
+    """Writes colours [n, C] that arrive in pieces, in order, so that memory does not grow with the image.
+
+    Args:
+      path: an RGB .png, clamped to [-1, 1] and rounded to `bits`; or .npy, float32 as it is. It appears when complete.
+      shape: of the whole without its last axis; of a PNG (height, width).
+      bits: 8 or 16, of each channel of a PNG.
+    Raises: ValueError for another suffix, other bits, a PNG of another shape.
+    """
+    if path.suffix not in ('.png', '.npy'):
+        raise ValueError(f'{path.name}: the suffix is {path.suffix!r}; use .png, or .npy for float32.')
+    if path.suffix == '.png' and len(shape) != 2:
+        raise ValueError(f'grid has shape {(*shape, 2)}; a PNG needs [H, W, 2], other coordinates can go to .npy.')
+    if bits not in (8, 16):
+        raise ValueError(f'bits={bits}; a PNG has 8 or 16 per channel.')
+    unfinished = path.with_name(path.name + '.part')
+    try:
+        with unfinished.open('wb') as file:
+            if path.suffix == '.png':
+                _write_png(file, pieces, *shape, bits)
+            else:
+                for number, piece in enumerate(pieces):
+                    if number == 0:
+                        header = {'descr': '<f4', 'fortran_order': False, 'shape': (*shape, piece.shape[-1])}
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(piece.astype('<f4').tobytes())
+    except BaseException:
+        unfinished.unlink()
+        raise
+    unfinished.replace(path)
+
+
+def _write_png(file: BinaryIO, pieces: Iterable[np.ndarray], height: int, width: int, bits: int) -> None:
+    """An RGB image whose pixels arrive in pieces, in order; Pillow writes no 16-bit RGB, and images only as a whole."""
+
+    def block(kind: bytes, data: bytes) -> None:
+        file.write(struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)))
+
+    file.write(b'\x89PNG\r\n\x1a\n')
+    block(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, 2, 0, 0, 0))
+    compressor, row_bytes = zlib.compressobj(), width * 3 * bits // 8
+    waiting, above = np.zeros(0, np.uint8), np.zeros((1, row_bytes), np.uint8)
+    for piece in pieces:
+        levels = to_uint(piece, bits).astype(f'>u{bits // 8}')
+        waiting = np.concatenate([waiting, levels.reshape(-1).view(np.uint8)])
+        rows = waiting[: len(waiting) // row_bytes * row_bytes].reshape(-1, row_bytes)
+        waiting = waiting[rows.size :]
+        # Filter 2, the difference to the row above: neighbours are alike, so it compresses.
+        filtered = rows - np.concatenate([above, rows])[: len(rows)]
+        above = rows[-1:] if len(rows) else above
+        block(b'IDAT', compressor.compress(np.pad(filtered, ((0, 0), (1, 0)), constant_values=2).tobytes()))
+    block(b'IDAT', compressor.flush())
+    block(b'IEND', b'')

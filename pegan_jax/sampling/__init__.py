@@ -1,0 +1,29 @@
+"""Images from trained models: `load`, then `sample`, `interpolate`, `style_mix`, `render` and `render_foveated`."""
+
+from pegan_jax.sampling.model import Model, load
+from pegan_jax.sampling.pictures import frame_view, interpolate, sample, style_mix
+from pegan_jax.sampling.rendering import (
+    Grid,
+    LazyGrid,
+    fill_scattered,
+    lazy_grid,
+    render,
+    render_file,
+    render_foveated,
+)
+
+__all__ = [
+    'Grid',
+    'LazyGrid',
+    'Model',
+    'fill_scattered',
+    'frame_view',
+    'interpolate',
+    'lazy_grid',
+    'load',
+    'render',
+    'render_file',
+    'render_foveated',
+    'sample',
+    'style_mix',
+]

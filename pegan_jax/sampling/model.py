@@ -1,0 +1,140 @@
+"""A trained model, and how it is read."""
+
+import dataclasses
+import functools
+import pathlib
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from pegan_jax import config as configs
+from pegan_jax.gan import GAN, latents
+from pegan_jax.layers import truncate
+from pegan_jax.train.checkpoint import load_sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained model; variables: {'params', 'buffers'} of the generator, EMA where the run kept one."""
+
+    config: configs.Config
+    gan: GAN
+    variables: dict
+    step: int
+
+    @functools.cached_property
+    def system(self) -> types.ModuleType:
+        """The module of its system, such as `pegan_jax.models.cips`."""
+        return configs.system_module(self.config.system)
+
+    @functools.cached_property
+    def _program(self) -> Callable:
+        def run(variables: dict, w: jax.Array, arrays: dict, rest: tuple) -> jax.Array:
+            return self.gan.sample(variables, w, space=_space(w), **arrays, **dict(rest))
+
+        return jax.jit(run, static_argnums=3)
+
+    def synthesise(self, w: jax.Array, **options: Any) -> jax.Array:
+        """gan.sample of styles [N, w_dim] or [N, num_ws, w_dim], compiled; options: the system's SAMPLE_OPTIONS."""
+        arrays = {k: v for k, v in options.items() if isinstance(v, (jax.Array, np.ndarray))}
+        rest = tuple((k, v) for k, v in options.items() if k not in arrays)
+        return self._program(self.variables, w, arrays, rest)
+
+    @functools.cached_property
+    def complete(self) -> Callable:
+        """gan.sample of the inputs of a system that completes images, compiled: {'image', 'mask', ...} -> images."""
+        return functools.partial(jax.jit(self.gan.sample), self.variables)
+
+    @functools.cached_property
+    def synthesise_points(self) -> Callable:
+        """(variables, w, points [K, 2]) -> colours [N, K, C], divided over this process's devices; K is a multiple.
+
+        Nothing is exchanged: a pixel needs its coordinate and the style, which every device has.
+        """
+
+        def run(variables: dict, w: jax.Array, points: jax.Array) -> jax.Array:
+            return self.gan.sample(variables, w, grid=points, space=_space(w))
+
+        specs = {'in_specs': (P(), P(), P('points')), 'out_specs': P(None, 'points')}
+        return jax.jit(jax.shard_map(run, mesh=local_mesh(), check_vma=False, **specs))
+
+    @functools.cached_property
+    def w_avg(self) -> jax.Array:
+        """The centre of truncation, [w_dim]."""
+        return self.system.mean_w(self.config.model, self.variables)
+
+    @functools.cached_property
+    def _map(self) -> Callable:
+        return jax.jit(functools.partial(self.system.map_latents, self.config.model))
+
+    def labels(self, label: int | np.ndarray | None, count: int) -> np.ndarray | None:
+        """A class, or a label [c_dim], `count` times: [count, c_dim] float32; None for a model without labels.
+
+        Raises: ValueError for a class that there is not, a label where there are none, none where there are.
+        """
+        c_dim = getattr(self.config.model, 'c_dim', 0)
+        if not c_dim:
+            if label is not None:
+                raise ValueError(f'label={label}, but the model has no classes.')
+            return None
+        if label is None or (np.ndim(label) == 0 and not 0 <= label < c_dim) or np.shape(label) not in ((), (c_dim,)):
+            raise ValueError(f'label={label}; this model needs a class from 0 to {c_dim - 1}, or {c_dim} numbers.')
+        row = np.eye(c_dim)[label] if np.ndim(label) == 0 else np.asarray(label)
+        return np.tile(row.astype(np.float32), (count, 1))
+
+    def styles(
+        self,
+        seeds: Iterable[int],
+        truncation_psi: float = 1.0,
+        *,
+        truncation_cutoff: int | None = None,
+        label: int | np.ndarray | None = None,
+    ) -> jax.Array:
+        """w of seeds, [N, w_dim]; truncated, w_avg + psi (w - w_avg), for truncation_psi below 1.
+
+        Args:
+          truncation_cutoff: truncate the styles of this many layers only, which makes them ws [N, num_ws, w_dim].
+          label: as for `labels`.
+        Raises: ValueError for truncation_psi above 1, a cutoff that is not a number of layers, a system that completes
+          images, and as `labels`.
+        """
+        if self.gan.inputs is not None:
+            raise ValueError(f'{self.config.system} completes images, which no seed stands for; use inpaint.')
+        if truncation_psi > 1:
+            raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
+        z = latents(seeds, self.config.model.z_dim)
+        w = self._map(self.variables, z, self.labels(label, len(z)))
+        if truncation_cutoff is None:
+            return w if truncation_psi == 1 else truncate(w, self.w_avg, truncation_psi)
+        count = self.system.num_ws(self.config.model)
+        if not 0 <= truncation_cutoff <= count:
+            raise ValueError(f'truncation_cutoff={truncation_cutoff} with {count} styles per image; use 0 to {count}.')
+        return truncate(jnp.repeat(w[:, None], count, axis=1), self.w_avg, truncation_psi, truncation_cutoff)
+
+
+def _space(w: jax.Array) -> str:
+    return 'w' if w.ndim == 2 else 'ws'
+
+
+def load(path: str | pathlib.Path, step: int | str | None = None) -> Model:
+    """Reads a model from a run's working directory.
+
+    Args:
+      path: the --workdir of a run.
+      step: of the checkpoint; None is the newest, 'best' the one with the lowest sliced Wasserstein distance.
+    Raises: CheckpointError if there is none or it is damaged.
+    """
+    variables, meta, step = load_sampling(pathlib.Path(path) / 'checkpoints', step)
+    config = configs.from_dict(meta['config'])
+    return Model(config, configs.system_module(config.system).build(config), variables, step)
+
+
+def local_mesh() -> Mesh:
+    """This process's devices, over which points are divided."""
+    return Mesh(np.array(jax.local_devices()), ('points',))

@@ -1,0 +1,189 @@
+"""Batches of images of seeds: `sample`, `interpolate`, `style_mix`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pegan_jax import coords
+from pegan_jax.sampling.model import Model
+
+
+def _options(
+    model: Model,
+    seeds: Sequence[int],
+    grid: np.ndarray | jax.Array | None,
+    size: tuple[int, int] | None,
+    transform: np.ndarray | jax.Array | None,
+    noise_mode: str | None,
+) -> dict:
+    """Options of gan.sample for as many images as there are seeds."""
+    options = {} if grid is None else {'grid': grid}
+    if size is not None or transform is not None:
+        if grid is not None:
+            raise ValueError('a grid already tells size and transform; leave those out.')
+        matrix = None if transform is None else jnp.asarray(transform, jnp.float32)
+        options = model.system.view(model.config, size, matrix)
+    if noise_mode is not None:
+        if noise_mode not in ('const', 'random', 'none'):
+            raise ValueError(f"noise_mode={noise_mode!r}; use 'const', 'random' or 'none'.")
+        options['noise'] = noise_mode if noise_mode != 'random' else jax.vmap(jax.random.key)(jnp.asarray(seeds))
+    for name in options:
+        if name not in model.system.SAMPLE_OPTIONS:
+            takes = ', '.join(model.system.SAMPLE_OPTIONS)
+            raise ValueError(f'{model.config.system} takes no {name} when sampling; it takes {takes}.')
+    return options
+
+
+def _pictures(
+    model: Model,
+    w: jax.Array,
+    noise_seeds: Sequence[int],
+    *,
+    grid: np.ndarray | jax.Array | None = None,
+    size: tuple[int, int] | None = None,
+    transform: np.ndarray | jax.Array | None = None,
+    noise_mode: str | None = None,
+    batch_size: int = 8,
+) -> np.ndarray:
+    """Images of styles [N, w_dim] or [N, num_ws, w_dim], batch_size of them at once; the rest as in `sample`."""
+    options = _options(model, noise_seeds, grid, size, transform, noise_mode)
+    # What there is for every image: random noise and, maybe, matrices.
+    own = {
+        k: v
+        for k, v in options.items()
+        if (k == 'noise' and noise_mode == 'random') or (k == 'transform' and v.ndim == 3)
+    }
+    out = []
+    for i in range(0, len(w), batch_size):
+        # The last batch is filled up: one compiled program serves all.
+        index = np.minimum(np.arange(i, i + min(batch_size, len(w))), len(w) - 1)
+        images = model.synthesise(w[index], **(options | {k: v[index] for k, v in own.items()}))
+        out.append(np.asarray(images)[: len(w) - i])
+    return np.concatenate(out)
+
+
+def sample(
+    model: Model,
+    seeds: Sequence[int],
+    *,
+    label: int | np.ndarray | None = None,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+    grid: np.ndarray | jax.Array | None = None,
+    size: tuple[int, int] | None = None,
+    transform: np.ndarray | jax.Array | None = None,
+    noise_mode: str | None = None,
+    batch_size: int = 8,
+) -> np.ndarray:
+    """Images of seeds.
+
+    Args:
+      label: class, or label [c_dim], of a model that was trained with labels.
+      truncation_psi: 1 is off, 0 the mean image.
+      truncation_cutoff: how many layers, from the first on, are truncated; None: all.
+      grid: of CIPS: coordinates [..., 2] from `coords`; None: the training grid.
+      size: of models with coordinates: (height, width); a larger image shows more, at the pixel pitch of training.
+      transform: of models with coordinates: [3, 3], or with StyleGAN3 [N, 3, 3], on positions in units of the training
+        images' shorter side about the middle: `coords.translate`, `rotate`, `zoom` move the content as they say.
+      noise_mode: of StyleGAN2: 'const' (default) takes the numbers of the model, 'random' draws them, 'none' has none.
+      batch_size: images computed at once.
+    Returns: float32 [N, H, W, C], with a grid [N, *grid.shape[:-1], C]; nominally in [-1, 1], not clamped.
+    Raises: ValueError for no seeds, truncation_psi above 1, options that the model does not have.
+    """
+    if not len(seeds):
+        raise ValueError('seeds is empty; give at least one, such as seeds=[0].')
+    w = model.styles(seeds, truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
+    options = {'grid': grid, 'size': size, 'transform': transform, 'noise_mode': noise_mode}
+    return _pictures(model, w, seeds, batch_size=batch_size, **options)
+
+
+def interpolate(
+    model: Model,
+    seed_a: int,
+    seed_b: int,
+    steps: int,
+    *,
+    label: int | np.ndarray | None = None,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """Images on the way from one seed to another: w = (1 - t) w_a + t w_b for `steps` equal steps of t in [0, 1].
+
+    Args: as in `sample`; options: its grid, size, transform, noise_mode (random as of seed_a), batch_size.
+    Returns: float32 [steps, H, W, C]; the first and the last are the samples of the two seeds.
+    Raises: ValueError for steps below 2, and as `sample`.
+    """
+    if steps < 2:
+        raise ValueError(f'steps={steps} must be at least 2: both ends are among them.')
+    ends = model.styles([seed_a, seed_b], truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
+    t = jnp.linspace(0, 1, steps).reshape(steps, *(1,) * (ends.ndim - 1))
+    return _pictures(model, (1 - t) * ends[:1] + t * ends[1:], [seed_a] * steps, **options)
+
+
+def style_mix(
+    model: Model,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    layers: Iterable[int],
+    *,
+    label: int | np.ndarray | None = None,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """The picture of style mixing (Karras et al. 2019, figure 3): the images of `rows`, some of whose styles change.
+
+    Args:
+      rows, columns: seeds.
+      layers: where the style of the column replaces that of the row, counted from 0 (coarse) to num_ws - 1 (fine).
+      The rest as in `interpolate`; random noise is that of the row.
+    Returns: float32 [1 + rows, 1 + columns, H, W, C]: the images of the columns above, those of the rows at the left,
+      mixed ones elsewhere, and black at the top left.
+    Raises: ValueError for no seeds, layers that there are not, and as `sample`.
+    """
+    count, layers = model.system.num_ws(model.config.model), sorted(set(layers))
+    if not (len(rows) and len(columns)):
+        raise ValueError(f'rows={list(rows)}, columns={list(columns)}; both need at least one seed.')
+    if not layers or not 0 <= layers[0] <= layers[-1] < count:
+        raise ValueError(f'layers={layers}; the model has layers 0 to {count - 1}, and at least one is to be mixed.')
+    w = model.styles([*rows, *columns], truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
+    ws = w if w.ndim == 3 else jnp.repeat(w[:, None], count, axis=1)
+    chosen = np.isin(np.arange(count), layers)[None, None, :, None]
+    mixed = jnp.where(chosen, ws[None, len(rows) :], ws[: len(rows), None]).reshape(-1, *ws.shape[1:])
+    noise = [*rows, *columns, *np.repeat(rows, len(columns)).tolist()]
+    images = _pictures(model, jnp.concatenate([ws, mixed]), noise, **options)
+    left, above, inner = np.split(images, [len(rows), len(rows) + len(columns)])
+    inner = inner.reshape(len(rows), len(columns), *images.shape[1:])
+    top = np.concatenate([np.full_like(images[:1], -1), above])
+    return np.concatenate([top[None], np.concatenate([left[:, None], inner], axis=1)])
+
+
+def frame_view(
+    frame: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    x: tuple[float, float] = (-1.0, 1.0),
+    y: tuple[float, float] = (-1.0, 1.0),
+    matrix: np.ndarray | jax.Array | None = None,
+) -> jax.Array:
+    """The `transform` of `sample` that shows an extent in an image of a size.
+
+    Args:
+      frame: (height, width) of the training images, whose borders have the coordinates -1 and 1.
+      size: of the image, as for `sample`.
+      x, y: coordinates of its borders.
+      matrix: [3, 3], moves the content; in units of half of the frame's shorter side, about its middle.
+    Returns: [3, 3].
+    """
+    unit, scales, middles = min(frame), [], []
+    for (low, high), side, pixels in ((x, frame[1], size[1]), (y, frame[0], size[0])):
+        scales.append((high - low) * side / (2 * pixels))
+        middles.append((high + low) * side / (4 * unit))
+    extent = jnp.array([[scales[0], 0, middles[0]], [0, scales[1], middles[1]], [0, 0, 1]], jnp.float32)
+    if matrix is None:
+        return extent
+    return coords.compose(coords.zoom(2), matrix, coords.zoom(0.5), extent)
