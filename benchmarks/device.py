@@ -353,7 +353,7 @@ def steps_worker(out: pathlib.Path, seconds: float, tiny: bool) -> None:
 
     from pegan_jax import config as configs
     from pegan_jax.data.worlds import render_world
-    from pegan_jax.sampling import to_uint8
+    from pegan_jax.pixels import to_uint8
     from pegan_jax.train.step import compile_step, data_mesh, device_steps, due_updates, place_batch, replicated_state
 
     photo = out.with_name('steps_photo.png')
@@ -405,8 +405,9 @@ def train_worker(out: pathlib.Path, seconds: float, tiny: bool) -> None:
 
     from pegan_jax import config as configs
     from pegan_jax.data.worlds import horizon_height, render_world
+    from pegan_jax.gan import latents
     from pegan_jax.metrics.distribution import sliced_wasserstein
-    from pegan_jax.sampling import image_grid, latents, to_uint8
+    from pegan_jax.pixels import image_grid, to_uint8
     from pegan_jax.train.step import compile_step, data_mesh, device_steps, due_updates, place_batch, replicated_state
 
     begin = time.monotonic()
