@@ -14,7 +14,7 @@ from PIL import Image
 from pegan_jax import coords
 from pegan_jax.config import load_config, to_dict
 from pegan_jax.models import cips
-from pegan_jax.pixels import to_uint, to_uint8
+from pegan_jax.pixels import save, to_uint, to_uint8
 from pegan_jax.sampling import (
     Model,
     fill_scattered,
@@ -24,7 +24,6 @@ from pegan_jax.sampling import (
     render_file,
     render_foveated,
     sample,
-    save,
 )
 
 WORKER = pathlib.Path(__file__).with_name('render_worker.py')
