@@ -6,8 +6,8 @@ Parts, in order of value; each has a share of the time, and what is done is in O
 
   parity  the golden numbers of tests/fixtures on this device, matmuls at the highest precision; failures are listed
   speed   generator and training step of the published sizes, in bfloat16 and in float32: images/s, share of the peak
-          of a bfloat16 matmul, memory, seconds to compile. Batches are the published one and the largest power of two
-          that the compiler's plan fits into memory, halved while it does not fit after all
+          of a bfloat16 matmul, memory, seconds to compile. Batches are about those that published runs give a device,
+          and, where there is time, as many doublings of them as fit into half of the memory by the compiler's plan
   steps   training steps/s of the quickstart and of SinGAN with 1, 10 and 100 steps in one program
   train   the quickstart on worlds that are drawn on the device; OUT/train.png shows samples, real worlds below
 
@@ -21,6 +21,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import importlib
+import itertools
 import json
 import math
 import os
@@ -35,19 +36,19 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'parity'), str(ROOT / 'tests')]
 
-PARTS = {'parity': 0.2, 'speed': 0.55, 'steps': 0.1, 'train': 0.15}  # shares of the time
+PARTS = {'parity': 0.25, 'speed': 0.45, 'steps': 0.15, 'train': 0.15}  # shares of the time
 
-# (configuration, size or None, generator and step?) of the part `speed`, in order of value.
-SPEED = (
-    'cips:ffhq256',
-    'stylegan3:t,images256',
-    'stylegan2:images256',
-    'stylegan3:r,images256',
-    'mspie:f',
-    'deepfill',
-    'deepfill at 512,680',
-)
-SPEED_TINY = ('cips:tiny', 'dcgan:tiny')
+# {configuration: images per device} of the part `speed`, in order of value; ' at SIZE' replaces its size.
+SPEED = {
+    'cips:ffhq256': 4,
+    'stylegan3:t,images256': 8,
+    'stylegan2:images256': 16,
+    'stylegan3:r,images256': 8,
+    'mspie:f': 4,
+    'deepfill': 8,
+    'deepfill at 512,680': 2,
+}
+SPEED_TINY = {'cips:tiny': 8, 'dcgan:tiny': 8}
 INNER_STEPS = (1, 10, 100)
 
 
@@ -148,6 +149,8 @@ def parity_worker(share: str, limit: int, out: pathlib.Path) -> None:
                 arrays = {key: file[key] for key in file.files}
             try:
                 checks[found](arrays, json.loads(str(arrays.pop('meta'))))
+            except ImportError as error:
+                row |= {'outcome': 'not run', 'error': str(error)}
             except Exception as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 row |= {'outcome': 'failed', 'error': f'{type(error).__name__}: {error}'[:600], 'at': str(where)}
@@ -158,36 +161,20 @@ def parity_worker(share: str, limit: int, out: pathlib.Path) -> None:
 # speed ----------------------------------------------------------------------------------------------------------------
 
 
-def speed(out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> None:
-    """One process per configuration: all compile side by side, then each measures alone."""
-    total, done = deadline - time.monotonic(), []
-    for share, dtype in ((0.6, 'bfloat16'), (1.0, 'float32')):
-        begin, end = time.monotonic(), deadline - (1 - share) * total
-        budget, jobs = 0.65 * (end - begin), {}
-        for i, spec in enumerate(SPEED_TINY if tiny else SPEED):
-            file = out / f'speed.{i}.jsonl'
-            for old in (file, file.with_suffix('.go')):
-                old.unlink(missing_ok=True)
-            extra = ['--dtype', dtype, '--seconds', str(budget), *(['--tiny'] if tiny else [])]
-            jobs[spec, file] = worker('--speed-worker', spec, '--out', str(file), *extra)
-
-        def compiling(file: pathlib.Path, process: subprocess.Popen) -> bool:
-            return process.poll() is None and not any(row['kind'] == 'compiled' for row in rows_of(file))
-
-        while time.monotonic() < begin + budget and any(compiling(f, p) for (_, f), p in jobs.items()):
-            time.sleep(0.2)
-        for (_, file), process in jobs.items():  # no compiler works while another process measures
-            if compiling(file, process):
-                process.kill()
-                append(file, {'kind': 'error', 'error': f'not compiled after {time.monotonic() - begin:.0f} s'})
-        for (spec, file), process in jobs.items():
-            file.with_suffix('.go').touch()
-            if not wait([process], end):
-                append(file, {'kind': 'error', 'error': 'measuring was cut off'})
-            done.append({'config': spec, 'dtype': dtype, 'exit': process.returncode, 'rows': rows_of(file)})
-            results.put('speed', done)
-            for old in (file, file.with_suffix('.go')):
-                old.unlink(missing_ok=True)
+def speed(out: pathlib.Path, results: Results, deadline: float, tiny: bool, dtypes: tuple[str, ...]) -> None:
+    """One configuration after the other, each in a process of its own that has all cores to compile with."""
+    done, file = [], out / 'speed.jsonl'
+    jobs = [(spec, dtype) for dtype in dtypes for spec in (SPEED_TINY if tiny else SPEED)]
+    for i, (spec, dtype) in enumerate(jobs):
+        file.unlink(missing_ok=True)
+        left = deadline - time.monotonic()
+        seconds = min(left, 2.5 * left / (len(jobs) - i))  # what one saves, the others may take
+        extra = ['--dtype', dtype, '--seconds', str(seconds), *(['--tiny'] if tiny else [])]
+        process = worker('--speed-worker', spec, '--out', str(file), *extra)
+        complete = wait([process], time.monotonic() + seconds) and process.returncode == 0
+        done.append({'config': spec, 'dtype': dtype, 'complete': complete, 'rows': rows_of(file)})
+        results.put('speed', done)
+    file.unlink(missing_ok=True)
 
 
 def programs_of(config: Any, gan: Any) -> dict[tuple, float]:
@@ -202,13 +189,8 @@ def programs_of(config: Any, gan: Any) -> dict[tuple, float]:
     return {key: n / sum(seen.values()) for key, n in seen.items()}
 
 
-def failure(kind: str, batch: int, error: Exception) -> dict:
-    """A row about a program that does not compile or run."""
-    return {'kind': 'error', 'what': kind, 'batch': batch, 'error': f'{type(error).__name__}: {error}'[:600]}
-
-
 def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny: bool) -> None:
-    """Compiles, waits for its turn, measures: rows of JSON."""
+    """Compiles and measures: a row of JSON for every program."""
     import bench
     import jax
     import jax.numpy as jnp
@@ -242,20 +224,14 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
             flops = mesh.size * bench.definition_flops(count, state, data)
             yield f'{" ".join(stage.flags)} {due}', share, step.lower(state, data), flops
 
-    def compile_all(kind: str, batch: int) -> list[dict] | None:
-        """Programs and their costs; None, and a row that says why, where they do not compile."""
-        try:
-            with concurrent.futures.ThreadPoolExecutor(4) as pool:
-                traced = [(*plan, pool.submit(bench.compile_timed, plan[2])) for plan in plans(kind, batch)]
-                return [
-                    {'name': what, 'share': share, 'flops': flops, 'program': done.result()[0], **done.result()[1]}
-                    for what, share, _, flops, done in traced
-                ]
-        except Exception as error:
-            append(
-                out, {'kind': 'error', 'what': kind, 'batch': batch, 'error': f'{type(error).__name__} {error}'[:600]}
-            )
-            return None
+    def compile_all(kind: str, batch: int) -> list[dict]:
+        """Programs and their costs."""
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            traced = [(*plan, pool.submit(bench.compile_timed, plan[2])) for plan in plans(kind, batch)]
+            return [
+                {'name': what, 'share': share, 'flops': flops, 'program': done.result()[0], **done.result()[1]}
+                for what, share, _, flops, done in traced
+            ]
 
     def measure(kind: str, batch: int, programs: list[dict]) -> dict:
         nonlocal state  # donated: every call of a step hands back the next one
@@ -283,44 +259,31 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
             'programs': [{key: value for key, value in p.items() if key != 'program'} for p in programs],
         }
 
-    published, todo = config.train.batch_size, []
-    for kind in ('step', 'generator'):
-        if programs := compile_all(kind, published):
-            todo.append((kind, published, programs))
-    took = time.monotonic() - begin
-    # The plan grows with the batch, but for what the state takes.
-    free = 0.8 * (jax.devices()[0].memory_stats() or {}).get('bytes_limit', 2**32)
-    fixed = 2 * sum(x.nbytes for x in jax.tree.leaves(state))
-    for kind, _, programs in list(todo):
-        times = (free - fixed) / max(max(p['program_bytes'] for p in programs) - fixed, 2**20)
-        larger = published * 2 ** min(int(math.log2(max(times, 1))), 2 if tiny else 8)
-        if larger > published and time.monotonic() - begin + took < seconds:
-            if programs := compile_all(kind, larger):
-                todo.append((kind, larger, programs))
-    append(out, {'kind': 'compiled', 'seconds': time.monotonic() - begin})
-    while not out.with_suffix('.go').exists():
-        time.sleep(0.05)
-
-    rows, side = [], 512 if tiny else 8192
+    side, batch = 512 if tiny else 8192, (SPEED_TINY if tiny else SPEED)[spec] * mesh.size
     before = bench.matmul_peaks(side)
-    for job in todo:
+    free = 0.5 * (jax.devices()[0].memory_stats() or {}).get('bytes_limit', 2**32)
+    fixed, took = 2 * sum(x.nbytes for x in jax.tree.leaves(state)), {}
+    for kind, size in (('generator', batch), ('step', batch), ('generator', None), ('step', None)):
+        started = time.monotonic()
+        if size is None:  # doubled; the plan grows with the batch, but for what the state takes
+            if kind not in took or 2 * (started + took[kind][0] - begin) > seconds:
+                continue
+            times = (free - fixed) / max(took[kind][1] - fixed, 2**20)
+            size = batch * 2 ** min(int(math.log2(max(times, 1))), 2 if tiny else 8)
+            if size == batch:
+                continue
         try:
-            rows.append(measure(*job))
+            row = measure(kind, size, compile_all(kind, size))
         except Exception as error:
-            append(
-                out,
-                {'kind': 'error', 'what': job[0], 'batch': job[1], 'error': f'{type(error).__name__} {error}'[:600]},
-            )
-            if job[0] == 'step':
-                break  # its state is gone
+            append(out, {'kind': kind, 'batch': size, 'error': f'{type(error).__name__}: {error}'[:600]})
+            if kind == 'step':
+                return  # its state is gone
             continue
-        append(out, rows[-1])
-    after = bench.matmul_peaks(side)
-    shares = {
-        f'{row["kind"]} {row["batch"]}': {k: row['flops_per_second'] / max(after[k], before[k]) for k in after}
-        for row in rows
-    }
-    append(out, {'kind': 'peaks', 'matmul': {'before': before, 'after': after}, 'share_of_peak': shares})
+        after = bench.matmul_peaks(side)
+        peaks = {dtype: max(after[dtype], before[dtype]) for dtype in after}
+        row['share_of_peak'] = {dtype: row['flops_per_second'] / peak for dtype, peak in peaks.items()}
+        append(out, row | {'peaks': peaks})
+        took[kind] = (time.monotonic() - started, max(p['program_bytes'] for p in row['programs']))
 
 
 # steps and train ------------------------------------------------------------------------------------------------------
@@ -348,7 +311,7 @@ def in_workers(part: str, out: pathlib.Path, results: Results, deadline: float, 
 def steps_worker(out: pathlib.Path, seconds: float, tiny: bool) -> None:
     import jax
     import numpy as np
-    from bench import random_batch
+    from bench import compile_timed, random_batch
     from PIL import Image
 
     from pegan_jax import config as configs
@@ -358,42 +321,27 @@ def steps_worker(out: pathlib.Path, seconds: float, tiny: bool) -> None:
 
     photo = out.with_name('steps_photo.png')
     Image.fromarray(to_uint8(np.asarray(render_world(3, 166, 250, supersample=2)))).save(photo)
-    image = [f'data.image={photo}']
-    cases = [('cips:tiny', [], 0)] if tiny else [('quickstart', [], 0), *(('singan', image, level) for level in (2, 5))]
     mesh = data_mesh()
-    for spec, overrides, level in cases:
+    cases = [('cips:tiny', [], 0)] if tiny else [('quickstart', [], 0), ('singan', [f'data.image={photo}'], 5)]
+    for (spec, overrides, level), count in itertools.product(cases, INNER_STEPS[:2] if tiny else INNER_STEPS):
         config = configs.load_config(spec, overrides)
         gan = configs.system_module(config.system).build(config)
         first = level * config.model.iters_per_scale + 1 if config.system == 'singan' else 1
         stage, due = gan.stage_at(first, first * config.train.batch_size, 0), due_updates(gan, 1)
-        for count in INNER_STEPS[:2] if tiny else INNER_STEPS:
-            state = replicated_state(gan, 0, mesh)
-            rows = random_batch(config, config.train.batch_size)
-            step = functools.partial(device_steps, gan=gan, stage=stage, due=due, seed=0)
+        batch = functools.partial(place_batch, random_batch(config, config.train.batch_size), 'jit', mesh)
+        step = functools.partial(device_steps, gan=gan, stage=stage, due=due, seed=0)
+        state, done = replicated_state(gan, 0, mesh), 0
+        lowered = compile_step(step, 'jit', mesh).lower(state, tuple(batch() for _ in range(count)))
+        program, costs = compile_timed(lowered)
+        for warm in (False, True):
             begin = time.perf_counter()
-            data = tuple(place_batch(rows, 'jit', mesh) for _ in range(count))
-            program = compile_step(step, 'jit', mesh).lower(state, data).compile()
-            compiling = time.perf_counter() - begin
-            state, metrics = program(state, data)
-            jax.block_until_ready(state)
-            begin, done = time.perf_counter(), 0
-            while time.perf_counter() - begin < (0.5 if tiny else 3):
+            while time.perf_counter() - begin < ((0.5 if tiny else 3) if warm else 0.1):
                 for _ in range(max(1, 20 // count)):  # batches are handed over as in training
-                    data = tuple(place_batch(rows, 'jit', mesh) for _ in range(count))
-                    state, metrics = program(state, data)
-                    done += count
+                    state, metrics = program(state, tuple(batch() for _ in range(count)))
+                    done += count if warm else 0
                 jax.block_until_ready((state, metrics))
-            rate = done / (time.perf_counter() - begin)
-            append(
-                out,
-                {
-                    'config': spec,
-                    'level': level,
-                    'inner_steps': count,
-                    'steps_per_second': rate,
-                    'compile_seconds': compiling,
-                },
-            )
+        rate = done / (time.perf_counter() - begin)
+        append(out, {'config': spec, 'level': level, 'inner_steps': count, 'steps_per_second': rate, **costs})
     photo.unlink()
 
 
@@ -414,8 +362,12 @@ def train_worker(out: pathlib.Path, seconds: float, tiny: bool) -> None:
     config = configs.load_config('cips:tiny' if tiny else 'quickstart')
     gan, mesh, side = configs.system_module(config.system).build(config), data_mesh(), config.data.resolution
     seeds = np.arange(64 if tiny else 4096)
-    draw = jax.jit(lambda seed: to_uint8(render_world(seed, side, side, supersample=2)))
-    reals = np.concatenate([np.asarray(draw(s)) for s in np.split(seeds, len(seeds) // 64)])
+
+    def draw(seeds: np.ndarray) -> np.ndarray:
+        parts = (render_world(part, side, side, supersample=2) for part in np.split(seeds, len(seeds) // 64))
+        return np.concatenate([to_uint8(np.asarray(part)) for part in parts])
+
+    reals = draw(seeds)
     drawing = time.monotonic() - begin
 
     state, batch, rng = (
@@ -451,7 +403,7 @@ def train_worker(out: pathlib.Path, seconds: float, tiny: bool) -> None:
     z = [latents(range(i, i + 64), config.model.z_dim) for i in range(0, len(reals[:1024]), 64)]
     fakes = np.concatenate([to_uint8(np.asarray(sample(state.sampling, x))) for x in z])
     Image.fromarray(image_grid(np.concatenate([fakes[:32], reals[:16]]), 8)).save(out.with_name('train.png'))
-    others = np.concatenate([np.asarray(draw(s)) for s in np.split(seeds[: len(fakes)] + 10**6, len(fakes) // 64)])
+    others = draw(seeds[: len(fakes)] + 10**6)
     append(
         out,
         {
@@ -476,6 +428,7 @@ def main() -> None:
     parser.add_argument('--out', type=pathlib.Path, required=True, help='folder for device.json and pictures')
     parser.add_argument('--parts', default=','.join(PARTS), help='which parts, in this order')
     parser.add_argument('--seconds', type=float, default=600, help='for all parts together')
+    parser.add_argument('--dtypes', default='bfloat16,float32', help='of the part speed, in this order')
     parser.add_argument('--tiny', action='store_true', help='test size')
     for name in ('parity', 'speed'):
         parser.add_argument(f'--{name}-worker', help=argparse.SUPPRESS)
@@ -500,7 +453,8 @@ def main() -> None:
     for i, name in enumerate(names):
         share = PARTS[name] / sum(PARTS[n] for n in names[i:])
         begin = time.monotonic()
-        globals()[name](args.out, results, begin + share * (end - begin), args.tiny)
+        extra = (tuple(args.dtypes.split(',')),) if name == 'speed' else ()
+        globals()[name](args.out, results, begin + share * (end - begin), args.tiny, *extra)
         print(f'{name}: {time.monotonic() - begin:.0f} s', flush=True)
 
 
