@@ -32,7 +32,7 @@ from jax.sharding import Mesh
 
 from pegan_jax import config as configs
 from pegan_jax.gan import GAN, Stage
-from pegan_jax.models import deepfill
+from pegan_jax.models import attention, deepfill
 from pegan_jax.ops import fir
 from pegan_jax.train.report import matmul_flops
 from pegan_jax.train.state import TrainState
@@ -145,7 +145,7 @@ def bench_attention(config: configs.Config, batch: int, repeats: int) -> dict:
     def run(features: jax.Array, mask: jax.Array) -> jax.Array:
         small = deepfill.attention_mask(mask, model)
         options = {'fuse': model.fuse, 'nearest': model.nearest}
-        return deepfill.contextual_attention(features, features, small, **options).y
+        return attention.contextual_attention(features, features, small, **options).y
 
     compiled, costs = compile_timed(jax.jit(run).lower(features, mask))
     seconds = best_seconds(lambda: compiled(features, mask), repeats)

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pegan_jax.gan import latents
-from pegan_jax.models import singan
+from pegan_jax.models import singan, singan_pyramid
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
 
@@ -71,14 +71,14 @@ def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.nda
         raise ValueError(f'scale={scale}; an image can enter at scales 1 to {finest} of this model.')
     x = jnp.asarray(image, jnp.float32)[None]
     if x.shape[1:3] != sizes[finest]:
-        x = singan.resize_quantised(x, size=sizes[finest])
+        x = singan_pyramid.resize_quantised(x, size=sizes[finest])
     if config.paint_scale is not None:
         if scale != config.paint_scale:
             raise ValueError(f'scale={scale}; this model was trained for paintings at scale {config.paint_scale}.')
-        x = singan.to_palette(x, buffers['palette'])
-    below = singan.resize_quantised(x, factor=ratio ** (finest - scale + 1))
+        x = singan_pyramid.to_palette(x, buffers['palette'])
+    below = singan_pyramid.resize_quantised(x, factor=ratio ** (finest - scale + 1))
     below = below[:, : sizes[scale - 1][0], : sizes[scale - 1][1]]
-    previous = singan.resize_quantised(below, factor=1 / ratio)[:, : sizes[scale][0], : sizes[scale][1]]
+    previous = singan_pyramid.resize_quantised(below, factor=1 / ratio)[:, : sizes[scale][0], : sizes[scale][1]]
     noises = singan.draw_noises(config, jax.random.key(seed)[None], sizes[scale:], first=scale)
     images, _ = singan.generate(config, params, buffers, noises, previous, ratio=ratio, first=scale)
     return np.asarray(images[-1][0])
@@ -138,11 +138,11 @@ def super_resolve(model: Model, seed: int = 0) -> np.ndarray:
     if config.sr_factor is None:
         raise ValueError('the model has no model.sr_factor; train with configs/singan.py:sr for super-resolution.')
     finest = len(buffers['reals']) - 1
-    repeats, step = singan.sr_schedule(config.sr_factor)
+    repeats, step = singan_pyramid.sr_schedule(config.sr_factor)
     x = jnp.asarray(real_image(model))[None]
     height, width = (int(config.sr_factor * n) for n in x.shape[1:3])
     for i in range(repeats):
-        x = singan.resize_quantised(x, factor=step)
+        x = singan_pyramid.resize_quantised(x, factor=step)
         # The first pass has one channel of noise for all colours, as the coarsest scale of training has.
         shape = config.noise_shape(finest, x.shape[1:3])
         noise = jax.random.normal(

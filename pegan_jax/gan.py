@@ -8,6 +8,11 @@ import jax
 import numpy as np
 
 
+def size_of(resolution: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a resolution, which is that or the side of a square."""
+    return (resolution, resolution) if isinstance(resolution, int) else resolution
+
+
 @dataclass(frozen=True)
 class Stage:
     """Everything that changes shapes or the compiled program; hashable.
@@ -24,7 +29,7 @@ class Stage:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
-        return (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
+        return size_of(self.resolution)
 
 
 @dataclass(frozen=True)

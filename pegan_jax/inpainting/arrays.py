@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pegan_jax.models import deepfill
+from pegan_jax.models import attention, deepfill
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
 
@@ -43,7 +43,7 @@ def attention_flow(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np
     height, width = mask.shape
     padded = inputs(model, *(None if a is None else a[None] for a in (image, mask, sketch)))
     offsets = _offsets(model.config.model, model.variables['params'], padded)
-    picture = to_uint8(deepfill.flow_picture(offsets, rate=1))[0]
+    picture = to_uint8(attention.flow_picture(offsets, rate=1))[0]
     return picture.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
 
 

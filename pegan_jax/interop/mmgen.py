@@ -17,7 +17,7 @@ import numpy as np
 from pegan_jax.config import Config, ConfigError, DataConfig, load_config
 from pegan_jax.interop.imported import Imported
 from pegan_jax.models import mspie
-from pegan_jax.models.stylegan2 import num_halvings, size_of
+from pegan_jax.models.discriminator import num_halvings
 from pegan_jax.train.state import TrainState
 from pegan_jax.weights import reader, rules
 from pegan_jax.weights.reader import ForeignFileError, shown
@@ -103,7 +103,7 @@ G_IGNORED = (r'head_pos_enc\._float_tensor',)  # of sinusoids: a marker of the d
 
 def d_rules(model: mspie.Config) -> tuple[Rule, ...]:
     """Of the discriminator of a model."""
-    side = 4 << num_halvings(size_of(model))
+    side = 4 << num_halvings(model.size)
     pooled = (model.d_pool,) * 2 if model.d_pool else mspie.base_size(model)
 
     def block(leaf: str, collection: str = 'params') -> Callable:

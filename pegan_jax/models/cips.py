@@ -1,28 +1,28 @@
 """CIPS (Anokhin et al. 2021, arXiv 2011.13775): every pixel is synthesised on its own from its coordinate and a style.
 
-The generator is a function of one coordinate, `pixel`; images are that function mapped over coordinates, inside a map
-over images. Nothing else connects pixels, so any set of coordinates, of any shape and density, is an image.
+The generator, in `cips_generator`, is a function of one coordinate, mapped over coordinates inside a map over images.
+Nothing else connects pixels, so any set of coordinates, of any shape and density, is an image; `cips_views` says which
+ones training sees.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from pegan_jax import coords, encodings, losses, optim
-from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
-from pegan_jax.layers import EqualDense, MappingNetwork, lrelu, truncate
-from pegan_jax.models.stylegan2 import Discriminator, num_halvings
+from pegan_jax import coords, losses, optim
+from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal, size_of
+from pegan_jax.layers import truncate
+from pegan_jax.models.cips_generator import Generator, layer_names, synthesise
+from pegan_jax.models.cips_views import doublings, image_grid, prepare, stage_at
+from pegan_jax.models.discriminator import Discriminator, num_halvings
 from pegan_jax.settings import ConfigError, at_least, check_types
 
-CPU_CHUNK = 1024  # coordinates whose activations stay in a core's cache: measured fastest
 W_AVG_SAMPLES = 4096  # latents whose mean w stands for the centre of truncation when the caller gives none
 
 
@@ -159,9 +159,7 @@ class Config:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the native grid."""
-        return (
-            (self.img_resolution, self.img_resolution) if isinstance(self.img_resolution, int) else self.img_resolution
-        )
+        return size_of(self.img_resolution)
 
     @property
     def d_size(self) -> tuple[int, int]:
@@ -191,12 +189,6 @@ class Config:
     def _published_widths(self) -> tuple[int, ...]:
         m = self.channel_multiplier
         return (512, 512, 512, 512, 256 * m, 128 * m, 64 * m, 32 * m, 16 * m)
-
-
-def doublings(config: Any) -> int:
-    """How often the native size doubles to give that of the data: 0, or more for data finer than the native grid."""
-    ratio = config.data.size[0] // config.model.size[0]
-    return max(ratio.bit_length() - 1, 0)
 
 
 def validate(config: Any) -> None:
@@ -235,412 +227,7 @@ def validate(config: Any) -> None:
             )
 
 
-# Generator ------------------------------------------------------------------------------------------------------------
-
-
-class ModulatedDense(nn.Module):
-    """One layer of `pixel`: its parameters, and what a style w makes of them.
-
-    Modulated, its weight for a style is U_io = V_io s_i d_o, with V = weight / sqrt(in), s = affine(w) and, if it
-    demodulates, d_o = 1 / sqrt(sum_i (V_io s_i)^2 + 1e-8) (Karras et al. 2020, eq. 1 and 3). The bias and the strength
-    of the noise are declared here and used by `pixel`; a layer without demodulation is a to-RGB layer, without noise.
-    """
-
-    in_features: int
-    features: int
-    demodulate: bool = True
-    modulated: bool = True
-
-    def setup(self) -> None:
-        self.weight = self.param('weight', nn.initializers.normal(1.0), (self.in_features, self.features))
-        self.bias = self.param('bias', nn.initializers.zeros, (self.features,))
-        if self.demodulate:
-            self.noise_strength = self.param('noise_strength', nn.initializers.zeros, ())
-        if self.modulated:
-            self.affine = EqualDense(self.in_features, bias_init=1.0)
-
-    def __call__(self, w: jax.Array) -> jax.Array:
-        """w [N, w_dim] -> U [N, in_features, features], float32."""
-        u = self.weight[None, :, :] * self.affine(w)[:, :, None] / math.sqrt(self.in_features)
-        if self.demodulate:
-            u = u * jax.lax.rsqrt(jnp.sum(jnp.square(u), axis=1, keepdims=True) + 1e-8)
-        return u
-
-    def factor(self, w: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """w [N, w_dim] -> s [N, in_features] and d [N, features]: U x = d (V (s x)), so that no U is needed."""
-        s = self.affine(w)
-        if not self.demodulate:
-            return s, jnp.ones((w.shape[0], self.features))
-        return s, jax.lax.rsqrt(jnp.square(s) @ jnp.square(self.weight / math.sqrt(self.in_features)) + 1e-8)
-
-
-class ResidualBlock(nn.Module):
-    """The parameters of two layers and of the shortcut beside them, which is the identity where the width is kept."""
-
-    in_features: int
-    features: int
-    modulated: bool = True
-
-    def setup(self) -> None:
-        self.conv1 = ModulatedDense(self.in_features, self.features, modulated=self.modulated)
-        self.conv2 = ModulatedDense(self.features, self.features, modulated=self.modulated)
-        if self.in_features != self.features:
-            self.skip = EqualDense(self.features, use_bias=False)
-
-
-def layer_names(model: Config) -> list[str]:
-    """All layers in the order of execution, as paths of parameters; those with 'to_rgb' in their name give colours.
-
-    Skip: conv1, then level by level linears_0, linears_1, to_rgbs_0 and so on. Residual: linears_0, then
-    linears_1/conv1, linears_1/conv2 and so on, to_rgb_last. Plain: as skip, with to_rgb_last in place of all to_rgbs.
-    """
-    levels = range(len(model.level_widths))
-    if model.wiring == 'residual':
-        blocks = [f'linears_{k + 1}/{conv}' for k in levels for conv in ('conv1', 'conv2')]
-        return ['linears_0', *blocks, 'to_rgb_last']
-    rgb = [[f'to_rgbs_{k}'] if model.wiring == 'skip' else [] for k in levels]
-    last = [] if model.wiring == 'skip' else ['to_rgb_last']
-    return ['conv1', *(n for k in levels for n in (f'linears_{2 * k}', f'linears_{2 * k + 1}', *rgb[k])), *last]
-
-
-class Generator(nn.Module):
-    """The parameters of CIPS, and what happens once per image: z -> w -> all weights.
-
-    The colours come from `synthesise`, a pure function of these. Paths follow the released checkpoints: lff (Fourier
-    features), emb (embedding [H, W, hidden_size]), mapping/fc*, and those of `layer_names`.
-    """
-
-    model: Config
-
-    def setup(self) -> None:
-        def uniform(limit: float) -> Callable:
-            return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -limit, limit)
-
-        model = self.model
-        height, width = model.size
-        inputs = 2 if model.panorama_width is None else 3
-        if model.fourier_features:
-            self.lff = nn.Dense(
-                model.hidden_size, kernel_init=uniform(math.sqrt(9 / inputs)), bias_init=uniform(math.sqrt(1 / inputs))
-            )
-        if model.coord_embedding:
-            shape = (height, model.panorama_width or width, model.hidden_size)
-            self.emb = self.param('emb', nn.initializers.normal(1.0), shape)
-        self.mapping = MappingNetwork(model.z_dim, model.mapping_layers, model.lr_multiplier)
-
-        layer = functools.partial(ModulatedDense, modulated=model.modulation)
-        halves = model.fourier_features + model.coord_embedding
-        encoded = halves * model.hidden_size + (0 if model.modulation else model.z_dim)
-        widths = model.level_widths
-        levels = list(zip((widths[0], *widths[:-1]), widths, strict=True))
-        if model.wiring == 'residual':
-            self.linears_0 = layer(encoded, widths[0])
-            for k, (i, o) in enumerate(levels, start=1):
-                setattr(self, f'linears_{k}', ResidualBlock(i, o, model.modulation))
-        else:
-            self.conv1 = layer(encoded, widths[0])
-            for k, (i, o) in enumerate(pair for a, b in levels for pair in ((a, b), (b, b))):
-                setattr(self, f'linears_{k}', layer(i, o))
-        if model.wiring == 'skip':
-            for k, width in enumerate(widths):
-                setattr(self, f'to_rgbs_{k}', layer(width, 3, demodulate=False))
-        else:
-            self.to_rgb_last = layer(widths[-1], 3, demodulate=False)
-
-    def map(self, z: jax.Array) -> jax.Array:
-        """z [N, z_dim] -> w [N, z_dim]."""
-        return self.mapping(z)
-
-    def modulate(self, w: jax.Array) -> dict[str, jax.Array]:
-        """w [N, z_dim], or one per layer [N, num_layers, z_dim] -> {layer: weight U [N, in, out]}.
-
-        Without modulation: {'w': w}, as weights do not depend on it and every coordinate gets it as an input.
-        """
-        if not self.model.modulation:
-            return {'w': w}
-        names = layer_names(self.model)
-        ws = [w] * len(names) if w.ndim == 2 else jnp.moveaxis(w, 1, 0)
-        return {name: _at(self, name)(ws[i]) for i, name in enumerate(names)}
-
-    def factor(self, w: jax.Array) -> dict[str, Any]:
-        """w [N, z_dim] -> {layer: (s [N, in], d [N, out])}, see `ModulatedDense.factor`; as `modulate` without it."""
-        if not self.model.modulation:
-            return {'w': w}
-        return {name: _at(self, name).factor(w) for name in layer_names(self.model)}
-
-    def __call__(self, z: jax.Array) -> dict[str, jax.Array]:
-        """z [N, z_dim] -> what `modulate` gives. Touches every parameter, for `init`."""
-        if self.model.fourier_features:
-            self.lff(jnp.zeros((1, 2 if self.model.panorama_width is None else 3)))
-        for name in layer_names(self.model):
-            parent = _at(self, name.rpartition('/')[0]) if '/' in name else None
-            if hasattr(parent, 'skip'):
-                parent.skip(jnp.zeros((1, parent.in_features)))
-            _at(self, name).bias  # noqa: B018  a submodule is set up when it is first used
-        return self.modulate(self.map(z))
-
-
-def _at(tree: Any, path: str) -> Any:
-    """What is at 'a/b' of nested modules or dictionaries."""
-    for part in path.split('/'):
-        tree = tree[part] if isinstance(tree, dict) else getattr(tree, part)
-    return tree
-
-
-def activate(x: jax.Array, activation: str) -> jax.Array:
-    """The non-linearity of a layer on [..., C]; 'sinrelu' puts the leaky channels before those of the sine."""
-    if activation == 'lrelu':
-        return lrelu(x)
-    if activation == 'sin':
-        return jnp.sin(x)
-    return jnp.concatenate([jax.nn.leaky_relu(x[..., 0::2], 0.2), jnp.sin(x[..., 1::2])], axis=-1) * math.sqrt(2)
-
-
-def _matmul(model: Config, x: jax.Array, weight: jax.Array) -> jax.Array:
-    return jnp.matmul(x.astype(model.dtype), weight.astype(model.dtype), preferred_element_type=jnp.float32)
-
-
-def dense(model: Config, layer: dict, style: Any, x: jax.Array) -> jax.Array:
-    """U x + bias at one coordinate: x [in] -> [out], float32.
-
-    style: U [in, out]; or (s [in], d [out]), for U x = d (V (s x)); or None, for a layer without modulation, U = V.
-    """
-    if isinstance(style, jax.Array):
-        return _matmul(model, x, style) + layer['bias']
-    s, d = (1.0, 1.0) if style is None else style
-    return d * _matmul(model, s * x, layer['weight'] / math.sqrt(len(x))) + layer['bias']
-
-
-def styled(model: Config, layer: dict, style: Any, x: jax.Array, noise: jax.Array | None = None) -> jax.Array:
-    """`dense`, noise times the learned strength, activation: x [in] and a number, or None, -> [out]."""
-    y = dense(model, layer, style, x)
-    if noise is not None:
-        y = y + layer['noise_strength'] * noise
-    return activate(y, model.activation).astype(model.dtype)
-
-
-def add_shortcut(model: Config, block: dict, x: jax.Array, y: jax.Array) -> jax.Array:
-    """(y + shortcut of x) / sqrt(2), from the input x [in] and the two layers' result y [out] of a `ResidualBlock`."""
-    if 'skip' in block:
-        x = _matmul(model, x, block['skip']['kernel'] / math.sqrt(len(x)))
-    return ((x + y) * math.sqrt(0.5)).astype(model.dtype)
-
-
-def pixel(
-    model: Config,
-    params: dict,
-    styles: dict,
-    xy: jax.Array,
-    embedding: jax.Array | None = None,
-    noise: jax.Array | None = None,
-) -> jax.Array:
-    """The colour of one coordinate: Fourier features beside the embedding, modulated layers, RGB of their results.
-
-    Args:
-      params: the generator's.
-      styles: from `Generator.modulate` or `Generator.factor`, without their leading axis: {layer: U [in, out]}, or
-        {layer: (s [in], d [out])}, or {'w': [z_dim]}.
-      xy: [2] float32; [-1, 1] is the native range, or the whole circle.
-      embedding: [hidden_size] float32, as looked up at xy; None if the model has none.
-      noise: [demodulated layers] float32, before the learned strengths; None: no noise.
-    Returns: [3] float32, unbounded, nominally in [-1, 1].
-    """
-
-    names = layer_names(model)
-    noisy = [name for name in names if 'to_rgb' not in name]
-    encoding = []
-    if model.fourier_features:
-        points = xy if model.panorama_width is None else encodings.cylinder(xy)
-        encoding.append(encodings.fourier_features(points, params['lff']['kernel'], params['lff']['bias']))
-    if model.coord_embedding:
-        encoding.append(embedding)
-    if not model.modulation:
-        encoding.append(styles['w'])
-
-    def block(name: str, x: jax.Array) -> jax.Array:
-        number = None if noise is None else noise[noisy.index(name)]
-        return styled(model, _at(params, name), styles.get(name), x, number)
-
-    x, rgb = block(names[0], jnp.concatenate(encoding)), jnp.zeros(3)
-    for name in names[1:]:
-        if 'to_rgb' in name:
-            rgb = rgb + dense(model, params[name], styles.get(name), x)
-        elif name.endswith('/conv1'):
-            before, x = x, block(name, x)
-        elif name.endswith('/conv2'):
-            x = add_shortcut(model, _at(params, name.removesuffix('/conv2')), before, block(name, x))
-        else:
-            x = block(name, x)
-    return rgb
-
-
-def synthesise(
-    model: Config,
-    params: dict,
-    styles: dict | jax.Array,
-    grid: jax.Array,
-    noise: jax.Array | None = None,
-    *,
-    lookup: str = 'bilinear',
-    chunk: int | None = None,
-) -> jax.Array:
-    """One image: `pixel` mapped over coordinates. Map it over styles (and noise, and grids if they differ) for a batch.
-
-    Args:
-      styles: of the image, as in `pixel`; or w of every position [..., z_dim], modulating in the factored form, which
-        costs no more than one style for all.
-      grid: coordinates [..., 2] of any leading shape.
-      noise: a PRNG key, from which every position of the grid draws its own numbers; or the numbers [..., layers];
-        or None: no noise.
-      lookup: 'bilinear' reads the embedding at the coordinates; 'raw' takes its entries, for a grid of its shape.
-      chunk: coordinates computed at once; None: CPU_CHUNK on CPU, elsewhere as many as the native grid has. Memory is
-        constant in the number of chunks, also that of gradients, which compute every chunk again.
-    Returns: [..., 3] float32.
-    Raises: ValueError if lookup is 'raw' and the grid does not have the embedding's shape.
-    """
-    shape = grid.shape[:-1]
-    seeded = noise is not None and jnp.issubdtype(noise.dtype, jax.dtypes.prng_key)
-    per_point = {}
-    if lookup == 'raw' and model.coord_embedding:
-        per_point['embedding'] = encodings.embedding_raw(params['emb'], grid)
-    if seeded:
-        per_point['index'] = jnp.arange(math.prod(shape)).reshape(shape)
-    elif noise is not None:
-        per_point['noise'] = noise
-    if not isinstance(styles, dict):
-        per_point['w'] = styles
-
-    def points(xy: jax.Array, *arrays: jax.Array) -> jax.Array:
-        given = dict(zip(per_point, arrays, strict=True))
-        here, axis = styles, None
-        if 'w' in given:
-            here, axis = generator(model).apply({'params': params}, given['w'], method='factor'), 0
-        if model.coord_embedding and 'embedding' not in given:
-            wrap = model.panorama_width is not None
-            given['embedding'] = encodings.embedding(params['emb'], xy, wrap_x=wrap)
-        if seeded:
-            # A key per position, not one draw for the grid: chunks of any size see the same noise.
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(noise, given['index'])
-            layers = sum('to_rgb' not in name for name in layer_names(model))
-            given['noise'] = jax.vmap(lambda k: jax.random.normal(k, (layers,)))(keys)
-        colour = jax.vmap(functools.partial(pixel, model), (None, axis, 0, 0, 0))
-        return colour(params, here, xy, given.get('embedding'), given.get('noise'))
-
-    count = math.prod(shape)
-    if chunk is None:
-        chunk = CPU_CHUNK if jax.default_backend() == 'cpu' else math.prod(model.size)
-    if count > chunk:
-        # Activations of all chunks would fill the memory that chunks save. A loop needs no barrier against merging.
-        points = jax.checkpoint(points, prevent_cse=False)
-    return coords.map_chunks(points, grid, chunk, *per_point.values())
-
-
-def style_mix(model: Config, w: jax.Array, other: jax.Array, crossover: int) -> jax.Array:
-    """One style per layer: w [N, z_dim] before layer `crossover` (of `layer_names`), the other one from there on.
-
-    Returns: ws [N, num_layers, z_dim], for `sample` with space='ws'.
-    Raises: ValueError unless 0 <= crossover <= num_layers.
-    """
-    layers = len(layer_names(model))
-    if not 0 <= crossover <= layers:
-        raise ValueError(f'crossover={crossover} with {layers} layers; use 0 (all of the other) to {layers} (none).')
-    return jnp.stack([w] * crossover + [other] * (layers - crossover), axis=1)
-
-
-def blend_around(w: jax.Array, other: jax.Array, grid: jax.Array) -> jax.Array:
-    """Two styles on opposite sides of a cylinder: (1 - |x|) w + |x| other, with x brought into [-1, 1).
-
-    Args:
-      w, other: [N, z_dim], the styles at x = 0 and at x = 1 and -1.
-      grid: coordinates [..., 2].
-    Returns: w of every position [N, *grid.shape[:-1], z_dim], for `sample` with space='w_map'.
-    """
-    share = jnp.abs(coords.wrap(grid[..., 0]))[None, ..., None]
-    ones = (w.shape[0], *(1,) * (grid.ndim - 1), w.shape[1])
-    return (1 - share) * w.reshape(ones) + share * other.reshape(ones)
-
-
-# What training sees ---------------------------------------------------------------------------------------------------
-
-
-def stage_at(config: Any, step: int, nimg: int, seed: int) -> Stage:
-    """The resolution of the images: the data's, or with `progressive_kimg` the one that is due."""
-    model = config.model
-    if model.progressive_kimg is None:
-        return Stage(config.data.resolution)
-    times = 2 ** min(int(nimg // (1000 * model.progressive_kimg)), doublings(config))
-    height, width = model.size
-    return Stage(times * height if isinstance(model.img_resolution, int) else (times * height, times * width))
-
-
-def prepare(config: Any, batch: dict, key: jax.Array, stage: Stage) -> dict:
-    """Rotates and crops real images on the device, and gives the coordinates that D and G share.
-
-    The scale of patches is drawn once per step for the whole batch, everything else per sample.
-
-    Args:
-      batch: 'image' [b, *stage.size, 3] float32, 'index' [b].
-    Returns: the batch with 'image' [b, h, w, 3] and 'grid' [b, h, w, 2], of the size that the discriminator sees.
-    """
-    model = config.model
-    size = model.size if model.rotate else stage.size
-    scale_key, sample_key = jax.random.split(key)
-    scale = jnp.int32(0)
-    if model.patch_size is not None:
-        scale = jax.random.randint(scale_key, (), 0, scale_count(model, size))
-
-    def one(key: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        turn_key, azimuth_key, crop_key = jax.random.split(key, 3)
-        if model.rotate:
-            image = rotated(image, jax.random.uniform(turn_key, (), maxval=2 * math.pi), size)
-        if model.panorama_width is None:
-            grid = coords.grid(*size)
-        else:
-            x0 = jax.random.uniform(azimuth_key, (), minval=-1.0, maxval=1.0)
-            grid = coords.cylinder_crop(*size, x0, model.span)
-        if model.patch_size is not None:
-            start, stride = patch_start(crop_key, size, model.patch_size, scale), 2**scale
-            image, grid = (coords.multiscale_crop(a, start, stride, model.patch_size) for a in (image, grid))
-        return image, grid
-
-    image, grid = jax.vmap(one)(sample_keys(sample_key, batch['index']), batch['image'])
-    return {**batch, 'image': image, 'grid': grid}
-
-
-def scale_count(model: Config, size: tuple[int, int]) -> int:
-    """How many scales of patches are drawn from images of a size.
-
-    `num_scales`; or as released log2(native side / patch_size) + 1, which leaves out the coarsest of finer data.
-    """
-    most = coords.multiscale_count(min(size), model.patch_size)
-    return min(model.num_scales or coords.multiscale_count(min(model.size), model.patch_size), most)
-
-
-def patch_start(key: jax.Array, size: tuple[int, int], patch: int, scale: jax.Array) -> jax.Array:
-    """(row, column), int32 [2], where a patch starts: `coords.multiscale_start`, each axis by its own length."""
-    keys = jax.random.split(key)
-    starts = [coords.multiscale_start(k, side, patch, scale) for k, side in zip(keys, size, strict=True)]
-    return jnp.stack([starts[0][0], starts[1][1]])
-
-
-def rotated(image: jax.Array, angle: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """The middle of an image [H, W, C] turned by `angle` radians about its centre, read bilinearly: [*size, C].
-
-    Pixels keep their pitch. No border is invented as long as H and W are at least the diagonal of `size`.
-    """
-    height, width, _ = image.shape
-    half = jnp.array([size[1] - 1, size[0] - 1], jnp.float32) / 2
-    offset = coords.transform(coords.pixel_grid(*size) - half[None, None, :], coords.rotate(angle))
-    # Of a table of H x W, pixel centres are at (2 j + 1) / W - 1, that is at 2 (j - (W - 1) / 2) / W.
-    return encodings.embedding(image, offset * 2 / jnp.array([width, height], jnp.float32)[None, None, :])
-
-
 # Losses: pure functions of parameters, latents and noise --------------------------------------------------------------
-
-
-def generator(model: Config) -> Generator:
-    """The Linen module of a configuration."""
-    return Generator(model)
 
 
 def discriminator(model: Config) -> Discriminator:
@@ -653,11 +240,6 @@ def discriminator(model: Config) -> Discriminator:
     )
 
 
-def image_grid(model: Config, size: tuple[int, int]) -> jax.Array:
-    """The coordinates [H, W, 2] of whole images of a size; on a cylinder, of the arc about azimuth 0."""
-    return coords.grid(*size) if model.panorama_width is None else coords.cylinder_crop(*size, -model.span, model.span)
-
-
 def generate(
     model: Config, params: dict, z: jax.Array, noise: jax.Array | None, grid: jax.Array | None = None
 ) -> jax.Array:
@@ -668,7 +250,7 @@ def generate(
       noise: as in `synthesise`, with a leading axis [b].
       grid: of each image, [b, H, W, 2]; None: the native one for all.
     """
-    module = generator(model)
+    module = Generator(model)
     w = module.apply({'params': params}, z, method='map')
     styles = module.apply({'params': params}, w, method='modulate')
     grid, axis = (image_grid(model, model.size), None) if grid is None else (grid, 0)
@@ -744,7 +326,7 @@ def build(config: Any) -> GAN:
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key = jax.random.split(key)
-        g = generator(model).init(g_key, jnp.zeros((1, model.z_dim)))
+        g = Generator(model).init(g_key, jnp.zeros((1, model.z_dim)))
         d = discriminator(model).init(d_key, jnp.zeros((1, *model.d_size, 5 if model.d_sees_coords else 3)))
         return {'g': g['params'], 'd': d['params']}, {'g': {}, 'd': d['buffers']}, {}
 
@@ -809,7 +391,7 @@ SAMPLE_OPTIONS = ('grid',)  # what `sample` takes for pictures of seeds
 
 def map_latents(model: Config, variables: dict, z: jax.Array, c: None = None) -> jax.Array:
     """w [N, z_dim] of latents [N, z_dim]; there are no labels."""
-    return generator(model).apply({'params': variables['params']}, z, method='map')
+    return Generator(model).apply({'params': variables['params']}, z, method='map')
 
 
 def num_ws(model: Config) -> int:
@@ -889,12 +471,12 @@ def sample(
     if truncation_psi > 1:
         raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
     params = variables['params']
-    w = generator(model).apply({'params': params}, z, method='map') if space == 'z' else z
+    w = Generator(model).apply({'params': params}, z, method='map') if space == 'z' else z
     if truncation_psi < 1:
         centre = mean_w(model, variables) if w_avg is None else w_avg
         w = truncate(w, centre, truncation_psi)
     if noise is not None and jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
         noise = sample_keys(noise, jnp.arange(z.shape[0]))
     image = functools.partial(synthesise, model, chunk=chunk)
-    styles = w if space == 'w_map' else generator(model).apply({'params': params}, w, method='modulate')
+    styles = w if space == 'w_map' else Generator(model).apply({'params': params}, w, method='modulate')
     return jax.vmap(image, (None, 0, None, 0))(params, styles, grid, noise)

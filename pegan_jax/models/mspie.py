@@ -17,17 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import encodings, filters, losses, ops, optim
-from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
+from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal, size_of
 from pegan_jax.layers import EqualConv, EqualDense, lrelu, minibatch_std, pixel_norm, truncate
-from pegan_jax.models.stylegan2 import (
-    DiscriminatorBlock,
-    ToRGB,
-    check_widths,
-    mix_styles,
-    num_halvings,
-    size_of,
-    widths,
-)
+from pegan_jax.models.discriminator import DiscriminatorBlock, num_halvings, widths
+from pegan_jax.models.stylegan2 import ToRGB
+from pegan_jax.models.stylegan_training import check_widths, mix_styles
 from pegan_jax.settings import ConfigError, at_least, check_types
 
 Scale = int | tuple[int, int]  # added to both sides of the generator's input, or to (height, width)
@@ -102,7 +96,7 @@ class Config:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f'model.{name}={getattr(self, name)} must lie in [0, 1].')
         try:
-            levels = num_halvings(size_of(self)) + 1
+            levels = num_halvings(self.size) + 1
         except ValueError as error:
             raise ConfigError(f'model.img_resolution={self.img_resolution}: {error}') from None
         for prefix in ('', 'd_'):
@@ -123,6 +117,11 @@ class Config:
                 'needed, sines and cosines for either axis.'
             )
         self._check_scales()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images at scale 0."""
+        return size_of(self.img_resolution)
 
     def _check_scales(self) -> None:
         if not self.scales or min(self.scales) < 0 or len(set(self.scales)) < len(self.scales):
@@ -145,17 +144,17 @@ class Config:
 
 def g_widths(model: Config) -> tuple[int, ...]:
     """Channels of the generator from the coarsest maps on."""
-    return model.channels or widths(size_of(model), model.channel_base, model.channel_max)
+    return model.channels or widths(model.size, model.channel_base, model.channel_max)
 
 
 def d_widths(model: Config) -> tuple[int, ...]:
     """Channels of the discriminator from the coarsest maps on."""
-    return model.d_channels or widths(size_of(model), model.d_channel_base, model.d_channel_max)
+    return model.d_channels or widths(model.size, model.d_channel_base, model.d_channel_max)
 
 
 def base_size(model: Config) -> tuple[int, int]:
     """(height, width) of the coarsest maps at scale 0: 4 x 4 as published."""
-    height, width = size_of(model)
+    height, width = model.size
     halvings = num_halvings((height, width))
     return height >> halvings, width >> halvings
 
@@ -163,7 +162,7 @@ def base_size(model: Config) -> tuple[int, int]:
 def output_size(model: Config, scale: Scale) -> tuple[int, int]:
     """(height, width) of images at a scale: (base + s) 2^(n - 2), 256, 384 and 512 for s = 0, 2 and 4 as published."""
     rows, columns = np.broadcast_to(scale, 2).tolist()
-    (height, width), halvings = base_size(model), num_halvings(size_of(model))
+    (height, width), halvings = base_size(model), num_halvings(model.size)
     return (height + rows) << halvings, (width + columns) << halvings
 
 
@@ -416,7 +415,7 @@ def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None)
         )
     if size is None:
         return {}
-    step, base = 1 << num_halvings(size_of(model)), base_size(model)
+    step, base = 1 << num_halvings(model.size), base_size(model)
     if min(size) < step or any(n % step for n in size):
         near = tuple(max(round(n / step), 1) * step for n in size)
         raise ValueError(f'size={size}: sides are multiples of {step} with this model, such as {near[0]} x {near[1]}.')
@@ -498,13 +497,12 @@ def build(config: Any) -> GAN:
     """
     model = config.model
     of_g, of_d = generator(model), discriminator(model)
-    native = size_of(model)
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key = jax.random.split(key)
         both = {
             'g': of_g.init(g_key, jnp.zeros((1, model.z_dim))),
-            'd': of_d.init(d_key, jnp.zeros((1, *native, 3))),
+            'd': of_d.init(d_key, jnp.zeros((1, *model.size, 3))),
         }
         params, buffers = ({net: both[net].get(part, {}) for net in both} for part in ('params', 'buffers'))
         return params, buffers, {'pl_mean': jnp.float32(0)}
@@ -536,7 +534,7 @@ def build(config: Any) -> GAN:
             few = {'index': batch['index'][: max(len(batch['index']) // model.pl_batch_shrink, 1)]}
             ws, keys = styles(model, params, few, path_key)
             variables = {'params': params, 'buffers': state.buffers['g']}
-            y = sample_normal(y_key, few['index'], (*native, 3))
+            y = sample_normal(y_key, few['index'], (*model.size, 3))
             penalty, mean = path_penalty(model, variables, state.stats['pl_mean'], ws, keys, y)
             loss = loss + model.pl_interval * model.pl_weight * penalty
             fields, metrics = {'stats': {'pl_mean': mean}}, metrics | {'loss/pl': penalty, 'path_length': mean}

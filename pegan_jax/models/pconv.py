@@ -17,7 +17,7 @@ import optax
 
 from pegan_jax import optim
 from pegan_jax.data import masks
-from pegan_jax.gan import GAN, Stage, Update, sample_keys
+from pegan_jax.gan import GAN, Stage, Update, sample_keys, size_of
 from pegan_jax.layers import BatchNorm, PartialConv
 from pegan_jax.models.deepfill import check_data, check_masks, composite, double
 from pegan_jax.settings import ConfigError, at_least, check_types
@@ -69,8 +69,7 @@ class Config:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the training images."""
-        side = self.img_resolution
-        return (side, side) if isinstance(side, int) else side
+        return size_of(self.img_resolution)
 
     @property
     def levels(self) -> int:

@@ -17,7 +17,7 @@ import optax
 
 from pegan_jax import losses, ops, optim
 from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
-from pegan_jax.layers import minibatch_std
+from pegan_jax.layers import minibatch_std, pixel_norm
 from pegan_jax.models.dcgan import (
     SAMPLE_OPTIONS,
     Encoding,
@@ -102,11 +102,6 @@ class Config:
 
 
 # Networks -------------------------------------------------------------------------------------------------------------
-
-
-def pixel_norm(x: jax.Array) -> jax.Array:
-    """x / (sqrt(mean of x^2 over channels) + 1e-6); as in mmgeneration, the small number is added to the root."""
-    return x / (jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True)) + 1e-6)
 
 
 def lrelu(x: jax.Array) -> jax.Array:

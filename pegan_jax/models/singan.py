@@ -5,7 +5,6 @@ and a patch critic of the same scale compares that with the real one. Blocks tra
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,12 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.cluster.vq import kmeans2
 
 from pegan_jax import encodings, losses, ops
 from pegan_jax.data.sources import open_image
 from pegan_jax.gan import GAN, Stage, Update, sample_keys
 from pegan_jax.layers import BatchNorm
+from pegan_jax.models.singan_pyramid import (
+    Pyramid,
+    find_palette,
+    make_pyramid,
+    resize_quantised,
+    scaled_sizes,
+    to_palette,
+)
 from pegan_jax.pixels import decode_image
 from pegan_jax.settings import ConfigError, at_least, check_types
 
@@ -144,156 +150,6 @@ class Config:
         return (size[0] + 2 * self.noise_margin, size[1] + 2 * self.noise_margin, channels)
 
 
-# The pyramid (spec of both programs: sizes are computed from the sides of the image alone) ----------------------------
-
-
-@dataclass(frozen=True)
-class Pyramid:
-    """sizes: (height, width) of every scale, coarse to fine; ratio: of the sides of neighbours, below 1."""
-
-    sizes: tuple[tuple[int, int], ...]
-    ratio: float
-
-
-def pyramid_sizes(height: int, width: int, model: Config) -> Pyramid:
-    """The scales of an image of height x width pixels (Shaham et al., section 2, as released).
-
-    With A = ceil(log(min_size / short side) / log(scale_factor)) + 1 and B the same for shrinking the long side to
-    max_size, there are N + 1 = A - B + 1 scales, and the ratio is (min_size / short side of the shrunk image)^(1 / N).
-
-    Raises: ConfigError for an image too small to have two scales.
-    """
-    short, long = min(height, width), max(height, width)
-    if short < model.min_size:
-        raise ConfigError(
-            f'the image has {height} x {width} pixels, its shorter side fewer than model.min_size={model.min_size}; '
-            'take a larger image or a smaller min_size.'
-        )
-    # For super-resolution, the released program truncates, and divides by the width.
-    enlarges = model.sr_factor is not None
-    log_factor = math.log(1 / sr_schedule(model.sr_factor)[1] if enlarges else model.scale_factor)
-    whole, side = (int, width) if enlarges else (math.ceil, long)
-    count = whole(math.log(model.min_size / short) / log_factor) + 1
-    count -= whole(math.log(min(model.max_size, long) / side) / log_factor)
-    shrink = min(model.max_size / long, 1)
-    if count < 1:
-        raise ConfigError(
-            f'an image of {height} x {width} pixels with model.min_size={model.min_size} and model.max_size='
-            f'{model.max_size} has no second scale; raise max_size or lower min_size.'
-        )
-    if model.rules == 'mmgen':
-        work = (_mmgen_side(height, shrink), _mmgen_side(width, shrink)) if shrink < 1 else (height, width)
-        ratio = (model.min_size / min(work)) ** (1 / count)
-        side, base = _mmgen_side, (height, width)
-    else:
-        base = (math.ceil(height * shrink), math.ceil(width * shrink))
-        ratio = (model.min_size / min(base)) ** (1 / count)
-        side = _original_side
-    factors = [ratio ** (count - i) for i in range(count + 1)]
-    return Pyramid(tuple((side(base[0], f), side(base[1], f)) for f in factors), ratio)
-
-
-def sr_schedule(factor: float) -> tuple[int, float]:
-    """Steps of a super-resolution by `factor`, and the ratio of each: about the third root of 2."""
-    repeats = round(math.log(1 / factor) / math.log(2 ** (-1 / 3)))
-    return repeats, factor ** (1 / repeats)
-
-
-def _original_side(side: int, factor: float) -> int:
-    return math.ceil(side * factor)
-
-
-def _mmgen_side(side: int, factor: float) -> int:
-    return int(side * factor + 0.5)
-
-
-def _cubic(t: np.ndarray) -> np.ndarray:
-    """Keys' cubic kernel with a = -1/2."""
-    t = np.abs(t)
-    near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
-    return np.where(t <= 1, near, np.where(t <= 2, far, 0.0))
-
-
-def _cubic_matrix(length: int, out: int, factor: float, shrink: bool) -> np.ndarray:
-    """Weights [out, length] of the antialiased bicubic resize of one axis, float64; borders are reflected."""
-    stretch = factor if shrink else 1.0
-    support = 4 / stretch
-    centres = np.arange(1, out + 1) / factor + 0.5 * (1 - 1 / factor)
-    taps = np.floor(centres - support / 2)[:, None] + np.arange(math.ceil(support) + 2)
-    weights = _cubic(stretch * (centres[:, None] - taps))
-    weights /= weights.sum(axis=1, keepdims=True)
-    index = np.mod(taps.astype(int) - 1, 2 * length)
-    index = np.where(index < length, index, 2 * length - 1 - index)
-    matrix = np.zeros((out, length))
-    np.add.at(matrix, (np.arange(out)[:, None], index), weights)
-    return matrix
-
-
-def _cubic_matrices(
-    size: tuple[int, int], out: tuple[int, int] | None, factor: float | None
-) -> list[np.ndarray | None]:
-    """Of rows and columns; None for an axis that keeps its length. Either `out` or one factor for both is given."""
-    factors = (factor, factor) if out is None else (out[0] / size[0], out[1] / size[1])
-    out = tuple(math.ceil(n * f) for n, f in zip(size, factors, strict=True)) if out is None else out
-    # The vertical factor decides for both axes whether the kernel is widened: so does the original program.
-    return [
-        None if f == 1 else _cubic_matrix(n, m, f, factors[0] < 1) for n, m, f in zip(size, out, factors, strict=True)
-    ]
-
-
-def resize_pixels(image: np.ndarray, *, size: tuple[int, int] | None = None, factor: float | None = None) -> np.ndarray:
-    """Antialiased bicubic resize of the original program, in float64.
-
-    Args:
-      image: [H, W, C].
-      size: (height, width) of the result; or
-      factor: of both sides, which become ceil(side factor).
-    Returns: [*size, C] float64, neither clamped nor rounded.
-    """
-    out = image.astype(np.float64)
-    for axis, matrix in enumerate(_cubic_matrices(image.shape[:2], size, factor)):
-        if matrix is not None:
-            out = np.moveaxis(np.tensordot(matrix, out, (1, axis)), 0, axis)
-    return out
-
-
-def quantise(x: jax.Array) -> jax.Array:
-    """[-1, 1] to whole levels 0 .. 255, truncated, as float32."""
-    return jnp.floor(jnp.clip((x + 1) / 2, 0, 1) * 255)
-
-
-def resize_quantised(x: jax.Array, *, size: tuple[int, int] | None = None, factor: float | None = None) -> jax.Array:
-    """`resize_pixels` of images [N, H, W, C] in [-1, 1] by way of 8 bits, which are truncated: as the original hops.
-
-    Not differentiable: earlier scales are frozen.
-    """
-    levels = quantise(x)
-    for axis, matrix in enumerate(_cubic_matrices(x.shape[1:3], size, factor), 1):
-        if matrix is not None:
-            moved = jnp.tensordot(jnp.asarray(matrix, jnp.float32), levels, (1, axis), precision='highest')
-            levels = jnp.moveaxis(moved, 0, axis)
-    return jnp.clip((levels / 255 - 0.5) * 2, -1, 1)
-
-
-def make_pyramid(image: np.ndarray, model: Config) -> tuple[list[np.ndarray], Pyramid]:
-    """The real images of all scales, coarse to fine.
-
-    Args:
-      image: uint8 [H, W, 3].
-    Returns: float32 [h, w, 3] in [-1, 1] each; and their sizes.
-    Raises: ConfigError as `pyramid_sizes`.
-    """
-    pyramid = pyramid_sizes(*image.shape[:2], model)
-    count = len(pyramid.sizes) - 1
-    if model.rules == 'mmgen':
-        levels = [np.rint(ops.resize_half_pixel(jnp.asarray(image, jnp.float32), s)) for s in pyramid.sizes]
-        return [np.float32(2) * (np.float32(u) / np.float32(255) - np.float32(0.5)) for u in levels], pyramid
-    x = jnp.asarray((image.astype(np.float32) / 255 - 0.5) * 2)[None]
-    x = resize_quantised(x, factor=min(model.max_size / max(image.shape[:2]), 1))
-    reals = [np.asarray(resize_quantised(x, factor=pyramid.ratio ** (count - i))[0]) for i in range(count + 1)]
-    return reals, pyramid
-
-
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
@@ -412,34 +268,6 @@ def _hop(model: Config, buffers: dict, scale: int, image: jax.Array, size: tuple
     # An enlarged sample may miss the size by a pixel. The original program stretches the padded image then.
     padded = ops.resize_align_corners(_pad(image, model.margin), tuple(n + 2 * model.margin for n in size))
     return padded[:, model.margin : -model.margin, model.margin : -model.margin]
-
-
-def find_palette(real: np.ndarray) -> np.ndarray:
-    """The five colours of an image [h, w, 3] that k-means finds, [5, 3]."""
-    return kmeans2(real.reshape(-1, 3).astype(np.float64), 5, iter=100, minit='++', rng=0)[0].astype(np.float32)
-
-
-def to_palette(images: jax.Array, palette: jax.Array) -> jax.Array:
-    """Images [N, h, w, 3] in the colours of a palette [K, 3], without a gradient (Shaham et al., paint-to-image).
-
-    The colours of each image are clustered, k-means from those of the palette on; every pixel takes the palette's
-    colour of its cluster, whatever the painter's shade of it.
-    """
-
-    def one(pixels: jax.Array) -> jax.Array:
-        def nearest(centres: jax.Array) -> jax.Array:
-            distance = jnp.sum(jnp.square(pixels[:, None] - centres[None]), axis=-1)
-            return jax.nn.one_hot(jnp.argmin(distance, axis=-1), len(palette))
-
-        def move(centres: jax.Array, _: None) -> tuple:
-            members = nearest(centres)
-            count = jnp.sum(members, axis=0)[:, None]
-            return jnp.where(count > 0, members.T @ pixels / jnp.maximum(count, 1), centres), None
-
-        return nearest(jax.lax.scan(move, palette, length=20)[0]) @ palette
-
-    flat = jax.lax.stop_gradient(images).reshape(len(images), -1, 3)
-    return jax.vmap(one)(flat).reshape(images.shape)
 
 
 def block_input(model: Config, scale: int, noise: jax.Array, amp: jax.Array, image: jax.Array) -> jax.Array:
@@ -774,20 +602,6 @@ def generate_trained(model: Config, params: dict, buffers: dict, noises: Sequenc
         (trained,), _ = generate(model, params, buffers, [noise], previous, ratio=ratio, first=s)
         image = jnp.where(s <= buffers['scale'], trained, previous)
     return image
-
-
-def scaled_sizes(native: Sequence[tuple[int, int]], size: tuple[int, int] | None) -> list[tuple[int, int]]:
-    """Sizes of all scales when the finest shall have `size`: each side times the same factor, rounded half to even.
-
-    Raises: ValueError if a side would be 0.
-    """
-    if size is None:
-        return [tuple(s) for s in native]
-    factors = [wanted / have for wanted, have in zip(size, native[-1], strict=True)]
-    sizes = [tuple(round(n * f) for n, f in zip(s, factors, strict=True)) for s in native]
-    if min(min(s) for s in sizes) < 1:
-        raise ValueError(f'size={size} is too small: the coarsest scale of {native[0]} would vanish.')
-    return sizes
 
 
 SAMPLE_OPTIONS = ('size',)  # of `sample`, for pictures of seeds

@@ -6,7 +6,6 @@ low-pass filters, so that no frequency arises which the sampling rate cannot car
 a transform of the coordinates moves the scene, and a larger canvas shows more of it.
 """
 
-import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -19,10 +18,13 @@ import numpy as np
 
 from pegan_jax import encodings, ops
 from pegan_jax.filters import lowpass
-from pegan_jax.gan import GAN
+from pegan_jax.gan import GAN, size_of
 from pegan_jax.layers import EqualDense, MappingNetwork, truncate
-from pegan_jax.models import stylegan2
+from pegan_jax.models import stylegan_training
+from pegan_jax.models.stylegan_training import labels_or_default
 from pegan_jax.settings import ConfigError, at_least, check_types
+
+validate = stylegan_training.validate
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Config:
         for name in ('w_avg_beta', 'magnitude_ema_beta'):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f'model.{name}={getattr(self, name)} must lie in [0, 1).')
-        stylegan2.check_shared(self)
+        stylegan_training.check(self)
         try:
             check_size(self.size)
         except ValueError as error:
@@ -148,7 +150,7 @@ class Config:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the training images."""
-        return stylegan2.size_of(self)
+        return size_of(self.img_resolution)
 
     @property
     def resolution(self) -> int:
@@ -430,14 +432,9 @@ class Generator(nn.Module):
 SAMPLE_OPTIONS = ('size', 'transform')  # of `sample`, besides labels and space
 
 
-def generator(model: Config) -> Generator:
-    """The Linen module of a configuration."""
-    return Generator(model)
-
-
 def map_latents(model: Config, variables: dict, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
     """w [N, w_dim] of latents [N, z_dim] and labels [N, c_dim], before truncation."""
-    return generator(model).apply(variables, z, c, method='map')[:, 0]
+    return Generator(model).apply(variables, z, c, method='map')[:, 0]
 
 
 def mean_w(model: Config, variables: dict) -> jax.Array:
@@ -484,9 +481,9 @@ def sample(
         raise ValueError(f'inputs have shape {inputs.shape}; expected [N, {want}] with space={space!r}.')
     if size is not None:
         check_size(size)
-    module = generator(model)
+    module = Generator(model)
     if space == 'z':
-        inputs = module.apply(variables, inputs, stylegan2.labels_or_default(model, c, len(inputs)), method='map')
+        inputs = module.apply(variables, inputs, labels_or_default(model, c, len(inputs)), method='map')
     elif space == 'w':
         inputs = jnp.repeat(inputs[:, None], num_ws(model), axis=1)
     if truncation_psi != 1:
@@ -497,34 +494,15 @@ def sample(
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def validate(config: Any) -> None:
-    """Checks a whole run configuration whose model is a `Config`. Raises ConfigError."""
-    stylegan2.validate(config)
-
-
-def networks(model: Config) -> stylegan2.Networks:
-    """What the losses need of StyleGAN3; there is no noise for keys to draw."""
-    module = generator(model)
-
-    def mapped(params: dict, buffers: dict, z: jax.Array, c: jax.Array | None, update_emas: bool) -> tuple:
-        variables = {'params': params, 'buffers': buffers}
-        ws, new = module.apply(variables, z, c, update_emas=update_emas, method='map', mutable=['buffers'])
-        return ws, new['buffers']
-
-    def synthesise(params: dict, buffers: dict, ws: jax.Array, keys: jax.Array, update_emas: bool) -> tuple:
-        variables = {'params': params, 'buffers': buffers}
-        images, new = module.apply(variables, ws, update_emas=update_emas, method='synthesise', mutable=['buffers'])
-        return images, new['buffers']
-
-    exact = None if model.dtype == 'float32' else networks(dataclasses.replace(model, dtype='float32'))
-    return stylegan2.Networks(mapped, synthesise, functools.partial(stylegan2.score, model), exact)
+def synthesise(
+    module: Generator, params: dict, buffers: dict, ws: jax.Array, keys: jax.Array, update_emas: bool
+) -> tuple[jax.Array, dict]:
+    """Images of ws, and the buffers, as `stylegan_training.Networks` asks for them; keys have no noise to draw."""
+    variables = {'params': params, 'buffers': buffers}
+    images, new = module.apply(variables, ws, update_emas=update_emas, method='synthesise', mutable=['buffers'])
+    return images, new['buffers']
 
 
 def build(config: Any) -> GAN:
     """The GAN of a run configuration (`pegan_jax.config.Config`) whose model is a `Config`."""
-    model = config.model
-
-    def init(key: jax.Array) -> dict:
-        return generator(model).init(key, jnp.zeros((1, model.z_dim)), stylegan2.labels_or_default(model, None, 1))
-
-    return stylegan2.assemble(config, networks(model), init, functools.partial(sample, model))
+    return stylegan_training.assemble(config, Generator, synthesise, functools.partial(sample, config.model))

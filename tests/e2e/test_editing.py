@@ -10,7 +10,7 @@ from PIL import Image
 from pegan_jax import editing, load
 from pegan_jax.cli import main
 from pegan_jax.config import ConfigError, load_config
-from pegan_jax.models import singan
+from pegan_jax.models import singan, singan_pyramid
 from pegan_jax.sampling import Model
 from pegan_jax.train import run
 from pegan_jax.train.state import create_state
@@ -78,12 +78,14 @@ def test_scales_train_one_after_the_other(trained):
         # Scale 1 begins where scale 0 ended, which stays as it is; neither moves further than its few steps of Adam.
         assert 0 < np.max(np.abs(kernels[0] - start)) < 1.5 * ITERATIONS * RATE
         assert 0 < np.max(np.abs(kernels[1] - kernels[0])) < 1.5 * ITERATIONS * RATE
-    reals, _ = singan.make_pyramid(np.asarray(Image.open(settings.data.image).convert('RGB')), settings.model)
+    reals, _ = singan_pyramid.make_pyramid(np.asarray(Image.open(settings.data.image).convert('RGB')), settings.model)
     buffers = state.buffers['g']
     recon, _ = singan.generate(
         settings.model, state.params['g'], buffers, singan.fixed_noises(settings.model, buffers, 1), ratio=0.75
     )
-    enlarged = singan.resize_quantised(recon[0], factor=1 / singan.ratio_of(settings.model, buffers))[:, :18, :24]
+    enlarged = singan_pyramid.resize_quantised(recon[0], factor=1 / singan.ratio_of(settings.model, buffers))[
+        :, :18, :24
+    ]
     wanted = 0.1 * np.sqrt(np.mean((np.asarray(enlarged[0]) - reals[1]) ** 2))
     np.testing.assert_allclose(buffers['amp'], [1, wanted], rtol=1e-3)
 
@@ -161,7 +163,7 @@ def test_a_painting_enters_in_the_colours_of_the_image(tmp_path):
     rows = np.repeat(np.arange(18) * 5 // 18, 24).reshape(18, 24)
     painting = palette[rows]  # in a painter's shades, which do not matter
     shades = 0.9 * painting + 0.04 * np.random.default_rng(0).uniform(-1, 1, painting.shape)
-    np.testing.assert_array_equal(singan.to_palette(shades[None].astype(np.float32), palette)[0], painting)
+    np.testing.assert_array_equal(singan_pyramid.to_palette(shades[None].astype(np.float32), palette)[0], painting)
     images = [editing.inject(model, image.astype(np.float32), 1) for image in (painting, shades)]
     np.testing.assert_allclose(*images, atol=1e-6)
     other = dataclasses.replace(settings, model=dataclasses.replace(settings.model, paint_scale=2))

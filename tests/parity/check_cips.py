@@ -12,8 +12,8 @@ from compare import assert_close, nhwc
 
 from pegan_jax import encodings, layers, losses
 from pegan_jax.config import Config, DataConfig, TrainConfig
-from pegan_jax.models import cips, stylegan2
-from pegan_jax.models.stylegan2 import Discriminator
+from pegan_jax.models import cips, cips_generator, stylegan2
+from pegan_jax.models.discriminator import Discriminator
 
 # Parameter names ------------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ def gen(arrays, meta):
     tolerance = meta['tolerance']
     model, params, sample = generator_case(arrays, meta)
     variables, z = {'params': params}, arrays['in/z']
-    module = cips.generator(model)
+    module = cips.Generator(model)
     w = module.apply(variables, z, method='map')
     assert_close('w', w, arrays['out/w'], tolerance)
 
@@ -212,7 +212,7 @@ def gen(arrays, meta):
 
     styles = module.apply(variables, w, method='modulate')
     for name, lookup in (('native', 'raw'), ('finecrop', 'raw'), ('crop', 'bilinear')):
-        image = functools.partial(cips.synthesise, model, lookup=lookup)
+        image = functools.partial(cips_generator.synthesise, model, lookup=lookup)
         got = jax.jit(jax.vmap(image, (None, 0, None)))(params, styles, grids[name])
         assert_close(f'train_{name}', got, nhwc(arrays[f'out/train_{name}']), tolerance)
     assert_close(
@@ -263,7 +263,7 @@ def layers_1x1(arrays, meta):
 
     def style_of(params, *, demodulate=True, method='__call__'):
         """U [3, in, out], or its factors; what the layer has besides is not needed for it."""
-        module = cips.ModulatedDense(*params['weight'].shape, demodulate=demodulate)
+        module = cips_generator.ModulatedDense(*params['weight'].shape, demodulate=demodulate)
         return module.apply({'params': {'bias': None, 'noise_strength': None} | params}, w, method=method)
 
     def everywhere(function, *args):
@@ -275,7 +275,7 @@ def layers_1x1(arrays, meta):
     for name, demodulate in (('modfc', True), ('modfc_nodemod', False), ('to_rgb', False)):
         params = params_of(name)
         layer = {'bias': jnp.zeros(8)} | params
-        at = functools.partial(cips.dense, base, layer)
+        at = functools.partial(cips_generator.dense, base, layer)
         got[name] = everywhere(at, x)(style_of(params, demodulate=demodulate))
         factors = style_of(params, demodulate=demodulate, method='factor')
         assert_close(f'{name}, factored', everywhere(at, x)(factors), got[name], tolerance)
@@ -284,7 +284,7 @@ def layers_1x1(arrays, meta):
     for activation in ('lrelu', 'sin', 'sinrelu'):
         name, model = f'styled_{activation}', cips.Config(activation=activation)
         params = params_of(name)
-        at, style = functools.partial(cips.styled, model, params), style_of(params)
+        at, style = functools.partial(cips_generator.styled, model, params), style_of(params)
         got[name] = everywhere(at, x, noise)(style)
         got[f'{name}_zero_noise'] = everywhere(at, x)(style)
 
@@ -293,8 +293,10 @@ def layers_1x1(arrays, meta):
         styles = [style_of(block[conv]) for conv in ('conv1', 'conv2')]
 
         def at(styles, x, n, block=block):
-            y = cips.styled(base, block['conv1'], styles[0], x, n)
-            return cips.add_shortcut(base, block, x, cips.styled(base, block['conv2'], styles[1], y, -n))
+            y = cips_generator.styled(base, block['conv1'], styles[0], x, n)
+            return cips_generator.add_shortcut(
+                base, block, x, cips_generator.styled(base, block['conv2'], styles[1], y, -n)
+            )
 
         got[name] = everywhere(at, x, noise)(styles)
         got[f'{name}_zero_noise'] = everywhere(at, x, 0 * noise)(styles)
@@ -303,7 +305,7 @@ def layers_1x1(arrays, meta):
     for name, multiplier, activation in (('fc_lrelu', 0.01, layers.lrelu), ('fc_plain', 1.0, lambda y: y)):
         params = {'kernel': dense(arrays[f'param/{name}.weight']), 'bias': arrays[f'param/{name}.bias']}
         got[name] = activation(layers.EqualDense(8, multiplier).apply({'params': params}, w))
-    got['sinrelu_activation'] = cips.activate(nhwc(arrays['in/pre']), 'sinrelu')
+    got['sinrelu_activation'] = cips_generator.activate(nhwc(arrays['in/pre']), 'sinrelu')
     wanted = {k: nhwc(v) if v.ndim == 4 else v for k, v in select(arrays, 'out/').items()}
     assert got.keys() == wanted.keys()
     for name, want in wanted.items():

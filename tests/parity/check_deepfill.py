@@ -8,7 +8,7 @@ import numpy as np
 from compare import assert_close, nchw, nhwc, outputs
 
 from pegan_jax import losses, ops
-from pegan_jax.models import deepfill
+from pegan_jax.models import attention, deepfill
 from pegan_jax.pixels import to_uint8
 
 PRESETS = {'official': 'official', 'tf': 'port-tf', 'pt': 'port-pt'}
@@ -86,7 +86,7 @@ def gated_conv(arrays, meta):
 
 def index_tables(arrays, meta):
     for size, kernel, stride, dilation, out, before, after in arrays['out/same_table']:
-        pad = deepfill.same_padding(size, kernel, stride, dilation)
+        pad = attention.same_padding(size, kernel, stride, dilation)
         assert pad == (before, after), (size, kernel, stride, dilation)
         assert (size + sum(pad) - (kernel - 1) * dilation - 1) // stride + 1 == out
     rows = {
@@ -98,9 +98,9 @@ def index_tables(arrays, meta):
         kind, size = name.split('/')
         size, want = int(size), arrays[f'out/{name}']
         if kind == 'nn_up2':
-            got = deepfill.double(jnp.arange(size).reshape(1, size, 1, 1))[0, :, 0, 0]
+            got = attention.double(jnp.arange(size).reshape(1, size, 1, 1))[0, :, 0, 0]
         elif kind == 'nn_down2':
-            got = deepfill.nearest_index(size, size // 2, 'aligned')
+            got = attention.nearest_index(size, size // 2, 'aligned')
         else:
             model = deepfill.Config(mask_resize=rows[kind][0], nearest=rows[kind][1])
             got = deepfill.attention_mask(jnp.arange(size).reshape(1, size, 1, 1) * jnp.ones((1, 1, size, 1)), model)
@@ -111,23 +111,23 @@ def index_tables(arrays, meta):
 # Attention ------------------------------------------------------------------------------------------------------------
 
 
-def attention(arrays, meta):
+def contextual(arrays, meta):
     options, call = meta['ctor'], meta['call']
     assert (options['ksize'], options['stride'], options['fuse_k']) == (3, 1, 3)
     model = config_of(meta)
     f, b = images_of(arrays, meta, ['f', 'b'])
     got, mask = {}, None
     if call['mask'] and 'in/mask_feat' in arrays:
-        mask = deepfill.thin_out(jnp.asarray(arrays['in/mask_feat']), options['rate'], model.nearest)
+        mask = attention.thin_out(jnp.asarray(arrays['in/mask_feat']), options['rate'], model.nearest)
     elif call['mask'] and meta['variant'] == 'official':
-        at_features = deepfill.thin_out(jnp.asarray(arrays['in/mask_full']), 4, model.nearest)
+        at_features = attention.thin_out(jnp.asarray(arrays['in/mask_full']), 4, model.nearest)
         got['mask_feat'] = at_features
-        mask = deepfill.thin_out(at_features, options['rate'], model.nearest)
+        mask = attention.thin_out(at_features, options['rate'], model.nearest)
     elif call['mask']:
         # The port applies the first mask of a batch to all of its images.
         mask = deepfill.attention_mask(nhwc(arrays['in/mask'][:1]), model)
     run = functools.partial(
-        deepfill.contextual_attention,
+        attention.contextual_attention,
         rate=options['rate'],
         fuse=options['fuse'],
         nearest=model.nearest,
@@ -138,10 +138,10 @@ def attention(arrays, meta):
     tolerance = meta['tol']['float32']
     turn = (lambda x: x) if meta['layout'].startswith('NHWC') else nchw
     got |= {'y': turn(result.y), 'attention': result.weights, 'offset_rel': result.offsets}
-    valid = np.ones(result.weights.shape[2]) if mask is None else deepfill.patches3(mask).sum(axis=2)[0] == 0
+    valid = np.ones(result.weights.shape[2]) if mask is None else attention.patches3(mask).sum(axis=2)[0] == 0
     got['valid'] = valid
     if 'out/flow' in arrays:
-        picture = deepfill.flow_picture(result.offsets, options['rate'])
+        picture = attention.flow_picture(result.offsets, options['rate'])
         got['flow'] = picture if meta['variant'] == 'official' else turn((picture + 1) / 2)
     assert outputs(arrays) <= set(got)
     for name in outputs(arrays):
@@ -155,20 +155,20 @@ def attention(arrays, meta):
 
 def fuse_only(arrays, meta):
     fh, fw, bh, bw = (meta['ctor'][k] for k in ('fh', 'fw', 'bh', 'bw'))
-    windows, exists = deepfill.query_windows(fh, fw, fh)
+    windows, exists = attention.query_windows(fh, fw, fh)
     scores = np.pad(arrays['in/scores'], ((0, 1), (0, 0)))[windows[0]].reshape(1, fh + 2, fw + 2, bh, bw)
-    first = deepfill.sum_diagonals(jnp.asarray(scores))[0, 1:-1].reshape(fh * fw, bh * bw)
-    fused = deepfill.fuse_scores(jnp.asarray(scores), jnp.asarray(exists[0])).reshape(fh * fw, bh * bw)
+    first = attention.sum_diagonals(jnp.asarray(scores))[0, 1:-1].reshape(fh * fw, bh * bw)
+    fused = attention.fuse_scores(jnp.asarray(scores), jnp.asarray(exists[0])).reshape(fh * fw, bh * bw)
     assert outputs(arrays) == {'after_first_pass', 'fused'}
     assert_close('after_first_pass', first, arrays['out/after_first_pass'], meta['tol']['float32'])
     assert_close('fused', fused, arrays['out/fused'], meta['tol']['float32'])
 
 
 def flow_image(arrays, meta):
-    levels = (deepfill.flow_picture(arrays['in/offset_rel'], rate=1).astype(np.float64) + 1) * 127.5
+    levels = (attention.flow_picture(arrays['in/offset_rel'], rate=1).astype(np.float64) + 1) * 127.5
     assert_close('rgb255', levels, arrays['out/rgb255'], meta['tol']['float64'])
     assert np.mean(np.abs(levels - arrays['out/rgb255']) > 0.01) < 0.01  # the floor of a few numbers differs
-    np.testing.assert_array_equal(deepfill.colour_wheel(), arrays['out/wheel'])
+    np.testing.assert_array_equal(attention.colour_wheel(), arrays['out/wheel'])
 
 
 # Networks -------------------------------------------------------------------------------------------------------------
@@ -197,13 +197,13 @@ def generator(arrays, meta):
         'stage2': turn(result.refined),
         'composite': turn(deepfill.composite(result.refined, *inputs[:2])),
     }
-    picture = deepfill.flow_picture(result.offsets)
+    picture = attention.flow_picture(result.offsets)
     got['flow'] = picture if official else turn((picture + 1) / 2)
     if official:
         (got['attn_in'],) = state['intermediates']['pmconv6']['__call__']
         features, mask = got['attn_in'], deepfill.attention_mask(inputs[1], model)
         # The unguided files hold what the attention without fusion gives there, beside images made with it.
-        got['attn_out'] = deepfill.contextual_attention(features, features, mask, fuse=guided).y
+        got['attn_out'] = attention.contextual_attention(features, features, mask, fuse=guided).y
     assert set(got) == outputs(arrays)
     for name, value in got.items():
         assert_close(name, value, arrays[f'out/{name}'], meta['tol']['flow' if name == 'flow' else 'float32'])
@@ -374,7 +374,7 @@ def training_gradients(arrays, meta):
 
 
 CHECKS = {
-    ('deepfill', 'ca_'): attention,
+    ('deepfill', 'ca_'): contextual,
     ('deepfill', 'ca_fuse_only'): fuse_only,
     ('deepfill', 'composite'): composite,
     ('deepfill', 'disc_'): discriminator,

@@ -11,7 +11,7 @@ from compare import assert_close, assert_outputs, nchw, nhwc, outputs
 from pegan_jax import editing, losses, ops
 from pegan_jax.interop import singan as singan_rules
 from pegan_jax.metrics.distribution import frechet_distance
-from pegan_jax.models import singan
+from pegan_jax.models import singan, singan_pyramid
 
 
 def _config(generator=None, discriminator=None, **changes):
@@ -301,7 +301,7 @@ def pyramids(arrays, meta):
             model = singan.Config(
                 min_size=row['min_size'], max_size=row['max_size'], scale_factor=row['scale_factor_init'], rules=kind
             )
-            found = singan.pyramid_sizes(row['H'], row['W'], model)
+            found = singan_pyramid.pyramid_sizes(row['H'], row['W'], model)
             assert [list(s) for s in found.sizes] == row[kind]['sizes'], (kind, row, found)
             np.testing.assert_allclose(found.ratio, row[kind]['scale_factor'], rtol=1e-12)
     for kind in ('original', 'mmgen'):
@@ -309,7 +309,7 @@ def pyramids(arrays, meta):
         model = singan.Config(
             min_size=row['min_size'], max_size=row['max_size'], scale_factor=row['scale_factor_init'], rules=kind
         )
-        reals, _ = singan.make_pyramid(arrays[f'in/{kind}_image_u8'], model)
+        reals, _ = singan_pyramid.make_pyramid(arrays[f'in/{kind}_image_u8'], model)
         for s, real in enumerate(reals):
             if kind == 'original':
                 assert_close(s, nchw(real)[None], arrays[f'out/original_real_{s}'], {'atol': 2e-5})
@@ -326,13 +326,13 @@ def antialiased_resizes(arrays, meta):
         image = arrays[f'in/image_u8_{i}']
         to = {'factor': case['scale']} if case['op'] == 'scale' else {'size': tuple(case['hw'])}
         name = f'{{}}_{i}_{j}' if case['op'] == 'scale' else f'shape_{{}}_{i}_{j}'
-        assert_close(name, singan.resize_pixels(image, **to), arrays[f'out/{name.format("raw")}'], raw)
+        assert_close(name, singan_pyramid.resize_pixels(image, **to), arrays[f'out/{name.format("raw")}'], raw)
         x = jnp.asarray((image.astype(np.float32) / 255 - 0.5) * 2)[None]
         if case['op'] == 'scale':
-            got[name.format('tensor')] = nchw(singan.resize_quantised(x, **to))
+            got[name.format('tensor')] = nchw(singan_pyramid.resize_quantised(x, **to))
     x = jnp.asarray(nhwc(arrays['in/tensor_outofrange']))
-    got['tensor_outofrange_up'] = nchw(singan.resize_quantised(x, factor=4 / 3))
-    assert_close('u8', singan.quantise(x)[0], arrays['out/tensor_outofrange_u8'], {'atol': 0})
+    got['tensor_outofrange_up'] = nchw(singan_pyramid.resize_quantised(x, factor=4 / 3))
+    assert_close('u8', singan_pyramid.quantise(x)[0], arrays['out/tensor_outofrange_u8'], {'atol': 0})
     kept = {k: v for k, v in arrays.items() if not (k.startswith('out/') and ('raw' in k or k.endswith('u8')))}
     assert_outputs(kept, got, tolerance['tensor'])
 
@@ -399,7 +399,7 @@ def applications(arrays, meta):
     distance = frechet_distance(arrays['in/sifid_features_real'], arrays['in/sifid_features_fake'])
     assert_close('sifid', distance, arrays['out/sifid'], tolerance['sifid'])
     for row in meta['sr_schedule']:
-        repeats, step = singan.sr_schedule(row['sr_factor'])
+        repeats, step = singan_pyramid.sr_schedule(row['sr_factor'])
         assert repeats == row['iterations']
         np.testing.assert_allclose(step, row['step'], rtol=1e-12)
 

@@ -13,8 +13,10 @@ from compare import assert_close, assert_outputs, nhwc
 from pegan_jax import losses
 from pegan_jax.config import Config, DataConfig, TrainConfig, system_module
 from pegan_jax.layers import MappingNetwork, minibatch_std
-from pegan_jax.models import stylegan2, stylegan3
-from pegan_jax.models.stylegan2 import Discriminator, Generator, Latents
+from pegan_jax.models import stylegan2, stylegan3, stylegan_training
+from pegan_jax.models.discriminator import Discriminator
+from pegan_jax.models.stylegan2 import Generator
+from pegan_jax.models.stylegan_training import Latents
 
 MAPPING_RULES = [
     (r'(embed|fc\d+)\.weight', '{}/kernel', dense),
@@ -197,22 +199,24 @@ def loss(arrays, meta, config, networks, g_rules):
 
     # A phase is one of these, or the sum of two. Behind the fade, sigma is zero and the blur the identity.
     def sigma(nimg):
-        return stylegan2.blur_sigma(model, nimg, 4) if model.blur_init_sigma else None
+        return stylegan_training.blur_sigma(model, nimg, 4) if model.blur_init_sigma else None
 
     def g_main(p, nimg):
-        return stylegan2.g_main(model, networks, p, g_buffers, (d, d_buffers), latents, sigma(nimg))
+        return stylegan_training.g_main(model, networks, p, g_buffers, (d, d_buffers), latents, sigma(nimg))
 
     def g_pl(p, nimg):
-        value, (mean, new) = stylegan2.g_pl(model, networks, p, g_buffers, pl_mean, few, noise)
+        value, (mean, new) = stylegan_training.g_pl(model, networks, p, g_buffers, pl_mean, few, noise)
         return value, new | {'pl_mean_after': mean, 'reg': value}
 
     def d_main(p, nimg):
         g_now = (g, g_buffers)
-        value, (after, new) = stylegan2.d_main(model, networks, p, d_buffers, g_now, real, real_c, latents, sigma(nimg))
+        value, (after, new) = stylegan_training.d_main(
+            model, networks, p, d_buffers, g_now, real, real_c, latents, sigma(nimg)
+        )
         return value, new | {'after': after}
 
     def d_r1(p, nimg):
-        value, new = stylegan2.d_r1(model, networks, p, d_buffers, real, real_c, model.r1_gamma, sigma(nimg))
+        value, new = stylegan_training.d_r1(model, networks, p, d_buffers, real, real_c, model.r1_gamma, sigma(nimg))
         return value, new | {'reg': value}
 
     parts = {
@@ -259,13 +263,25 @@ def loss(arrays, meta, config, networks, g_rules):
 def loss_sg2(arrays, meta):
     layers = meta['G_kwargs']['mapping_kwargs']['num_layers']
     config = run_config(meta, 'stylegan2', mapping_layers=layers, use_noise=meta['G_kwargs']['use_noise'])
-    loss(arrays, meta, config, stylegan2.networks(config.model), G_RULES)
+    loss(
+        arrays,
+        meta,
+        config,
+        stylegan_training.networks(config.model, stylegan2.generator, stylegan2.synthesise),
+        G_RULES,
+    )
 
 
 def loss_sg3(arrays, meta):
     kwargs = meta['G_kwargs']
     config = run_config(meta, 'stylegan3', **{k: kwargs[k] for k in ('num_layers', 'magnitude_ema_beta')})
-    loss(arrays, meta, config, stylegan3.networks(config.model), check_stylegan3.RULES)
+    loss(
+        arrays,
+        meta,
+        config,
+        stylegan_training.networks(config.model, stylegan3.Generator, stylegan3.synthesise),
+        check_stylegan3.RULES,
+    )
 
 
 CHECKS = {

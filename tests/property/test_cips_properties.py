@@ -10,7 +10,7 @@ import pytest
 
 from pegan_jax import coords
 from pegan_jax.config import Config, DataConfig
-from pegan_jax.models import cips
+from pegan_jax.models import cips, cips_generator
 
 MODEL = cips.Config(
     img_resolution=8, hidden_size=6, z_dim=5, mapping_layers=2, lr_multiplier=1.0, channels=(7, 6), d_channels=(5, 6)
@@ -25,7 +25,7 @@ CLOSE = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5)
 @pytest.fixture(scope='module')
 def params():
     """Random everywhere: strengths and biases, zero at first, must matter."""
-    shapes = jax.eval_shape(cips.generator(MODEL).init, jax.random.key(0), Z)['params']
+    shapes = jax.eval_shape(cips.Generator(MODEL).init, jax.random.key(0), Z)['params']
     draw = np.random.default_rng(0).normal
     return jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape), p.dtype), shapes)
 
@@ -88,8 +88,8 @@ def test_a_finer_grid_with_the_same_ends_contains_the_coarser_one(params, native
 
 def test_grids_may_differ_between_images(params, native):
     grids = jnp.stack([coords.grid(8, 8)[i : i + 4, 2:6] for i in range(3)])
-    styles = cips.generator(MODEL).apply({'params': params}, Z)
-    images = jax.jit(jax.vmap(functools.partial(cips.synthesise, MODEL), (None, 0, 0)))(params, styles, grids)
+    styles = cips.Generator(MODEL).apply({'params': params}, Z)
+    images = jax.jit(jax.vmap(functools.partial(cips_generator.synthesise, MODEL), (None, 0, 0)))(params, styles, grids)
     for i in range(3):
         CLOSE(images[i], native[i, i : i + 4, 2:6])
 
@@ -101,7 +101,7 @@ def test_images_do_not_depend_on_the_rest_of_the_batch(params, native):
 
 def test_truncation_is_linear_in_w_and_ends_at_one_image(params, native):
     variables = {'params': params}
-    w = cips.generator(MODEL).apply(variables, Z, method='map')
+    w = cips.Generator(MODEL).apply(variables, Z, method='map')
     w_avg = cips.mean_w(MODEL, {'params': params})
     CLOSE(SAMPLE(variables, Z, truncation_psi=1.0, w_avg=w_avg), native)
     CLOSE(SAMPLE(variables, w, space='w'), native)
@@ -114,7 +114,7 @@ def test_truncation_is_linear_in_w_and_ends_at_one_image(params, native):
 
 
 def test_scaling_a_style_scales_only_to_rgb_layers(params):
-    module = cips.generator(MODEL)
+    module = cips.Generator(MODEL)
     scaled = {
         k: v | {'affine': jax.tree.map(lambda p: 3 * p, v['affine'])} if k.startswith(LAYERS) else v
         for k, v in params.items()
@@ -156,7 +156,7 @@ def test_noise_without_strength_does_nothing_and_with_it_differs_by_pixel_and_im
 
 def test_noise_adds_to_a_layer_in_proportion_to_its_strength(params):
     """One layer, one pixel, by hand: activation(U x + strength n + bias)."""
-    styles = {k: v[0] for k, v in cips.generator(MODEL).apply({'params': params}, Z).items()}
+    styles = {k: v[0] for k, v in cips.Generator(MODEL).apply({'params': params}, Z).items()}
     xy, embedding, noise = jnp.array([0.3, -0.2]), jnp.arange(6.0) / 6, jnp.array([0.5, -1.0, 2.0, 0.1, 1.5])
     x = np.concatenate([np.sin(xy @ params['lff']['kernel'] + params['lff']['bias']), embedding])
     rgb = np.zeros(3)
@@ -167,7 +167,7 @@ def test_noise_adds_to_a_layer_in_proportion_to_its_strength(params):
         x = np.where(y > 0, y, 0.2 * y) * np.sqrt(2)
         if to_rgb is not None:
             rgb = rgb + x @ styles[f'to_rgbs_{to_rgb}'] + params[f'to_rgbs_{to_rgb}']['bias']
-    CLOSE(cips.pixel(MODEL, params, styles, xy, embedding, noise), rgb)
+    CLOSE(cips_generator.pixel(MODEL, params, styles, xy, embedding, noise), rgb)
 
 
 def test_an_image_batch_is_one_matmul_per_layer(params):
@@ -201,7 +201,7 @@ VARIANTS = {
 def variant(name):
     """(model, random variables, jitted sample)."""
     model = dataclasses.replace(MODEL, **VARIANTS[name])
-    shapes = jax.eval_shape(cips.generator(model).init, jax.random.key(0), Z)['params']
+    shapes = jax.eval_shape(cips.Generator(model).init, jax.random.key(0), Z)['params']
     draw = np.random.default_rng(0).normal
     params = jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape), p.dtype), shapes)
     sample = jax.jit(functools.partial(cips.sample, model), static_argnames=('truncation_psi', 'chunk', 'space'))
@@ -216,7 +216,7 @@ def test_every_variant_makes_pixels_independently_and_takes_a_style_per_position
     order = np.random.default_rng(0).permutation(64)[:20]
     CLOSE(sample(variables, Z, grid.reshape(64, 2)[order], chunk=7), image.reshape(3, 64, 3)[:, order])
 
-    w = cips.generator(model).apply(variables, Z, method='map')
+    w = cips.Generator(model).apply(variables, Z, method='map')
     left = jnp.arange(8)[None, None, :, None] < 4
     w_map = jnp.where(left, w[:, None, None, :], w[::-1, None, None, :])
     mixed = sample(variables, jnp.broadcast_to(w_map, (3, 8, 8, 5)), grid, space='w_map', chunk=30)
@@ -228,23 +228,26 @@ def test_every_variant_makes_pixels_independently_and_takes_a_style_per_position
 @pytest.mark.parametrize('name', ['skip', 'residual'])
 def test_style_mixing_changes_layers_from_the_crossover_on(name):
     model, variables, sample = variant(name)
-    module, grid = cips.generator(model), coords.grid(4, 4)
+    module, grid = cips.Generator(model), coords.grid(4, 4)
     w = module.apply(variables, Z, method='map')
     names = cips.layer_names(model)
-    mixed = {k: sample(variables, cips.style_mix(model, w, w[::-1], k), grid, space='ws') for k in (0, 3, len(names))}
+    mixed = {
+        k: sample(variables, cips_generator.style_mix(model, w, w[::-1], k), grid, space='ws')
+        for k in (0, 3, len(names))
+    }
     CLOSE(mixed[len(names)], sample(variables, Z, grid))
     CLOSE(mixed[0], sample(variables, Z[::-1], grid))
     first, second = (module.apply(variables, v, method='modulate') for v in (w, w[::-1]))
     styles = {name: (first if i < 3 else second)[name] for i, name in enumerate(names)}
-    image = functools.partial(cips.synthesise, model)
+    image = functools.partial(cips_generator.synthesise, model)
     CLOSE(mixed[3], jax.jit(jax.vmap(image, (None, 0, None)))(variables['params'], styles, grid))
     with pytest.raises(ValueError, match='crossover=9'):
-        cips.style_mix(model, w, w, 9)
+        cips_generator.style_mix(model, w, w, 9)
 
 
 def test_truncation_moves_styles_of_layers_and_positions_alike(params, native):
     variables, w_avg = {'params': params}, jnp.arange(5.0) / 5
-    w = cips.generator(MODEL).apply(variables, Z, method='map')
+    w = cips.Generator(MODEL).apply(variables, Z, method='map')
     want = SAMPLE(variables, w, truncation_psi=0.5, w_avg=w_avg, space='w')
     per_layer = jnp.repeat(w[:, None], len(cips.layer_names(MODEL)), axis=1)
     CLOSE(SAMPLE(variables, per_layer, truncation_psi=0.5, w_avg=w_avg, space='ws'), want)
@@ -284,12 +287,12 @@ def test_a_panorama_closes_without_a_seam_and_turns_with_its_coordinates():
 def test_styles_on_opposite_sides_of_a_cylinder_blend_continuously():
     model, variables, sample = variant('cylinder')
     grid = coords.panorama_grid(2, 24)
-    w = cips.generator(model).apply(variables, Z, method='map')
-    blend = cips.blend_around(w, w[::-1], grid)
+    w = cips.Generator(model).apply(variables, Z, method='map')
+    blend = cips_generator.blend_around(w, w[::-1], grid)
     CLOSE(blend[:, :, 12], np.repeat(w[:, None], 2, axis=1))
     CLOSE(blend[:, :, 0], np.repeat(w[::-1, None], 2, axis=1))
     CLOSE(blend[:, :, 6], np.repeat((w + w[::-1])[:, None] / 2, 2, axis=1))
-    CLOSE(blend, cips.blend_around(w, w[::-1], grid + 2.0 * jnp.array([1.0, 0.0])[None, None]), atol=1e-4)
+    CLOSE(blend, cips_generator.blend_around(w, w[::-1], grid + 2.0 * jnp.array([1.0, 0.0])[None, None]), atol=1e-4)
     image = sample(variables, blend, grid, space='w_map')
     CLOSE(image[:, :, 12], sample(variables, Z, grid[:, 12]))
     CLOSE(image[:, :, 0], sample(variables, Z[::-1], grid[:, 0]))

@@ -10,7 +10,7 @@ import pytest
 from pegan_jax import coords, filters
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config
 from pegan_jax.gan import Stage
-from pegan_jax.models import cips, stylegan2
+from pegan_jax.models import cips, cips_generator, cips_views, stylegan2
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import compile_step, data_mesh, device_step, place_batch
 
@@ -73,7 +73,7 @@ def test_published_widths_by_resolution(size, levels, d):
 
 def test_initial_values_have_the_published_distributions():
     model = dataclasses.replace(TINY, hidden_size=256, z_dim=32, lr_multiplier=0.01, channels=(64, 64))
-    params = jax.jit(cips.generator(model).init)(jax.random.key(0), jnp.zeros((1, 32)))['params']
+    params = jax.jit(cips.Generator(model).init)(jax.random.key(0), jnp.zeros((1, 32)))['params']
     for leaf, limit in ((params['lff']['kernel'], np.sqrt(9 / 2)), (params['lff']['bias'], np.sqrt(1 / 2))):
         assert 0.95 * limit < np.abs(leaf).max() <= limit
         assert np.std(leaf) == pytest.approx(limit / np.sqrt(3), rel=0.1)
@@ -287,10 +287,10 @@ def test_bad_samples_are_refused_before_tracing():
 
 def test_raw_lookup_needs_the_native_grid():
     model, _, state = initialised()
-    styles = cips.generator(model).apply({'params': state.params['g']}, jnp.ones((1, 5)))
+    styles = cips.Generator(model).apply({'params': state.params['g']}, jnp.ones((1, 5)))
     styles = {k: v[0] for k, v in styles.items()}
     with pytest.raises(ValueError, match='native grid'):
-        cips.synthesise(model, state.params['g'], styles, jnp.zeros((4, 4, 2)), lookup='raw')
+        cips_generator.synthesise(model, state.params['g'], styles, jnp.zeros((4, 4, 2)), lookup='raw')
 
 
 def test_tiny_config_runs_the_published_program_at_small_size():
@@ -380,7 +380,9 @@ def test_rotation_turns_the_middle_of_real_images_about_their_centre_and_invents
     assert np.histogram(angles, 4, (-np.pi, np.pi))[0].min() >= 2
     # Content turns anticlockwise on the screen, as `coords.rotate` says: a quarter turn brings the right to the top.
     ramp = jnp.broadcast_to(jnp.arange(9.0)[None, :, None], (9, 9, 1))
-    np.testing.assert_allclose(cips.rotated(ramp, jnp.pi / 2, (3, 3))[:, :, 0], [[5] * 3, [4] * 3, [3] * 3], atol=1e-5)
+    np.testing.assert_allclose(
+        cips_views.rotated(ramp, jnp.pi / 2, (3, 3))[:, :, 0], [[5] * 3, [4] * 3, [3] * 3], atol=1e-5
+    )
 
 
 def test_images_of_a_cylinder_get_a_random_arc():
@@ -472,7 +474,7 @@ def test_every_run_combines_with_every_ablation_at_full_and_tiny_size(run_name):
             assert (getattr(full.model, name) is None) == (getattr(tiny.model, name) is None)
         assert cips.doublings(full) == cips.doublings(tiny)
         model = tiny.model
-        params = jax.eval_shape(cips.generator(model).init, jax.random.key(0), jnp.zeros((1, 16)))['params']
+        params = jax.eval_shape(cips.Generator(model).init, jax.random.key(0), jnp.zeros((1, 16)))['params']
         encoded = (ablation != 'no-embedding') + (ablation != 'no-fourier')
         first = params['linears_0' if model.wiring == 'residual' else 'conv1']['weight']
         assert first.shape[0] == encoded * model.hidden_size + (ablation == 'no-modulation') * model.z_dim

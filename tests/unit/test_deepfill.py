@@ -11,7 +11,7 @@ import pytest
 
 from pegan_jax import losses
 from pegan_jax.config import Config, ConfigError, DataConfig, load_config
-from pegan_jax.models import deepfill
+from pegan_jax.models import attention, deepfill
 
 TINY = deepfill.Config(img_resolution=(16, 24), cnum=4, d_cnum=2)
 
@@ -121,7 +121,7 @@ def test_without_holes_the_completion_is_the_image_and_without_anything_else_att
     nothing = runner(TINY)({'params': params}, image, 0 * mask)
     np.testing.assert_array_equal(deepfill.composite(nothing.refined, image, 0 * mask), image)
     f = normal(5, 1, 8, 8, 3)
-    np.testing.assert_array_equal(deepfill.contextual_attention(f, f, jnp.ones((1, 4, 4, 1))).y, 0 * f)
+    np.testing.assert_array_equal(attention.contextual_attention(f, f, jnp.ones((1, 4, 4, 1))).y, 0 * f)
     everything = runner(TINY)({'params': params}, image, 0 * mask + 1)
     assert np.isfinite(everything.refined).all()
 
@@ -222,7 +222,7 @@ def test_inputs_of_other_shapes_are_refused(change, message):
 
 @functools.partial(jax.jit, static_argnames=('rate', 'fuse', 'max_scores'))
 def attend(f, b, mask=None, rate=2, fuse=False, max_scores=2**25):
-    return deepfill.contextual_attention(f, b, mask, rate=rate, fuse=fuse, max_scores=max_scores, return_weights=True)
+    return attention.contextual_attention(f, b, mask, rate=rate, fuse=fuse, max_scores=max_scores, return_weights=True)
 
 
 def test_large_features_attend_to_themselves_and_edges_are_attenuated():
@@ -263,10 +263,10 @@ def test_the_scale_of_the_background_scales_the_result_and_nothing_else():
 
 def test_fusion_moves_queries_and_backgrounds_together():
     h, w, bh, bw = 5, 6, 7, 8
-    windows, exists = deepfill.query_windows(h, w, h)
+    windows, exists = attention.query_windows(h, w, h)
     scores = np.zeros((h * w + 1, bh, bw), np.float32)
     scores[2 * w + 3, 4, 5] = 1
-    fused = deepfill.fuse_scores(jnp.asarray(scores[windows[0]])[None], jnp.asarray(exists[0]))[0]
+    fused = attention.fuse_scores(jnp.asarray(scores[windows[0]])[None], jnp.asarray(exists[0]))[0]
     found = set(zip(*map(tuple, np.argwhere(fused).T), strict=True))
     assert found == {(2 + i, 3 + j, 4 + i, 5 + j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
     assert np.all(np.asarray(fused)[tuple(np.argwhere(fused).T)] == 1)
@@ -276,7 +276,7 @@ def test_fusion_moves_queries_and_backgrounds_together():
 def test_strips_of_any_height_read_the_same_queries(rows):
     """The position behind the last of a column is the first of the next one; outside there is none."""
     h, w = 5, 4
-    windows, exists = deepfill.query_windows(h, w, rows)
+    windows, exists = attention.query_windows(h, w, rows)
     order = {(r, c): c * h + r for r in range(h) for c in range(w)}
     at = {v: k for k, v in order.items()}
     for strip, (window, there) in enumerate(zip(windows, exists, strict=True)):
@@ -293,7 +293,7 @@ def test_strips_of_any_height_read_the_same_queries(rows):
 
 
 def attention_loss(f, b, max_scores):
-    y = deepfill.contextual_attention(f, b, jnp.zeros((1, 5, 4, 1)).at[:, 1, 1].set(1), max_scores=max_scores).y
+    y = attention.contextual_attention(f, b, jnp.zeros((1, 5, 4, 1)).at[:, 1, 1].set(1), max_scores=max_scores).y
     return jnp.sum(y * normal(8, *y.shape))
 
 
@@ -318,7 +318,7 @@ def test_memory_of_the_attention_is_bounded():
     f = jax.ShapeDtypeStruct((1, 128, 128, 4), jnp.float32)
 
     def loss(f, max_scores):
-        y = deepfill.contextual_attention(f, f, max_scores=max_scores).y
+        y = attention.contextual_attention(f, f, max_scores=max_scores).y
         return jnp.sum(jnp.square(y))
 
     def bytes_of(function, max_scores):
@@ -334,12 +334,12 @@ def test_no_offset_is_white_and_opposite_directions_have_opposite_hues():
     offsets = np.zeros((2, 1, 4, 2), int)
     offsets[0, 0, 1:] = [[3, 0], [-3, 0], [0, 3]]
     offsets[1, 0, 1] = [1, 0]
-    picture = deepfill.flow_picture(offsets, rate=1)
+    picture = attention.flow_picture(offsets, rate=1)
     np.testing.assert_array_equal(picture[:, 0, 0], 1)
     assert np.abs(picture[0, 0, 1] - picture[0, 0, 2]).max() > 1.5
     # A third of the largest distance so far: a third of the saturation.
     np.testing.assert_allclose(1 - picture[1, 0, 1], (1 - picture[0, 0, 1]) / 3, atol=0.02)
-    assert deepfill.flow_picture(offsets).shape == (2, 2, 8, 3)
+    assert attention.flow_picture(offsets).shape == (2, 2, 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_no_offset_is_white_and_opposite_directions_have_opposite_hues():
 )
 def test_attention_refuses_sizes_that_do_not_fit(f, mask, message):
     with pytest.raises(ValueError, match=message):
-        deepfill.contextual_attention(jnp.zeros(f), jnp.zeros(f), None if mask is None else jnp.zeros(mask))
+        attention.contextual_attention(jnp.zeros(f), jnp.zeros(f), None if mask is None else jnp.zeros(mask))
 
 
 # Discriminator --------------------------------------------------------------------------------------------------------

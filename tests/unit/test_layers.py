@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pegan_jax import filters, layers, losses, ops
-from pegan_jax.models.stylegan2 import Discriminator, DiscriminatorBlock, num_halvings
+from pegan_jax.models.discriminator import Discriminator, DiscriminatorBlock, num_halvings
 
 # FIR filters ----------------------------------------------------------------------------------------------
 

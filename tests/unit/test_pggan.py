@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from compare import assert_close, nchw, nhwc
 
+from pegan_jax import layers
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config
 from pegan_jax.gan import Stage
 from pegan_jax.models import pggan
@@ -191,8 +192,17 @@ def test_norms_have_the_published_small_numbers():
     tolerance = json.loads(str(arrays['meta']))['tolerance']
     x = nhwc(arrays['in/x'])
     for name, factor in (('pixel_norm', 1.0), ('pixel_norm_small', 1e-6)):
-        assert_close(name, nchw(pggan.pixel_norm(factor * x)), arrays[f'out/{name}'], tolerance)
-    assert_close('mbstd', nchw(pggan.minibatch_std(nhwc(arrays['in/xm']), 4)), arrays['out/mbstd1_g4'], tolerance)
+        assert_close(name, nchw(layers.pixel_norm(factor * x)), arrays[f'out/{name}'], tolerance)
+    assert_close('mbstd', nchw(layers.minibatch_std(nhwc(arrays['in/xm']), 4)), arrays['out/mbstd1_g4'], tolerance)
+
+
+def test_maps_of_zeros_have_a_finite_gradient():
+    """A layer of which every unit is off must not end a run: the root in the norm has no derivative at 0."""
+    model, params = generator()
+    dead = jax.tree.map(jnp.zeros_like, params)
+    z = jax.random.normal(jax.random.key(1), (2, 5))
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(pggan.Generator(model).apply({'params': p}, z, 2.0))))(dead)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize(

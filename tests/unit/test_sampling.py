@@ -10,7 +10,7 @@ import pytest
 from pegan_jax import coords
 from pegan_jax.config import load_config
 from pegan_jax.gan import latents
-from pegan_jax.models import cips, stylegan2, stylegan3
+from pegan_jax.models import cips, cips_views, stylegan2, stylegan3
 from pegan_jax.pixels import image_grid, to_uint8, write
 from pegan_jax.sampling import Model, frame_view, interpolate, render, sample, style_mix
 
@@ -80,9 +80,8 @@ def test_a_file_that_cannot_be_finished_leaves_nothing_behind(tmp_path):
 # Systems that make whole images ---------------------------------------------------------------------------------------
 
 
-def _untrained(system, config, labels=()):
+def _untrained(system, module, config, labels=()):
     """A model whose w_avg is not zero; only its generator is initialised."""
-    module = system.generator(config.model)
     variables = dict(jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, config.model.z_dim)), *labels))
     w_avg = 0.3 * jax.random.normal(jax.random.key(1), (config.model.w_dim,))
     variables['buffers'] = {**variables['buffers'], 'mapping': {'w_avg': w_avg}}
@@ -96,14 +95,14 @@ def canvas_model():
     small = {'c_dim': 3, 'num_layers': 2, 'num_critical': 1, 'channel_max': 8, 'z_dim': 8, 'w_dim': 8}
     data = dataclasses.replace(config.data, labels=True, folder='images')
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **small), data=data)
-    return _untrained(stylegan3, config, [jnp.eye(3)[:1]])
+    return _untrained(stylegan3, stylegan3.Generator(config.model), config, [jnp.eye(3)[:1]])
 
 
 @pytest.fixture(scope='module')
 def noisy_model():
     """StyleGAN2 whose noise is strong."""
     config = load_config('stylegan2:tiny')
-    model = _untrained(stylegan2, config)
+    model = _untrained(stylegan2, stylegan2.generator(config.model), config)
 
     def louder(path, x):
         return jnp.ones_like(x) if path[-1].key == 'noise_strength' else x
@@ -219,7 +218,7 @@ def test_a_larger_image_of_cips_shows_more_at_the_same_distance(model):
 def test_a_panorama_goes_on_at_the_same_pitch():
     config = load_config('cips:panorama,tiny')
     native, wide = (np.asarray(cips.view(config, size, None)['grid']) for size in (None, (16, 24)))
-    np.testing.assert_allclose(native, cips.image_grid(config.model, (16, 16)), atol=1e-6)
+    np.testing.assert_allclose(native, cips_views.image_grid(config.model, (16, 16)), atol=1e-6)
     np.testing.assert_allclose(wide[:, 4:20], native, atol=1e-6)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pegan_jax import editing
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig
-from pegan_jax.models import singan
+from pegan_jax.models import singan, singan_pyramid
 
 SMALL = {'base_channels': 8, 'min_feat_channels': 8}
 SIZES = ((40, 52), (52, 68), (68, 90))
@@ -106,9 +106,9 @@ def test_parameters_are_as_many_as_published(d_norm, wanted):
 
 def test_images_without_a_second_scale_are_refused():
     with pytest.raises(ConfigError, match=r'20 x 90 pixels.*model.min_size=25'):
-        singan.pyramid_sizes(20, 90, singan.Config())
+        singan_pyramid.pyramid_sizes(20, 90, singan.Config())
     with pytest.raises(ConfigError, match='no second scale'):
-        singan.pyramid_sizes(30, 3000, singan.Config(max_size=30))
+        singan_pyramid.pyramid_sizes(30, 3000, singan.Config(max_size=30))
 
 
 @pytest.mark.parametrize(

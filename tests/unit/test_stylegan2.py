@@ -11,8 +11,9 @@ import pytest
 
 from pegan_jax import losses, ops, optim
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config, override
-from pegan_jax.models import stylegan2
-from pegan_jax.models.stylegan2 import Discriminator, Generator, SynthesisLayer
+from pegan_jax.models import stylegan2, stylegan_training
+from pegan_jax.models.discriminator import Discriminator
+from pegan_jax.models.stylegan2 import Generator, SynthesisLayer
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
@@ -175,7 +176,7 @@ def test_second_order_gradient_of_path_lengths_agrees_with_finite_differences():
 
 def test_styles_are_mixed_from_one_layer_on_for_the_whole_batch():
     ws, other = jnp.zeros((3, 6, 2)), jnp.ones((3, 6, 2))
-    mix = jax.jit(stylegan2.mix_styles)
+    mix = jax.jit(stylegan_training.mix_styles)
     mixed = np.stack([mix(k, ws, other, 0.75) for k in jax.random.split(jax.random.key(0), 200)])
     assert (mixed == mixed[:, :1, :, :1]).all()
     cutoffs = 6 - mixed[:, 0, :, 0].sum(axis=1)
@@ -191,23 +192,25 @@ def test_blur_is_a_gaussian_to_the_base_two_within_three_sigmas(sigma):
     radius = int(3 * sigma)
     taps = np.exp2(-((np.arange(-radius, radius + 1) / sigma) ** 2))
     want = ops.filter2d(x, (taps / taps.sum()).astype(np.float32))
-    np.testing.assert_allclose(jax.jit(stylegan2.blur, static_argnums=2)(x, sigma, 2.0), want, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(stylegan_training.blur, static_argnums=2)(x, sigma, 2.0), want, atol=1e-5)
 
 
 def test_blur_fades_with_the_images_seen_and_then_leaves_the_program():
     model = dataclasses.replace(TINY, blur_init_sigma=2.0, blur_fade_kimg=1.0)
-    assert stylegan2.blur_sigma(model, 250, 4) == 1.5
+    assert stylegan_training.blur_sigma(model, 250, 4) == 1.5
     stage_at = stylegan2.build(run_config(model)).stage_at
     # The radius floor(3 sigma) is zero from sigma < 1/3 on.
     assert [stage_at(0, n, 0).flags for n in (0, 833, 834, 5000)] == [('blur',), ('blur',), (), ()]
-    assert stylegan2.blur_sigma(dataclasses.replace(model, blur_fade_kimg=None), 16_000, 64) == pytest.approx(2 * 0.96)
+    assert stylegan_training.blur_sigma(dataclasses.replace(model, blur_fade_kimg=None), 16_000, 64) == pytest.approx(
+        2 * 0.96
+    )
 
 
 def test_labels_are_classes_or_vectors():
-    np.testing.assert_array_equal(stylegan2.labels(TINY, {'label': jnp.array([2, 0])}), [[0, 0, 1], [1, 0, 0]])
+    np.testing.assert_array_equal(stylegan_training.labels(TINY, {'label': jnp.array([2, 0])}), [[0, 0, 1], [1, 0, 0]])
     vectors = jnp.array([[0.5, 1.0, 2.0]])
-    assert stylegan2.labels(TINY, {'label': vectors}) is vectors
-    assert stylegan2.labels(dataclasses.replace(TINY, c_dim=0), {}) is None
+    assert stylegan_training.labels(TINY, {'label': vectors}) is vectors
+    assert stylegan_training.labels(dataclasses.replace(TINY, c_dim=0), {}) is None
 
 
 # Optimisers -----------------------------------------------------------------------------------------------------------
@@ -311,7 +314,7 @@ def test_the_running_mean_of_w_moves_once_per_step_towards_the_batch_mean(traine
     # The fake images of D's main update come from the parameters that G's updates of this step have made.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 2)
     rows = {'index': jnp.arange(4), 'label': jnp.asarray(batch(0)['label'])}
-    latents = stylegan2.draw_latents(TINY, rows, key)
+    latents = stylegan_training.draw_latents(TINY, rows, key)
     variables = {'params': states[1].params['g'], 'buffers': states[0].buffers['g']}
     mean = stylegan2.map_latents(TINY, variables, latents.z, latents.c).mean(axis=0)
     np.testing.assert_allclose(states[1].buffers['g']['mapping']['w_avg'], (1 - 0.998) * mean, rtol=1e-3, atol=1e-6)

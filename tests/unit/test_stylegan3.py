@@ -192,7 +192,7 @@ def test_running_means_move_only_when_asked_and_are_used_at_once():
 def test_labels_are_required_where_there_are_classes_and_refused_where_not():
     model = Config(**(TINY | {'c_dim': 3, 'num_layers': 2, 'num_critical': 1}))
     z = jnp.ones((3, 8))
-    variables = jax.jit(stylegan3.generator(model).init)(jax.random.key(0), z, jnp.eye(3))
+    variables = jax.jit(stylegan3.Generator(model).init)(jax.random.key(0), z, jnp.eye(3))
     run = jax.jit(lambda z, c: stylegan3.sample(model, variables, z, c=c))
     by_turns = run(z, None)
     np.testing.assert_allclose(by_turns, run(z, jnp.eye(3)), atol=1e-6)

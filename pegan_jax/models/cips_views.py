@@ -1,0 +1,97 @@
+"""What training sees of CIPS (Anokhin et al. 2021, sections 3 and 4.3): whole images, patches at random scales, arcs.
+
+Real images are turned and cut on the device; D and G share the coordinates of what is left. `config` is that of a run
+whose model is a `cips.Config`.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pegan_jax import coords, encodings
+from pegan_jax.gan import Stage, sample_keys
+
+
+def doublings(config: Any) -> int:
+    """How often the native size doubles to give that of the data: 0, or more for data finer than the native grid."""
+    ratio = config.data.size[0] // config.model.size[0]
+    return max(ratio.bit_length() - 1, 0)
+
+
+def stage_at(config: Any, step: int, nimg: int, seed: int) -> Stage:
+    """The resolution of the images: the data's, or with `progressive_kimg` the one that is due."""
+    model = config.model
+    if model.progressive_kimg is None:
+        return Stage(config.data.resolution)
+    times = 2 ** min(int(nimg // (1000 * model.progressive_kimg)), doublings(config))
+    height, width = model.size
+    return Stage(times * height if isinstance(model.img_resolution, int) else (times * height, times * width))
+
+
+def image_grid(model: Any, size: tuple[int, int]) -> jax.Array:
+    """The coordinates [H, W, 2] of whole images of a size; on a cylinder, of the arc about azimuth 0."""
+    return coords.grid(*size) if model.panorama_width is None else coords.cylinder_crop(*size, -model.span, model.span)
+
+
+def prepare(config: Any, batch: dict, key: jax.Array, stage: Stage) -> dict:
+    """Rotates and crops real images on the device, and gives the coordinates that D and G share.
+
+    The scale of patches is drawn once per step for the whole batch, everything else per sample.
+
+    Args:
+      batch: 'image' [b, *stage.size, 3] float32, 'index' [b].
+    Returns: the batch with 'image' [b, h, w, 3] and 'grid' [b, h, w, 2], of the size that the discriminator sees.
+    """
+    model = config.model
+    size = model.size if model.rotate else stage.size
+    scale_key, sample_key = jax.random.split(key)
+    scale = jnp.int32(0)
+    if model.patch_size is not None:
+        scale = jax.random.randint(scale_key, (), 0, scale_count(model, size))
+
+    def one(key: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        turn_key, azimuth_key, crop_key = jax.random.split(key, 3)
+        if model.rotate:
+            image = rotated(image, jax.random.uniform(turn_key, (), maxval=2 * math.pi), size)
+        if model.panorama_width is None:
+            grid = coords.grid(*size)
+        else:
+            x0 = jax.random.uniform(azimuth_key, (), minval=-1.0, maxval=1.0)
+            grid = coords.cylinder_crop(*size, x0, model.span)
+        if model.patch_size is not None:
+            start, stride = patch_start(crop_key, size, model.patch_size, scale), 2**scale
+            image, grid = (coords.multiscale_crop(a, start, stride, model.patch_size) for a in (image, grid))
+        return image, grid
+
+    image, grid = jax.vmap(one)(sample_keys(sample_key, batch['index']), batch['image'])
+    return {**batch, 'image': image, 'grid': grid}
+
+
+def scale_count(model: Any, size: tuple[int, int]) -> int:
+    """How many scales of patches are drawn from images of a size.
+
+    `num_scales`; or as released log2(native side / patch_size) + 1, which leaves out the coarsest of finer data.
+    """
+    most = coords.multiscale_count(min(size), model.patch_size)
+    return min(model.num_scales or coords.multiscale_count(min(model.size), model.patch_size), most)
+
+
+def patch_start(key: jax.Array, size: tuple[int, int], patch: int, scale: jax.Array) -> jax.Array:
+    """(row, column), int32 [2], where a patch starts: `coords.multiscale_start`, each axis by its own length."""
+    keys = jax.random.split(key)
+    starts = [coords.multiscale_start(k, side, patch, scale) for k, side in zip(keys, size, strict=True)]
+    return jnp.stack([starts[0][0], starts[1][1]])
+
+
+def rotated(image: jax.Array, angle: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """The middle of an image [H, W, C] turned by `angle` radians about its centre, read bilinearly: [*size, C].
+
+    Pixels keep their pitch. No border is invented as long as H and W are at least the diagonal of `size`.
+    """
+    height, width, _ = image.shape
+    half = jnp.array([size[1] - 1, size[0] - 1], jnp.float32) / 2
+    offset = coords.transform(coords.pixel_grid(*size) - half[None, None, :], coords.rotate(angle))
+    # Of a table of H x W, pixel centres are at (2 j + 1) / W - 1, that is at 2 (j - (W - 1) / 2) / W.
+    return encodings.embedding(image, offset * 2 / jnp.array([width, height], jnp.float32)[None, None, :])

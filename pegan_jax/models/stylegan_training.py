@@ -1,0 +1,401 @@
+"""The training of StyleGAN2 and StyleGAN3 (Karras et al. 2020 and 2021): losses, regularisers, and their assembly.
+
+A model is seen through `Networks`, pure functions of its parameters. Its configuration has at least what `check` reads.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pegan_jax import losses, ops, optim
+from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
+from pegan_jax.models.discriminator import Discriminator, num_halvings, widths
+from pegan_jax.settings import ConfigError, at_least
+
+
+def check_widths(model: Any, prefix: str = '') -> None:
+    """Raises ConfigError unless all layers of a network have channels; prefix: '', or 'd_' for the discriminator."""
+    at_least(model, f'{prefix}channel_max', 1)
+    side, name = 4 * 2 ** num_halvings(model.size), f'{prefix}channel_base'
+    if getattr(model, name) < side:
+        raise ConfigError(
+            f'model.{name}={getattr(model, name)} leaves no channel at {side} pixels; use at least {side}.'
+        )
+
+
+def check(model: Any) -> None:
+    """Checks the fields of a configuration that training and the discriminator read. Raises ConfigError."""
+    try:
+        num_halvings(model.size)
+    except ValueError as error:
+        raise ConfigError(f'model.img_resolution={model.img_resolution}: {error}') from None
+    check_widths(model, 'd_')
+    for name in ('d_mapping_layers', 'mbstd_group_size', 'r1_interval', 'pl_batch_shrink'):
+        at_least(model, name, 1)
+    for name in ('c_dim', 'freeze_layers', 'pl_weight', 'pl_interval', 'blur_init_sigma', 'num_fp16_res'):
+        at_least(model, name, 0)
+    for name in ('style_mixing_prob', 'pl_decay'):
+        if not 0 <= getattr(model, name) <= 1:
+            raise ConfigError(f'model.{name}={getattr(model, name)} must lie in [0, 1].')
+    if model.pl_weight > 0 and model.pl_interval < 1:
+        raise ConfigError(f'model.pl_weight={model.pl_weight} needs model.pl_interval of at least 1; published: 4.')
+    if model.r1_gamma is not None:
+        at_least(model, 'r1_gamma', 0)
+    for name in ('conv_clamp', 'ema_kimg', 'ema_rampup', 'blur_fade_kimg'):
+        if getattr(model, name) is not None and not getattr(model, name) > 0:
+            raise ConfigError(f'model.{name}={getattr(model, name)} must be positive, or None.')
+    most = len(discriminator(model).convolutions)
+    if model.freeze_layers > most:
+        raise ConfigError(
+            f'model.freeze_layers={model.freeze_layers}: the discriminator has {most} that can be frozen.'
+        )
+
+
+def validate(config: Any) -> None:
+    """Checks a whole run configuration of StyleGAN2 or StyleGAN3. Raises ConfigError."""
+    data, model = config.data, config.model
+    if data.size != model.size:
+        raise ConfigError(
+            f'data.resolution={data.resolution} differs from model.img_resolution={model.img_resolution}: '
+            'set both to the same size.'
+        )
+    if bool(model.c_dim) != data.labels:
+        raise ConfigError(
+            f'model.c_dim={model.c_dim} with data.labels={data.labels}: set data.labels=True and model.c_dim to the '
+            'number of classes, or False and 0.'
+        )
+    if model.freeze_layers and config.train.init_from is None:
+        raise ConfigError(
+            f'model.freeze_layers={model.freeze_layers} needs train.init_from: frozen layers would stay random.'
+        )
+
+
+# What the losses see --------------------------------------------------------------------------------------------------
+
+
+class Networks(NamedTuple):
+    """What the losses need of a model: pure functions.
+
+    map: (params, buffers, z [b, z_dim], c [b, c_dim] or None, update_emas) -> (ws [b, num_ws, w_dim], buffers), of 'g'.
+    synthesise: (params, buffers, ws, keys [b], update_emas) -> (images [b, H, W, 3], buffers), of 'g'; the keys draw
+      the noise of a model that has any.
+    score: (params, buffers, images, c) -> logits [b], of 'd': `functools.partial(score, model)`.
+    exact: the same in float32, for derivatives of derivatives; None: these are.
+    """
+
+    map: Callable
+    synthesise: Callable
+    score: Callable
+    exact: 'Networks | None' = None
+
+
+class Latents(NamedTuple):
+    """Everything random about a batch of generated images.
+
+    z, other [b, z_dim]: latents, and those that style mixing takes the later layers from; c: labels [b, c_dim] or None.
+    keys [b]: of the noise. mixing: key that decides where to mix, one for the whole batch.
+    """
+
+    z: jax.Array
+    other: jax.Array
+    c: jax.Array | None
+    keys: jax.Array
+    mixing: jax.Array
+
+
+def networks(model: Any, generator: Callable, synthesise: Callable) -> Networks:
+    """The functions of a model.
+
+    Args:
+      generator: configuration -> Linen module with the methods `map` and `synthesise`.
+      synthesise: (module, params, buffers, ws, keys, update_emas) -> (images, buffers), see `Networks`.
+    """
+    module = generator(model)
+
+    def mapped(params: dict, buffers: dict, z: jax.Array, c: jax.Array | None, update_emas: bool) -> tuple:
+        variables = {'params': params, 'buffers': buffers}
+        ws, new = module.apply(variables, z, c, update_emas=update_emas, method='map', mutable=['buffers'])
+        return ws, new['buffers']
+
+    exact = None
+    if model.dtype != 'float32':
+        exact = networks(dataclasses.replace(model, dtype='float32'), generator, synthesise)
+    return Networks(mapped, functools.partial(synthesise, module), functools.partial(score, model), exact)
+
+
+def discriminator(model: Any) -> Discriminator:
+    """The Linen module of a configuration, of StyleGAN2 or StyleGAN3."""
+    return Discriminator(
+        widths(model.size, model.d_channel_base, model.d_channel_max)[::-1],
+        model.d_architecture,
+        mapping_layers=model.d_mapping_layers,
+        mbstd_group_size=model.mbstd_group_size,
+        conv_clamp=model.conv_clamp,
+        freeze_layers=model.freeze_layers,
+        num_fp16_res=model.num_fp16_res,
+        dtype=jnp.dtype(model.dtype),
+    )
+
+
+def score(model: Any, params: dict, buffers: dict, images: jax.Array, c: jax.Array | None) -> jax.Array:
+    """Logits [b] of images [b, H, W, 3] and labels [b, c_dim] or None."""
+    return discriminator(model).apply({'params': params, 'buffers': buffers}, images, c)
+
+
+def labels_or_default(model: Any, c: jax.Array | None, n: int) -> jax.Array | None:
+    """Labels [n, c_dim] as given, or the classes in turn; None for a model without labels.
+
+    Raises: ValueError for labels of another shape, or of a model that takes none.
+    """
+    if not model.c_dim:
+        if c is not None:
+            raise ValueError(f'labels of shape {c.shape} for a model without labels (c_dim=0).')
+        return None
+    if c is None:
+        return jax.nn.one_hot(jnp.arange(n) % model.c_dim, model.c_dim)
+    if c.shape != (n, model.c_dim):
+        raise ValueError(f'labels of shape {c.shape}; expected [{n}, {model.c_dim}].')
+    return c
+
+
+def labels(model: Any, batch: dict) -> jax.Array | None:
+    """Labels [b, c_dim] float32 of a batch: those it has, or the classes in it as one-hot vectors."""
+    if not model.c_dim:
+        return None
+    label = batch['label']
+    return jax.nn.one_hot(label, model.c_dim) if jnp.issubdtype(label.dtype, jnp.integer) else label
+
+
+def draw_latents(model: Any, batch: dict, key: jax.Array) -> Latents:
+    """New latents for a batch; fakes have the labels of its images, which are in random order."""
+    z_key, other_key, noise_key, mixing_key = jax.random.split(key, 4)
+    z, other = (sample_normal(k, batch['index'], (model.z_dim,)) for k in (z_key, other_key))
+    return Latents(z, other, labels(model, batch), sample_keys(noise_key, batch['index']), mixing_key)
+
+
+def blur_sigma(model: Any, nimg: Any, batch_size: int) -> Any:
+    """Width of the blur in pixels after nimg images: blur_init_sigma (1 - nimg / (1000 blur_fade_kimg)), at least 0."""
+    fade_kimg = batch_size * 200 / 32 if model.blur_fade_kimg is None else model.blur_fade_kimg
+    maximum = jnp.maximum if isinstance(nimg, jax.Array) else max  # on the host, nothing is asked of a device
+    return model.blur_init_sigma * maximum(1 - nimg / (1000 * fade_kimg), 0)
+
+
+def blur(images: jax.Array, sigma: jax.Array, max_sigma: float) -> jax.Array:
+    """Images [b, H, W, C] filtered with 2^-(i / sigma)^2 for |i| <= floor(3 sigma), normalised, zeros outside.
+
+    The base is 2, as in NVlabs/stylegan3 `StyleGAN2Loss.run_D`. sigma, at most max_sigma, may be traced: taps beyond
+    its radius are zero.
+    """
+    radius = math.floor(3 * max_sigma)
+    i = jnp.arange(-radius, radius + 1)
+    taps = jnp.exp2(-jnp.square(i / jnp.maximum(sigma, 1e-8))) * (jnp.abs(i) <= jnp.floor(3 * sigma))
+    return ops.filter2d(images, taps / jnp.sum(taps))
+
+
+def mix_styles(key: jax.Array, ws: jax.Array, other: jax.Array, prob: float) -> jax.Array:
+    """Of ws [b, num_ws, w_dim], replaces those from a random layer on by `other`, with a probability.
+
+    The layer, uniform in 1 .. num_ws - 1, is the same for the whole batch.
+    """
+    mix_key, layer_key = jax.random.split(key)
+    num_ws = ws.shape[1]
+    layer = jax.random.randint(layer_key, (), 1, num_ws)
+    cutoff = jnp.where(jax.random.uniform(mix_key) < prob, layer, num_ws)
+    return jnp.where(jnp.arange(num_ws)[None, :, None] < cutoff, ws, other)
+
+
+def styles(
+    model: Any, networks: Networks, params: dict, buffers: dict, latents: Latents, update_emas: bool = False
+) -> tuple[jax.Array, dict]:
+    """ws [b, num_ws, w_dim] of latents, mixed if the model says so, and G's buffers."""
+    ws, buffers = networks.map(params, buffers, latents.z, latents.c, update_emas)
+    if model.style_mixing_prob > 0:
+        other, _ = networks.map(params, buffers, latents.other, latents.c, False)
+        ws = mix_styles(latents.mixing, ws, other, model.style_mixing_prob)
+    return ws, buffers
+
+
+def judge(
+    model: Any,
+    networks: Networks,
+    params: dict,
+    buffers: dict,
+    images: jax.Array,
+    c: jax.Array | None,
+    sigma: jax.Array | None,
+) -> jax.Array:
+    """Logits [b] of images as D sees them, blurred; sigma: None for no blur."""
+    if sigma is not None:
+        images = blur(images, sigma, model.blur_init_sigma)
+    return networks.score(params, buffers, images, c)
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+
+
+def g_main(
+    model: Any,
+    networks: Networks,
+    params: dict,
+    g_buffers: dict,
+    d: tuple[dict, dict],
+    latents: Latents,
+    sigma: jax.Array | None = None,
+) -> tuple[jax.Array, dict]:
+    """The generator's non-saturating logistic loss; also metrics. d: (params, buffers) of the discriminator."""
+    ws, _ = styles(model, networks, params, g_buffers, latents)
+    fake, _ = networks.synthesise(params, g_buffers, ws, latents.keys, False)
+    loss = losses.logistic_g(judge(model, networks, *d, fake, latents.c, sigma))
+    return loss, {'loss/g': loss}
+
+
+def g_pl(
+    model: Any,
+    networks: Networks,
+    params: dict,
+    g_buffers: dict,
+    mean: jax.Array,
+    latents: Latents,
+    noise: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, dict]]:
+    """pl_weight times the path length penalty.
+
+    Args:
+      mean: the running mean of path lengths, [].
+      noise: standard normal, of the shape of the images.
+    Returns: the loss, the new mean, and metrics.
+    """
+    ws, _ = styles(model, networks, params, g_buffers, latents)
+    lengths = losses.path_lengths(
+        lambda ws: networks.synthesise(params, g_buffers, ws, latents.keys, False)[0], ws, noise
+    )
+    penalty, mean = losses.path_length_penalty(lengths, mean, model.pl_decay)
+    return model.pl_weight * penalty, (mean, {'loss/pl': penalty, 'path_length': mean})
+
+
+def d_main(
+    model: Any,
+    networks: Networks,
+    params: dict,
+    d_buffers: dict,
+    g: tuple[dict, dict],
+    real: jax.Array,
+    c: jax.Array | None,
+    latents: Latents,
+    sigma: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[dict, dict]]:
+    """The discriminator's logistic loss.
+
+    Args:
+      g: (params, buffers) of the generator.
+      real, c: images [b, H, W, 3] in [-1, 1] and their labels.
+    Returns: the loss, G's buffers with their running means updated, and metrics.
+    """
+    ws, g_buffers = styles(model, networks, *g, latents, update_emas=True)
+    fake, g_buffers = networks.synthesise(g[0], g_buffers, ws, latents.keys, True)
+    real_logits = judge(model, networks, params, d_buffers, real, c, sigma)
+    fake_logits = judge(model, networks, params, d_buffers, fake, latents.c, sigma)
+    loss = losses.logistic_d(real_logits, fake_logits)
+    metrics = {'loss/d': loss, 'logits/real': jnp.mean(real_logits), 'logits/fake': jnp.mean(fake_logits)}
+    return loss, (g_buffers, metrics)
+
+
+def d_r1(
+    model: Any,
+    networks: Networks,
+    params: dict,
+    d_buffers: dict,
+    real: jax.Array,
+    c: jax.Array | None,
+    gamma: float,
+    sigma: jax.Array | None = None,
+) -> tuple[jax.Array, dict]:
+    """gamma / 2 times the R1 penalty with respect to the images, before they are blurred; also metrics."""
+    penalty = losses.r1_penalty(lambda x: judge(model, networks, params, d_buffers, x, c, sigma), real)
+    return gamma / 2 * penalty, {'loss/r1': penalty}
+
+
+# Assembly -------------------------------------------------------------------------------------------------------------
+
+
+def assemble(config: Any, generator: Callable, synthesise: Callable, sample: Callable) -> GAN:
+    """The GAN of a run configuration, of StyleGAN2 or StyleGAN3: G main, G path length, D main, D R1, in this order.
+
+    Args:
+      generator, synthesise: as for `networks`.
+      sample: see `GAN.sample`.
+    """
+    model, batch_size = config.model, config.train.batch_size
+    height, width = model.size
+    nets = networks(model, generator, synthesise)
+    exact = nets.exact or nets
+    gamma = 0.0002 * height * width / batch_size if model.r1_gamma is None else model.r1_gamma
+    ema_kimg = batch_size * 10 / 32 if model.ema_kimg is None else model.ema_kimg
+
+    def init(key: jax.Array) -> tuple[dict, dict, dict]:
+        g_key, d_key = jax.random.split(key)
+        images, c = jnp.zeros((1, height, width, 3)), labels_or_default(model, None, 1)
+        g = generator(model).init(g_key, jnp.zeros((1, model.z_dim)), c)
+        both = {'g': g, 'd': discriminator(model).init(d_key, images, c)}
+        params, buffers = ({net: both[net].get(part, {}) for net in both} for part in ('params', 'buffers'))
+        return params, buffers, {'pl_mean': jnp.float32(0)} if model.pl_weight > 0 else {}
+
+    def sigma_of(state: Any, stage: Stage) -> jax.Array | None:
+        return blur_sigma(model, state.nimg, batch_size) if 'blur' in stage.flags else None
+
+    def net(state: Any, name: str) -> tuple[dict, dict]:
+        return state.params[name], state.buffers[name]
+
+    def g_main_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
+        latents, sigma = draw_latents(model, batch, key), sigma_of(state, stage)
+        loss, metrics = g_main(model, nets, params, state.buffers['g'], net(state, 'd'), latents, sigma)
+        return loss, ({}, metrics)
+
+    def g_pl_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
+        rows = max(len(batch['index']) // model.pl_batch_shrink, 1)
+        few = {name: batch[name][:rows] for name in ('index', 'label') if name in batch}
+        latents_key, noise_key = jax.random.split(key)
+        noise = sample_normal(noise_key, few['index'], (height, width, 3))
+        latents, mean = draw_latents(model, few, latents_key), state.stats['pl_mean']
+        loss, (mean, metrics) = g_pl(model, exact, params, state.buffers['g'], mean, latents, noise)
+        return loss, ({'stats': {**state.stats, 'pl_mean': mean}}, metrics)
+
+    def d_main_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
+        latents, sigma = draw_latents(model, batch, key), sigma_of(state, stage)
+        loss, (g_buffers, metrics) = d_main(
+            model, nets, params, state.buffers['d'], net(state, 'g'), batch['image'], latents.c, latents, sigma
+        )
+        return loss, ({'buffers': {**state.buffers, 'g': g_buffers}}, metrics)
+
+    def d_r1_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
+        c, sigma = labels(model, batch), sigma_of(state, stage)
+        loss, metrics = d_r1(model, exact, params, state.buffers['d'], batch['image'], c, gamma, sigma)
+        return loss, ({}, metrics)
+
+    def stage_at(step: int, nimg: int, seed: int) -> Stage:
+        blurs = 3 * blur_sigma(model, nimg, batch_size) >= 1
+        return Stage(config.data.resolution, flags=('blur',) if blurs else ())
+
+    def adam(lr: float, interval: int) -> optax.GradientTransformation:
+        return optax.chain(optim.finite_gradients(), optim.adam(config.optim, lr, interval))
+
+    updates = [
+        Update('g', g_main_loss),
+        *([Update('g', g_pl_loss, interval=model.pl_interval)] if model.pl_weight > 0 else []),
+        Update('d', d_main_loss),
+        *([Update('d', d_r1_loss, interval=model.r1_interval)] if gamma > 0 else []),
+    ]
+    return GAN(
+        init=init,
+        updates=tuple(updates),
+        optimizers={'g': adam(config.optim.g_lr, model.pl_interval), 'd': adam(config.optim.d_lr, model.r1_interval)},
+        sample=sample,
+        stage_at=stage_at,
+        ema=lambda nimg, step: optim.ema_decay(batch_size, nimg, ema_kimg, model.ema_rampup),
+    )
