@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pegan_jax.settings import OptimConfig
+from pegan_jax.settings import OptimConfig, TrainConfig
 
 
 def adam(optim: OptimConfig, lr: float, interval: int = 0) -> optax.GradientTransformation:
@@ -25,15 +25,16 @@ def finite_gradients() -> optax.GradientTransformation:
     return optax.stateless(clean)
 
 
-def ema_decay(batch_size: int, nimg: jax.Array, ema_kimg: float, ema_rampup: float | None) -> jax.Array | float:
+def ema_decay(train: TrainConfig, nimg: jax.Array, ema_kimg: float, ema_rampup: float | None) -> jax.Array | float:
     """Decay per step of a running mean with a half-life in images: 0.5 ^ (batch_size / half-life) (StyleGAN2-ADA).
 
     Args:
       nimg: images seen before this step.
       ema_kimg: half-life in thousands of images.
-      ema_rampup: the half-life is at most this fraction of nimg; None: no such limit.
+      ema_rampup: the half-life is at most this fraction of nimg; None: no such limit. A run that starts from another
+        (train.init_from) has no such limit either, or the mean that it starts from would be gone at once.
     """
     half_life = ema_kimg * 1000
-    if ema_rampup is not None:
+    if ema_rampup is not None and train.init_from is None:
         half_life = jnp.minimum(half_life, nimg * ema_rampup)
-    return 0.5 ** (batch_size / jnp.maximum(half_life, 1e-8))
+    return 0.5 ** (train.batch_size / jnp.maximum(half_life, 1e-8))

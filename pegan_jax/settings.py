@@ -109,8 +109,11 @@ class TrainConfig:
       convolutions are many times slower in a loop.
     sample_grid: (rows, columns) of the sample image.
     checksums: write and verify SHA-256 sums of every checkpoint.
+    compilation_cache: folder that keeps compiled programs, so that a second launch does not compile again; None: off.
+      The environment variable JAX_COMPILATION_CACHE_DIR goes before.
     init_from: a run's working directory, or what `convert` made: a new run begins with the networks in its newest
-      checkpoint, and with a fresh discriminator where that has none; optimisers begin anew.
+      checkpoint, and with a fresh discriminator where that has none; optimisers begin anew. Running means go on as if
+      they had warmed up, and a blur of the first images is over.
     """
 
     batch_size: int = 32
@@ -126,6 +129,7 @@ class TrainConfig:
     inner_steps: int = 1
     sample_grid: tuple[int, int] = (4, 8)
     checksums: bool = True
+    compilation_cache: str | None = '~/.cache/pegan_jax'
     init_from: str | None = None
 
     def __post_init__(self) -> None:

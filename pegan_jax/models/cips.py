@@ -364,7 +364,7 @@ def build(config: Any) -> GAN:
         sample=sample_like_data,
         stage_at=functools.partial(stage_at, config),
         prepare=functools.partial(prepare, config) if cuts else None,
-        ema=functools.partial(ema_decay, model, config.train.batch_size),
+        ema=functools.partial(ema_decay, config),
     )
 
 
@@ -377,11 +377,12 @@ def optimizers(config: Any) -> dict[str, optax.GradientTransformation]:
     }
 
 
-def ema_decay(model: Config, batch_size: int, nimg: jax.Array, step: jax.Array) -> jax.Array | float:
+def ema_decay(config: Any, nimg: jax.Array, step: jax.Array) -> jax.Array | float:
     """Decay of G's running mean at a step: `ema_decay`, or by half-life in images."""
+    model, train = config.model, config.train
     if model.ema_kimg is None:
         return model.ema_decay
-    return optim.ema_decay(batch_size, nimg, model.ema_kimg, model.ema_rampup)
+    return optim.ema_decay(train, nimg, model.ema_kimg, model.ema_rampup)
 
 
 # Sampling -------------------------------------------------------------------------------------------------------------

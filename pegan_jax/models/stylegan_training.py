@@ -379,7 +379,8 @@ def assemble(config: Any, generator: Callable, synthesise: Callable, sample: Cal
         return loss, ({}, metrics)
 
     def stage_at(step: int, nimg: int, seed: int) -> Stage:
-        blurs = 3 * blur_sigma(model, nimg, batch_size) >= 1
+        # The blur is for a discriminator that knows nothing yet.
+        blurs = config.train.init_from is None and 3 * blur_sigma(model, nimg, batch_size) >= 1
         return Stage(config.data.resolution, flags=('blur',) if blurs else ())
 
     def adam(lr: float, interval: int) -> optax.GradientTransformation:
@@ -397,5 +398,5 @@ def assemble(config: Any, generator: Callable, synthesise: Callable, sample: Cal
         optimizers={'g': adam(config.optim.g_lr, model.pl_interval), 'd': adam(config.optim.d_lr, model.r1_interval)},
         sample=sample,
         stage_at=stage_at,
-        ema=lambda nimg, step: optim.ema_decay(batch_size, nimg, ema_kimg, model.ema_rampup),
+        ema=lambda nimg, step: optim.ema_decay(config.train, nimg, ema_kimg, model.ema_rampup),
     )

@@ -14,24 +14,33 @@ def _check_size(x: jax.Array, size: tuple[int, int]) -> None:
         raise ValueError(f'size={size} for x of shape {x.shape}; both need (height, width) of at least 1.')
 
 
-def _interpolate(x: jax.Array, axis: int, numerator: jax.Array, denominator: int) -> jax.Array:
+def _interpolate(
+    x: jax.Array, axis: int, numerator: jax.Array, denominator: int, width: int | None = None
+) -> jax.Array:
     """Reads x linearly along one axis at the positions numerator / denominator, int32 [n], within its length.
 
-    The weight of input i at position s is max(0, 1 - |s - i|); of integers, only the last division rounds.
+    The weight of input i at position s is max(0, 1 - |s - i|); of integers, only the last division rounds. With a
+    width above the denominator, the weight is max(0, 1 - |s - i| denominator / width), divided by the sum of all.
     """
     index = jnp.arange(x.shape[axis])
     distance = jnp.abs(numerator[:, None] - denominator * index[None, :])
-    weights = jnp.maximum(denominator - distance, 0).astype(jnp.float32) / denominator
+    if width is None or width <= denominator:
+        weights = jnp.maximum(denominator - distance, 0).astype(jnp.float32) / denominator
+    else:
+        weights = jnp.maximum(width - distance, 0).astype(jnp.float32)
+        weights = weights / jnp.sum(weights, axis=1, keepdims=True)
     out = jnp.tensordot(weights, x.astype(jnp.float32), (1, axis), precision='highest')
     return jnp.moveaxis(out, 0, axis)
 
 
-def resize_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize_align_corners(x: jax.Array, size: tuple[int, int], *, antialias: bool = False) -> jax.Array:
     """Bilinear resize that keeps corner pixels: output t of n reads t (in - 1) / (n - 1), and 0 if n = 1.
 
     Args:
       x: [..., H, W, C]; weights and sums are float32, the result has x's dtype.
       size: (height, width) of the result.
+      antialias: of an axis that gets shorter, average with a triangle as wide as the reduction, so that what the result
+        is too coarse for does not come back as stripes.
     Returns: [..., *size, C].
     Raises: ValueError for other ranks and empty sizes.
     """
@@ -39,7 +48,9 @@ def resize_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     out = x
     for axis, n in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
         if n != x.shape[axis]:
-            out = _interpolate(out, axis, jnp.arange(n) * (x.shape[axis] - 1), max(n - 1, 1))
+            last = x.shape[axis] - 1
+            width = last if antialias else None
+            out = _interpolate(out, axis, jnp.arange(n) * last, max(n - 1, 1), width)
     return out.astype(x.dtype)
 
 

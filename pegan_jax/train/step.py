@@ -2,6 +2,7 @@
 
 import functools
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,18 @@ from pegan_jax.ops import resize_align_corners
 from pegan_jax.train.state import TrainState, create_state
 
 AXIS = 'data'
+NON_FINITE = (
+    'gradients/non_finite_'  # metrics of this name and a network's: entries of its gradient that are no numbers
+)
+
+
+def persistent_cache(folder: str | None) -> None:
+    """Keeps compiled programs in a folder, so that a second launch does not compile again; None: does not.
+
+    JAX_COMPILATION_CACHE_DIR, where it is set, goes before.
+    """
+    if folder is not None and not jax.config.jax_compilation_cache_dir:
+        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(folder).expanduser()))
 
 
 def data_mesh(devices: list | None = None) -> Mesh:
@@ -42,8 +55,18 @@ def all_programs(gan: GAN) -> tuple[tuple[Stage, tuple[int, ...]], ...]:
     return tuple((stage, updates) for stage in gan.stages() for updates in due)
 
 
-def _pmean(tree: dict) -> dict:
+def _pmean(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.pmean(x, AXIS) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
+
+
+def _pmean_changed(new: dict, old: dict) -> dict:
+    """Means over devices of what is not the very same array as before, which is equal on all devices already."""
+    return jax.tree.map(lambda x, y: x if x is y else _pmean(x), new, old)
+
+
+def _non_finite(tree: Any) -> jax.Array:
+    """How many entries are NaN or infinite, float32 []."""
+    return sum(jnp.sum(~jnp.isfinite(x), dtype=jnp.float32) for x in jax.tree.leaves(tree))
 
 
 def _at(tree: dict, path: tuple[str, ...]) -> Any:
@@ -68,15 +91,16 @@ def device_step(
     Args:
       state: replicated.
       batch: 'image' [b, H, W, C] uint8, and whatever else the source gives, b rows each. Losses see images in [-1, 1],
-        resized to the stage (bilinear, align-corners: both multi-scale systems train so).
+        resized to the stage (corners kept, as grids of any size keep them; low-passed where the stage is smaller).
       gan, stage, due, seed: static; due as from `due_updates`.
     Returns: the new state, equal on all devices, and scalar metrics averaged over them. metrics['finite'] is 1.0 where
-      every loss of the step was finite on every device.
+      every loss of the step was finite on every device, otherwise 0.0; for every network that was trained, NON_FINITE
+      counts the entries of its gradients that were not finite.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     rows, batch = batch['image'].shape[0], as_floats(batch)
     if batch['image'].shape[1:3] != stage.size:
-        batch['image'] = resize_align_corners(batch['image'], stage.size)
+        batch['image'] = resize_align_corners(batch['image'], stage.size, antialias=True)
     batch['index'] = jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)
     if gan.prepare is not None:
         batch = gan.prepare(batch, jax.random.fold_in(key, len(gan.updates)), stage)
@@ -94,14 +118,16 @@ def device_step(
         # The gradient of the *local* loss, then the mean over devices: under shard_map with its replication check on,
         # the gradient would already be summed over devices, and this mean would leave it too large by their number.
         (value, (fields, scalars)), grads = jax.value_and_grad(loss, has_aux=True)(_at(state.params, path))
-        grads, fields, scalars, ok = _pmean((grads, fields, scalars, jnp.isfinite(value).astype(jnp.float32)))
-        state = state.replace(**fields)
+        grads, scalars = _pmean((grads, scalars))
+        ok = jax.lax.pmin(jnp.isfinite(value).astype(jnp.float32), AXIS)
+        state = state.replace(**_pmean_changed(fields, {name: getattr(state, name) for name in fields}))
         trained = _at(state.params, path)
         deltas, opt = gan.optimizers[net].update(grads, _at(state.opt, path), trained)
         state = state.replace(
             params=_put(state.params, path, optax.apply_updates(trained, deltas)), opt=_put(state.opt, path, opt)
         )
-        metrics |= scalars
+        count = f'{NON_FINITE}{net}'
+        metrics |= scalars | {count: metrics.get(count, 0.0) + _non_finite(grads)}
         finite = jnp.minimum(finite, ok)
 
     if gan.ema is not None:

@@ -18,7 +18,7 @@ import pytest
 import toy
 from PIL import Image
 
-from pegan_jax.train import loop
+from pegan_jax.train import loop, metrics, pictures, programs
 from pegan_jax.train.checkpoint import CheckpointError, Checkpoints, load_sampling, verify
 
 
@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     config = _config(folder, total_kimg=1.0)
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, g_lr=1e38))
     with pytest.raises(
-        loop.NonFiniteError, match=r'^a loss \(.*\) is not finite at step 5; the last good checkpoint is of step 4 '
+        metrics.NonFiniteError, match=r'^a loss \(.*\) is not finite at step 5; the last good checkpoint is of step 4 '
     ):
         loop.run(config, tmp_path)
     assert Checkpoints(tmp_path / 'checkpoints').steps() == [4]
@@ -187,7 +187,7 @@ def test_parameters_that_are_not_finite_are_never_saved(folder, tmp_path, monkey
     broken = toy.toy_gan(0.02)
     updates = tuple(dataclasses.replace(u, loss=_nan_gradient(u.loss)) if u.net == 'g' else u for u in broken.updates)
     monkeypatch.setattr(toy.SYSTEMS['toy'], 'build', lambda config: broken._replace(updates=updates))
-    with pytest.raises(loop.NonFiniteError, match=r'^a parameter is not finite at step 1; nothing had been saved yet'):
+    with pytest.raises(metrics.NonFiniteError, match=r'^a parameter is not finite at step 1; nothing had been saved'):
         loop.run(_config(folder, checkpoint_every=1), tmp_path)
     assert Checkpoints(tmp_path / 'checkpoints').steps() == []
 
@@ -203,7 +203,7 @@ def _nan_gradient(loss):
 
 def test_the_newest_and_the_best_checkpoints_are_kept(folder, tmp_path, monkeypatch):
     scores = iter([5.0, 1.0, 3.0, 4.0, 2.0])
-    monkeypatch.setattr(loop._Sampler, 'distance', lambda *_: next(scores))
+    monkeypatch.setattr(pictures.Pictures, 'distance', lambda *_: next(scores))
     loop.run(_config(folder, checkpoint_every=2, keep=2, keep_best=1, metric_images=8), tmp_path)
     assert Checkpoints(tmp_path / 'checkpoints').steps() == [4, 8, 10]
     assert load_sampling(tmp_path / 'checkpoints', 'best')[2] == 4
@@ -232,13 +232,13 @@ def test_logs_hold_every_interval_and_samples(folder, tmp_path):
 def test_steps_in_a_loop_on_the_device_are_the_same_steps(folder, tmp_path, monkeypatch):
     whole = toy.toy_gan(0.02)
     monkeypatch.setattr(toy.SYSTEMS['toy'], 'build', lambda config: whole._replace(updates=whole.updates[::2]))
-    lengths, states, logs, device_steps = [], [], [], loop.device_steps
+    lengths, states, logs, device_steps = [], [], [], programs.device_steps
 
     def spy(state, batches, **kwargs):
         lengths.append(len(batches))
         return device_steps(state, batches, **kwargs)
 
-    monkeypatch.setattr(loop, 'device_steps', spy)
+    monkeypatch.setattr(programs, 'device_steps', spy)
     for inner in (1, 3):
         workdir = tmp_path / str(inner)
         config = _config(folder, total_kimg=0.104, inner_steps=inner, log_every=4, checkpoint_every=8, sample_every=6)

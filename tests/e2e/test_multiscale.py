@@ -9,7 +9,7 @@ from PIL import Image
 
 from pegan_jax.cli import main
 from pegan_jax.config import load_config
-from pegan_jax.train import loop, run
+from pegan_jax.train import loop, programs, run
 
 STEPS = 3
 
@@ -34,9 +34,9 @@ def trained(tmp_path_factory):
     config = settings(folder / 'images')
     events = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in ('place_batch', 'compile_step'):
-            function = getattr(loop, name)
-            patch.setattr(loop, name, lambda *a, f=function, name=name: (events.append(name), f(*a))[1])
+        for module, name in ((loop, 'place_batch'), (programs, 'compile_step')):
+            function = getattr(module, name)
+            patch.setattr(module, name, lambda *a, f=function, name=name: (events.append(name), f(*a))[1])
         straight = run(config, folder / 'straight')
     shutil.copytree(folder / 'straight', folder / 'again')
     (folder / 'again' / 'checkpoints' / str(STEPS)).rename(folder / 'last')  # as if it had been stopped at step 2

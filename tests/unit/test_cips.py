@@ -136,14 +136,17 @@ def test_data_of_a_resolution_that_the_model_cannot_train_on_are_refused(change,
 
 
 def test_ema_decay_is_published_by_default_and_a_half_life_with_ramp_up_on_request():
-    assert cips.ema_decay(TINY, 32, 0, 0) == 0.5 ** (32 / 10_000)
-    half_life = dataclasses.replace(TINY, ema_kimg=10.0)
-    assert cips.ema_decay(half_life, 32, 0, 0) == pytest.approx(0.5 ** (32 / 10_000))
-    assert cips.ema_decay(half_life, 320, 0, 0) == pytest.approx(0.5 ** (320 / 10_000))
-    ramp = dataclasses.replace(half_life, ema_rampup=0.05)
-    assert cips.ema_decay(ramp, 32, jnp.int32(0), 0) == 0
-    assert cips.ema_decay(ramp, 32, jnp.int32(20_000), 0) == pytest.approx(0.5 ** (32 / 1000))
-    assert cips.ema_decay(ramp, 32, jnp.int32(10**6), 0) == pytest.approx(0.5 ** (32 / 10_000))
+    def decay(nimg, batch_size=32, **model):
+        config = SimpleNamespace(model=dataclasses.replace(TINY, **model), train=TrainConfig(batch_size=batch_size))
+        return cips.ema_decay(config, jnp.int32(nimg), 0)
+
+    assert decay(0) == 0.5 ** (32 / 10_000)
+    assert decay(0, ema_kimg=10.0) == pytest.approx(0.5 ** (32 / 10_000))
+    assert decay(0, 320, ema_kimg=10.0) == pytest.approx(0.5 ** (320 / 10_000))
+    ramp = {'ema_kimg': 10.0, 'ema_rampup': 0.05}
+    assert decay(0, **ramp) == 0
+    assert decay(20_000, **ramp) == pytest.approx(0.5 ** (32 / 1000))
+    assert decay(10**6, **ramp) == pytest.approx(0.5 ** (32 / 10_000))
 
 
 def adam_steps(optimizer, grads):

@@ -98,3 +98,17 @@ def test_resizing_keeps_dtype_and_any_leading_axes(x):
 def test_impossible_sizes_are_refused(resize, shape, size):
     with pytest.raises(ValueError, match=r'size|shape'):
         resize(jnp.zeros(shape), size)
+
+
+def test_what_a_smaller_image_is_too_coarse_for_does_not_come_back_as_stripes():
+    stripes = np.cos(np.pi * np.arange(64, dtype=np.float32) * 0.9)[None, :, None].repeat(
+        64, 0
+    )  # 0.45 cycles per pixel
+    plain, averaged = (ops.resize_align_corners(stripes, (16, 16), antialias=a)[3:-3, 3:-3] for a in (False, True))
+    assert np.std(plain) > 0.4 and np.std(averaged) < 0.03
+    # A slope stays what it is, away from the borders, and so does an image that gets larger.
+    slope = np.arange(64, dtype=np.float32)[None, :, None].repeat(64, 0)
+    want = ops.resize_align_corners(slope, (16, 16))[3:-3, 3:-3]
+    np.testing.assert_allclose(ops.resize_align_corners(slope, (16, 16), antialias=True)[3:-3, 3:-3], want, atol=1e-3)
+    larger = ops.resize_align_corners(slope, (80, 80))
+    np.testing.assert_array_equal(ops.resize_align_corners(slope, (80, 80), antialias=True), larger)

@@ -60,8 +60,9 @@ def test_images_arrive_in_the_unit_range_resized_with_their_corners_kept():
     gan = _gan(Stage((3, 2)), prepare=prepare)
     _, metrics = _step(gan, _state(gan), images)
     assert seen == {'shape': (2, 3, 2, 3), 'index': (2,)}
-    # After prepare, the corner that losses look at is the first pixel: 51 / 127.5 - 1.
-    np.testing.assert_allclose(metrics['loss/g'], -0.6, atol=1e-6)
+    # After prepare, the corner that losses look at is the first pixel, 51 / 127.5 - 1 = -0.6 in a black (-1) image.
+    # Low-passed, its weight is 1 / (1 + 1/2) of the column and 1 / (1 + 3/4 + 1/2 + 1/4) of the row.
+    np.testing.assert_allclose(metrics['loss/g'], -1 + 0.4 / 1.5 / 2.5, atol=1e-6)
 
 
 def test_a_lazy_loss_is_multiplied_by_its_interval_and_skipped_when_not_due():
@@ -70,10 +71,10 @@ def test_a_lazy_loss_is_multiplied_by_its_interval_and_skipped_when_not_due():
     white = np.full((4, 2, 2, 3), 255, np.uint8)
     first, metrics = _step(gan, _state(gan), white)
     np.testing.assert_allclose([first.params['d'], first.params['g']], [2 - 0.25 * 3, 1 - 0.5])
-    assert set(metrics) == {'loss/d', 'loss/g', 'finite'} and metrics['loss/d'] == 1
+    assert {name for name in metrics if 'finite' not in name} == {'loss/d', 'loss/g'} and metrics['loss/d'] == 1
     second, metrics = _step(gan, first, white, step=1)
     np.testing.assert_allclose([second.params['d'], second.params['g']], [1.25, 0.0], atol=1e-6)
-    assert set(metrics) == {'loss/g', 'finite'}
+    assert {name for name in metrics if 'finite' not in name} == {'loss/g'}
 
 
 def test_updates_see_what_the_ones_before_them_did():
@@ -120,10 +121,35 @@ def test_every_step_and_every_update_draws_its_own_numbers():
     assert first == again
 
 
-def test_a_loss_that_is_not_finite_is_flagged():
+def test_a_loss_that_is_not_finite_is_flagged_and_so_is_its_gradient():
     gan = _gan(Stage(2), other=jnp.inf)
     _, metrics = _step(gan, _state(gan), np.zeros((4, 2, 2, 3), np.uint8))
     assert metrics['finite'] == 0
+    assert metrics['gradients/non_finite_d'] == metrics['gradients/non_finite_g'] == 1
+    _, metrics = _step(_gan(Stage(2)), _state(gan), np.zeros((4, 2, 2, 3), np.uint8))
+    assert metrics['finite'] == 1 and metrics['gradients/non_finite_d'] == 0
+
+
+def test_the_running_mean_is_told_how_many_images_there_were_before_the_step():
+    gan = _gan(Stage(2))._replace(ema=lambda nimg, step: jnp.where(nimg == 0, 0.75, jnp.nan))
+    state, _ = _step(gan, _state(gan), np.full((4, 2, 2, 3), 255, np.uint8))
+    np.testing.assert_allclose(state.ema, 0.75 * 1 + 0.25 * 0.5)
+
+
+def test_what_is_prepared_for_all_updates_shares_no_random_numbers_with_any_of_them():
+    def prepare(batch, key, stage):
+        return {**batch, 'drawn': sample_normal(key, batch['index'], (2,))}
+
+    def loss(name):
+        def fn(params, state, batch, key, stage):
+            own = jnp.mean(sample_normal(key, batch['index'], (2,)))
+            return 0 * params, ({}, {name: own, 'prepared': jnp.mean(batch['drawn'])})
+
+        return fn
+
+    gan = _gan(Stage(2), prepare=prepare)._replace(updates=(Update('d', loss('a')), Update('g', loss('b'))))
+    _, metrics = _step(gan, _state(gan), np.zeros((4, 2, 2, 3), np.uint8))
+    assert len({float(metrics[name]) for name in ('a', 'b', 'prepared')}) == 3
 
 
 def test_the_state_is_donated():

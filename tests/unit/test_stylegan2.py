@@ -243,10 +243,12 @@ def test_adam_is_corrected_for_the_interval_of_the_lazy_term():
     assert steps(optim.adam(config, 0.01, 0)) == pytest.approx(steps(optax.adam(0.01, b1=0.5, b2=0.9)))
 
 
-def test_ema_has_a_half_life_in_images_with_a_ramp():
-    assert optim.ema_decay(32, 0, 10.0, None) == pytest.approx(0.5 ** (32 / 10_000))
-    assert optim.ema_decay(32, jnp.int32(1000), 10.0, 0.05) == pytest.approx(0.5 ** (32 / 50))
-    assert optim.ema_decay(32, jnp.int32(0), 10.0, 0.05) == 0
+def test_ema_has_a_half_life_in_images_with_a_ramp_unless_a_run_starts_from_another():
+    train, tuned = TrainConfig(batch_size=32), TrainConfig(batch_size=32, init_from='runs/first')
+    assert optim.ema_decay(train, 0, 10.0, None) == pytest.approx(0.5 ** (32 / 10_000))
+    assert optim.ema_decay(train, jnp.int32(1000), 10.0, 0.05) == pytest.approx(0.5 ** (32 / 50))
+    assert optim.ema_decay(train, jnp.int32(0), 10.0, 0.05) == 0
+    assert optim.ema_decay(tuned, jnp.int32(0), 10.0, 0.05) == pytest.approx(0.5 ** (32 / 10_000))
     gan = stylegan2.build(run_config(dataclasses.replace(TINY, ema_kimg=None)))
     assert gan.ema(jnp.int32(10**9), 0) == pytest.approx(0.5 ** (4 / 1250))
 
@@ -305,7 +307,8 @@ def test_a_step_moves_what_it_should_and_nothing_else(trained):
     assert after.stats['pl_mean'] == pytest.approx(float(metrics[0]['path_length']))
     assert all(m['finite'] == 1 for m in metrics)
     assert metrics[0].keys() == {
-        'loss/g', 'loss/pl', 'path_length', 'loss/d', 'logits/real', 'logits/fake', 'loss/r1', 'finite'
+        'loss/g', 'loss/pl', 'path_length', 'loss/d', 'logits/real', 'logits/fake', 'loss/r1', 'finite',
+        'gradients/non_finite_g', 'gradients/non_finite_d',
     }  # fmt: skip
 
 

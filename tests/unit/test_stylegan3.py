@@ -255,3 +255,10 @@ def test_published_configurations():
     assert from_json(to_json(r)) == r
     # The rule for images without a published value gives the published ones at 1024 and 512 pixels.
     assert [round(load_config(f'stylegan3:images{n}').model.r1_gamma, 1) for n in (1024, 512)] == [32.8, 8.2]
+
+
+def test_the_blur_of_the_first_images_is_over_for_a_run_that_starts_from_another():
+    config = load_config('stylegan3:r,tiny')
+    tuned = dataclasses.replace(config, train=dataclasses.replace(config.train, init_from='runs/first'))
+    assert stylegan3.build(config).stage_at(0, 0, 0).flags == ('blur',)
+    assert stylegan3.build(tuned).stage_at(0, 0, 0).flags == ()

@@ -1,0 +1,102 @@
+"""Scalars of a run: kept on the device until they can be fetched without waiting, checked, averaged and logged."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pegan_jax.train.checkpoint import Checkpoints
+from pegan_jax.train.log import RunLog
+from pegan_jax.train.state import TrainState
+from pegan_jax.train.step import NON_FINITE
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a parameter is no longer a number; the message names the step and the last good checkpoint."""
+
+
+class Metrics:
+    """Scalars of every step. They stay on the device until the log step after next, so that the host does not wait."""
+
+    def __init__(self, checkpoints: Checkpoints, runlog: RunLog, batch_size: int) -> None:
+        self._checkpoints, self._runlog, self._batch_size = checkpoints, runlog, batch_size
+        self._fresh, self._ready, self._ready_rate = [], [], 0.0
+        self._since, self._bad_intervals = time.perf_counter(), 0
+
+    @contextlib.contextmanager
+    def paused(self, say: str | None = None) -> Iterator[None]:
+        """Steps stand still: time spent inside does not count in images per second, and the host may use the device."""
+        jax.block_until_ready(self._fresh[-1:])
+        start = time.perf_counter()
+        if say is not None:
+            self._runlog.say(say)
+        with jax.transfer_guard('allow'):
+            yield
+        self._since += time.perf_counter() - start
+
+    def add(self, step: int, nimg: int, scalars: dict) -> None:
+        """Takes the scalars, [count] each, of the steps up to `step`."""
+        self._fresh.append((step, nimg, scalars))
+
+    def report(self) -> None:
+        """Logs the interval before the last one, whose steps are done by now."""
+        self._log(self._ready, self._ready_rate)
+        now, steps = time.perf_counter(), sum(len(scalars['finite']) for *_, scalars in self._fresh)
+        self._ready, self._ready_rate = self._fresh, steps * self._batch_size / (now - self._since)
+        self._fresh, self._since = [], now
+
+    def flush(self) -> None:
+        """Logs everything; waits for the device."""
+        self.report()
+        self.report()
+
+    def check_parameters(self, state: TrainState, step: int) -> None:
+        """Raises NonFiniteError unless all parameters are finite; waits for the device."""
+        if not _all_finite(state.params).item():
+            raise NonFiniteError(self._message('a parameter', step))
+
+    def _log(self, steps: list, rate: float) -> None:
+        if not steps:
+            return
+        values = []
+        for (step, _, _), scalars in zip(steps, jax.device_get([scalars for *_, scalars in steps]), strict=True):
+            finite = scalars.pop('finite')
+            values += [{name: value[i] for name, value in scalars.items()} for i in range(len(finite))]
+            if not finite.all():
+                i = int(np.argmin(finite)) - len(finite)
+                shown = ', '.join(f'{k}={v:.4g}' for k, v in values[i].items())
+                raise NonFiniteError(self._message(f'a loss ({shown})', step + 1 + i))
+        names = sorted({name for scalars in values for name in scalars})
+        means = {name: float(np.mean([s[name] for s in values if name in s])) for name in names}
+        self._warn_of_gradients(values, steps[-1][0])
+        self._runlog.scalars(steps[-1][0], steps[-1][1], {**means, 'perf/images_per_second': rate})
+
+    def _warn_of_gradients(self, values: list[dict], step: int) -> None:
+        """Systems that replace what is not finite in gradients can do so for a while; not at every step."""
+        bad = sum(any(v > 0 for name, v in s.items() if name.startswith(NON_FINITE)) for s in values)
+        self._bad_intervals = self._bad_intervals + 1 if bad == len(values) else 0
+        if self._bad_intervals and self._bad_intervals.bit_count() == 1:  # the first, second, fourth, eighth ...
+            log.warning(
+                'gradients had entries that are not finite, replaced before the optimiser, in all of the last %d steps '
+                '(to step %d): the networks learn little or nothing. Lower optim.g_lr and optim.d_lr or the weight of '
+                'the regulariser, or train in float32.', len(values), step,
+            )  # fmt: skip
+
+    def _message(self, what: str, step: int) -> str:
+        steps = self._checkpoints.steps()
+        last = f'the last good checkpoint is of step {steps[-1]}' if steps else 'nothing had been saved yet'
+        return (
+            f'{what} is not finite at step {step}; {last} ({self._checkpoints.root}). '
+            'Lower optim.g_lr and optim.d_lr or the weight of the regulariser, or train in float32.'
+        )
+
+
+@jax.jit
+def _all_finite(tree: dict) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))

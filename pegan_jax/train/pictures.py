@@ -1,0 +1,82 @@
+"""What a run shows of itself: sample images of fixed inputs, and their distance to real ones."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from pegan_jax.config import Config
+from pegan_jax.gan import GAN, latents
+from pegan_jax.metrics.distribution import sliced_wasserstein
+from pegan_jax.ops import resize_align_corners
+from pegan_jax.pixels import image_grid, to_uint8
+from pegan_jax.train.state import TrainState
+from pegan_jax.train.step import as_floats
+
+
+class Pictures:
+    """Images of fixed inputs from a training state: latents of seeds 0, 1, 2, ..., or the first images of the data."""
+
+    batch_size = 8
+
+    def __init__(self, gan: GAN, config: Config, batches: Callable) -> None:
+        self._gan, self._config, self._batches = gan, config, batches
+        self._sample = jax.jit(lambda variables, inputs: gan.sample(variables, inputs))
+        self._inputs = jax.jit(lambda batch: gan.inputs(as_floats(batch), jax.random.key(config.train.seed)))
+        # The batch that the grid shows and the one whose distance is measured.
+        self._first = functools.lru_cache(2)(self._read)
+
+    def _read(self, count: int) -> dict[str, np.ndarray]:
+        """The first images of the data, and what comes with them."""
+        with contextlib.closing(self._batches(batch_size=count, start_image=0)) as reals:
+            return next(reals)
+
+    def inputs(self, count: int) -> Iterator[Any]:
+        """Inputs of gan.sample for `count` images or a few more, batch_size of them at once."""
+        for start in range(0, count, self.batch_size):
+            index = np.arange(start, start + self.batch_size)
+            if self._gan.inputs is None:
+                yield latents(index, self._config.model.z_dim)
+            else:
+                rows = {name: values[index % count] for name, values in self._first(count).items()}
+                yield self._inputs({**rows, 'index': index})
+
+    def images(self, state: TrainState, count: int) -> np.ndarray:
+        """[count, H, W, C] float32."""
+        return np.concatenate([np.asarray(self._sample(state.sampling, x)) for x in self.inputs(count)])[:count]
+
+    def grid(self, state: TrainState) -> np.ndarray:
+        """The sample image, uint8."""
+        rows, columns = self._config.train.sample_grid
+        return image_grid(to_uint8(self.images(state, rows * columns)), columns)
+
+    def start(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Names and pictures, uint8, of what there is before training: images, and what is left of them to complete."""
+        rows, columns = self._config.train.sample_grid
+        count = rows * columns
+        yield 'reals', image_grid(self._first(count)['image'], columns)
+        if self._gan.inputs is not None:
+            parts = [drawn(inputs) for inputs in self.inputs(count)]
+            yield 'inputs', image_grid(to_uint8(np.concatenate(parts)[:count]), columns)
+
+    def distance(self, state: TrainState) -> float:
+        """Sliced Wasserstein distance between samples and real images, quantised alike and of the samples' size."""
+        count, stages = self._config.train.metric_images, self._gan.stages
+        samples, images = to_uint8(self.images(state, count)), self._first(count)['image']
+        height, width = samples.shape[1:3]
+        if stages and (height, width) in {stage.size for stage in stages()}:
+            # As the training step does it.
+            floats = images / np.float32(127.5) - 1
+            images = to_uint8(resize_align_corners(floats, (height, width), antialias=True))
+        # Data for random rotations are larger than what is cut from them.
+        top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+        return sliced_wasserstein(samples, images[:, top : top + height, left : left + width])
+
+
+def drawn(inputs: dict) -> np.ndarray:
+    """Inputs of a system that completes images as pictures [N, H, W, 3]: holes are grey, lines in them white."""
+    image, mask = np.asarray(inputs['image']), np.asarray(inputs['mask'])
+    return image * (1 - mask) + mask * np.asarray(inputs.get('sketch', 0.0))

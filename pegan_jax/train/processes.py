@@ -1,0 +1,68 @@
+"""Several processes that act as one: what fails on one stops all, and all of them stop after the same step."""
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from pegan_jax.settings import ConfigError
+
+MESSAGE_BYTES = 2000
+
+
+def together(action: Callable[[], Any], *, first_only: bool = False) -> Any:
+    """action() on every process, or on the first one alone; returns what it returned here, None where it did not run.
+
+    All processes call it, and none returns before all have. Where the action fails on any of them, it raises its error
+    there, and the others raise ConfigError with the number of that process and its message, instead of waiting for it.
+    """
+    result, error = None, None
+    if jax.process_index() == 0 or not first_only:
+        try:
+            result = action()
+        except Exception as caught:
+            error = caught
+    if jax.process_count() > 1:
+        text = '' if error is None else str(error) or type(error).__name__
+        message = text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b'\0')
+        messages = multihost_utils.process_allgather(np.frombuffer(message, np.uint8))
+        for process, found in enumerate(messages):
+            text = found.tobytes().rstrip(b'\0').decode(errors='replace')
+            if text and error is None:
+                error = ConfigError(f'process {process} of {jax.process_count()}: {text}')
+    if error is not None:
+        raise error
+    return result
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT into a question that the loop asks after every program."""
+
+    def __enter__(self) -> 'StopSignal':
+        self._requested, self._asked, self._previous = False, 0, {}
+        # On several processes JAX's preemption service takes SIGTERM and lets all of them agree on a moment.
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, *_: object) -> None:
+        self._requested = True
+
+    def requested(self) -> bool:
+        """Whether to save and stop now; equal on all processes, which ask equally often.
+
+        JAX agrees on one future number, and says yes to that number alone: so questions are counted, not steps.
+        """
+        self._asked += 1
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(self._asked)
+        return self._requested
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
