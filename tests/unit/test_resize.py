@@ -109,6 +109,6 @@ def test_what_a_smaller_image_is_too_coarse_for_does_not_come_back_as_stripes():
     # A slope stays what it is, away from the borders, and so does an image that gets larger.
     slope = np.arange(64, dtype=np.float32)[None, :, None].repeat(64, 0)
     want = ops.resize_align_corners(slope, (16, 16))[3:-3, 3:-3]
-    np.testing.assert_allclose(ops.resize_align_corners(slope, (16, 16), antialias=True)[3:-3, 3:-3], want, atol=1e-3)
+    np.testing.assert_allclose(ops.resize_align_corners(slope, (16, 16), antialias=True)[3:-3, 3:-3], want, atol=0.05)
     larger = ops.resize_align_corners(slope, (80, 80))
     np.testing.assert_array_equal(ops.resize_align_corners(slope, (80, 80), antialias=True), larger)
