@@ -31,7 +31,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pegan_jax import config as configs
-from pegan_jax.gan import GAN, Stage
+from pegan_jax.gan import GAN, Stage, images_of, inputs_of
 from pegan_jax.models import attention, deepfill
 from pegan_jax.ops import fir
 from pegan_jax.train.report import matmul_flops
@@ -117,20 +117,17 @@ def counted_gan(config: configs.Config) -> GAN:
 
 def generator_inputs(config: configs.Config, gan: GAN, batch: int) -> Any:
     """Latents, or images with holes."""
-    if gan.inputs is None:
-        return jax.random.normal(jax.random.key(1), (batch, config.model.z_dim))
-    rows = {**random_batch(config, batch), 'index': np.arange(batch)}
-    return jax.jit(lambda rows: gan.inputs(as_floats(rows), jax.random.key(1)))(rows)
+    return inputs_of(gan, np.arange(batch), lambda: as_floats(random_batch(config, batch)), jax.random.key(1))
 
 
 def bench_generator(config: configs.Config, gan: GAN, variables: dict, batch: int, repeats: int) -> dict:
     """G on its native grid, without noise; or its completions of images."""
     inputs = generator_inputs(config, gan, batch)
-    compiled, costs = compile_timed(jax.jit(gan.sample).lower(variables, inputs))
+    compiled, costs = compile_timed(jax.jit(functools.partial(images_of, gan)).lower(variables, inputs))
     seconds = best_seconds(lambda: compiled(variables, inputs), repeats)
     return {
         'seconds': seconds,
-        'flops': definition_flops(counted_gan(config).sample, variables, inputs),
+        'flops': definition_flops(functools.partial(images_of, counted_gan(config)), variables, inputs),
         **costs,
         'images_per_second': batch / seconds,
     }

@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pegan_jax.gan import latents
 from pegan_jax.models import singan, singan_pyramid
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
@@ -22,7 +21,7 @@ HARMONISE_RADIUS, EDIT_RADIUS = 7, 20  # of the disk that widens a mask, in pixe
 
 
 def _parts(model: Model) -> tuple[singan.Config, dict, dict]:
-    if model.config.system != 'singan':
+    if not isinstance(model.config.model, singan.Config):
         raise ValueError(f'the model is of system {model.config.system!r}; editing needs a SinGAN.')
     return model.config.model, model.variables['params'], model.variables['buffers']
 
@@ -43,12 +42,12 @@ def reconstruct(model: Model) -> np.ndarray:
 def samples(
     model: Model, seeds: Sequence[int], *, size: tuple[int, int] | None = None, start_scale: int = 0
 ) -> np.ndarray:
-    """Random images of any size, [N, H, W, 3]; the arguments are those of `singan.sample`."""
-    config, _, _ = _parts(model)
+    """Random images of any size, [N, H, W, 3]; the arguments are those of `singan.synthesise`."""
+    _parts(model)
     if not len(seeds):
         raise ValueError('seeds is empty; give at least one, such as seeds=[0].')
-    run = jax.jit(functools.partial(singan.sample, config, size=size, start_scale=start_scale))
-    return np.concatenate([np.asarray(run(model.variables, latents([seed], config.z_dim))) for seed in seeds])
+    options = {'size': size, 'start_scale': start_scale}
+    return np.concatenate([np.asarray(model.synthesise(singan.draw([seed]), **options)) for seed in seeds])
 
 
 # Injection ------------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""What a system gives the trainer: a tuple of functions, and a training step as an ordered tuple of updates."""
+"""What a system gives: functions, a training step as an ordered tuple of updates, and how its images are made."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -53,22 +54,91 @@ class Update:
     part: Callable | None = None
 
 
+class Sampler(NamedTuple):
+    """How a system makes images of seeds: seeds -> `draw` -> latents -> `map` -> w -> `synthesise` -> images.
+
+    draw: (seeds) -> latents [N, ...], NumPy, such as `functools.partial(latents, z_dim=512)`.
+    synthesise: (variables, w, **options) -> images [N, H, W, C], nominally in [-1, 1], not clamped. With num_ws, w has
+      one style per layer, [N, num_ws, w_dim]; otherwise it is what `map` gives.
+    map: (variables, latents, labels [N, c_dim] or None) -> w [N, w_dim], before truncation. None: latents are styles.
+    w_avg: (variables) -> [w_dim], the centre of truncation; None: there is none.
+    num_ws: styles of an image, which can be mixed; None: there is one.
+    options: names of what `synthesise` takes. 'noise': keys [N], which draw it, or 'const' (what the model holds) or
+      'none'. 'grid': coordinates, see `pixelwise`. Others come from `view`.
+    view: ((height, width) or None, matrix [3, 3] or None) -> options, for images of a size and of a moved scene; raises
+      ValueError for those that there are not. None: there is one view.
+    pixelwise: every pixel is made on its own: `synthesise` takes a `grid` of coordinates [..., 2] of any shape, and
+      gives [N, ..., C].
+    """
+
+    draw: Callable
+    synthesise: Callable
+    map: Callable | None = None
+    w_avg: Callable | None = None
+    num_ws: int | None = None
+    options: tuple[str, ...] = ()
+    view: Callable | None = None
+    pixelwise: bool = False
+
+
+class Completer(NamedTuple):
+    """How a system completes images with holes.
+
+    inputs: (batch, key) -> {'image' [N, H, W, C] in [-1, 1], 'mask' [N, H, W, 1], and what else `complete` takes}, for
+      the pictures of a run, from a batch as `GAN.prepare` gets it.
+    complete: (variables, inputs) -> images [N, H, W, C].
+    side_multiple: what the sides of images must be multiples of.
+    guided: whether inputs have a 'sketch' [N, H, W, 1].
+    """
+
+    inputs: Callable
+    complete: Callable
+    side_multiple: int = 1
+    guided: bool = False
+
+
 class GAN(NamedTuple):
     """A system, as the trainer and the samplers see it."""
 
-    init: Callable  # key -> params {'g', 'd'}, buffers {'g', 'd'}, stats; for all stages at once
+    init: Callable  # key -> params, buffers: {'g', and 'd' if there is one}, and stats; for all stages at once
     updates: tuple[Update, ...]  # ordered; repeated entries repeat
     optimizers: dict  # {'g': optax transformation, 'd': ...}, already corrected for lazy regularisation
-    sample: Callable  # (variables, inputs, **options) -> images [N, ..., C] in [-1, 1]
+    sampler: Sampler | Completer  # how images are made with {'params', 'buffers'} of 'g'
     stage_at: Callable  # (step, nimg, seed) -> Stage
     prepare: Callable | None = None  # (batch, key, stage) -> batch, once per step
     ema: Callable | None = None  # (nimg, step) -> decay of G's running mean; None: no EMA
     enter: Callable | None = None  # (state, old_stage, new_stage) -> state, on the host
     stages: Callable | None = None  # () -> all stages of a run, compiled before its first step; None: when they come
     num_steps: Callable | None = None  # () -> steps of a whole run; None: those of train.total_kimg
-    # (batch, key) -> dictionary of the inputs of `sample`, [N, ...], for the pictures of a run, from a batch as
-    # `prepare` gets it: for systems that complete images. None: inputs are latents [N, z_dim].
-    inputs: Callable | None = None
+    c_dim: int = 0  # entries of the labels that it takes, one per class; 0: none
+
+
+def inputs_of(gan: GAN, index: np.ndarray, rows: Callable, key: jax.Array) -> Any:
+    """What `images_of` takes, one for every entry of index [N]: latents of these seeds, or images with holes.
+
+    rows: () -> a batch [N, ...], images as floats; called for systems that complete images only.
+    """
+    if isinstance(gan.sampler, Completer):
+        return jax.jit(gan.sampler.inputs)({**rows(), 'index': index}, key)
+    return gan.sampler.draw(index)
+
+
+def images_of(gan: GAN, variables: dict, inputs: Any, **options: Any) -> jax.Array:
+    """Images [N, H, W, C] of latents, without truncation and of the classes in turn, or of images with holes.
+
+    options: of `Sampler.synthesise`.
+    """
+    sampler = gan.sampler
+    if isinstance(sampler, Completer):
+        return sampler.complete(variables, inputs)
+    labels = jax.nn.one_hot(jnp.arange(len(inputs)) % gan.c_dim, gan.c_dim) if gan.c_dim else None
+    w = inputs if sampler.map is None else sampler.map(variables, inputs, labels)
+    return sampler.synthesise(variables, per_layer(sampler, w), **options)
+
+
+def per_layer(sampler: Sampler, w: jax.Array) -> jax.Array:
+    """w [N, w_dim] as `synthesise` takes it: the same style for every layer, where layers may have their own."""
+    return w if sampler.num_ws is None or w.ndim == 3 else jnp.repeat(w[:, None], sampler.num_ws, axis=1)
 
 
 def sample_keys(key: jax.Array, index: jax.Array) -> jax.Array:
@@ -84,3 +154,10 @@ def sample_normal(key: jax.Array, index: jax.Array, shape: tuple[int, ...]) -> j
 def latents(seeds: Iterable[int], z_dim: int) -> np.ndarray:
     """One z per seed, [N, z_dim] float32: `numpy.random.RandomState(seed).randn(1, z_dim)`, the field's convention."""
     return np.concatenate([np.random.RandomState(s).randn(1, z_dim) for s in seeds]).astype(np.float32)
+
+
+def size_only(size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """`Sampler.view` of a system with the option 'size' and no coordinates. Raises: ValueError for a transform."""
+    if transform is not None:
+        raise ValueError('this model has no coordinates to transform; choose a size.')
+    return {'size': size}

@@ -67,6 +67,14 @@ def truncate(w: jax.Array, w_avg: jax.Array, psi: float, cutoff: int | None = No
     return truncated if cutoff is None else jnp.concatenate([truncated[:, :cutoff], w[:, cutoff:]], axis=1)
 
 
+def mean_w(map_latents: Callable, z_dim: int, variables: dict) -> jax.Array:
+    """Centre of truncation [w_dim] of a model that keeps none: the mean w of a fixed set of 4096 latents.
+
+    map_latents: (variables, z [N, z_dim]) -> w [N, w_dim].
+    """
+    return jnp.mean(map_latents(variables, jax.random.normal(jax.random.key(0), (4096, z_dim))), axis=0)
+
+
 class MappingNetwork(nn.Module):
     """z, a label, or both -> w (Karras et al. 2019, section 2): normalised, then activated dense layers fc0, fc1, ...
 
@@ -91,20 +99,10 @@ class MappingNetwork(nn.Module):
     w_avg_beta: float | None = 0.998
 
     @nn.compact
-    def __call__(
-        self,
-        z: jax.Array | None,
-        c: jax.Array | None = None,
-        *,
-        update_emas: bool = False,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-    ) -> jax.Array:
-        """w of latents [N, z_dim] or None and labels [N, c_dim] or None.
+    def __call__(self, z: jax.Array | None, c: jax.Array | None = None, *, update_emas: bool = False) -> jax.Array:
+        """w of latents [N, z_dim] or None and labels [N, c_dim] or None, not truncated.
 
-        Args:
-          update_emas: w_avg <- lerp(batch mean of w, w_avg, w_avg_beta), before it is used; 'buffers' must be mutable.
-          truncation_psi: w <- lerp(w_avg, w, truncation_psi), of the first `truncation_cutoff` copies; None: of all.
+        update_emas: w_avg <- lerp(batch mean of w, w_avg, w_avg_beta); 'buffers' must be mutable.
         """
         parts = [] if z is None else [normalize_2nd_moment(z.astype(jnp.float32))]
         if c is not None:
@@ -123,7 +121,7 @@ class MappingNetwork(nn.Module):
         if update_emas:
             mean = jax.lax.stop_gradient(jnp.mean(w, axis=0))
             w_avg.value = mean + self.w_avg_beta * (w_avg.value - mean)
-        return ws if truncation_psi == 1 else truncate(ws, w_avg.value, truncation_psi, truncation_cutoff)
+        return ws
 
 
 class EqualConv(nn.Module):

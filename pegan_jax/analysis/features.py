@@ -17,6 +17,7 @@ import numpy as np
 
 from pegan_jax import ops
 from pegan_jax.config import load_config, system_module
+from pegan_jax.gan import GAN, Completer, images_of
 
 Head = Literal['own', 'iid', 'identical']
 Features = Callable[[jax.Array, int, Head], dict[str, jax.Array]]
@@ -86,24 +87,25 @@ def record_maps(run: Callable[[], jax.Array], head: Callable[[jax.Array], jax.Ar
     return {name: maps[name] for name in inner if 'rgb' not in name} | {'image': image}
 
 
-def network_features(system: Any, model: Any, variables: dict) -> Features:
+def network_features(gan: GAN, variables: dict) -> Features:
     """The maps of a generator at random latents, with new noise for every image where it has any, by layer.
 
     Args:
-      system: a module of `pegan_jax.models` whose generator has maps; model: its Config, the section of a run's.
-      variables: {'params', 'buffers'} of the generator.
-    Raises: ValueError for generators without maps or latents of one size.
+      gan: of a system whose generator has maps; variables: {'params', 'buffers'} of the generator.
+    Raises: ValueError for generators without maps or latents.
     """
-    if 'grid' in system.SAMPLE_OPTIONS or not hasattr(model, 'z_dim'):
-        raise ValueError(f'{system.__name__}: this study is about maps of convolutions on latents; use another system.')
+    sampler = gan.sampler
+    if isinstance(sampler, Completer) or sampler.pixelwise:
+        raise ValueError('this study is about maps of convolutions on latents; use a system that has them.')
+    shape, dtype = sampler.draw([0]).shape[1:], sampler.draw([0]).dtype
 
     def features(key: jax.Array, count: int, head: Head) -> dict[str, jax.Array]:
         z_key, noise_key, head_key = jax.random.split(key, 3)
-        options = {'scale': 0} if 'scale' in system.SAMPLE_OPTIONS else {}
-        if 'noise' in system.SAMPLE_OPTIONS:
+        options = {'scale': 0} if 'scale' in sampler.options else {}
+        if 'noise' in sampler.options:
             options['noise'] = 'none' if head == 'identical' else jax.random.split(noise_key, count)
-        z = jax.random.normal(z_key, (count, model.z_dim))
-        run = functools.partial(system.sample, model, variables, z, **options)
+        draw = jax.random.normal if jnp.issubdtype(dtype, jnp.floating) else jax.random.bits
+        run = functools.partial(images_of, gan, variables, draw(z_key, (count, *shape), dtype), **options)
         return record_maps(run, functools.partial(_head, head, head_key))
 
     return features
@@ -112,9 +114,9 @@ def network_features(system: Any, model: Any, variables: dict) -> Features:
 def random_network(config: str, key: jax.Array) -> Features:
     """`network_features` of a shipped configuration's generator with random weights, such as 'mspie:i,tiny'."""
     loaded = load_config(config)
-    system = system_module(loaded.system)
-    params, buffers, _ = jax.jit(system.build(loaded).init)(key)
-    return network_features(system, loaded.model, {'params': params['g'], 'buffers': buffers['g']})
+    gan = system_module(loaded.system).build(loaded)
+    params, buffers, _ = jax.jit(gan.init)(key)
+    return network_features(gan, {'params': params['g'], 'buffers': buffers['g']})
 
 
 def default_sources(key: jax.Array, *, depth: int = 6, width: int = 16, size: int = 16) -> dict[str, Features]:

@@ -95,9 +95,9 @@ def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
     shares, numbers, partial, rows = {}, {}, [], {'coarse': {}, 'refined': {}}
     for name, loaded in models.items():
         model = loaded.config.model
-        if loaded.config.system != 'deepfill' or model.conv_type != 'gated':
-            kind = getattr(model, 'conv_type', None)
-            what = loaded.config.system if kind is None else f'{loaded.config.system}, model.conv_type={kind!r}'
+        kind = f', model.conv_type={model.conv_type!r}' if isinstance(model, deepfill.Config) else ''
+        if not kind or model.conv_type != 'gated':
+            what = f'{loaded.config.system}{kind}'
             raise ValueError(f"{name} has no gates ({what}); choose a deepfill with model.conv_type='gated'.")
         drawn = {'sketch': np.zeros_like(inputs['mask'])} if model.guided else {}
         params, hidden = loaded.variables['params'], inputs | drawn

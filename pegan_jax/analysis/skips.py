@@ -45,7 +45,7 @@ def skip_study(models: dict[str, Model], images: np.ndarray) -> Study:
     numbers, tables = {}, {'magnitude': {}, 'spread': {}}
     for name, loaded in models.items():
         model = loaded.config.model
-        if loaded.config.system != 'pconv':
+        if not isinstance(model, pconv.Config):
             raise ValueError(f'{name} is of system {loaded.config.system!r}, which has no skips; choose a pconv.')
         for what, said in (('partial', mask), ('ordinary', nothing)):
             row, entry = f'{name}, {what}', {}

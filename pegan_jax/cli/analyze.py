@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         about['samples'] = samples = 4096 if args.samples is None else args.samples
         if model is not None:
-            sources = {str(args.model): analysis.network_features(model.system, model.config.model, model.variables)}
+            sources = {str(args.model): analysis.network_features(model.gan, model.variables)}
         elif args.config:
             sources = {name: analysis.random_network(name, key) for name in args.config}
         else:

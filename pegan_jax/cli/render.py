@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         coords.zoom(args.zoom), coords.rotate(math.radians(args.rotate)), coords.translate(*args.translate)
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    if 'grid' not in model.system.SAMPLE_OPTIONS:
+    if not model.sampler.pixelwise:
         _render_canvas(args, model, (height, width), {'x': (x0, x1), 'y': (y0, y1), 'matrix': motion})
         print(args.out)
         return

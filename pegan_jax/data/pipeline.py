@@ -38,9 +38,8 @@ def open_source(data: DataConfig, workdir: pathlib.Path) -> sources.Source:
     return records.open_tfds(data.tfds, data.split, data.data_dir, data.labels)
 
 
-def check_labels(source: sources.Source, model: Any) -> None:
-    """Raises ConfigError unless the labels of a source have the size that a model's configuration says."""
-    c_dim = getattr(model, 'c_dim', 0)
+def check_labels(source: sources.Source, c_dim: int) -> None:
+    """Raises ConfigError unless the labels of a source have the size that a model takes."""
     if source.c_dim != c_dim:
         raise ConfigError(
             f'model.c_dim={c_dim}, but labels of the data have {source.c_dim} classes (or entries); '

@@ -103,9 +103,8 @@ def _checked(
 
 def check_model(model: Model, *, sketch: bool = False) -> None:
     """Raises: ValueError if a model does not complete images, or is given sketches and does not take any."""
-    if model.gan.inputs is None:
-        raise ValueError(f'the model is of system {model.config.system!r}; completing images needs deepfill or pconv.')
-    if sketch and not getattr(model.config.model, 'guided', False):
+    guided = model.completer.guided
+    if sketch and not guided:
         raise ValueError(
             'this model takes no sketch: it was trained without. Leave the sketch out, or use a DeepFillv2 with '
             'model.guided=True, such as configs/deepfill.py:guided.'
@@ -114,25 +113,25 @@ def check_model(model: Model, *, sketch: bool = False) -> None:
 
 def check_attention(model: Model) -> None:
     """Raises: ValueError for models without attention."""
-    if model.config.system != 'deepfill':
+    if not isinstance(model.config.model, deepfill.Config):
         raise ValueError(f'the model is of system {model.config.system!r}, which has no attention; deepfill has.')
 
 
 def padded_size(model: Model, size: tuple[int, int]) -> tuple[int, int]:
     """The (height, width) that a model computes for an image of a size: the next multiples of what it needs."""
-    multiple = model.system.side_multiple(model.config.model)
+    multiple = model.completer.side_multiple
     return tuple(-(-side // multiple) * multiple for side in size)
 
 
 def inputs(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Arguments of `gan.sample`: batches, padded behind with the last row and column, which count as known."""
+    """Inputs of `Completer.complete`: batches, padded behind with the last row and column, which count as known."""
     size = mask.shape[1:]
     pad = [(0, 0), *((0, n - m) for n, m in zip(padded_size(model, size), size, strict=True)), (0, 0)]
     arrays = {
         'image': np.pad(image.astype(np.float32) / 127.5 - 1, pad, 'edge'),
         'mask': np.pad(mask[..., None].astype(np.float32), pad),
     }
-    if getattr(model.config.model, 'guided', False):
+    if model.completer.guided:
         lines = np.zeros(mask.shape, np.float32) if sketch is None else sketch
         arrays['sketch'] = np.pad(lines[..., None], pad)
     return arrays

@@ -1,7 +1,7 @@
 """The systems, one module each.
 
-A module has `Config`, `validate(config)` and `build(config) -> GAN`, and for pictures of seeds `SAMPLE_OPTIONS`,
-`map_latents`, `num_ws`, `mean_w` and `view`.
+A module has `Config`, the section `model` of a run's configuration; `validate(config)`, which checks the run's; and
+`build(config) -> GAN`.
 """
 
 from pegan_jax.models import cips, dcgan, deepfill, mspie, pconv, pggan, singan, stylegan2, stylegan3

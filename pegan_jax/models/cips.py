@@ -16,14 +16,12 @@ import jax.numpy as jnp
 import optax
 
 from pegan_jax import coords, losses, optim
-from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal, size_of
-from pegan_jax.layers import truncate
+from pegan_jax.gan import GAN, Sampler, Stage, Update, latents, sample_keys, sample_normal, size_of
+from pegan_jax.layers import mean_w
 from pegan_jax.models.cips_generator import Generator, layer_names, synthesise
-from pegan_jax.models.cips_views import doublings, image_grid, prepare, stage_at
+from pegan_jax.models.cips_views import doublings, image_grid, prepare, stage_at, view
 from pegan_jax.models.discriminator import Discriminator, num_halvings
 from pegan_jax.settings import ConfigError, at_least, check_types
-
-W_AVG_SAMPLES = 4096  # latents whose mean w stands for the centre of truncation when the caller gives none
 
 
 @dataclass(frozen=True)
@@ -317,6 +315,65 @@ def g_main(
     return loss, {'loss/g': loss}
 
 
+# Sampling -------------------------------------------------------------------------------------------------------------
+
+
+def map_latents(model: Config, variables: dict, z: jax.Array, c: None = None) -> jax.Array:
+    """w [N, z_dim] of latents [N, z_dim]; there are no labels."""
+    return Generator(model).apply({'params': variables['params']}, z, method='map')
+
+
+def images(
+    model: Config,
+    variables: dict,
+    w: jax.Array,
+    grid: jax.Array | None = None,
+    *,
+    chunk: int | None = None,
+    noise: jax.Array | None = None,
+) -> jax.Array:
+    """Images at any coordinates; the embedding is read bilinearly, as the released program does outside training.
+
+    Args:
+      variables: {'params': the generator's, ...}.
+      w: [N, z_dim], or one per layer, [N, num_layers, z_dim], in the order of `layer_names` (`style_mix`).
+      grid: coordinates [..., 2]; None: the native grid, on a cylinder the arc about azimuth 0.
+      chunk: coordinates computed at once; None: as in `synthesise`.
+      noise: keys [N]; numbers [N, ..., demodulated layers]; None: none, unlike the released program.
+    Returns: [N, *grid.shape[:-1], 3] float32, nominally in [-1, 1], not clamped.
+    Raises: ValueError for grids of other shapes, chunk below 1, and styles per layer of a model without modulation.
+    """
+    if grid is not None and (grid.ndim < 1 or grid.shape[-1] != 2):
+        raise ValueError(f'grid has shape {grid.shape}; expected coordinates [..., 2] in (x, y) order.')
+    if w.ndim == 3 and not model.modulation:
+        raise ValueError('styles per layer need layers with a style; this model has modulation=False.')
+    grid = image_grid(model, model.size) if grid is None else jnp.asarray(grid, jnp.float32)
+    styles = Generator(model).apply({'params': variables['params']}, w, method='modulate')
+    image = functools.partial(synthesise, model, chunk=chunk)
+    return jax.vmap(image, (None, 0, None, 0))(variables['params'], styles, grid, noise)
+
+
+def sampler(config: Any) -> Sampler:
+    """How images are made of seeds: like those of the data, unless they are finer, or at any coordinates."""
+    model = config.model
+    mapped = functools.partial(map_latents, model)
+
+    def like_data(variables: dict, w: jax.Array, grid: jax.Array | None = None, **options: Any) -> jax.Array:
+        size = model.size if model.rotate else config.data.size
+        return images(model, variables, w, image_grid(model, size) if grid is None else grid, **options)
+
+    return Sampler(
+        draw=functools.partial(latents, z_dim=model.z_dim),
+        synthesise=like_data,
+        map=mapped,
+        w_avg=functools.partial(mean_w, mapped, model.z_dim),
+        num_ws=len(layer_names(model)) if model.modulation else None,
+        options=('grid',),
+        view=functools.partial(view, config),
+        pixelwise=True,
+    )
+
+
 # The system -----------------------------------------------------------------------------------------------------------
 
 
@@ -350,10 +407,6 @@ def build(config: Any) -> GAN:
         loss, metrics = g_main(model, params, state.params['d'], state.buffers['d'], z, noise, batch.get('grid'))
         return loss, ({}, metrics)
 
-    def sample_like_data(variables: dict, z: jax.Array, grid: jax.Array | None = None, **options: Any) -> jax.Array:
-        size = model.size if model.rotate else config.data.size
-        return sample(model, variables, z, image_grid(model, size) if grid is None else grid, **options)
-
     # Whole images on a fixed grid need no preparation.
     cuts = model.rotate or model.patch_size is not None or model.panorama_width is not None
     r1 = (Update('d', d_r1_loss, interval=model.r1_interval),) if model.r1_gamma > 0 else ()
@@ -361,7 +414,7 @@ def build(config: Any) -> GAN:
         init=init,
         updates=(Update('d', d_main_loss), *r1, Update('g', g_main_loss)),
         optimizers=optimizers(config),
-        sample=sample_like_data,
+        sampler=sampler(config),
         stage_at=functools.partial(stage_at, config),
         prepare=functools.partial(prepare, config) if cuts else None,
         ema=functools.partial(ema_decay, config),
@@ -383,101 +436,3 @@ def ema_decay(config: Any, nimg: jax.Array, step: jax.Array) -> jax.Array | floa
     if model.ema_kimg is None:
         return model.ema_decay
     return optim.ema_decay(train, nimg, model.ema_kimg, model.ema_rampup)
-
-
-# Sampling -------------------------------------------------------------------------------------------------------------
-
-SAMPLE_OPTIONS = ('grid',)  # what `sample` takes for pictures of seeds
-
-
-def map_latents(model: Config, variables: dict, z: jax.Array, c: None = None) -> jax.Array:
-    """w [N, z_dim] of latents [N, z_dim]; there are no labels."""
-    return Generator(model).apply({'params': variables['params']}, z, method='map')
-
-
-def num_ws(model: Config) -> int:
-    """Styles of an image: one per layer."""
-    return len(layer_names(model))
-
-
-def mean_w(model: Config, variables: dict) -> jax.Array:
-    """Centre of truncation [z_dim]: the mean w of a fixed set of W_AVG_SAMPLES latents."""
-    z = jax.random.normal(jax.random.key(0), (W_AVG_SAMPLES, model.z_dim))
-    return jnp.mean(map_latents(model, variables, z), axis=0)
-
-
-def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
-    """The grid of images of another size at the same distance between samples, of a scene that a matrix moves.
-
-    Args:
-      size: (height, width); None: that of the samples in training, whose borders then are those of their frame.
-      transform: [3, 3] on positions in units of the frame's shorter side, about its middle.
-    Returns: {'grid'}, an option of `sample`.
-    Raises: ValueError for a matrix of another shape.
-    """
-    model = config.model
-    native = model.size if model.rotate else config.data.size
-    height, width = native if size is None else size
-    y = (height - 1) / max(native[0] - 1, 1)
-    if model.panorama_width is None:
-        frame, low, high = 1.0, -(width - 1) / max(native[1] - 1, 1), (width - 1) / max(native[1] - 1, 1)
-    else:  # The last column of a whole circle would be the first: the end is left out.
-        frame, low, high = model.span, -model.span * width / native[1], model.span * (width - 2) / native[1]
-    grid = coords.grid(height, width, x=(low, high), y=(-y, y))
-    if transform is None:
-        return {'grid': grid}
-    if jnp.shape(transform) != (3, 3):
-        raise ValueError(f'transform has shape {jnp.shape(transform)}; CIPS takes one matrix [3, 3] for all images.')
-    unit = coords.zoom(native[1] / min(native) / (2 * frame), native[0] / min(native) / 2)
-    return {'grid': coords.transform(grid, coords.compose(unit, jnp.asarray(transform), jnp.linalg.inv(unit)))}
-
-
-def sample(
-    model: Config,
-    variables: dict,
-    z: jax.Array,
-    grid: jax.Array | None = None,
-    *,
-    truncation_psi: float = 1.0,
-    w_avg: jax.Array | None = None,
-    chunk: int | None = None,
-    noise: jax.Array | None = None,
-    space: Literal['z', 'w', 'ws', 'w_map'] = 'z',
-) -> jax.Array:
-    """Images at any coordinates; the embedding is read bilinearly, as the released program does outside training.
-
-    Args:
-      variables: {'params': the generator's, ...}.
-      z: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, z_dim]; 'ws' one w per layer [N, num_layers,
-        z_dim], in the order of `layer_names` (`style_mix`); 'w_map' one w per position [N, *grid.shape[:-1], z_dim].
-      grid: coordinates [..., 2]; None: the native grid, on a cylinder the arc about azimuth 0.
-      truncation_psi: at most 1; below, w moves towards w_avg: w_avg + psi (w - w_avg).
-      w_avg: [z_dim]; None: `mean_w`.
-      chunk: coordinates computed at once; None: as in `synthesise`.
-      noise: a key; numbers [N, ..., demodulated layers]; None: no noise, which the released program cannot leave out.
-    Returns: [N, *grid.shape[:-1], 3] float32, nominally in [-1, 1], not clamped.
-    Raises: ValueError for other shapes, truncation_psi above 1, chunk below 1, another space.
-    """
-    if grid is not None and (grid.ndim < 1 or grid.shape[-1] != 2):
-        raise ValueError(f'grid has shape {grid.shape}; expected coordinates [..., 2] in (x, y) order.')
-    grid = image_grid(model, model.size) if grid is None else jnp.asarray(grid, jnp.float32)
-    leading = {'z': (), 'w': (), 'ws': (len(layer_names(model)),), 'w_map': grid.shape[:-1]}
-    if space not in leading:
-        raise ValueError(f"space={space!r}; use 'z', 'w', 'ws' or 'w_map'.")
-    shape = (*leading[space], model.z_dim)
-    if z.ndim != len(shape) + 1 or z.shape[1:] != shape:
-        raise ValueError(f'z has shape {z.shape}; expected [N, {", ".join(map(str, shape))}] with space={space!r}.')
-    if space == 'ws' and not model.modulation:
-        raise ValueError("space='ws' needs layers with a style; this model has modulation=False.")
-    if truncation_psi > 1:
-        raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
-    params = variables['params']
-    w = Generator(model).apply({'params': params}, z, method='map') if space == 'z' else z
-    if truncation_psi < 1:
-        centre = mean_w(model, variables) if w_avg is None else w_avg
-        w = truncate(w, centre, truncation_psi)
-    if noise is not None and jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
-        noise = sample_keys(noise, jnp.arange(z.shape[0]))
-    image = functools.partial(synthesise, model, chunk=chunk)
-    styles = w if space == 'w_map' else Generator(model).apply({'params': params}, w, method='modulate')
-    return jax.vmap(image, (None, 0, None, 0))(params, styles, grid, noise)

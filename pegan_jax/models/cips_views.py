@@ -1,4 +1,4 @@
-"""What training sees of CIPS (Anokhin et al. 2021, sections 3 and 4.3): whole images, patches at random scales, arcs.
+"""What is seen of CIPS (Anokhin et al. 2021, sections 3 and 4.3): whole images, patches at random scales, arcs.
 
 Real images are turned and cut on the device; D and G share the coordinates of what is left. `config` is that of a run
 whose model is a `cips.Config`.
@@ -95,3 +95,29 @@ def rotated(image: jax.Array, angle: jax.Array, size: tuple[int, int]) -> jax.Ar
     offset = coords.transform(coords.pixel_grid(*size) - half[None, None, :], coords.rotate(angle))
     # Of a table of H x W, pixel centres are at (2 j + 1) / W - 1, that is at 2 (j - (W - 1) / 2) / W.
     return encodings.embedding(image, offset * 2 / jnp.array([width, height], jnp.float32)[None, None, :])
+
+
+def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """The grid of images of another size at the same distance between samples, of a scene that a matrix moves.
+
+    Args:
+      size: (height, width); None: that of the samples in training, whose borders then are those of their frame.
+      transform: [3, 3] on positions in units of the frame's shorter side, about its middle.
+    Returns: {'grid'}, an option of `cips.images`.
+    Raises: ValueError for a matrix of another shape.
+    """
+    model = config.model
+    native = model.size if model.rotate else config.data.size
+    height, width = native if size is None else size
+    y = (height - 1) / max(native[0] - 1, 1)
+    if model.panorama_width is None:
+        frame, low, high = 1.0, -(width - 1) / max(native[1] - 1, 1), (width - 1) / max(native[1] - 1, 1)
+    else:  # The last column of a whole circle would be the first: the end is left out.
+        frame, low, high = model.span, -model.span * width / native[1], model.span * (width - 2) / native[1]
+    grid = coords.grid(height, width, x=(low, high), y=(-y, y))
+    if transform is None:
+        return {'grid': grid}
+    if jnp.shape(transform) != (3, 3):
+        raise ValueError(f'transform has shape {jnp.shape(transform)}; CIPS takes one matrix [3, 3] for all images.')
+    unit = coords.zoom(native[1] / min(native) / (2 * frame), native[0] / min(native) / 2)
+    return {'grid': coords.transform(grid, coords.compose(unit, jnp.asarray(transform), jnp.linalg.inv(unit)))}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from pegan_jax import encodings, losses, ops, optim
-from pegan_jax.gan import GAN, Stage, Update, sample_normal
+from pegan_jax.gan import GAN, Sampler, Stage, Update, latents, sample_normal, size_only
 from pegan_jax.layers import BatchNorm
 from pegan_jax.settings import ConfigError, at_least, check_types
 
@@ -100,6 +100,30 @@ def head_size(size: tuple[int, int] | None, img_resolution: int) -> tuple[int, i
         nearest = tuple(max(round(side / factor), 1) * factor for side in size)
         raise ValueError(f'size={size}: each side doubles from a whole number; use multiples of {factor}: {nearest}.')
     return (size[0] // factor, size[1] // factor)
+
+
+def sampler(model: Any, synthesise: Callable) -> Sampler:
+    """Of a model whose latents are its styles, and whose images have any of the sizes that `head_size` allows.
+
+    synthesise: (model, variables, z, size) -> images.
+    """
+    return Sampler(
+        draw=functools.partial(latents, z_dim=model.z_dim),
+        synthesise=functools.partial(synthesise, model),
+        options=('size',),
+        view=size_only,
+    )
+
+
+def validate(config: Any) -> None:
+    """Checks a whole run configuration, of DCGAN or PGGAN. Raises ConfigError."""
+    data, side = config.data, config.model.img_resolution
+    if data.size != (side, side):
+        raise ConfigError(
+            f'data.resolution={data.resolution} differs from model.img_resolution={side}: set both to the same size.'
+        )
+    if data.labels:
+        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
 
 
 # Networks -------------------------------------------------------------------------------------------------------------
@@ -226,76 +250,20 @@ def build(config: Any) -> GAN:
         init=init,
         updates=(Update('d', d_loss), Update('g', g_loss)),
         optimizers={'g': optim.adam(config.optim, config.optim.g_lr), 'd': optim.adam(config.optim, config.optim.d_lr)},
-        sample=functools.partial(sample, model),
+        sampler=sampler(model, synthesise),
         stage_at=lambda step, nimg, seed: Stage(model.img_resolution),
     )
 
 
-def sample(
-    model: Config,
-    variables: dict,
-    z: jax.Array,
-    grid: None = None,
-    *,
-    size: tuple[int, int] | None = None,
-    space: Literal['z', 'w'] = 'z',
-) -> jax.Array:
-    """Images, normalised by running statistics.
+def synthesise(model: Config, variables: dict, z: jax.Array, *, size: tuple[int, int] | None = None) -> jax.Array:
+    """Images of latents, normalised by running statistics.
 
     Args:
-      variables: {'params', 'buffers'} of the generator.
-      z: [N, z_dim].
-      grid: must be None: this model has no coordinates to choose.
+      variables: {'params', 'buffers'} of the generator; z: [N, z_dim].
       size: (height, width), multiples of img_resolution / 4. The first feature maps are stretched to it; the Cartesian
         grid stretches with them, sinusoids go on at their step.
-      space: latents are their own styles.
     Returns: [N, *size, 3] float32 in [-1, 1].
-    Raises: ValueError for a grid, other sizes, latents of another shape.
+    Raises: ValueError for other sizes.
     """
-    check_latents(model, z, grid)
     head = head_size(size, model.img_resolution)
     return Generator(model).apply({'params': variables['params'], 'batch_stats': variables['buffers']}, z, False, head)
-
-
-def check_latents(model: Any, z: jax.Array, grid: None) -> None:
-    """Raises ValueError unless z is [N, z_dim] and there is no grid; also of PGGAN."""
-    if grid is not None:
-        raise ValueError('this model has no grid of coordinates; choose a `size`.')
-    if z.shape[1:] != (model.z_dim,):
-        raise ValueError(f'latents of shape {z.shape}; expected [N, {model.z_dim}].')
-
-
-SAMPLE_OPTIONS = ('size',)  # of `sample`, for pictures of seeds
-
-
-def map_latents(model: Any, variables: dict, z: jax.Array, c: None = None) -> jax.Array:
-    """z itself: there is no mapping network."""
-    return z
-
-
-def mean_w(model: Any, variables: dict) -> jax.Array:
-    """Raises ValueError: there is no mean style."""
-    raise ValueError('this model has no mean style to truncate towards; leave truncation_psi at 1.')
-
-
-def num_ws(model: Any) -> int:
-    """Raises ValueError: there are no styles."""
-    raise ValueError('this model has no styles to mix or to truncate.')
-
-
-def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
-    """{'size'}: samples of another size. Raises: ValueError for a transform."""
-    if transform is not None:
-        raise ValueError('this model has no coordinates to transform; choose a size.')
-    return {'size': size}
-
-
-def validate(config: Any) -> None:
-    """Checks a whole run configuration, of DCGAN or PGGAN. Raises ConfigError."""
-    data, side = config.data, config.model.img_resolution
-    if data.size != (side, side):
-        raise ConfigError(
-            f'data.resolution={data.resolution} differs from model.img_resolution={side}: set both to the same size.'
-        )
-    if data.labels:
-        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from pegan_jax import losses, ops, optim
-from pegan_jax.data import masks
-from pegan_jax.gan import GAN, Stage, Update, sample_keys, size_of
+from pegan_jax.gan import GAN, Completer, Stage, Update, sample_keys, size_of
 from pegan_jax.layers import PartialConv
 from pegan_jax.models.attention import Nearest, contextual_attention, double, same_padding, thin_out
+from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, training_masks
 from pegan_jax.settings import ConfigError, at_least, check_types
 
 # How the published programs differ: the TensorFlow release, the networks of its PyTorch port that are meant for
@@ -92,30 +92,6 @@ class Config:
     def size(self) -> tuple[int, int]:
         """(height, width) of the training images."""
         return size_of(self.img_resolution)
-
-
-# What partial convolutions need too ----------------------------------------------------------------------------------
-
-
-def check_masks(model: Any) -> None:
-    """Raises ConfigError unless there is a folder of masks where, and only where, masks come from one."""
-    if (model.masks == 'folder') != (model.mask_folder is not None):
-        raise ConfigError(
-            f"model.masks={model.masks!r} and model.mask_folder={model.mask_folder!r}: masks='folder' needs one, and "
-            'the other masks have none.'
-        )
-
-
-def check_data(config: Any) -> None:
-    """Raises ConfigError unless images have the model's size, and no labels."""
-    data, model = config.data, config.model
-    if data.size != model.size:
-        raise ConfigError(
-            f'data.resolution={data.resolution} differs from model.img_resolution={model.img_resolution}: set both to '
-            'the same size.'
-        )
-    if data.labels:
-        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
 
 
 # Generator ------------------------------------------------------------------------------------------------------------
@@ -331,22 +307,11 @@ class Generator(nn.Module):
 
 def check_inputs(model: Config, image: jax.Array, mask: jax.Array, sketch: jax.Array | None) -> None:
     """Raises ValueError unless images, masks and sketches have the shapes that `Generator` asks for."""
-    n, height, width = image.shape[:3] if image.ndim == 4 else (0, 0, 0)
-    if image.shape != (n, height, width, 3) or not n or height % 8 or width % 8:
-        raise ValueError(f'image of shape {image.shape}; expected [N, H, W, 3] with sides that are multiples of 8.')
     if (sketch is not None) != model.guided:
         fix = 'give one, zeros for no lines' if model.guided else 'leave it out, or train with model.guided=True'
         state = 'missing' if sketch is None else 'given'
         raise ValueError(f'the sketch is {state}, and model.guided={model.guided}; {fix}.')
-    shapes = [(count, height, width, 1) for count in (1, n)]
-    for name, plane in (('mask', mask), ('sketch', sketch)):
-        if plane is not None and plane.shape not in shapes:
-            raise ValueError(f'{name} of shape {plane.shape}; expected [1 or {n}, {height}, {width}, 1].')
-
-
-def composite(refined: jax.Array, image: jax.Array, mask: jax.Array) -> jax.Array:
-    """The generated pixels in the holes, elsewhere exactly those of the image."""
-    return refined * mask + image * (1 - mask)
+    check_shapes(8, image, {'mask': mask, 'sketch': sketch} if model.guided else {'mask': mask})
 
 
 # Discriminator --------------------------------------------------------------------------------------------------------
@@ -469,7 +434,7 @@ def validate(config: Any) -> None:
 
 def build(config: Any) -> GAN:
     """The GAN of a run configuration: D, then G, on the same images and under the same mask."""
-    model = config.model
+    model, drawn = config.model, training_masks(config.model)
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key, u_key = jax.random.split(key, 3)
@@ -486,11 +451,7 @@ def build(config: Any) -> GAN:
 
     def prepare(batch: dict, key: jax.Array, stage: Stage) -> dict:
         # One mask for all images of a step, on all devices: it depends on the step alone.
-        mask = sampler()(key)[None]
-        return {**batch, 'mask': mask, 'sketch': sketch_of(model, batch)}
-
-    # Read when it is first needed: a model can be used without the masks that it was trained with.
-    sampler = functools.cache(lambda: masks.sampler(model.masks, *model.size, model.mask_folder))
+        return {**batch, 'mask': drawn()(key)[None], 'sketch': sketch_of(model, batch)}
 
     def fields(state: Any, used: dict, new: dict) -> dict:
         """What evaluating D leaves behind."""
@@ -510,18 +471,17 @@ def build(config: Any) -> GAN:
         return loss, (fields(state, used, new), metrics)
 
     def inputs(batch: dict, key: jax.Array) -> dict:
-        drawn = jax.vmap(sampler())(sample_keys(key, batch['index']))
+        mask = jax.vmap(drawn())(sample_keys(key, batch['index']))
         sketch = {'sketch': sketch_of(model, batch)} if model.guided else {}
-        return {'image': batch['image'], 'mask': drawn, **sketch}
+        return {'image': batch['image'], 'mask': mask, **sketch}
 
     return GAN(
         init=init,
         updates=(Update('d', d_loss), Update('g', g_loss)),
         optimizers={net: optim.adam(config.optim, getattr(config.optim, f'{net}_lr')) for net in ('g', 'd')},
-        sample=functools.partial(sample, model),
+        sampler=Completer(inputs, functools.partial(complete, model), side_multiple=8, guided=model.guided),
         stage_at=lambda step, nimg, seed: Stage(model.img_resolution),
         prepare=prepare,
-        inputs=inputs,
     )
 
 
@@ -534,7 +494,7 @@ def sketch_of(model: Config, batch: dict) -> jax.Array | None:
     return (batch['edge'] > SKETCH_THRESHOLD * 255).astype(jnp.float32)
 
 
-def sample(model: Config, variables: dict, inputs: dict) -> jax.Array:
+def complete(model: Config, variables: dict, inputs: dict) -> jax.Array:
     """Completed images.
 
     Args:
@@ -547,11 +507,3 @@ def sample(model: Config, variables: dict, inputs: dict) -> jax.Array:
     image, mask = inputs['image'], inputs['mask']
     sketch = inputs.get('sketch', jnp.zeros_like(mask) if model.guided else None)
     return composite(Generator(model).apply({'params': variables['params']}, image, mask, sketch).refined, image, mask)
-
-
-SAMPLE_OPTIONS = ()  # of `sample`, for pictures of seeds: there are none
-
-
-def side_multiple(model: Config) -> int:
-    """What the sides of images must be multiples of."""
-    return 8

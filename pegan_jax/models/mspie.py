@@ -17,16 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import encodings, filters, losses, ops, optim
-from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal, size_of
-from pegan_jax.layers import EqualConv, EqualDense, lrelu, minibatch_std, pixel_norm, truncate
+from pegan_jax.gan import GAN, Sampler, Stage, Update, latents, sample_keys, sample_normal, size_of
+from pegan_jax.layers import EqualConv, EqualDense, lrelu, mean_w, minibatch_std, pixel_norm
 from pegan_jax.models.discriminator import DiscriminatorBlock, num_halvings, widths
 from pegan_jax.models.stylegan2 import ToRGB
 from pegan_jax.models.stylegan_training import check_widths, mix_styles
 from pegan_jax.settings import ConfigError, at_least, check_types
 
 Scale = int | tuple[int, int]  # added to both sides of the generator's input, or to (height, width)
-
-W_AVG_SAMPLES = 4096  # latents whose mean w is the centre of truncation
 
 
 @dataclass(frozen=True)
@@ -384,31 +382,36 @@ def discriminator(model: Config) -> Discriminator:
 
 # Sampling -------------------------------------------------------------------------------------------------------------
 
-SAMPLE_OPTIONS = ('noise', 'scale')  # of `sample`, besides space
-
 
 def map_latents(model: Config, variables: dict, z: jax.Array, c: None = None) -> jax.Array:
     """w [N, z_dim] of latents [N, z_dim]; there are no labels."""
     return generator(model).apply({'params': variables['params']}, z, method='map')
 
 
-def num_ws(model: Config) -> int:
-    """Styles of an image."""
-    return generator(model).num_ws
+def synthesise(
+    model: Config, variables: dict, ws: jax.Array, *, noise: Noise = 'const', scale: Scale | None = None
+) -> jax.Array:
+    """Images of any of the sizes that scales have.
+
+    Args:
+      variables: {'params', 'buffers'} of the generator; ws: [N, num_ws, z_dim].
+      noise: keys [N] draw new noise for every image; a tuple holds the numbers of each layer.
+      scale: static; also one that was not trained, negative, or (height, width). None: the largest that was trained,
+        for which results are published.
+    Returns: [N, *output_size(model, scale), 3] float32, nominally in [-1, 1], not clamped.
+    Raises: ValueError for a scale without pixels.
+    """
+    scale = max(model.scales) if scale is None else scale
+    if min(output_size(model, scale)) < 1:
+        raise ValueError(f'scale={scale} leaves no pixels; the smallest is {1 - min(base_size(model))}.')
+    return generator(model).apply(variables, ws, scale, noise, method='synthesise')
 
 
-def mean_w(model: Config, variables: dict) -> jax.Array:
-    """Centre of truncation [z_dim]: the mean w of a fixed set of W_AVG_SAMPLES latents."""
-    z = jax.random.normal(jax.random.key(0), (W_AVG_SAMPLES, model.z_dim))
-    return jnp.mean(map_latents(model, variables, z), axis=0)
-
-
-def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
-    """The scale at which images have a size, as an option of `sample`.
+def view(model: Config, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """The scale at which images have a size, as an option of `synthesise`.
 
     Raises: ValueError for a size that no scale has, naming the nearest one, and for a transform.
     """
-    model = config.model
     if transform is not None:
         raise ValueError(
             'MS-PIE chooses a size, but moves nothing; leave out transform (--rotate, --translate, --zoom).'
@@ -422,46 +425,18 @@ def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None)
     return {'scale': tuple(n // step - side for n, side in zip(size, base, strict=True))}
 
 
-def sample(
-    model: Config,
-    variables: dict,
-    inputs: jax.Array,
-    *,
-    truncation_psi: float = 1.0,
-    truncation_cutoff: int | None = None,
-    noise: Noise = 'const',
-    scale: Scale | None = None,
-    space: Literal['z', 'w', 'ws'] = 'z',
-) -> jax.Array:
-    """Images of any of the sizes that scales have.
-
-    Args:
-      variables: {'params', 'buffers'} of the generator.
-      inputs: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, z_dim]; 'ws' one w per layer [N, num_ws,
-        z_dim].
-      truncation_psi, truncation_cutoff: the first truncation_cutoff ws (None: all) become w_avg + psi (w - w_avg).
-      noise: keys [N] draw new noise for every image; a tuple holds the numbers of each layer.
-      scale: static; also one that was not trained, negative, or (height, width). None: the largest that was trained,
-        for which results are published.
-    Returns: [N, *output_size(model, scale), 3] float32, nominally in [-1, 1], not clamped.
-    Raises: ValueError for other shapes, another space, a scale without pixels.
-    """
-    module = generator(model)
-    shapes = {'z': (model.z_dim,), 'w': (model.z_dim,), 'ws': (module.num_ws, model.z_dim)}
-    if space not in shapes:
-        raise ValueError(f"space={space!r}; use 'z', 'w' or 'ws'.")
-    if inputs.shape[1:] != shapes[space]:
-        want = ', '.join(map(str, shapes[space]))
-        raise ValueError(f'inputs have shape {inputs.shape}; expected [N, {want}] with space={space!r}.')
-    scale = max(model.scales) if scale is None else scale
-    if min(output_size(model, scale)) < 1:
-        raise ValueError(f'scale={scale} leaves no pixels; the smallest is {1 - min(base_size(model))}.')
-    ws = map_latents(model, variables, inputs) if space == 'z' else inputs
-    if space != 'ws':
-        ws = jnp.repeat(ws[:, None, :], module.num_ws, axis=1)
-    if truncation_psi != 1:
-        ws = truncate(ws, mean_w(model, variables), truncation_psi, truncation_cutoff)
-    return module.apply(variables, ws, scale, noise, method='synthesise')
+def sampler(model: Config) -> Sampler:
+    """How images are made of seeds."""
+    mapped = functools.partial(map_latents, model)
+    return Sampler(
+        draw=functools.partial(latents, z_dim=model.z_dim),
+        synthesise=functools.partial(synthesise, model),
+        map=mapped,
+        w_avg=functools.partial(mean_w, mapped, model.z_dim),
+        num_ws=generator(model).num_ws,
+        options=('noise', 'scale'),
+        view=functools.partial(view, model),
+    )
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -472,7 +447,7 @@ def styles(model: Config, params: dict, batch: dict, key: jax.Array) -> tuple[ja
     z_key, other_key, mixing_key, noise_key = jax.random.split(key, 4)
     z, other = (sample_normal(k, batch['index'], (model.z_dim,)) for k in (z_key, other_key))
     w, other = (map_latents(model, {'params': params}, v)[:, None] for v in (z, other))
-    count = num_ws(model)
+    count = generator(model).num_ws
     ws = mix_styles(mixing_key, jnp.repeat(w, count, 1), jnp.repeat(other, count, 1), model.style_mixing_prob)
     return ws, sample_keys(noise_key, batch['index'])
 
@@ -565,7 +540,7 @@ def build(config: Any) -> GAN:
             'g': optim.adam(config.optim, config.optim.g_lr, model.pl_interval),
             'd': optim.adam(config.optim, config.optim.d_lr, model.r1_interval),
         },
-        sample=functools.partial(sample, model),
+        sampler=sampler(model),
         stage_at=stage_at,
         stages=stages,
         ema=lambda nimg, step: model.ema_beta,

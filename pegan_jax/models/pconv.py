@@ -13,13 +13,12 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from pegan_jax import optim
-from pegan_jax.data import masks
-from pegan_jax.gan import GAN, Stage, Update, sample_keys, size_of
+from pegan_jax.gan import GAN, Completer, Stage, Update, sample_keys, size_of
 from pegan_jax.layers import BatchNorm, PartialConv
-from pegan_jax.models.deepfill import check_data, check_masks, composite, double
+from pegan_jax.models.attention import double
+from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, training_masks
 from pegan_jax.settings import ConfigError, at_least, check_types
 from pegan_jax.weights import features
 
@@ -81,11 +80,6 @@ class Config:
         return min(self.channel_base << (level - 1), self.channel_max)
 
 
-def side_multiple(model: Config) -> int:
-    """What the sides of images must be multiples of."""
-    return 2**model.levels
-
-
 # Network --------------------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +97,7 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         model = self.model
-        check_inputs(model, image, mask)
+        check_shapes(2**model.levels, image, {'mask': mask})
 
         def conv(name: str, x: jax.Array, valid: jax.Array, features: int, size: int, stride: int, bias: bool) -> tuple:
             pads = ((size // 2,) * 2,) * 2
@@ -133,18 +127,6 @@ class Generator(nn.Module):
             if level > 1:
                 x = jax.nn.leaky_relu(norm(f'dec_{level}_bn', x, train), 0.2)
         return x.astype(jnp.float32)
-
-
-def check_inputs(model: Config, image: jax.Array, mask: jax.Array) -> None:
-    """Raises ValueError unless images and masks have the shapes that `Generator` asks for."""
-    multiple = side_multiple(model)
-    n, height, width = image.shape[:3] if image.ndim == 4 else (0, 0, 0)
-    if image.shape != (n, height, width, 3) or not n or height % multiple or width % multiple:
-        raise ValueError(
-            f'image of shape {image.shape}; expected [N, H, W, 3] with sides that are multiples of {multiple}.'
-        )
-    if mask.shape not in ((1, height, width, 1), (n, height, width, 1)):
-        raise ValueError(f'mask of shape {mask.shape}; expected [1 or {n}, {height}, {width}, 1].')
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
@@ -221,7 +203,7 @@ def frozen(params: dict) -> dict:
 
 def build(config: Any) -> GAN:
     """The system of a run configuration, which has no discriminator: its only update is that of G."""
-    model = config.model
+    model, drawn = config.model, training_masks(config.model)
     g = Generator(model, 'data')
 
     @functools.cache
@@ -233,14 +215,11 @@ def build(config: Any) -> GAN:
             vgg()  # to be missed before anything is compiled
         image, mask = jnp.zeros((1, *model.size, 3)), jnp.zeros((1, *model.size, 1))
         variables = g.init(key, image, mask, True)
-        return {'g': variables['params'], 'd': {}}, {'g': variables['batch_stats'], 'd': {}}, {}
-
-    # Read when it is first needed: a model can be used without the masks that it was trained with.
-    sampler = functools.cache(lambda: masks.sampler(model.masks, *model.size, model.mask_folder))
+        return {'g': variables['params']}, {'g': variables['batch_stats']}, {}
 
     def prepare(batch: dict, key: jax.Array, stage: Stage) -> dict:
         # One mask for all images of a step, on all devices, as DeepFillv2 has it.
-        return {**batch, 'mask': sampler()(key)[None]}
+        return {**batch, 'mask': drawn()(key)[None]}
 
     def g_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
         variables = {'params': frozen(params) if model.freeze_encoder_bn else params, 'batch_stats': state.buffers['g']}
@@ -255,23 +234,22 @@ def build(config: Any) -> GAN:
             terms |= feature_terms(*zip(*(jnp.split(x, 3) for x in maps), strict=True))
         metrics = {f'loss/{name}': value for name, value in terms.items()}
         name = 'loss/g_without_vgg' if model.vgg is None else 'loss/g'
-        return total(terms), ({'buffers': {**state.buffers, 'g': new['batch_stats']}}, {name: total(terms), **metrics})
+        return total(terms), ({'buffers': {'g': new['batch_stats']}}, {name: total(terms), **metrics})
 
     def inputs(batch: dict, key: jax.Array) -> dict:
-        return {'image': batch['image'], 'mask': jax.vmap(sampler())(sample_keys(key, batch['index']))}
+        return {'image': batch['image'], 'mask': jax.vmap(drawn())(sample_keys(key, batch['index']))}
 
     return GAN(
         init=init,
         updates=(Update('g', g_loss),),
-        optimizers={'g': optim.adam(config.optim, config.optim.g_lr), 'd': optax.identity()},
-        sample=functools.partial(sample, model),
+        optimizers={'g': optim.adam(config.optim, config.optim.g_lr)},
+        sampler=Completer(inputs, functools.partial(complete, model), side_multiple=2**model.levels),
         stage_at=lambda step, nimg, seed: Stage(model.img_resolution),
         prepare=prepare,
-        inputs=inputs,
     )
 
 
-def sample(model: Config, variables: dict, inputs: dict) -> jax.Array:
+def complete(model: Config, variables: dict, inputs: dict) -> jax.Array:
     """Completed images.
 
     Args:
@@ -285,6 +263,3 @@ def sample(model: Config, variables: dict, inputs: dict) -> jax.Array:
     image, mask = inputs['image'], inputs['mask']
     variables = {'params': variables['params'], 'batch_stats': variables['buffers']}
     return composite(jnp.clip(Generator(model).apply(variables, image, mask, False), -1, 1), image, mask)
-
-
-SAMPLE_OPTIONS = ()  # of `sample`, for pictures of seeds: there are none

@@ -4,7 +4,6 @@ The plain model is that of mmgeneration. Xu et al. 2021 (arXiv 2012.05217) study
 explicit encoding gives back, but published no program for it; `Config.upsampling` says what it is here.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,23 +17,11 @@ import optax
 from pegan_jax import losses, ops, optim
 from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
 from pegan_jax.layers import minibatch_std, pixel_norm
-from pegan_jax.models.dcgan import (
-    SAMPLE_OPTIONS,
-    Encoding,
-    append_encoding,
-    check_encoding,
-    check_latents,
-    check_resolution,
-    head_size,
-    map_latents,
-    mean_w,
-    num_ws,
-    validate,
-    view,
-)
+from pegan_jax.models import dcgan
+from pegan_jax.models.dcgan import Encoding, append_encoding, check_encoding, check_resolution, head_size
 from pegan_jax.settings import ConfigError, at_least, check_types
 
-__all__ = ['SAMPLE_OPTIONS', 'Config', 'build', 'map_latents', 'mean_w', 'num_ws', 'sample', 'validate', 'view']
+validate = dcgan.validate
 
 # Learning rates in units of those in the configuration, by the resolution of the stage.
 LR_FACTORS = {128: 1.5, 256: 2.0, 512: 3.0, 1024: 3.0}
@@ -363,34 +350,18 @@ def build(config: Any) -> GAN:
         init=init,
         updates=(Update('d', d_update), Update('g', g_update)),
         optimizers=optimizers,
-        sample=functools.partial(sample, model),
+        sampler=dcgan.sampler(model, synthesise),
         stage_at=stage_at,
         ema=lambda nimg, step: EMA_DECAY,
         enter=enter,
     )
 
 
-def sample(
-    model: Config,
-    variables: dict,
-    z: jax.Array,
-    grid: None = None,
-    *,
-    size: tuple[int, int] | None = None,
-    space: Literal['z', 'w'] = 'z',
-) -> jax.Array:
-    """Images; before training has reached the last stage, enlarged ones of the stage it is in.
+def synthesise(model: Config, variables: dict, z: jax.Array, *, size: tuple[int, int] | None = None) -> jax.Array:
+    """Images of latents; before training has reached the last stage, enlarged ones of the stage it is in.
 
-    Args:
-      variables: {'params', 'buffers'} of the generator.
-      z: [N, z_dim].
-      grid: must be None: this model has no coordinates to choose.
-      size: (height, width), multiples of img_resolution / 4. The first feature maps are stretched to it; the Cartesian
-        grid stretches with them, sinusoids go on at their step.
-      space: latents are their own styles.
+    Args and errors as in `dcgan.synthesise`.
     Returns: [N, *size, 3] float32, nominally in [-1, 1], not clamped.
-    Raises: ValueError for a grid, other sizes, latents of another shape.
     """
-    check_latents(model, z, grid)
     head, progress = head_size(size, model.img_resolution), variables['buffers']['progress']
     return Generator(model).apply({'params': variables['params']}, z, progress, None, head)

@@ -5,7 +5,7 @@ and a patch critic of the same scale compares that with the real one. Blocks tra
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import optax
 
 from pegan_jax import encodings, losses, ops
 from pegan_jax.data.sources import open_image
-from pegan_jax.gan import GAN, Stage, Update, sample_keys
+from pegan_jax.gan import GAN, Sampler, Stage, Update, latents, sample_keys, size_only
 from pegan_jax.layers import BatchNorm
 from pegan_jax.models.singan_pyramid import (
     Pyramid,
@@ -119,11 +119,6 @@ class Config:
                 f'model.first_noise_channels={self.first_noise_channels}; use 1 or {self.in_channels(0)}, the channels '
                 'of the input of the coarsest scale.'
             )
-
-    @property
-    def z_dim(self) -> int:
-        """Numbers of a latent: the bits of two are the random key of all noise maps of a sample."""
-        return 2
 
     @property
     def margin(self) -> int:
@@ -521,7 +516,7 @@ def build(config: Any) -> GAN:
             'g': adam(model, optim.g_lr, model.g_steps, optim.beta1, optim.beta2, optim.eps),
             'd': adam(model, optim.d_lr, model.d_steps, optim.beta1, optim.beta2, optim.eps),
         },
-        sample=functools.partial(sample, model),
+        sampler=Sampler(draw, functools.partial(synthesise, model), options=('size', 'start_scale'), view=size_only),
         stage_at=stage_at,
         enter=enter,
         num_steps=lambda: model.iters_per_scale * count(),
@@ -553,39 +548,31 @@ def grow(model: Config, scale: int, params: dict, buffers: dict) -> tuple[dict, 
     return params, buffers
 
 
-def sample(
-    model: Config,
-    variables: dict,
-    z: jax.Array,
-    grid: None = None,
-    *,
-    size: tuple[int, int] | None = None,
-    start_scale: int = 0,
-    space: Literal['z', 'w'] = 'z',
+def draw(seeds: Iterable[int]) -> np.ndarray:
+    """Latents of seeds: the data of the threefry key of all noise maps of a sample, uint32 [N, 2]."""
+    return latents(seeds, 2).view(np.uint32)
+
+
+def synthesise(
+    model: Config, variables: dict, words: jax.Array, *, size: tuple[int, int] | None = None, start_scale: int = 0
 ) -> jax.Array:
     """Random images, all blocks in evaluation mode. Scales that training has not reached only enlarge their input.
 
     Args:
-      variables: {'params': {'block0': ...}, 'buffers': ...} of the generator.
-      z: [N, 2] float32, whose bits are the random keys of the noise maps.
-      grid: must be None: this model has no coordinates to choose.
+      variables: {'params': {'block0': ...}, 'buffers': ...} of the generator; words: of `draw`.
       size: (height, width) of the finest scale; None: that of training. Other scales follow, rounded half to even.
       start_scale: scales below it use the noise of the reconstruction.
-      space: latents are their own styles.
     Returns: [N, *size, 3] float32, nominally in [-1, 1], not clamped.
-    Raises: ValueError for a grid, a start_scale that does not exist, sizes that leave a scale empty.
+    Raises: ValueError for a start_scale that does not exist, sizes that leave a scale empty.
     """
     params, buffers = variables['params'], variables['buffers']
     native = sizes_of(buffers)
-    if grid is not None:
-        raise ValueError('SinGAN has no grid of coordinates; choose a `size`.')
     if not 0 <= start_scale < len(native):
         raise ValueError(f'start_scale={start_scale}; the model has scales 0 to {len(native) - 1}.')
     sizes = scaled_sizes(native, size)
     if start_scale and sizes != list(native):
         raise ValueError(f'start_scale={start_scale} needs the size of the image, {native[-1]}, not {size}.')
-    keys = jax.vmap(jax.random.wrap_key_data)(jax.lax.bitcast_convert_type(z.astype(jnp.float32), jnp.uint32))
-    noises = draw_noises(model, keys, sizes)
+    noises = draw_noises(model, jax.random.wrap_key_data(words, impl='threefry2x32'), sizes)
     fixed = fixed_noises(model, buffers, len(native))
     noises[:start_scale] = [jnp.broadcast_to(f, n.shape) for f, n in zip(fixed, noises[:start_scale], strict=False)]
     return generate_trained(model, params, buffers, noises)
@@ -602,31 +589,6 @@ def generate_trained(model: Config, params: dict, buffers: dict, noises: Sequenc
         (trained,), _ = generate(model, params, buffers, [noise], previous, ratio=ratio, first=s)
         image = jnp.where(s <= buffers['scale'], trained, previous)
     return image
-
-
-SAMPLE_OPTIONS = ('size',)  # of `sample`, for pictures of seeds
-
-
-def map_latents(model: Config, variables: dict, z: jax.Array, c: None = None) -> jax.Array:
-    """z itself: there is no mapping network."""
-    return z
-
-
-def mean_w(model: Config, variables: dict) -> jax.Array:
-    """Raises ValueError: there is no mean style."""
-    raise ValueError('SinGAN has no mean style to truncate towards; leave truncation_psi at 1.')
-
-
-def num_ws(model: Config) -> int:
-    """Raises ValueError: there are no styles."""
-    raise ValueError('SinGAN has no styles to mix or to truncate.')
-
-
-def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
-    """{'size'}: samples of another size. Raises: ValueError for a transform."""
-    if transform is not None:
-        raise ValueError('SinGAN has no coordinates to transform; choose a size.')
-    return {'size': size}
 
 
 def validate(config: Any) -> None:

@@ -4,7 +4,6 @@ Its discriminator is in `discriminator`, its training in `stylegan_training`. Sq
 published; other sizes begin with a larger learned constant.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,10 +14,9 @@ import jax.numpy as jnp
 
 from pegan_jax import filters, ops
 from pegan_jax.gan import GAN, size_of
-from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork, truncate
+from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork
 from pegan_jax.models import stylegan_training
 from pegan_jax.models.discriminator import widths
-from pegan_jax.models.stylegan_training import labels_or_default
 from pegan_jax.settings import ConfigError, at_least, check_types
 
 validate = stylegan_training.validate
@@ -306,9 +304,9 @@ class Generator(nn.Module):
             self.dtype,
         )
 
-    def map(self, z: jax.Array | None, c: jax.Array | None = None, **options: Any) -> jax.Array:
-        """ws [N, num_ws, w_dim]; options as in `MappingNetwork`."""
-        return self.mapping(z, c, **options)
+    def map(self, z: jax.Array | None, c: jax.Array | None = None, update_emas: bool = False) -> jax.Array:
+        """ws [N, num_ws, w_dim]; update_emas as in `MappingNetwork`."""
+        return self.mapping(z, c, update_emas=update_emas)
 
     def synthesise(self, ws: jax.Array, noise: Noise = 'const') -> jax.Array:
         """Images [N, H, W, img_channels] of ws."""
@@ -336,76 +334,6 @@ def generator(model: Config) -> Generator:
     )
 
 
-# Sampling -------------------------------------------------------------------------------------------------------------
-
-SAMPLE_OPTIONS = ('noise',)  # of `sample`, besides labels and space
-
-
-def map_latents(model: Config, variables: dict, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
-    """w [N, w_dim] of latents [N, z_dim] and labels [N, c_dim], before truncation."""
-    return generator(model).apply(variables, z, c, method='map')[:, 0]
-
-
-def num_ws(model: Config) -> int:
-    """Styles of an image."""
-    return generator(model).num_ws
-
-
-def mean_w(model: Config, variables: dict) -> jax.Array:
-    """Centre of truncation [w_dim], the running mean of w in training."""
-    return variables['buffers']['mapping']['w_avg']
-
-
-def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
-    """No options of `sample`: there is one view. Raises ValueError for another one."""
-    native = config.model.size
-    if size not in (None, native) or transform is not None:
-        raise ValueError(
-            f'StyleGAN2 has no coordinates: it makes images of {native[0]} x {native[1]}, and moves nothing; leave out '
-            'size and transform.'
-        )
-    return {}
-
-
-def sample(
-    model: Config,
-    variables: dict,
-    inputs: jax.Array,
-    *,
-    c: jax.Array | None = None,
-    truncation_psi: float = 1.0,
-    truncation_cutoff: int | None = None,
-    noise: Noise = 'const',
-    space: Literal['z', 'w', 'ws'] = 'z',
-) -> jax.Array:
-    """Images of the native size.
-
-    Args:
-      variables: {'params', 'buffers'} of the generator.
-      inputs: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, w_dim]; 'ws' one w per layer [N, num_ws,
-        w_dim].
-      c: labels [N, c_dim] of latents; None: of a model with labels, the classes in turn.
-      truncation_psi, truncation_cutoff: the first truncation_cutoff ws (None: all) become w_avg + psi (w - w_avg).
-      noise: keys [N] draw new noise for every image.
-    Returns: [N, H, W, 3] float32, nominally in [-1, 1], not clamped.
-    Raises: ValueError for other shapes, another space.
-    """
-    module = generator(model)
-    shapes = {'z': (model.z_dim,), 'w': (model.w_dim,), 'ws': (module.num_ws, model.w_dim)}
-    if space not in shapes:
-        raise ValueError(f"space={space!r}; use 'z', 'w' or 'ws'.")
-    if inputs.shape[1:] != shapes[space]:
-        want = ', '.join(map(str, shapes[space]))
-        raise ValueError(f'inputs have shape {inputs.shape}; expected [N, {want}] with space={space!r}.')
-    if space == 'z':
-        inputs = module.apply(variables, inputs, labels_or_default(model, c, len(inputs)), method='map')
-    elif space == 'w':
-        inputs = jnp.repeat(inputs[:, None, :], module.num_ws, axis=1)
-    if truncation_psi != 1:
-        inputs = truncate(inputs, mean_w(model, variables), truncation_psi, truncation_cutoff)
-    return module.apply(variables, inputs, noise, method='synthesise')
-
-
 # The system -----------------------------------------------------------------------------------------------------------
 
 
@@ -418,4 +346,4 @@ def synthesise(
 
 def build(config: Any) -> GAN:
     """The GAN of a run configuration (`pegan_jax.config.Config`) whose model is a `Config`."""
-    return stylegan_training.assemble(config, generator, synthesise, functools.partial(sample, config.model))
+    return stylegan_training.assemble(config, generator, synthesise, options=('noise',))

@@ -6,7 +6,6 @@ low-pass filters, so that no frequency arises which the sampling rate cannot car
 a transform of the coordinates moves the scene, and a larger canvas shows more of it.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -19,9 +18,8 @@ import numpy as np
 from pegan_jax import encodings, ops
 from pegan_jax.filters import lowpass
 from pegan_jax.gan import GAN, size_of
-from pegan_jax.layers import EqualDense, MappingNetwork, truncate
+from pegan_jax.layers import EqualDense, MappingNetwork
 from pegan_jax.models import stylegan_training
-from pegan_jax.models.stylegan_training import labels_or_default
 from pegan_jax.settings import ConfigError, at_least, check_types
 
 validate = stylegan_training.validate
@@ -214,11 +212,6 @@ def canvas(model: Config, index: int, size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def num_ws(model: Config) -> int:
-    """Styles of an image: one of the input, one per layer."""
-    return model.num_layers + 2
-
-
 class Layer(NamedTuple):
     """What distinguishes a layer: the signals that it takes and gives, and where it stands.
 
@@ -387,23 +380,25 @@ class Generator(nn.Module):
 
     model: Config
 
+    @property
+    def num_ws(self) -> int:
+        """Styles of an image: one of the input, one per layer."""
+        return self.model.num_layers + 2
+
     def setup(self) -> None:
         model = self.model
         self.mapping = MappingNetwork(
             model.w_dim,
             num_layers=model.mapping_layers,
             lr_multiplier=model.lr_multiplier,
-            num_ws=num_ws(model),
+            num_ws=self.num_ws,
             w_avg_beta=model.w_avg_beta,
         )
         self.synthesis = Synthesis(model)
 
-    def map(self, z: jax.Array, c: jax.Array | None = None, **options: Any) -> jax.Array:
-        """Latents [N, z_dim] and labels [N, c_dim] (None without labels) -> ws [N, num_ws, w_dim].
-
-        options: update_emas, truncation_psi, truncation_cutoff, of `layers.MappingNetwork`.
-        """
-        return self.mapping(z, c, **options)
+    def map(self, z: jax.Array, c: jax.Array | None = None, update_emas: bool = False) -> jax.Array:
+        """ws [N, num_ws, w_dim] of latents [N, z_dim] and labels [N, c_dim], None without; see `MappingNetwork`."""
+        return self.mapping(z, c, update_emas=update_emas)
 
     def synthesise(
         self,
@@ -427,71 +422,14 @@ class Generator(nn.Module):
         return self.synthesise(self.map(z, c))
 
 
-# Sampling -------------------------------------------------------------------------------------------------------------
-
-SAMPLE_OPTIONS = ('size', 'transform')  # of `sample`, besides labels and space
+# The system -----------------------------------------------------------------------------------------------------------
 
 
-def map_latents(model: Config, variables: dict, z: jax.Array, c: jax.Array | None = None) -> jax.Array:
-    """w [N, w_dim] of latents [N, z_dim] and labels [N, c_dim], before truncation."""
-    return Generator(model).apply(variables, z, c, method='map')[:, 0]
-
-
-def mean_w(model: Config, variables: dict) -> jax.Array:
-    """Centre of truncation [w_dim], the running mean of w in training."""
-    return variables['buffers']['mapping']['w_avg']
-
-
-def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
-    """Options of `sample` for images of a size, at the pixel pitch of training, of a scene that a matrix moves."""
+def view(size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """Options of `Generator.synthesise`: images of a size, at the pitch of training, of a scene that a matrix moves."""
     if size is not None:
         check_size(size)
     return {k: v for k, v in (('size', size), ('transform', transform)) if v is not None}
-
-
-def sample(
-    model: Config,
-    variables: dict,
-    inputs: jax.Array,
-    *,
-    c: jax.Array | None = None,
-    truncation_psi: float = 1.0,
-    truncation_cutoff: int | None = None,
-    size: tuple[int, int] | None = None,
-    transform: jax.Array | None = None,
-    space: Literal['z', 'w', 'ws'] = 'z',
-) -> jax.Array:
-    """Images of any size, of the scene seen from anywhere.
-
-    Args:
-      variables: {'params', 'buffers'} of the generator.
-      inputs: what `space` says: 'z' latents [N, z_dim]; 'w' mapped ones [N, w_dim]; 'ws' one w per layer [N, num_ws,
-        w_dim].
-      c: labels [N, c_dim] of latents; None: of a model with labels, the classes in turn.
-      truncation_psi, truncation_cutoff: the first truncation_cutoff ws (None: all) become w_avg + psi (w - w_avg).
-      size, transform: as in `Generator.synthesise`.
-    Returns: [N, *size, 3] float32, nominally in [-1, 1], not clamped.
-    Raises: ValueError for other shapes, an odd size, another space.
-    """
-    shapes = {'z': (model.z_dim,), 'w': (model.w_dim,), 'ws': (num_ws(model), model.w_dim)}
-    if space not in shapes:
-        raise ValueError(f"space={space!r}; use 'z', 'w' or 'ws'.")
-    if inputs.shape[1:] != shapes[space]:
-        want = ', '.join(map(str, shapes[space]))
-        raise ValueError(f'inputs have shape {inputs.shape}; expected [N, {want}] with space={space!r}.')
-    if size is not None:
-        check_size(size)
-    module = Generator(model)
-    if space == 'z':
-        inputs = module.apply(variables, inputs, labels_or_default(model, c, len(inputs)), method='map')
-    elif space == 'w':
-        inputs = jnp.repeat(inputs[:, None], num_ws(model), axis=1)
-    if truncation_psi != 1:
-        inputs = truncate(inputs, mean_w(model, variables), truncation_psi, truncation_cutoff)
-    return module.apply(variables, inputs, transform, size, method='synthesise')
-
-
-# Training -------------------------------------------------------------------------------------------------------------
 
 
 def synthesise(
@@ -505,4 +443,4 @@ def synthesise(
 
 def build(config: Any) -> GAN:
     """The GAN of a run configuration (`pegan_jax.config.Config`) whose model is a `Config`."""
-    return stylegan_training.assemble(config, Generator, synthesise, functools.partial(sample, config.model))
+    return stylegan_training.assemble(config, Generator, synthesise, options=('size', 'transform'), view=view)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from pegan_jax import losses, ops, optim
-from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
+from pegan_jax.gan import GAN, Sampler, Stage, Update, latents, sample_keys, sample_normal
 from pegan_jax.models.discriminator import Discriminator, num_halvings, widths
 from pegan_jax.settings import ConfigError, at_least
 
@@ -146,22 +146,6 @@ def discriminator(model: Any) -> Discriminator:
 def score(model: Any, params: dict, buffers: dict, images: jax.Array, c: jax.Array | None) -> jax.Array:
     """Logits [b] of images [b, H, W, 3] and labels [b, c_dim] or None."""
     return discriminator(model).apply({'params': params, 'buffers': buffers}, images, c)
-
-
-def labels_or_default(model: Any, c: jax.Array | None, n: int) -> jax.Array | None:
-    """Labels [n, c_dim] as given, or the classes in turn; None for a model without labels.
-
-    Raises: ValueError for labels of another shape, or of a model that takes none.
-    """
-    if not model.c_dim:
-        if c is not None:
-            raise ValueError(f'labels of shape {c.shape} for a model without labels (c_dim=0).')
-        return None
-    if c is None:
-        return jax.nn.one_hot(jnp.arange(n) % model.c_dim, model.c_dim)
-    if c.shape != (n, model.c_dim):
-        raise ValueError(f'labels of shape {c.shape}; expected [{n}, {model.c_dim}].')
-    return c
 
 
 def labels(model: Any, batch: dict) -> jax.Array | None:
@@ -324,12 +308,33 @@ def d_r1(
 # Assembly -------------------------------------------------------------------------------------------------------------
 
 
-def assemble(config: Any, generator: Callable, synthesise: Callable, sample: Callable) -> GAN:
+def sampler(model: Any, module: Any, options: tuple[str, ...], view: Callable | None) -> Sampler:
+    """How images are made of seeds; options, view: see `Sampler`, of the module's method `synthesise`."""
+
+    def mapped(variables: dict, z: jax.Array, c: jax.Array | None) -> jax.Array:
+        return module.apply(variables, z, c, method='map')[:, 0]
+
+    def synthesise(variables: dict, ws: jax.Array, **options: Any) -> jax.Array:
+        return module.apply(variables, ws, **options, method='synthesise')
+
+    return Sampler(
+        draw=functools.partial(latents, z_dim=model.z_dim),
+        synthesise=synthesise,
+        map=mapped,
+        w_avg=lambda variables: variables['buffers']['mapping']['w_avg'],
+        num_ws=module.num_ws,
+        options=options,
+        view=view,
+    )
+
+
+def assemble(
+    config: Any, generator: Callable, synthesise: Callable, options: tuple[str, ...], view: Callable | None = None
+) -> GAN:
     """The GAN of a run configuration, of StyleGAN2 or StyleGAN3: G main, G path length, D main, D R1, in this order.
 
     Args:
-      generator, synthesise: as for `networks`.
-      sample: see `GAN.sample`.
+      generator, synthesise: as for `networks`; options, view: as for `sampler`.
     """
     model, batch_size = config.model, config.train.batch_size
     height, width = model.size
@@ -340,7 +345,8 @@ def assemble(config: Any, generator: Callable, synthesise: Callable, sample: Cal
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key = jax.random.split(key)
-        images, c = jnp.zeros((1, height, width, 3)), labels_or_default(model, None, 1)
+        images = jnp.zeros((1, height, width, 3))
+        c = jnp.zeros((1, model.c_dim)) if model.c_dim else None
         g = generator(model).init(g_key, jnp.zeros((1, model.z_dim)), c)
         both = {'g': g, 'd': discriminator(model).init(d_key, images, c)}
         params, buffers = ({net: both[net].get(part, {}) for net in both} for part in ('params', 'buffers'))
@@ -396,7 +402,8 @@ def assemble(config: Any, generator: Callable, synthesise: Callable, sample: Cal
         init=init,
         updates=tuple(updates),
         optimizers={'g': adam(config.optim.g_lr, model.pl_interval), 'd': adam(config.optim.d_lr, model.r1_interval)},
-        sample=sample,
+        sampler=sampler(model, generator(model), options, view),
         stage_at=stage_at,
         ema=lambda nimg, step: optim.ema_decay(config.train, nimg, ema_kimg, model.ema_rampup),
+        c_dim=model.c_dim,
     )

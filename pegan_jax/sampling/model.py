@@ -3,8 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +13,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax import config as configs
-from pegan_jax.gan import GAN, latents
+from pegan_jax.gan import GAN, Completer, Sampler, per_layer
 from pegan_jax.layers import truncate
 from pegan_jax.train.checkpoint import load_sampling
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A trained model; variables: {'params', 'buffers'} of the generator, EMA where the run kept one."""
 
@@ -28,28 +27,39 @@ class Model:
     variables: dict
     step: int
 
-    @functools.cached_property
-    def system(self) -> types.ModuleType:
-        """The module of its system, such as `pegan_jax.models.cips`."""
-        return configs.system_module(self.config.system)
+    @property
+    def sampler(self) -> Sampler:
+        """How it makes images of seeds. Raises: ValueError for a system that completes images."""
+        if isinstance(self.gan.sampler, Completer):
+            raise ValueError(f'{self.config.system} completes images, which no seed stands for; use inpaint.')
+        return self.gan.sampler
+
+    @property
+    def completer(self) -> Completer:
+        """How it completes images. Raises: ValueError for a system that makes images of seeds."""
+        if isinstance(self.gan.sampler, Sampler):
+            raise ValueError(
+                f'{self.config.system} makes images of seeds; to complete images, use a run of deepfill or pconv.'
+            )
+        return self.gan.sampler
 
     @functools.cached_property
     def _program(self) -> Callable:
         def run(variables: dict, w: jax.Array, arrays: dict, rest: tuple) -> jax.Array:
-            return self.gan.sample(variables, w, space=_space(w), **arrays, **dict(rest))
+            return self.sampler.synthesise(variables, per_layer(self.sampler, w), **arrays, **dict(rest))
 
         return jax.jit(run, static_argnums=3)
 
     def synthesise(self, w: jax.Array, **options: Any) -> jax.Array:
-        """gan.sample of styles [N, w_dim] or [N, num_ws, w_dim], compiled; options: the system's SAMPLE_OPTIONS."""
+        """Images of styles [N, w_dim] or [N, num_ws, w_dim], compiled; options: of `Sampler.synthesise`."""
         arrays = {k: v for k, v in options.items() if isinstance(v, (jax.Array, np.ndarray))}
         rest = tuple((k, v) for k, v in options.items() if k not in arrays)
         return self._program(self.variables, w, arrays, rest)
 
     @functools.cached_property
     def complete(self) -> Callable:
-        """gan.sample of the inputs of a system that completes images, compiled: {'image', 'mask', ...} -> images."""
-        return functools.partial(jax.jit(self.gan.sample), self.variables)
+        """`Completer.complete` of inputs, compiled: {'image', 'mask', ...} -> images."""
+        return functools.partial(jax.jit(self.completer.complete), self.variables)
 
     @functools.cached_property
     def synthesise_points(self) -> Callable:
@@ -59,26 +69,35 @@ class Model:
         """
 
         def run(variables: dict, w: jax.Array, points: jax.Array) -> jax.Array:
-            return self.gan.sample(variables, w, grid=points, space=_space(w))
+            return self.sampler.synthesise(variables, per_layer(self.sampler, w), grid=points)
 
         specs = {'in_specs': (P(), P(), P('points')), 'out_specs': P(None, 'points')}
         return jax.jit(jax.shard_map(run, mesh=local_mesh(), check_vma=False, **specs))
 
     @functools.cached_property
     def w_avg(self) -> jax.Array:
-        """The centre of truncation, [w_dim]."""
-        return self.system.mean_w(self.config.model, self.variables)
+        """The centre of truncation, [w_dim]. Raises: ValueError for a system that has none."""
+        if self.sampler.w_avg is None:
+            raise ValueError(f'{self.config.system} has no mean style to truncate towards; leave truncation_psi at 1.')
+        return self.sampler.w_avg(self.variables)
+
+    @property
+    def num_ws(self) -> int:
+        """Styles of an image. Raises: ValueError for a system whose images have one."""
+        if self.sampler.num_ws is None:
+            raise ValueError(f'{self.config.system} has one style per image: none to mix, or to truncate apart.')
+        return self.sampler.num_ws
 
     @functools.cached_property
     def _map(self) -> Callable:
-        return jax.jit(functools.partial(self.system.map_latents, self.config.model))
+        return jax.jit(self.sampler.map)
 
     def labels(self, label: int | np.ndarray | None, count: int) -> np.ndarray | None:
         """A class, or a label [c_dim], `count` times: [count, c_dim] float32; None for a model without labels.
 
         Raises: ValueError for a class that there is not, a label where there are none, none where there are.
         """
-        c_dim = getattr(self.config.model, 'c_dim', 0)
+        c_dim = self.gan.c_dim
         if not c_dim:
             if label is not None:
                 raise ValueError(f'label={label}, but the model has no classes.')
@@ -90,7 +109,7 @@ class Model:
 
     def styles(
         self,
-        seeds: Iterable[int],
+        seeds: Sequence[int],
         truncation_psi: float = 1.0,
         *,
         truncation_cutoff: int | None = None,
@@ -104,22 +123,18 @@ class Model:
         Raises: ValueError for truncation_psi above 1, a cutoff that is not a number of layers, a system that completes
           images, and as `labels`.
         """
-        if self.gan.inputs is not None:
-            raise ValueError(f'{self.config.system} completes images, which no seed stands for; use inpaint.')
         if truncation_psi > 1:
             raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
-        z = latents(seeds, self.config.model.z_dim)
-        w = self._map(self.variables, z, self.labels(label, len(z)))
-        if truncation_cutoff is None:
-            return w if truncation_psi == 1 else truncate(w, self.w_avg, truncation_psi)
-        count = self.system.num_ws(self.config.model)
-        if not 0 <= truncation_cutoff <= count:
-            raise ValueError(f'truncation_cutoff={truncation_cutoff} with {count} styles per image; use 0 to {count}.')
-        return truncate(jnp.repeat(w[:, None], count, axis=1), self.w_avg, truncation_psi, truncation_cutoff)
-
-
-def _space(w: jax.Array) -> str:
-    return 'w' if w.ndim == 2 else 'ws'
+        z, label = self.sampler.draw(seeds), self.labels(label, len(seeds))
+        w = jnp.asarray(z) if self.sampler.map is None else self._map(self.variables, z, label)
+        if truncation_cutoff is not None:
+            if not 0 <= truncation_cutoff <= self.num_ws:
+                raise ValueError(
+                    f'truncation_cutoff={truncation_cutoff} with {self.num_ws} styles per image; use 0 to '
+                    f'{self.num_ws}.'
+                )
+            w = per_layer(self.sampler, w)
+        return w if truncation_psi == 1 else truncate(w, self.w_avg, truncation_psi, truncation_cutoff)
 
 
 def load(path: str | pathlib.Path, step: int | str | None = None) -> Model:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import coords
+from pegan_jax.gan import per_layer
 from pegan_jax.sampling.model import Model
 
 
@@ -19,20 +20,25 @@ def _options(
     transform: np.ndarray | jax.Array | None,
     noise_mode: str | None,
 ) -> dict:
-    """Options of gan.sample for as many images as there are seeds."""
+    """Options of `Sampler.synthesise` for as many images as there are seeds."""
     options = {} if grid is None else {'grid': grid}
     if size is not None or transform is not None:
         if grid is not None:
             raise ValueError('a grid already tells size and transform; leave those out.')
         matrix = None if transform is None else jnp.asarray(transform, jnp.float32)
-        options = model.system.view(model.config, size, matrix)
+        if model.sampler.view is None:
+            raise ValueError(
+                f'{model.config.system} has no coordinates: it makes images of one size, and moves nothing; leave out '
+                'size and transform.'
+            )
+        options = model.sampler.view(size, matrix)
     if noise_mode is not None:
         if noise_mode not in ('const', 'random', 'none'):
             raise ValueError(f"noise_mode={noise_mode!r}; use 'const', 'random' or 'none'.")
         options['noise'] = noise_mode if noise_mode != 'random' else jax.vmap(jax.random.key)(jnp.asarray(seeds))
     for name in options:
-        if name not in model.system.SAMPLE_OPTIONS:
-            takes = ', '.join(model.system.SAMPLE_OPTIONS)
+        if name not in model.sampler.options:
+            takes = ', '.join(model.sampler.options) or 'none'
             raise ValueError(f'{model.config.system} takes no {name} when sampling; it takes {takes}.')
     return options
 
@@ -120,6 +126,8 @@ def interpolate(
     if steps < 2:
         raise ValueError(f'steps={steps} must be at least 2: both ends are among them.')
     ends = model.styles([seed_a, seed_b], truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
+    if not jnp.issubdtype(ends.dtype, jnp.floating):
+        raise ValueError(f'{model.config.system} has nothing between two seeds: its latents are keys of noise.')
     t = jnp.linspace(0, 1, steps).reshape(steps, *(1,) * (ends.ndim - 1))
     return _pictures(model, (1 - t) * ends[:1] + t * ends[1:], [seed_a] * steps, **options)
 
@@ -145,13 +153,13 @@ def style_mix(
       mixed ones elsewhere, and black at the top left.
     Raises: ValueError for no seeds, layers that there are not, and as `sample`.
     """
-    count, layers = model.system.num_ws(model.config.model), sorted(set(layers))
+    count, layers = model.num_ws, sorted(set(layers))
     if not (len(rows) and len(columns)):
         raise ValueError(f'rows={list(rows)}, columns={list(columns)}; both need at least one seed.')
     if not layers or not 0 <= layers[0] <= layers[-1] < count:
         raise ValueError(f'layers={layers}; the model has layers 0 to {count - 1}, and at least one is to be mixed.')
     w = model.styles([*rows, *columns], truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
-    ws = w if w.ndim == 3 else jnp.repeat(w[:, None], count, axis=1)
+    ws = per_layer(model.sampler, w)
     chosen = np.isin(np.arange(count), layers)[None, None, :, None]
     mixed = jnp.where(chosen, ws[None, len(rows) :], ws[: len(rows), None]).reshape(-1, *ws.shape[1:])
     noise = [*rows, *columns, *np.repeat(rows, len(columns)).tolist()]

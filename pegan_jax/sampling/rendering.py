@@ -79,7 +79,7 @@ def _pieces(
     """The colours of coordinates at(0), ..., at(count - 1), in order: arrays [at most chunk, C]."""
     if chunk < 1:
         raise ValueError(f'chunk={chunk} must be at least 1.')
-    if 'grid' not in model.system.SAMPLE_OPTIONS:
+    if not model.sampler.pixelwise:
         raise ValueError(
             f'{model.config.system} makes whole images, not single coordinates; use sample with size and transform.'
         )

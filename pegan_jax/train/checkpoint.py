@@ -65,7 +65,7 @@ def split_state(state: TrainState) -> dict[str, Any]:
         'step': state.step,
         'nimg': state.nimg,
         'params': state.params,
-        'd_buffers': state.buffers['d'],
+        'd_buffers': state.buffers.get('d', {}),
         'opt': state.opt,
         'stats': state.stats,
     }
@@ -75,8 +75,9 @@ def split_state(state: TrainState) -> dict[str, Any]:
 def join_state(items: dict[str, Any], has_ema: bool) -> TrainState:
     """Inverse of `split_state`."""
     sampling, training = items['sampling'], dict(items['training'])
+    buffers = {'g': sampling['buffers'], 'd': training.pop('d_buffers')}
     return TrainState(
-        buffers={'g': sampling['buffers'], 'd': training.pop('d_buffers')},
+        buffers={net: buffers[net] for net in training['params']},
         ema=sampling['params'] if has_ema else None,
         **training,
     )

@@ -48,7 +48,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
         state, resumed = _first_state(gan, config, mesh, checkpoints)
         step, nimg = int(state.step), int(state.nimg)
         together(lambda: _write_atomically(workdir / 'config.json', configs.to_json(config)), first_only=True)
-        batches = _open_data(config, workdir)
+        batches = _open_data(config, gan.c_dim, workdir)
         data = stack.enter_context(
             contextlib.closing(
                 batches(
@@ -132,12 +132,12 @@ def _first_state(
     return with_networks(replicated_state(gan, config.train.seed, mesh), networks), False
 
 
-def _open_data(config: Config, workdir: pathlib.Path) -> functools.partial:
+def _open_data(config: Config, c_dim: int, workdir: pathlib.Path) -> functools.partial:
     """`pipeline.batches` of the run's images, without the place in the stream."""
 
     def opened() -> pipeline.sources.Source:
         source = pipeline.open_source(config.data, workdir)
-        pipeline.check_labels(source, config.model)
+        pipeline.check_labels(source, c_dim)
         return source
 
     # The first process prepares what has to be prepared; the others then find it there.

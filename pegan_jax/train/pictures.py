@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from pegan_jax.config import Config
-from pegan_jax.gan import GAN, latents
+from pegan_jax.gan import GAN, Completer, images_of, inputs_of
 from pegan_jax.metrics.distribution import sliced_wasserstein
 from pegan_jax.ops import resize_align_corners
 from pegan_jax.pixels import image_grid, to_uint8
@@ -24,8 +24,7 @@ class Pictures:
 
     def __init__(self, gan: GAN, config: Config, batches: Callable) -> None:
         self._gan, self._config, self._batches = gan, config, batches
-        self._sample = jax.jit(lambda variables, inputs: gan.sample(variables, inputs))
-        self._inputs = jax.jit(lambda batch: gan.inputs(as_floats(batch), jax.random.key(config.train.seed)))
+        self._sample, self._floats = jax.jit(functools.partial(images_of, gan)), jax.jit(as_floats)
         # The batch that the grid shows and the one whose distance is measured.
         self._first = functools.lru_cache(2)(self._read)
 
@@ -35,14 +34,14 @@ class Pictures:
             return next(reals)
 
     def inputs(self, count: int) -> Iterator[Any]:
-        """Inputs of gan.sample for `count` images or a few more, batch_size of them at once."""
+        """What `images_of` takes for `count` images or a few more, batch_size of them at once."""
         for start in range(0, count, self.batch_size):
             index = np.arange(start, start + self.batch_size)
-            if self._gan.inputs is None:
-                yield latents(index, self._config.model.z_dim)
-            else:
-                rows = {name: values[index % count] for name, values in self._first(count).items()}
-                yield self._inputs({**rows, 'index': index})
+
+            def rows(index: np.ndarray = index) -> dict:
+                return self._floats({name: values[index % count] for name, values in self._first(count).items()})
+
+            yield inputs_of(self._gan, index, rows, jax.random.key(self._config.train.seed))
 
     def images(self, state: TrainState, count: int) -> np.ndarray:
         """[count, H, W, C] float32."""
@@ -58,7 +57,7 @@ class Pictures:
         rows, columns = self._config.train.sample_grid
         count = rows * columns
         yield 'reals', image_grid(self._first(count)['image'], columns)
-        if self._gan.inputs is not None:
+        if isinstance(self._gan.sampler, Completer):
             parts = [drawn(inputs) for inputs in self.inputs(count)]
             yield 'inputs', image_grid(to_uint8(np.concatenate(parts)[:count]), columns)
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax import config as configs
 from pegan_jax.config import Config
-from pegan_jax.gan import GAN
+from pegan_jax.gan import GAN, images_of, inputs_of
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import as_floats, check_batch_size, compile_step, data_mesh, device_step
 
@@ -50,11 +51,12 @@ def abstract_batch(config: Config, count: int) -> dict:
 
 
 def abstract_inputs(gan: GAN, config: Config, count: int) -> Any:
-    """Shapes of the inputs of gan.sample for `count` images."""
-    if gan.inputs is None:
-        return jax.ShapeDtypeStruct((count, config.model.z_dim), jnp.float32)
-    batch = abstract_batch(config, count) | {'index': jax.ShapeDtypeStruct((count,), jnp.int32)}
-    return jax.eval_shape(lambda batch: gan.inputs(as_floats(batch), jax.random.key(0)), batch)
+    """Shapes of what `images_of` takes for `count` images."""
+
+    def inputs(batch: dict) -> Any:
+        return inputs_of(gan, np.arange(count), lambda: as_floats(batch), jax.random.key(0))
+
+    return jax.eval_shape(inputs, abstract_batch(config, count))
 
 
 def dry_run(config: Config) -> str:
@@ -67,7 +69,7 @@ def dry_run(config: Config) -> str:
     check_batch_size(train.batch_size, mesh.size)
     gan = configs.system_module(config.system).build(config)
     state = jax.eval_shape(functools.partial(create_state, gan, train.seed))
-    count = {net: sum(x.size for x in jax.tree.leaves(state.params[net])) for net in ('g', 'd')}
+    count = {net: sum(x.size for x in jax.tree.leaves(state.params[net])) for net in state.params}
     total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
     def abstract(tree: dict, spec: P) -> dict:
@@ -84,7 +86,7 @@ def dry_run(config: Config) -> str:
     traced = step.trace(abstract(state, P()), abstract(batch, P('data')))
     memory = traced.lower().compile().memory_analysis()
     inputs = abstract_inputs(gan, config, 1)
-    sampling = matmul_flops(jax.make_jaxpr(lambda *args: gan.sample(*args))(state.sampling, inputs))
+    sampling = matmul_flops(jax.make_jaxpr(functools.partial(images_of, gan))(state.sampling, inputs))
     training = matmul_flops(traced.jaxpr) * mesh.size / train.batch_size
     peak = (
         memory.argument_size_in_bytes
@@ -98,7 +100,7 @@ def dry_run(config: Config) -> str:
             '',
             f'devices            {mesh.size} x {mesh.devices.flat[0].device_kind}, batch {train.batch_size}',
             f'steps              {train.total_steps:,}',
-            f'parameters         generator {count["g"]:,}; discriminator {count["d"]:,}',
+            f'parameters         generator {count["g"]:,}; discriminator {count.get("d", 0):,}',
             f'state              {total / 2**20:,.1f} MiB on every device and in a checkpoint',
             f'FLOPs per image    {sampling:.3e} sampling; {training:.3e} training',
             f'memory per device  {peak / 2**20:,.1f} MiB for a training step',

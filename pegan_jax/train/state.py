@@ -14,8 +14,8 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: optimiser steps taken, int32 [].
     nimg: real images shown, over all devices and processes, int32 [].
-    params, buffers: {'g': ..., 'd': ...}; buffers are the values that checkpoints carry but no gradient reaches.
-    opt: {'g': ..., 'd': ...}, Optax states; of a network that is trained by parts, one per part.
+    params, buffers: {'g': ..., 'd': ... if there is one}; buffers are what checkpoints carry but no gradient reaches.
+    opt: {'g': ..., 'd': ...} too, Optax states; of a network that is trained by parts, one per part.
     ema: running mean of params['g'], or None.
     stats: running statistics of losses.
     """
@@ -49,7 +49,7 @@ def create_state(gan: GAN, seed: int) -> TrainState:
         nimg=jnp.int32(0),
         params=params,
         buffers=buffers,
-        opt={net: optimizer_state(net) for net in ('g', 'd')},
+        opt={net: optimizer_state(net) for net in gan.optimizers},
         ema=None if gan.ema is None else jax.tree.map(jnp.copy, params['g']),
         stats=stats,
     )

@@ -16,6 +16,7 @@ from PIL import Image
 from pegan_jax import config as configs
 from pegan_jax import convert, load
 from pegan_jax.cli import main
+from pegan_jax.gan import images_of
 from pegan_jax.interop.cips import G_RULES, d_rules
 from pegan_jax.models import cips
 from pegan_jax.train import run
@@ -77,7 +78,7 @@ def _check_images(folder, arrays, meta):
     grids = [nhwc(arrays[f'in/coords_{name}'])[0] for name in names]
     points = np.concatenate([g.reshape(-1, 2) for g in grids])
     images = np.split(
-        np.asarray(jax.jit(model.gan.sample)(model.variables, arrays['in/z'], points)),
+        np.asarray(jax.jit(functools.partial(images_of, model.gan))(model.variables, arrays['in/z'], grid=points)),
         np.cumsum([g.size // 2 for g in grids])[:-1],
         axis=1,
     )

@@ -14,6 +14,7 @@ from compare import assert_close, nhwc
 from pegan_jax import convert, load
 from pegan_jax.cli import main
 from pegan_jax.config import load_config
+from pegan_jax.gan import images_of
 from pegan_jax.interop import mmgen
 from pegan_jax.models import mspie
 from pegan_jax.train.checkpoint import Checkpoints, load_networks
@@ -55,7 +56,7 @@ def test_a_release_gives_the_official_images_in_rgb(tmp_path):
     assert (config.model.upsampling, config.model.head, config.model.channels) == ('deconv', 'const', (8, 6, 4))
     model = load(tmp_path / 'out')
     noise = tuple(jnp.asarray(arrays[f'in/c0/noise_{i}'][:, 0]) for i in range(5))
-    images = jax.jit(functools.partial(mspie.sample, config.model))(model.variables, arrays['in/c0/z'], noise=noise)
+    images = jax.jit(functools.partial(images_of, model.gan))(model.variables, arrays['in/c0/z'], noise=noise)
     assert_close('image', images[..., ::-1], nhwc(arrays['out/c0/img']), meta['tolerance'])
 
 
@@ -103,9 +104,7 @@ def test_sinusoids_need_the_configuration_that_says_how_they_grow(tmp_path, caps
     arrays, meta = golden('ms_g_e_spe_interp')
     noise = tuple(jnp.asarray(arrays[f'in/s2/noise_{i}'][:, 0]) for i in range(5))
     model = load(out)
-    images = jax.jit(functools.partial(mspie.sample, model.config.model))(
-        model.variables, arrays['in/s2/z'], noise=noise
-    )
+    images = jax.jit(functools.partial(images_of, model.gan))(model.variables, arrays['in/s2/z'], noise=noise)
     assert_close('image', images[..., ::-1], nhwc(arrays['out/s2/img']), meta['tolerance'])
 
 

@@ -74,7 +74,7 @@ def test_the_model_completes_images_and_has_no_seeds(finished):
     model = sampling.load(workdir)
     image, mask = np.zeros((1, 24, 16, 3), np.float32), np.zeros((1, 24, 16, 1), np.float32)
     mask[:, 4:9, 2:13] = 1
-    completed = np.asarray(model.gan.sample(model.variables, {'image': image, 'mask': mask}))
+    completed = np.asarray(model.complete({'image': image, 'mask': mask}))
     assert (completed[:, :4] == 0).all() and (completed[:, 4:9, 2:13] != 0).all()
     with pytest.raises(ValueError, match='deepfill completes images'):
         sampling.sample(model, [0])

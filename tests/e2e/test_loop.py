@@ -173,7 +173,7 @@ def test_two_processes_that_share_a_workdir_equal_one(folder, uninterrupted, tmp
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(folder, tmp_path):
     loop.run(_config(folder, total_kimg=0.032), tmp_path)
     config = _config(folder, total_kimg=1.0)
-    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, g_lr=1e38))
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, g_lr=1e38, d_lr=1e38))
     with pytest.raises(
         metrics.NonFiniteError, match=r'^a loss \(.*\) is not finite at step 5; the last good checkpoint is of step 4 '
     ):
@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
 def test_parameters_that_are_not_finite_are_never_saved(folder, tmp_path, monkeypatch):
     broken = toy.toy_gan(0.02)
     updates = tuple(dataclasses.replace(u, loss=_nan_gradient(u.loss)) if u.net == 'g' else u for u in broken.updates)
-    monkeypatch.setattr(toy.SYSTEMS['toy'], 'build', lambda config: broken._replace(updates=updates))
+    monkeypatch.setattr(toy.SYSTEMS['waves'], 'build', lambda config: broken._replace(updates=updates))
     with pytest.raises(metrics.NonFiniteError, match=r'^a parameter is not finite at step 1; nothing had been saved'):
         loop.run(_config(folder, checkpoint_every=1), tmp_path)
     assert Checkpoints(tmp_path / 'checkpoints').steps() == []
@@ -196,7 +196,7 @@ def _nan_gradient(loss):
     def fn(params, *args):
         value, aux = loss(params, *args)
         # The square root of zero: a finite value with a gradient that is not.
-        return value + jax.numpy.sqrt(0 * params['a'][0, 0]), aux
+        return value + jax.numpy.sqrt(0 * params['xy'][0, 0]), aux
 
     return fn
 
@@ -231,7 +231,7 @@ def test_logs_hold_every_interval_and_samples(folder, tmp_path):
 
 def test_steps_in_a_loop_on_the_device_are_the_same_steps(folder, tmp_path, monkeypatch):
     whole = toy.toy_gan(0.02)
-    monkeypatch.setattr(toy.SYSTEMS['toy'], 'build', lambda config: whole._replace(updates=whole.updates[::2]))
+    monkeypatch.setattr(toy.SYSTEMS['waves'], 'build', lambda config: whole._replace(updates=whole.updates[::2]))
     lengths, states, logs, device_steps = [], [], [], programs.device_steps
 
     def spy(state, batches, **kwargs):

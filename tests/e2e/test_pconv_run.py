@@ -61,7 +61,7 @@ def test_a_loaded_model_completes_images_and_needs_no_masks_of_training(trained)
     shutil.rmtree(folder / 'masks')
     model = sampling.load(folder / 'straight')
     image, mask = jnp.full((1, 12, 16, 3), 0.5), jnp.zeros((1, 12, 16, 1)).at[:, 4:8, 4:8].set(1)
-    got = np.asarray(jax.jit(model.gan.sample)(model.variables, {'image': image, 'mask': mask}))
+    got = np.asarray(model.complete({'image': image, 'mask': mask}))
     assert np.all(got[mask[..., 0] == 0] == 0.5) and np.all(got[mask[..., 0] == 1] != 0.5)
     with pytest.raises(ValueError, match='use inpaint'):
         sampling.sample(model, [0])

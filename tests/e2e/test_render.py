@@ -82,7 +82,7 @@ GRIDS = {
 @pytest.mark.parametrize('name', GRIDS)
 def test_any_coordinates_in_any_pieces_give_what_one_call_gives(model, name):
     grid = GRIDS[name]()
-    want = np.asarray(model.gan.sample(model.variables, model.styles([3]), grid, space='w', chunk=10**6))[0]
+    want = np.asarray(model.synthesise(model.styles([3]), grid=grid, chunk=10**6))[0]
     got = render(model, 3, grid, chunk=100)
     assert got.shape == (*grid.shape[:-1], 3) and got.dtype == np.float32
     np.testing.assert_allclose(got, want, atol=2e-5)

@@ -12,6 +12,8 @@ from compare import assert_close, nhwc
 
 from pegan_jax import encodings, layers, losses
 from pegan_jax.config import Config, DataConfig, TrainConfig
+from pegan_jax.gan import images_of
+from pegan_jax.layers import truncate
 from pegan_jax.models import cips, cips_generator, stylegan2
 from pegan_jax.models.discriminator import Discriminator
 
@@ -156,7 +158,7 @@ def generator_case(arrays, meta):
     params = nest(rename(select(arrays, 'param/'), G_RULES))
     gan = cips.build(config)
     check_filled(params, jax.eval_shape(gan.init, jax.random.key(0))[0]['g'])
-    return config.model, params, jax.jit(gan.sample, static_argnames=('truncation_psi', 'space'))
+    return config.model, params, jax.jit(functools.partial(images_of, gan))
 
 
 def noise_of(arrays, prefix, layers):
@@ -179,8 +181,8 @@ def gen(arrays, meta):
     layers = len(meta['noise_order'])
     noise = [noise_of(arrays, f'in/noise_{name}', layers).reshape(len(z), -1, layers) for name in names]
     outputs = {
-        'rgb': sample(variables, z, points, noise=np.concatenate(noise, axis=1)),
-        'rgb0': sample(variables, z, points),
+        'rgb': sample(variables, z, grid=points, noise=np.concatenate(noise, axis=1)),
+        'rgb0': sample(variables, z, grid=points),
     }
     for kind, rgb in outputs.items():
         start = 0
@@ -194,12 +196,12 @@ def gen(arrays, meta):
         return
     w_avg = arrays['in/truncation_latent']
     for psi in (1.0, 0.6, 0.0):
-        got = cips.truncate(w, w_avg, psi)
+        got = truncate(w, w_avg, psi)
         assert_close(f'trunc_w_{psi}_latent', got, arrays[f'out/trunc_w_{psi}_latent'], tolerance)
-        got = sample(variables, w, truncation_psi=psi, w_avg=w_avg, space='w')
+        got = jax.jit(functools.partial(cips.images, model))(variables, got)
         assert_close(f'trunc_w_{psi}', got, nhwc(arrays[f'out/trunc_w_{psi}']), tolerance)
     # With z as input the released program truncates z itself, and it ignores a second latent.
-    truncated_z = cips.truncate(z, w_avg, 0.6)
+    truncated_z = truncate(z, w_avg, 0.6)
     got = sample(variables, truncated_z)
     assert_close('trunc_z_0.6', got, nhwc(arrays['out/trunc_z_0.6']), tolerance)
     assert_close(

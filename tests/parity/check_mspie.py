@@ -92,7 +92,7 @@ def noise_of(arrays, prefix, layers):
 
 def generator(arrays, meta):
     model, tolerance = run_model(meta), meta['tolerance']
-    variables, layers = g_variables(model, arrays, meta), mspie.num_ws(model) - 1
+    variables, layers = g_variables(model, arrays, meta), mspie.generator(model).num_ws - 1
     module = mspie.generator(model)
     constant = functools.partial(
         module.bind({}).synthesis.input_at, const=variables['params']['synthesis'].get('const')
@@ -207,12 +207,12 @@ def train_losses(arrays, meta):
     model, tolerance = run_model(meta), meta['tolerance']
     variables = g_variables(model, arrays, meta)
     z, y = jnp.asarray(arrays['in/z']), jnp.asarray(nhwc(arrays['in/y']))
-    noise = noise_of(arrays, 'in/', mspie.num_ws(model) - 1)
+    noise = noise_of(arrays, 'in/', mspie.generator(model).num_ws - 1)
     mean = jnp.float32(arrays['in/mean_path_length'])
 
     def penalty(params):
         changed = variables | {'params': params}
-        ws = jnp.repeat(mspie.map_latents(model, changed, z)[:, None], mspie.num_ws(model), axis=1)
+        ws = jnp.repeat(mspie.map_latents(model, changed, z)[:, None], mspie.generator(model).num_ws, axis=1)
         value, new = mspie.path_penalty(model, changed, mean, ws, noise, y)
         synthesise = functools.partial(mspie.generator(model).apply, changed, method='synthesise')
         return value, (new, losses.path_lengths(lambda ws: synthesise(ws, 0, noise), ws, y))

@@ -12,7 +12,7 @@ from compare import assert_close, assert_outputs, nhwc
 
 from pegan_jax import losses
 from pegan_jax.config import Config, DataConfig, TrainConfig, system_module
-from pegan_jax.layers import MappingNetwork, minibatch_std
+from pegan_jax.layers import MappingNetwork, minibatch_std, truncate
 from pegan_jax.models import stylegan2, stylegan3, stylegan_training
 from pegan_jax.models.discriminator import Discriminator
 from pegan_jax.models.stylegan2 import Generator
@@ -66,7 +66,10 @@ def mapping(arrays, meta):
     got = {}
     for call in meta['calls']:
         name = call.pop('out')
+        psi, cutoff = (call.pop(f'truncation_{word}', None) for word in ('psi', 'cutoff'))
         got[name], after = module.apply(variables, *inputs, **call, mutable=['buffers'])
+        if psi is not None:
+            got[name] = truncate(got[name], after['buffers']['w_avg'], psi, cutoff)
         if call.get('update_emas'):
             got['w_avg_after_update'] = after['buffers']['w_avg']
     assert_outputs(arrays, got, meta['tolerance'])
@@ -152,8 +155,9 @@ def generator(arrays, meta):
         synthesise = functools.partial(module.apply, variables, method='synthesise')
         ws = map_z()
         got = {'ws': ws, 'img_noise_const': synthesise(ws), 'img_noise_none': synthesise(ws, 'none')}
-        got['img_trunc'] = synthesise(map_z(truncation_psi=0.5))  # meta does not say
-        got['img_trunc_cut3'] = synthesise(map_z(truncation_psi=0.5, truncation_cutoff=3))
+        w_avg = variables['buffers']['mapping']['w_avg']
+        got['img_trunc'] = synthesise(truncate(ws, w_avg, 0.5))  # meta does not say
+        got['img_trunc_cut3'] = synthesise(truncate(ws, w_avg, 0.5, 3))
         got['img_ws_mixed'], state = synthesise(mixed, capture_intermediates=lambda m, _: 'Block' in type(m).__name__)
         return got, state['intermediates']['synthesis']
 

@@ -9,6 +9,7 @@ import numpy as np
 from check_cips import conv, dense, flat, paths, rename, select
 from compare import assert_close, assert_outputs, nchw, nhwc
 
+from pegan_jax.layers import truncate
 from pegan_jax.models.stylegan3 import (
     Config,
     Generator,
@@ -17,7 +18,6 @@ from pegan_jax.models.stylegan3 import (
     SynthesisLayer,
     canvas,
     layers,
-    num_ws,
     resampling,
     schedule,
 )
@@ -72,7 +72,7 @@ def published_schedule(arrays, meta):
     for config, want in meta['configs'].items():
         model = model_of(want['kwargs'])
         signals, first = schedule(model), want['input']
-        assert num_ws(model) == want['num_ws'] and len(signals) == len(want['layers'])
+        assert Generator(model).num_ws == want['num_ws'] and len(signals) == len(want['layers'])
         assert [*signals[0][:3]] == [first['channels'], first['sampling_rate'], first['bandwidth']]
         assert [*canvas(model, 0, model.size)] == first['size']
         for i, (layer, row) in enumerate(zip(layers(model), want['layers'], strict=True)):
@@ -157,10 +157,8 @@ def generator(arrays, meta):
 
         return module.apply(variables, z, c, method=both, mutable=['buffers'])
 
-    def map_latents(**options):
-        return module.apply(variables, z, c, **options, method='map')
-
-    ws, stored = map_latents(), variables['buffers']['synthesis']['input']['transform']
+    ws = module.apply(variables, z, c, method='map')
+    stored = variables['buffers']['synthesis']['input']['transform']
     img, captured = run(variables, ws, stored)
     got, step = {'ws': ws, 'img': nchw(img)}, meta['layer_output_stride']
     for name, outputs in captured['intermediates']['synthesis'].items():
@@ -168,7 +166,9 @@ def generator(arrays, meta):
             got[f'layer/{name}'] = nchw(outputs['__call__'][0])[:, :, ::step, ::step]
     for name, transform in select(arrays, 'in/transform/').items():
         got[f'img_transform/{name}'] = nchw(run(variables, ws, jnp.asarray(transform))[0])
-    got['img_trunc'] = nchw(run(variables, map_latents(**meta['trunc']), stored)[0])
+    psi, cutoff = (meta['trunc'].get(f'truncation_{word}') for word in ('psi', 'cutoff'))
+    truncated = truncate(ws, variables['buffers']['mapping']['w_avg'], psi, cutoff)
+    got['img_trunc'] = nchw(run(variables, truncated, stored)[0])
     got['img_ws_mixed'] = nchw(run(variables, jnp.asarray(arrays['in/ws_mixed']), stored)[0])
     img_update, after = run_and_update(variables, z, c)
     got['img_update'] = nchw(img_update)

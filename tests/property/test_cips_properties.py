@@ -10,14 +10,16 @@ import pytest
 
 from pegan_jax import coords
 from pegan_jax.config import Config, DataConfig
+from pegan_jax.gan import images_of
 from pegan_jax.models import cips, cips_generator
 
 MODEL = cips.Config(
     img_resolution=8, hidden_size=6, z_dim=5, mapping_layers=2, lr_multiplier=1.0, channels=(7, 6), d_channels=(5, 6)
 )
 GAN = cips.build(Config(system='cips', model=MODEL, data=DataConfig(resolution=8)))
-SAMPLE = jax.jit(GAN.sample, static_argnames=('truncation_psi', 'chunk', 'space'))
+SAMPLE = jax.jit(functools.partial(images_of, GAN), static_argnames='chunk')
 Z = jax.random.normal(jax.random.key(1), (3, 5))
+KEYS = jax.random.split(jax.random.key(3), 3)
 LAYERS = ('conv', 'linears', 'to_rgbs')
 CLOSE = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5)
 
@@ -32,7 +34,7 @@ def params():
 
 @pytest.fixture(scope='module')
 def native(params):
-    return np.asarray(SAMPLE({'params': params}, Z, np.asarray(coords.grid(8, 8))))
+    return np.asarray(SAMPLE({'params': params}, Z, grid=np.asarray(coords.grid(8, 8))))
 
 
 @pytest.mark.parametrize('name', ['crop', 'strided', 'permuted list', 'row', 'column', 'one pixel'])
@@ -47,20 +49,20 @@ def test_any_subset_of_the_grid_gives_that_subset_of_the_image(params, native, n
         'column': lambda a: a.reshape(*a.shape[:-3], 64, 1, a.shape[-1]),
         'one pixel': lambda a: a[..., 5, 2, :],
     }[name]
-    CLOSE(SAMPLE({'params': params}, Z, cut(grid)), cut(native))
+    CLOSE(SAMPLE({'params': params}, Z, grid=cut(grid)), cut(native))
 
 
 @pytest.mark.parametrize('chunk', [1, 7, 100])
 def test_chunks_of_any_size_give_the_same_image_and_the_same_noise(params, native, chunk):
     CLOSE(SAMPLE({'params': params}, Z, chunk=chunk), native)
-    noisy = SAMPLE({'params': params}, Z, noise=jax.random.key(3))
-    CLOSE(SAMPLE({'params': params}, Z, noise=jax.random.key(3), chunk=chunk), noisy)
+    noisy = SAMPLE({'params': params}, Z, noise=KEYS)
+    CLOSE(SAMPLE({'params': params}, Z, noise=KEYS, chunk=chunk), noisy)
     assert np.abs(noisy - native).max() > 0.01
 
 
 def test_gradients_add_up_over_chunks(params):
     def loss(params, chunk):
-        return jnp.mean(GAN.sample({'params': params}, Z, chunk=chunk) ** 2)
+        return jnp.mean(images_of(GAN, {'params': params}, Z, chunk=chunk) ** 2)
 
     whole, parts = (jax.jit(jax.grad(loss), static_argnums=1)(params, c) for c in (None, 20))
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
@@ -82,7 +84,7 @@ def test_training_in_chunks_has_the_same_gradients_and_keeps_no_activations(para
 
 
 def test_a_finer_grid_with_the_same_ends_contains_the_coarser_one(params, native):
-    finer = SAMPLE({'params': params}, Z, np.asarray(coords.grid(15, 15)))
+    finer = SAMPLE({'params': params}, Z, grid=np.asarray(coords.grid(15, 15)))
     CLOSE(finer[:, ::2, ::2], native)
 
 
@@ -99,18 +101,15 @@ def test_images_do_not_depend_on_the_rest_of_the_batch(params, native):
     CLOSE(SAMPLE({'params': params}, Z[1:2]), native[1:2])
 
 
-def test_truncation_is_linear_in_w_and_ends_at_one_image(params, native):
-    variables = {'params': params}
-    w = cips.Generator(MODEL).apply(variables, Z, method='map')
-    w_avg = cips.mean_w(MODEL, {'params': params})
-    CLOSE(SAMPLE(variables, Z, truncation_psi=1.0, w_avg=w_avg), native)
-    CLOSE(SAMPLE(variables, w, space='w'), native)
-    half = SAMPLE(variables, 0.5 * w + 0.5 * w_avg[None], space='w')
-    CLOSE(SAMPLE(variables, Z, truncation_psi=0.5), half)
-    zero = SAMPLE(variables, Z, truncation_psi=0.0)
-    CLOSE(zero, np.repeat(zero[:1], 3, axis=0))
-    CLOSE(zero[:1], SAMPLE(variables, w_avg[None], space='w'))
-    assert np.abs(half - native).max() > 0.01
+def test_styles_and_one_per_layer_of_the_same_give_the_image_of_the_latent(params, native):
+    variables, sampler = {'params': params}, GAN.sampler
+    w = sampler.map(variables, Z, None)
+    run = jax.jit(functools.partial(cips.images, MODEL))
+    CLOSE(run(variables, w), native)
+    CLOSE(run(variables, jnp.repeat(w[:, None], sampler.num_ws, axis=1)), native)
+    w_avg = np.asarray(sampler.w_avg(variables))
+    drawn = sampler.map(variables, jax.random.normal(jax.random.key(9), (20_000, 5)), None)
+    np.testing.assert_allclose(w_avg, np.mean(drawn, axis=0), atol=0.1)
 
 
 def test_scaling_a_style_scales_only_to_rgb_layers(params):
@@ -133,24 +132,24 @@ def test_the_image_is_the_sum_of_its_to_rgb_layers(params, native):
             for k, v in params.items()
         }
 
-    parts = [np.asarray(SAMPLE({'params': only(level)}, Z, np.asarray(coords.grid(8, 8)))) for level in range(2)]
+    parts = [np.asarray(SAMPLE({'params': only(level)}, Z, grid=np.asarray(coords.grid(8, 8)))) for level in range(2)]
     assert all(np.abs(p).max() > 0.01 for p in parts)
     CLOSE(sum(parts), native)
 
 
 def test_the_length_of_z_does_not_matter(params, native):
-    CLOSE(SAMPLE({'params': params}, 5 * Z, np.asarray(coords.grid(8, 8))), native)
+    CLOSE(SAMPLE({'params': params}, 5 * Z, grid=np.asarray(coords.grid(8, 8))), native)
 
 
 def test_noise_without_strength_does_nothing_and_with_it_differs_by_pixel_and_image(params, native):
     silent = {k: v | {'noise_strength': jnp.zeros(())} if k.startswith(LAYERS[:2]) else v for k, v in params.items()}
-    CLOSE(SAMPLE({'params': silent}, Z, noise=jax.random.key(3)), native)
+    CLOSE(SAMPLE({'params': silent}, Z, noise=KEYS), native)
     same = jnp.repeat(Z[:1], 3, axis=0)
     points = np.zeros((8, 8, 2), np.float32)
-    images = np.asarray(SAMPLE({'params': params}, same, points, noise=jax.random.key(3)))
+    images = np.asarray(SAMPLE({'params': params}, same, grid=points, noise=KEYS))
     values = images.reshape(-1, 3)
     assert len(np.unique(values, axis=0)) == len(values) == 192
-    again = SAMPLE({'params': params}, same, points, noise=jax.random.key(3))
+    again = SAMPLE({'params': params}, same, grid=points, noise=KEYS)
     np.testing.assert_array_equal(again, images)
 
 
@@ -171,7 +170,7 @@ def test_noise_adds_to_a_layer_in_proportion_to_its_strength(params):
 
 
 def test_an_image_batch_is_one_matmul_per_layer(params):
-    text = jax.jit(GAN.sample).lower({'params': params}, Z).as_text()
+    text = SAMPLE.lower({'params': params}, Z).as_text()
     modulated, mapping, affine, fourier = 7, 2, 7, 1
     assert text.count('stablehlo.dot_general') == modulated + mapping + affine + fourier
 
@@ -204,22 +203,28 @@ def variant(name):
     shapes = jax.eval_shape(cips.Generator(model).init, jax.random.key(0), Z)['params']
     draw = np.random.default_rng(0).normal
     params = jax.tree.map(lambda p: jnp.asarray(draw(size=p.shape), p.dtype), shapes)
-    sample = jax.jit(functools.partial(cips.sample, model), static_argnames=('truncation_psi', 'chunk', 'space'))
-    return model, {'params': params}, sample
+    gan = cips.build(Config(system='cips', model=model, data=DataConfig(resolution=8)))
+    return model, {'params': params}, jax.jit(functools.partial(images_of, gan), static_argnames='chunk')
+
+
+def blended(model, variables, w_map, grid, **options):
+    """Images with one style per position, [N, *grid.shape[:-1], z_dim]."""
+    image = functools.partial(cips_generator.synthesise, model, **options)
+    return jax.jit(jax.vmap(image, (None, 0, None)))(variables['params'], w_map, grid)
 
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_every_variant_makes_pixels_independently_and_takes_a_style_per_position(name):
     model, variables, sample = variant(name)
     grid = np.asarray(coords.grid(8, 8))
-    image = np.asarray(sample(variables, Z, grid))
+    image = np.asarray(sample(variables, Z, grid=grid))
     order = np.random.default_rng(0).permutation(64)[:20]
-    CLOSE(sample(variables, Z, grid.reshape(64, 2)[order], chunk=7), image.reshape(3, 64, 3)[:, order])
+    CLOSE(sample(variables, Z, grid=grid.reshape(64, 2)[order], chunk=7), image.reshape(3, 64, 3)[:, order])
 
     w = cips.Generator(model).apply(variables, Z, method='map')
     left = jnp.arange(8)[None, None, :, None] < 4
     w_map = jnp.where(left, w[:, None, None, :], w[::-1, None, None, :])
-    mixed = sample(variables, jnp.broadcast_to(w_map, (3, 8, 8, 5)), grid, space='w_map', chunk=30)
+    mixed = blended(model, variables, jnp.broadcast_to(w_map, (3, 8, 8, 5)), grid, chunk=30)
     CLOSE(mixed[:, :, :4], image[:, :, :4])
     CLOSE(mixed[:, :, 4:], image[::-1, :, 4:])
     assert np.abs(image[0] - image[2]).max() > 0.01
@@ -231,12 +236,10 @@ def test_style_mixing_changes_layers_from_the_crossover_on(name):
     module, grid = cips.Generator(model), coords.grid(4, 4)
     w = module.apply(variables, Z, method='map')
     names = cips.layer_names(model)
-    mixed = {
-        k: sample(variables, cips_generator.style_mix(model, w, w[::-1], k), grid, space='ws')
-        for k in (0, 3, len(names))
-    }
-    CLOSE(mixed[len(names)], sample(variables, Z, grid))
-    CLOSE(mixed[0], sample(variables, Z[::-1], grid))
+    run = jax.jit(functools.partial(cips.images, model))
+    mixed = {k: run(variables, cips_generator.style_mix(model, w, w[::-1], k), grid) for k in (0, 3, len(names))}
+    CLOSE(mixed[len(names)], sample(variables, Z, grid=grid))
+    CLOSE(mixed[0], sample(variables, Z[::-1], grid=grid))
     first, second = (module.apply(variables, v, method='modulate') for v in (w, w[::-1]))
     styles = {name: (first if i < 3 else second)[name] for i, name in enumerate(names)}
     image = functools.partial(cips_generator.synthesise, model)
@@ -245,43 +248,33 @@ def test_style_mixing_changes_layers_from_the_crossover_on(name):
         cips_generator.style_mix(model, w, w, 9)
 
 
-def test_truncation_moves_styles_of_layers_and_positions_alike(params, native):
-    variables, w_avg = {'params': params}, jnp.arange(5.0) / 5
-    w = cips.Generator(MODEL).apply(variables, Z, method='map')
-    want = SAMPLE(variables, w, truncation_psi=0.5, w_avg=w_avg, space='w')
-    per_layer = jnp.repeat(w[:, None], len(cips.layer_names(MODEL)), axis=1)
-    CLOSE(SAMPLE(variables, per_layer, truncation_psi=0.5, w_avg=w_avg, space='ws'), want)
-    per_position = jnp.broadcast_to(w[:, None, None], (3, 8, 8, 5))
-    CLOSE(SAMPLE(variables, per_position, truncation_psi=0.5, w_avg=w_avg, space='w_map'), want)
-    assert np.abs(want - native).max() > 0.01
-
-
 def test_outside_the_image_the_embedding_repeats_its_border_and_fourier_features_go_on():
     lines = jnp.stack(
         [jnp.stack([x, jnp.full(6, 0.3)], axis=-1) for x in (jnp.linspace(1, 3, 6), jnp.linspace(-3, -1, 6))]
     )
     _, variables, sample = variant('no Fourier features')
-    image = np.asarray(sample(variables, Z, lines))
+    image = np.asarray(sample(variables, Z, grid=lines))
     CLOSE(image, np.repeat(image[:, :, :1], 6, axis=2))
     _, variables, sample = variant('no embedding')
-    assert np.ptp(sample(variables, Z, lines), axis=2).min() > 1e-3
+    assert np.ptp(sample(variables, Z, grid=lines), axis=2).min() > 1e-3
 
 
 def test_a_panorama_closes_without_a_seam_and_turns_with_its_coordinates():
     _, variables, sample = variant('cylinder')
     grid = coords.panorama_grid(4, 24)
-    panorama = np.asarray(sample(variables, Z, grid))
-    CLOSE(sample(variables, Z, grid + jnp.array([2.0, 0.0])[None, None]), panorama, atol=1e-4)
-    CLOSE(sample(variables, Z, jnp.roll(grid, 5, axis=1)), np.roll(panorama, 5, axis=2))
+    panorama = np.asarray(sample(variables, Z, grid=grid))
+    CLOSE(sample(variables, Z, grid=grid + jnp.array([2.0, 0.0])[None, None]), panorama, atol=1e-4)
+    CLOSE(sample(variables, Z, grid=jnp.roll(grid, 5, axis=1)), np.roll(panorama, 5, axis=2))
     across = coords.cylinder_crop(4, 8, grid[0, 20, 0], 8 / 24)
-    CLOSE(sample(variables, Z, across), np.roll(panorama, 4, axis=2)[:, :, :8], atol=1e-4)
+    CLOSE(sample(variables, Z, grid=across), np.roll(panorama, 4, axis=2)[:, :, :8], atol=1e-4)
     near = jnp.stack([jnp.array([1 - 1e-6, -1 + 1e-6]), jnp.array([0.1, 0.1])], axis=-1)
-    at_seam = np.asarray(sample(variables, Z, near))
+    at_seam = np.asarray(sample(variables, Z, grid=near))
     CLOSE(at_seam[:, 0], at_seam[:, 1], atol=1e-3)
     steps = np.abs(np.diff(panorama, axis=2, append=panorama[:, :, :1])).mean(axis=(0, 1, 3))
     assert steps[-1] < 2 * steps[:-1].mean()
     _, flat_variables, flat_sample = variant('skip')
-    assert np.abs(flat_sample(flat_variables, Z, near)[:, 0] - flat_sample(flat_variables, Z, near)[:, 1]).max() > 0.1
+    flat = flat_sample(flat_variables, Z, grid=near)
+    assert np.abs(flat[:, 0] - flat[:, 1]).max() > 0.1
 
 
 def test_styles_on_opposite_sides_of_a_cylinder_blend_continuously():
@@ -293,6 +286,6 @@ def test_styles_on_opposite_sides_of_a_cylinder_blend_continuously():
     CLOSE(blend[:, :, 0], np.repeat(w[::-1, None], 2, axis=1))
     CLOSE(blend[:, :, 6], np.repeat((w + w[::-1])[:, None] / 2, 2, axis=1))
     CLOSE(blend, cips_generator.blend_around(w, w[::-1], grid + 2.0 * jnp.array([1.0, 0.0])[None, None]), atol=1e-4)
-    image = sample(variables, blend, grid, space='w_map')
-    CLOSE(image[:, :, 12], sample(variables, Z, grid[:, 12]))
-    CLOSE(image[:, :, 0], sample(variables, Z[::-1], grid[:, 0]))
+    image = blended(model, variables, blend, grid)
+    CLOSE(image[:, :, 12], sample(variables, Z, grid=grid[:, 12]))
+    CLOSE(image[:, :, 0], sample(variables, Z[::-1], grid=grid[:, 0]))

@@ -161,11 +161,11 @@ def test_a_generator_without_padding_keeps_identical_inputs_and_its_skips_frame_
     """Only the zero padding of the FIR filters behind the colours shows: 2^u - 1 pixels after u of them."""
 
     def generator(row):
-        model = load_config(f'mspie:{row},tiny').model
-        variables = jax.jit(mspie.generator(model).init)(KEY, jnp.zeros((1, model.z_dim)))
+        config = load_config(f'mspie:{row},tiny')
+        variables = jax.jit(mspie.generator(config.model).init)(KEY, jnp.zeros((1, config.model.z_dim)))
         # Noise counts for nothing before training.
         variables = jax.tree.map_with_path(lambda p, x: x + float(p[-1].key == 'noise_strength'), variables)
-        return network_features(mspie, model, variables)
+        return network_features(mspie.build(config), variables)
 
     bare, padded = map(generator, 'kf')
     maps, padded = jax.jit(lambda key: [features(key, 2, 'identical') for features in (bare, padded)])(KEY)
@@ -216,7 +216,7 @@ def test_every_study_writes_pictures_and_numbers(tmp_path, study, pictures):
         (['padding', '--samples', '100'], 'samples=100 must be a multiple'),
         (['padding', '--samples', '0'], 'samples=0 must be a multiple'),
         (['encodings', '--config', 'mspie:tiny'], 'no random generator'),
-        (['position', '--config', 'cips:tiny'], 'use another system'),
+        (['position', '--config', 'cips:tiny'], 'use a system that has them'),
     ],
 )
 def test_studies_that_make_no_sense_are_refused(tmp_path, capsys, words, match):

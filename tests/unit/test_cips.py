@@ -9,8 +9,9 @@ import pytest
 
 from pegan_jax import coords, filters
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config
-from pegan_jax.gan import Stage
+from pegan_jax.gan import Stage, images_of
 from pegan_jax.models import cips, cips_generator, cips_views, stylegan2
+from pegan_jax.sampling import Model
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import compile_step, data_mesh, device_step, place_batch
 
@@ -231,7 +232,7 @@ def test_a_discriminator_that_sees_coordinates_is_regularised_with_respect_to_th
 def test_training_reads_the_embedding_raw_or_as_sampling_does():
     model, gan, state = initialised()
     g, z = state.params['g'], jax.random.normal(jax.random.key(2), (2, 5))
-    sampled = jax.jit(gan.sample)({'params': g}, z)
+    sampled = jax.jit(functools.partial(images_of, gan))({'params': g}, z)
     raw = jax.jit(functools.partial(cips.generate, model))(g, z, None)
     bilinear = jax.jit(functools.partial(cips.generate, dataclasses.replace(model, train_lookup='bilinear')))(
         g, z, None
@@ -247,14 +248,15 @@ def test_rectangular_models_train_and_sample():
     key, batch = jax.random.key(1), batch_of(stage.size, 2)
     loss = jax.jit(lambda params: gan.updates[0].loss(params, state, batch, key, stage)[0])
     assert np.isfinite(loss(state.params['d']))
-    assert jax.jit(gan.sample)({'params': state.params['g']}, jnp.ones((1, 5))).shape == (1, 8, 16, 3)
+    images = jax.eval_shape(functools.partial(images_of, gan), {'params': state.params['g']}, jnp.ones((1, 5)))
+    assert images.shape == (1, 8, 16, 3)
 
 
 def test_bfloat16_images_stay_close_and_are_float32():
     model, gan, state = initialised()
     rough = cips.build(run(dataclasses.replace(model, dtype='bfloat16')))
     z, variables = jax.random.normal(jax.random.key(2), (2, 5)), {'params': state.params['g']}
-    exact, got = (jax.jit(g.sample)(variables, z) for g in (gan, rough))
+    exact, got = (jax.jit(functools.partial(images_of, g))(variables, z) for g in (gan, rough))
     assert got.dtype == jnp.float32
     assert 0 < np.abs(got - exact).max() < 0.05 * np.abs(exact).max()
 
@@ -275,17 +277,17 @@ def test_bfloat16_training_has_finite_gradients_and_an_exact_penalty():
 
 
 def test_bad_samples_are_refused_before_tracing():
-    _, gan, state = initialised()
-    variables, z = {'params': state.params['g']}, jnp.zeros((1, 5))
-    for args, options, message in [
-        ((jnp.zeros((1, 6)),), {}, r'z has shape \(1, 6\); expected \[N, 5\]'),
-        ((z, jnp.zeros((4, 3))), {}, r'grid has shape \(4, 3\)'),
-        ((z,), {'truncation_psi': 1.5}, 'truncation_psi=1.5 must be at most 1'),
-        ((z,), {'chunk': 0}, 'chunk=0'),
-        ((z,), {'space': 'x'}, "space='x'; use 'z', 'w', 'ws' or 'w_map'"),
-    ]:
+    model, gan, state = initialised()
+    variables, w = {'params': state.params['g']}, jnp.zeros((1, 5))
+    for options, message in [({'grid': jnp.zeros((4, 3))}, r'grid has shape \(4, 3\)'), ({'chunk': 0}, 'chunk=0')]:
         with pytest.raises(ValueError, match=message):
-            gan.sample(variables, *args, **options)
+            cips.images(model, variables, w, **options)
+    plain = initialised(modulation=False)
+    assert plain[1].sampler.num_ws is None and gan.sampler.num_ws == len(cips.layer_names(model))
+    with pytest.raises(ValueError, match='modulation=False'):
+        cips.images(plain[0], {'params': plain[2].params['g']}, jnp.zeros((1, 7, 5)))
+    with pytest.raises(ValueError, match=r'truncation_psi=1\.5 must be at most 1'):
+        Model(run(), gan, variables, 0).styles([0], 1.5)
 
 
 def test_raw_lookup_needs_the_native_grid():
@@ -436,7 +438,7 @@ def test_training_on_patches_reads_the_embedding_at_their_coordinates_except_raw
     model, gan, state = initialised()
     g, z = state.params['g'], jax.random.normal(jax.random.key(2), (2, 5))
     grids = jnp.stack([coords.grid(15, 15)[i : i + 8, 3:11] for i in (0, 5)])
-    sample = jax.jit(lambda z, grid: gan.sample({'params': g}, z, grid))
+    sample = jax.jit(lambda z, grid: images_of(gan, {'params': g}, z, grid=grid))
     want = np.concatenate([sample(z[i : i + 1], grids[i]) for i in range(2)])
     generate = jax.jit(cips.generate, static_argnums=0)
     bilinear = dataclasses.replace(model, train_lookup='bilinear')

@@ -11,6 +11,7 @@ import pytest
 
 from pegan_jax.config import Config, ConfigError, DataConfig, load_config
 from pegan_jax.models import dcgan
+from pegan_jax.sampling import Model, interpolate, sample, style_mix
 
 SHAPES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'positional_encoding_gans' / 'pggan_dcgan_shapes.json'
 SMALL = {'img_resolution': 16, 'z_dim': 5, 'base_channels': 8, 'd_base_channels': 4}
@@ -37,7 +38,7 @@ def pictures(padding='zero', encoding='none', alike=False, size=None):
     model, variables = generator(padding, encoding, alike)
     z = jax.random.normal(jax.random.key(1), (2, model.z_dim))
     return np.asarray(
-        jax.jit(dcgan.sample, static_argnums=(0,), static_argnames='size')(model, variables, z, size=size)
+        jax.jit(dcgan.synthesise, static_argnums=(0,), static_argnames='size')(model, variables, z, size=size)
     )
 
 
@@ -83,29 +84,33 @@ def test_images_have_any_multiple_of_the_smallest_size(padding):
     assert pictures(padding, 'spe', size=(8, 28)).shape == (2, 8, 28, 3)
     np.testing.assert_array_equal(pictures(padding, 'spe', size=(16, 16)), pictures(padding, 'spe'))
     with pytest.raises(ValueError, match=r'size=\(16, 30\).*multiples of 4: \(16, 32\)'):
-        dcgan.sample(model, variables, jnp.zeros((1, 5)), size=(16, 30))
+        dcgan.synthesise(model, variables, jnp.zeros((1, 5)), size=(16, 30))
     with pytest.raises(ValueError, match=r'multiples of 4: \(4, 16\)'):
-        dcgan.sample(model, variables, jnp.zeros((1, 5)), size=(0, 16))
+        dcgan.synthesise(model, variables, jnp.zeros((1, 5)), size=(0, 16))
 
 
 def test_options_that_the_model_does_not_have_are_refused():
     model, variables = generator()
-    with pytest.raises(ValueError, match=r'expected \[N, 5\]'):
-        dcgan.sample(model, variables, jnp.zeros((1, 6)))
-    with pytest.raises(ValueError, match='no grid'):
-        dcgan.sample(model, variables, jnp.zeros((1, 5)), jnp.zeros((2, 2, 2)))
-    with pytest.raises(ValueError, match='no coordinates to transform'):
-        dcgan.view(None, None, jnp.eye(3))
-    with pytest.raises(ValueError, match='truncation_psi'):
-        dcgan.mean_w(model, variables)
-    with pytest.raises(ValueError, match='no styles to mix'):
-        dcgan.num_ws(model)
+    config = Config('dcgan', model, DataConfig(resolution=16))
+    trained = Model(config, dcgan.build(config), variables, 0)
+    with pytest.raises(ValueError, match='dcgan takes no grid when sampling; it takes size'):
+        sample(trained, [0], grid=jnp.zeros((2, 2, 2)))
+    with pytest.raises(ValueError, match='no coordinates to transform; choose a size'):
+        sample(trained, [0], transform=jnp.eye(3))
+    with pytest.raises(ValueError, match='dcgan has no mean style to truncate towards'):
+        sample(trained, [0], truncation_psi=0.5)
+    with pytest.raises(ValueError, match='dcgan has one style per image: none to mix'):
+        style_mix(trained, [0], [1], [0])
+    halfway = interpolate(trained, 0, 1, 3)[1]
+    np.testing.assert_allclose(
+        halfway, trained.synthesise(trained.sampler.draw([0, 1]).mean(axis=0, keepdims=True))[0], atol=1e-5
+    )
 
 
 def test_evaluation_has_nothing_of_the_batch():
     model, variables = generator()
     z = jax.random.normal(jax.random.key(1), (2, model.z_dim))
-    np.testing.assert_allclose(dcgan.sample(model, variables, z[1:])[0], pictures()[1], atol=1e-5)
+    np.testing.assert_allclose(dcgan.synthesise(model, variables, z[1:])[0], pictures()[1], atol=1e-5)
 
 
 def test_weights_begin_as_published():

@@ -100,7 +100,7 @@ def test_what_is_under_a_hole_changes_nothing_and_what_is_around_it_stays(exampl
     for name in ('coarse', 'refined'):
         painted = getattr(a, name)
         assert painted.shape == image.shape and np.abs(painted).max() < 1 and np.ptp(painted) > 1e-3
-    completed = deepfill.sample(TINY, {'params': params, 'buffers': {}}, {'image': image, 'mask': mask})
+    completed = deepfill.complete(TINY, {'params': params, 'buffers': {}}, {'image': image, 'mask': mask})
     known = np.broadcast_to(mask == 0, image.shape)
     np.testing.assert_array_equal(np.asarray(completed)[known], np.asarray(image)[known])
     np.testing.assert_allclose(np.asarray(completed)[~known], np.asarray(a.refined)[~known], atol=1e-5)
@@ -170,8 +170,8 @@ def test_a_sketch_counts_inside_the_holes_only():
     assert np.abs(run(lines).coarse - run(0 * lines).coarse).max() > 1e-4
     variables = {'params': params, 'buffers': {}}
     np.testing.assert_array_equal(
-        deepfill.sample(model, variables, {'image': image, 'mask': mask}),
-        deepfill.sample(model, variables, {'image': image, 'mask': mask, 'sketch': 0 * lines}),
+        deepfill.complete(model, variables, {'image': image, 'mask': mask}),
+        deepfill.complete(model, variables, {'image': image, 'mask': mask, 'sketch': 0 * lines}),
     )
     np.testing.assert_array_equal(deepfill.d_input(image, mask, lines)[..., 4:], lines * mask)
     edges = deepfill.sketch_of(model, {'image': image, 'edge': np.array([152, 153, 154, 255], np.uint8)})
@@ -448,8 +448,8 @@ def test_one_mask_for_a_step_and_one_per_image_for_pictures():
     assert masks[0].shape == (1, 16, 24, 1) and set(np.unique(masks)) == {0, 1}
     np.testing.assert_array_equal(masks[0], masks[1])
     assert (masks[0] != masks[2]).any()
-    rows = gan.inputs({'image': image, 'index': jnp.array([0, 1, 5])}, jax.random.key(0))
-    again = gan.inputs({'image': image[:1], 'index': jnp.array([5])}, jax.random.key(0))
+    rows = gan.sampler.inputs({'image': image, 'index': jnp.array([0, 1, 5])}, jax.random.key(0))
+    again = gan.sampler.inputs({'image': image[:1], 'index': jnp.array([5])}, jax.random.key(0))
     np.testing.assert_array_equal(rows['mask'][2:], again['mask'])
     assert len(np.unique(np.asarray(rows['mask']).reshape(3, -1), axis=0)) == 3 and 'sketch' not in rows
 

@@ -1,7 +1,6 @@
 """Completing images: what happens around a model, with files of every kind, and what is refused."""
 
 import pathlib
-import types
 
 import numpy as np
 import pytest
@@ -10,7 +9,11 @@ from PIL import Image
 
 from pegan_jax import inpainting
 from pegan_jax.cli import main
+from pegan_jax.config import load_config
+from pegan_jax.gan import Completer
 from pegan_jax.inpainting import arrays
+from pegan_jax.models import dcgan, pconv
+from pegan_jax.sampling import Model
 
 RNG = np.random.default_rng(0)
 
@@ -22,10 +25,8 @@ class _Model:
     """
 
     def __init__(self, guided=False):
-        config = types.SimpleNamespace(guided=guided)
-        self.config = types.SimpleNamespace(system='deepfill', model=config)
-        self.gan = types.SimpleNamespace(inputs=lambda batch, key: batch)
-        self.system = types.SimpleNamespace(side_multiple=lambda model: 8)
+        self.config = load_config('deepfill:tiny')
+        self.completer = Completer(None, None, side_multiple=8, guided=guided)
         self.shapes = []
 
     def complete(self, inputs):
@@ -123,10 +124,13 @@ def test_arrays_that_do_not_fit_are_refused(image, mask, sketch, match):
 
 
 def test_models_of_other_systems_are_refused():
-    model = _Model()
-    model.gan.inputs, model.config.system = None, 'cips'
-    with pytest.raises(ValueError, match="system 'cips'; completing images needs deepfill or pconv"):
+    config = load_config('dcgan:tiny')
+    model = Model(config, dcgan.build(config), {}, 0)
+    with pytest.raises(ValueError, match='dcgan makes images of seeds; to complete images'):
         inpainting.inpaint(model, photo(), hole())
+    config = load_config('pconv:tiny')
+    with pytest.raises(ValueError, match="system 'pconv', which has no attention"):
+        inpainting.attention_flow(Model(config, pconv.build(config), {}, 0), photo(), hole())
 
 
 def test_the_biharmonic_filling_continues_a_ramp_exactly():

@@ -11,7 +11,10 @@ import pytest
 
 from pegan_jax import ops, optim
 from pegan_jax.config import Config, ConfigError, DataConfig, TrainConfig, load_config
+from pegan_jax.gan import images_of
 from pegan_jax.models import mspie
+from pegan_jax.sampling import Model
+from pegan_jax.sampling import sample as pictures
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import all_programs
 
@@ -71,20 +74,20 @@ def test_sides_that_are_no_power_of_two_begin_with_larger_maps():
     model = dataclasses.replace(TINY, img_resolution=(12, 10), d_pool=2)
     assert mspie.base_size(model) == (6, 5) and mspie.output_size(model, (1, 0)) == (14, 10)
     variables = jax.eval_shape(mspie.generator(model).init, jax.random.key(0), jnp.zeros((1, 6)))
-    images = jax.eval_shape(functools.partial(mspie.sample, model, scale=(1, 0)), variables, jnp.zeros((2, 6)))
+    images = jax.eval_shape(functools.partial(mspie.synthesise, model, scale=(1, 0)), variables, jnp.zeros((2, 4, 6)))
     assert images.shape == (2, 14, 10, 3)
 
 
 def test_a_size_becomes_a_scale_and_other_sizes_are_refused():
-    config = run_config(load_config('mspie:f').model, resolution=512)
-    assert mspie.view(config, None, None) == {}
-    assert mspie.view(config, (256, 256), None) == {'scale': (0, 0)}
-    assert mspie.view(config, (512, 960), None) == {'scale': (4, 11)}
-    assert mspie.view(config, (64, 128), None) == {'scale': (-3, -2)}
+    model = load_config('mspie:f').model
+    assert mspie.view(model, None, None) == {}
+    assert mspie.view(model, (256, 256), None) == {'scale': (0, 0)}
+    assert mspie.view(model, (512, 960), None) == {'scale': (4, 11)}
+    assert mspie.view(model, (64, 128), None) == {'scale': (-3, -2)}
     with pytest.raises(ValueError, match='multiples of 64 with this model, such as 256 x 320'):
-        mspie.view(config, (260, 310), None)
+        mspie.view(model, (260, 310), None)
     with pytest.raises(ValueError, match='moves nothing'):
-        mspie.view(config, None, jnp.eye(3))
+        mspie.view(model, None, jnp.eye(3))
 
 
 # The input ------------------------------------------------------------------------------------------------------------
@@ -163,9 +166,9 @@ def variables():
     return {'params': jax.tree_util.tree_map_with_path(strengthen, params['g']), 'buffers': buffers['g']}
 
 
-@functools.partial(jax.jit, static_argnames=('scale', 'space', 'truncation_psi'))
-def sample(variables, z, keys, scale, space='z', truncation_psi=1.0):
-    run = functools.partial(mspie.sample, TINY, variables, z, scale=scale, space=space, truncation_psi=truncation_psi)
+@functools.partial(jax.jit, static_argnames='scale')
+def sample(variables, z, keys, scale):
+    run = functools.partial(images_of, mspie.build(run_config()), variables, z, scale=scale)
     return run(), run(noise=keys), run(noise='none')
 
 
@@ -185,20 +188,18 @@ def test_noise_is_constant_random_per_image_or_none_at_every_scale(variables):
 
 
 def test_truncation_ends_at_the_mean_of_the_styles(variables):
-    z, keys = jax.random.normal(jax.random.key(1), (2, 6)), jax.random.split(jax.random.key(2))
-    _, _, collapsed = sample(variables, z, keys, None, truncation_psi=0.0)
+    config = run_config()
+    model = Model(config, mspie.build(config), variables, 0)
+    collapsed, plain = (pictures(model, [0, 1], truncation_psi=psi, noise_mode='none') for psi in (0.0, 1.0))
+    assert np.abs(plain[0] - plain[1]).max() > 1e-2
     np.testing.assert_allclose(collapsed[0], collapsed[1], atol=1e-6)
-    w = mspie.mean_w(TINY, variables)
-    _, _, mean = sample(variables, jnp.stack([w, w]), keys, None, space='w')
-    np.testing.assert_allclose(collapsed, mean, atol=1e-5)
+    z = np.random.default_rng(0).normal(size=(20_000, 6)).astype(np.float32)
+    np.testing.assert_allclose(model.w_avg, np.mean(mspie.map_latents(TINY, variables, z), axis=0), atol=0.05)
+    mean = model.synthesise(model.w_avg[None], noise='none')
+    np.testing.assert_allclose(collapsed[:1], mean, atol=1e-5)
     assert collapsed.shape == (2, 12, 12, 3)  # by default the largest size that was trained
-    for options, match in (
-        ({'space': 'y'}, "space='y'"),
-        ({'scale': -4}, 'the smallest is -3'),
-        ({'space': 'ws'}, 'shape'),
-    ):
-        with pytest.raises(ValueError, match=match):
-            mspie.sample(TINY, variables, z, **options)
+    with pytest.raises(ValueError, match='the smallest is -3'):
+        model.synthesise(model.w_avg[None], scale=-4)
 
 
 # Training -------------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def generator(upsampling='fused', encoding='none', alike=False):
 def pictures(upsampling='fused', encoding='none', alike=False, size=None, progress=2.0):
     model, params = generator(upsampling, encoding, alike)
     z = jax.random.normal(jax.random.key(1), (2, 5))
-    run = jax.jit(pggan.sample, static_argnums=(0,), static_argnames='size')
+    run = jax.jit(pggan.synthesise, static_argnums=(0,), static_argnames='size')
     return np.asarray(run(model, {'params': params, 'buffers': {'progress': jnp.float32(progress)}}, z, size=size))
 
 

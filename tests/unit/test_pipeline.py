@@ -252,9 +252,9 @@ def test_labels_must_have_the_size_that_the_model_says(tmp_path):
         (tmp_path / name / 'a.png').write_bytes(encode(gradient(8, 6)))
     data = DataConfig(folder=str(tmp_path), resolution=4, labels=True, flip=False)
     source = pipeline.open_source(data, tmp_path / 'work')
-    pipeline.check_labels(source, SimpleNamespace(c_dim=2))
+    pipeline.check_labels(source, 2)
     with pytest.raises(ConfigError, match=r'model\.c_dim=3, .* have 2 classes'):
-        pipeline.check_labels(source, SimpleNamespace(c_dim=3))
+        pipeline.check_labels(source, 3)
     with pytest.raises(ConfigError, match=r'set model\.c_dim=2'):
         pipeline.check_labels(source, SimpleNamespace())
     with pytest.raises(ConfigError, match='neither a single image nor the worlds have labels'):

@@ -147,7 +147,7 @@ def test_the_table_of_style_mixing(kind, request):
     np.testing.assert_allclose(table[1:, 0], sample(model, rows, truncation_psi=0.8, **label), atol=1e-5)
     np.testing.assert_allclose(table[0, 1:], sample(model, columns, truncation_psi=0.8, **label), atol=1e-5)
     w = model.styles([1, 4], 0.8, **label)
-    ws = jnp.repeat(w[:, None], model.system.num_ws(model.config.model), axis=1)
+    ws = jnp.repeat(w[:, None], model.num_ws, axis=1)
     mixed = ws[:1].at[:, :2].set(ws[1:, :2])
     np.testing.assert_allclose(table[1, 2], model.synthesise(mixed)[0], atol=1e-5)
     assert min(np.abs(table[1, 2] - table[1, 0]).max(), np.abs(table[1, 2] - table[0, 2]).max()) > 1e-3
@@ -180,8 +180,8 @@ def test_the_random_noise_of_an_image_belongs_to_its_seed(noisy_model):
         ),
         ('canvas_model', {'size': (16, 15)}, '16 x 15 pixels; both sides must be even'),
         ('canvas_model', {'noise_mode': 'loud'}, "noise_mode='loud'; use 'const', 'random' or 'none'"),
-        ('noisy_model', {'size': (8, 8)}, 'StyleGAN2 has no coordinates: it makes images of'),
-        ('noisy_model', {'transform': np.eye(3)}, 'StyleGAN2 has no coordinates: it makes images of'),
+        ('noisy_model', {'size': (8, 8)}, 'stylegan2 has no coordinates: it makes images of'),
+        ('noisy_model', {'transform': np.eye(3)}, 'stylegan2 has no coordinates: it makes images of'),
     ],
 )
 def test_options_that_a_system_does_not_have_are_refused(kind, options, message, request):
@@ -217,7 +217,7 @@ def test_a_larger_image_of_cips_shows_more_at_the_same_distance(model):
 
 def test_a_panorama_goes_on_at_the_same_pitch():
     config = load_config('cips:panorama,tiny')
-    native, wide = (np.asarray(cips.view(config, size, None)['grid']) for size in (None, (16, 24)))
+    native, wide = (np.asarray(cips_views.view(config, size, None)['grid']) for size in (None, (16, 24)))
     np.testing.assert_allclose(native, cips_views.image_grid(config.model, (16, 16)), atol=1e-6)
     np.testing.assert_allclose(wide[:, 4:20], native, atol=1e-6)
 

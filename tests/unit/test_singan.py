@@ -163,13 +163,11 @@ def test_the_rate_falls_to_a_tenth_once():
 def test_scales_that_were_not_trained_yet_only_enlarge():
     model = singan.Config(rules='mmgen', **SMALL)
     net = networks(model)
-    z = jnp.array([[0.3, -0.2]])
-    run = jax.jit(functools.partial(singan.sample, model))
+    z = singan.draw([3])
+    run = jax.jit(functools.partial(singan.synthesise, model))
     whole = run(net, z)
     first = run({**net, 'buffers': {**net['buffers'], 'scale': jnp.int32(0)}}, z)
-    noises = singan.draw_noises(
-        model, jax.random.wrap_key_data(jax.lax.bitcast_convert_type(z, jnp.uint32)[0])[None], SIZES[:1]
-    )
+    noises = singan.draw_noises(model, jax.random.wrap_key_data(z, impl='threefry2x32'), SIZES[:1])
     images, _ = singan.generate(model, net['params'], net['buffers'], noises, ratio=0.75)
     enlarged = images[0]
     for size in SIZES[1:]:
@@ -181,28 +179,27 @@ def test_scales_that_were_not_trained_yet_only_enlarge():
 def test_samples_have_any_size_and_depend_on_their_seed_alone():
     model = singan.Config(**SMALL)
     net = networks(model)
-    z = jnp.array([[0.3, -0.2], [0.4, 0.1]])
-    both = singan.sample(model, net, z, size=(34, 100))
+    z = singan.draw([0, 1])
+    both = singan.synthesise(model, net, z, size=(34, 100))
     assert both.shape == (2, 34, 100, 3)
-    np.testing.assert_allclose(singan.sample(model, net, z[1:], size=(34, 100))[0], both[1], atol=1e-5)
+    np.testing.assert_allclose(singan.synthesise(model, net, z[1:], size=(34, 100))[0], both[1], atol=1e-5)
     assert np.max(np.abs(both[0] - both[1])) > 0.01
     for options, match in (
         ({'size': (0, 90)}, 'coarsest scale'),
         ({'start_scale': 3}, 'start_scale=3; the model has scales 0 to 2'),
         ({'start_scale': 1, 'size': (68, 91)}, 'needs the size of the image'),
-        ({'grid': jnp.zeros((2, 2, 2))}, 'no grid'),
     ):
         with pytest.raises(ValueError, match=match):
-            singan.sample(model, net, z, **options)
+            singan.synthesise(model, net, z, **options)
 
 
 def test_a_later_start_scale_leaves_less_to_chance():
     model = singan.Config(**SMALL)
     net = networks(model)
-    z = jnp.array([[0.3, -0.2], [0.4, 0.1]])
+    z = singan.draw([0, 1])
     spread = []
     for start in range(3):
-        images = singan.sample(model, net, z, start_scale=start)
+        images = singan.synthesise(model, net, z, start_scale=start)
         spread.append(float(jnp.mean(jnp.abs(images[0] - images[1]))))
     assert spread[0] > spread[1] > spread[2] > 0
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import toy
 
-from pegan_jax.gan import GAN, Stage, Update, sample_normal
+from pegan_jax.gan import GAN, Sampler, Stage, Update, sample_normal
 from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
 
 
@@ -29,7 +29,7 @@ def _gan(stage, **updates):
         init=lambda key: ({'g': jnp.float32(1), 'd': jnp.float32(2)}, {'g': {}, 'd': {}}, {'seen': jnp.float32(0)}),
         updates=(Update('d', loss('d'), interval=3), Update('g', loss('g'))),
         optimizers={'g': optax.sgd(0.5), 'd': optax.sgd(0.25)},
-        sample=lambda variables, z, grid: z,
+        sampler=Sampler(None, None),
         stage_at=lambda step, nimg, seed: stage,
         prepare=updates.get('prepare'),
         ema=lambda nimg, step: jnp.where(step == 0, 0.75, 0.5),

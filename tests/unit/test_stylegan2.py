@@ -11,9 +11,11 @@ import pytest
 
 from pegan_jax import losses, ops, optim
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config, override
+from pegan_jax.gan import images_of
 from pegan_jax.models import stylegan2, stylegan_training
 from pegan_jax.models.discriminator import Discriminator
 from pegan_jax.models.stylegan2 import Generator, SynthesisLayer
+from pegan_jax.sampling import Model, sample
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
@@ -69,7 +71,8 @@ def test_widths_follow_the_shorter_side_and_rectangles_begin_with_a_larger_const
     variables = jax.eval_shape(stylegan2.generator(model).init, jax.random.key(0), jnp.zeros((1, 6)))
     assert variables['params']['synthesis']['b4']['const'].shape == (6, 5, 8)
     assert variables['buffers']['synthesis']['b8']['conv0']['noise_const'].shape == (12, 10)
-    images = jax.eval_shape(functools.partial(stylegan2.sample, model), variables, jnp.zeros((2, 6)))
+    gan = stylegan2.build(run_config(model))
+    images = jax.eval_shape(functools.partial(images_of, gan), variables, jnp.zeros((2, 6)))
     assert images.shape == (2, 12, 10, 3)
 
 
@@ -313,13 +316,13 @@ def test_a_step_moves_what_it_should_and_nothing_else(trained):
 
 
 def test_the_running_mean_of_w_moves_once_per_step_towards_the_batch_mean(trained):
-    *_, states, _ = trained
+    _, gan, *_, states, _ = trained
     # The fake images of D's main update come from the parameters that G's updates of this step have made.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 2)
     rows = {'index': jnp.arange(4), 'label': jnp.asarray(batch(0)['label'])}
     latents = stylegan_training.draw_latents(TINY, rows, key)
     variables = {'params': states[1].params['g'], 'buffers': states[0].buffers['g']}
-    mean = stylegan2.map_latents(TINY, variables, latents.z, latents.c).mean(axis=0)
+    mean = gan.sampler.map(variables, latents.z, latents.c).mean(axis=0)
     np.testing.assert_allclose(states[1].buffers['g']['mapping']['w_avg'], (1 - 0.998) * mean, rtol=1e-3, atol=1e-6)
 
 
@@ -361,24 +364,16 @@ def test_fine_tuning_takes_what_it_freezes_from_the_other_run(trained, tmp_path)
         read_networks(jax.eval_shape(functools.partial(create_state, gan, 1)), str(tmp_path))
 
 
-def test_samples_of_latents_styles_and_truncated_ones(trained):
+def test_samples_are_of_a_class_and_truncated_ones_nearer_to_the_running_mean(trained):
     config, gan, *_, states, _ = trained
-    variables, z = states[3].sampling, np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
-    sample = jax.jit(gan.sample, static_argnames=('space', 'truncation_psi', 'truncation_cutoff', 'noise'))
-    images = sample(variables, z)
-    assert images.shape == (4, 8, 8, 3)
-    classes = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
-    w = stylegan2.map_latents(config.model, variables, z, classes)
-    np.testing.assert_allclose(sample(variables, w, space='w'), images, atol=1e-5)
-    mean = sample(variables, z, truncation_psi=0.0)
-    np.testing.assert_allclose(mean, jnp.repeat(mean[:1], 4, axis=0), atol=1e-5)
-    assert (sample(variables, z, c=classes[::-1]) != images).any()
-    with pytest.raises(ValueError, match=r'expected \[N, 4, 5\] with space'):
-        gan.sample(variables, z, space='ws')
-    with pytest.raises(ValueError, match=r'labels of shape \(4, 2\); expected \[4, 3\]'):
-        gan.sample(variables, z, c=classes[:, :2])
-    with pytest.raises(ValueError, match='no coordinates'):
-        stylegan2.view(config, (16, 16), None)
+    model = Model(config, gan, states[3].sampling, 3)
+    images = sample(model, [0, 1], label=1)
+    assert images.shape == (2, 8, 8, 3) and (sample(model, [0, 1], label=2) != images).any()
+    mean, half = (sample(model, [0, 1], label=1, truncation_psi=psi) for psi in (0.0, 0.5))
+    np.testing.assert_allclose(mean[0], mean[1], atol=1e-5)
+    w_avg = np.asarray(states[3].buffers['g']['mapping']['w_avg'])
+    np.testing.assert_allclose(mean[:1], model.synthesise(w_avg[None]), atol=1e-5)
+    assert 0 < np.abs(half - mean).max() < np.abs(images - mean).max()
 
 
 # Configuration --------------------------------------------------------------------------------------------------------

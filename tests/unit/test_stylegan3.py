@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from pegan_jax import coords
-from pegan_jax.config import ConfigError, from_json, load_config, to_json
+from pegan_jax.config import Config as RunConfig
+from pegan_jax.config import ConfigError, DataConfig, from_json, load_config, to_json
+from pegan_jax.gan import images_of
 from pegan_jax.models import stylegan3
 from pegan_jax.models.stylegan3 import Config, Generator, canvas, layers, resampling, schedule
 
@@ -189,29 +191,16 @@ def test_running_means_move_only_when_asked_and_are_used_at_once():
     np.testing.assert_allclose(after['buffers']['synthesis'][name]['magnitude_ema'], want, rtol=1e-6)
 
 
-def test_labels_are_required_where_there_are_classes_and_refused_where_not():
-    model = Config(**(TINY | {'c_dim': 3, 'num_layers': 2, 'num_critical': 1}))
+def test_pictures_of_a_run_show_the_classes_in_turn():
+    config = Config(**(TINY | {'c_dim': 3, 'num_layers': 2, 'num_critical': 1}))
+    gan = stylegan3.build(RunConfig('stylegan3', config, DataConfig(folder='images', resolution=16, labels=True)))
     z = jnp.ones((3, 8))
-    variables = jax.jit(stylegan3.Generator(model).init)(jax.random.key(0), z, jnp.eye(3))
-    run = jax.jit(lambda z, c: stylegan3.sample(model, variables, z, c=c))
-    by_turns = run(z, None)
-    np.testing.assert_allclose(by_turns, run(z, jnp.eye(3)), atol=1e-6)
-    assert np.abs(by_turns[0] - by_turns[1]).max() > 1e-3
-    with pytest.raises(ValueError, match='labels of shape'):
-        stylegan3.sample(model, variables, z, c=jnp.ones((3, 2)))
-
-
-@pytest.mark.parametrize(
-    'options, message',
-    [
-        ({'size': (32, 17)}, '32 x 17 pixels; both sides must be even'),
-        ({'space': 'y'}, "space='y'; use 'z', 'w' or 'ws'"),
-        ({'space': 'ws'}, r'inputs have shape \(1, 8\); expected \[N, 6, 8\]'),
-    ],
-)
-def test_sampling_refuses_what_it_cannot_do(options, message):
-    with pytest.raises(ValueError, match=message):
-        stylegan3.sample(Config(**TINY), {}, jnp.zeros((1, 8)), **options)
+    variables = jax.jit(Generator(config).init)(jax.random.key(0), z, jnp.eye(3))
+    w = jax.jit(gan.sampler.map)(variables, z, jnp.eye(3))
+    by_turns = jax.jit(functools.partial(images_of, gan))(variables, z)
+    one_each = jax.jit(gan.sampler.synthesise)(variables, jnp.repeat(w[:, None], 4, axis=1))
+    np.testing.assert_allclose(by_turns, one_each, atol=1e-6)
+    assert np.abs(by_turns[0] - by_turns[1]).max() > 1e-3 and gan.c_dim == 3
 
 
 # Configuration --------------------------------------------------------------------------------------------------------

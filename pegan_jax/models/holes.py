@@ -1,0 +1,56 @@
+"""What systems that complete images share: masks of training, checks, and how a completion is put together.
+
+Masks are 1 in holes and 0 elsewhere. A `model` has the fields img_resolution, masks and mask_folder.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from pegan_jax.data import masks
+from pegan_jax.settings import ConfigError
+
+
+def check_masks(model: Any) -> None:
+    """Raises ConfigError unless there is a folder of masks where, and only where, masks come from one."""
+    if (model.masks == 'folder') != (model.mask_folder is not None):
+        raise ConfigError(
+            f"model.masks={model.masks!r} and model.mask_folder={model.mask_folder!r}: masks='folder' needs one, and "
+            'the other masks have none.'
+        )
+
+
+def check_data(config: Any) -> None:
+    """Raises ConfigError unless images have the model's size, and no labels."""
+    data, model = config.data, config.model
+    if data.size != model.size:
+        raise ConfigError(
+            f'data.resolution={data.resolution} differs from model.img_resolution={model.img_resolution}: set both to '
+            'the same size.'
+        )
+    if data.labels:
+        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
+
+
+def check_shapes(multiple: int, image: jax.Array, planes: dict[str, jax.Array]) -> None:
+    """Raises ValueError unless image is [N, H, W, 3], sides multiples of a number, and planes are [1 or N, H, W, 1]."""
+    n, height, width = image.shape[:3] if image.ndim == 4 else (0, 0, 0)
+    if image.shape != (n, height, width, 3) or not n or height % multiple or width % multiple:
+        raise ValueError(
+            f'image of shape {image.shape}; expected [N, H, W, 3] with sides that are multiples of {multiple}.'
+        )
+    for name, plane in planes.items():
+        if plane.shape not in ((1, height, width, 1), (n, height, width, 1)):
+            raise ValueError(f'{name} of shape {plane.shape}; expected [1 or {n}, {height}, {width}, 1].')
+
+
+def training_masks(model: Any) -> Callable:
+    """() -> (key -> mask [H, W, 1]). Files are read at the first call: a model can be used without its masks."""
+    return functools.cache(lambda: masks.sampler(model.masks, *model.size, model.mask_folder))
+
+
+def composite(refined: jax.Array, image: jax.Array, mask: jax.Array) -> jax.Array:
+    """The generated pixels in the holes, elsewhere exactly those of the image."""
+    return refined * mask + image * (1 - mask)
