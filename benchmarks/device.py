@@ -196,6 +196,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
     import jax.numpy as jnp
 
     from pegan_jax import config as configs
+    from pegan_jax.gan import images_of
     from pegan_jax.train.step import compile_step, data_mesh, device_step, place_batch, replicated_state
 
     begin = time.monotonic()
@@ -212,8 +213,9 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
         """(name, share of steps, traced program, its FLOPs) of a generator or a training step."""
         if kind == 'generator':
             given = bench.generator_inputs(config, gan, batch)
-            flops = bench.definition_flops(counted.sample, variables, given)
-            yield 'generator', 1.0, jax.jit(gan.sample).lower(variables, given), flops
+            make, count = (functools.partial(images_of, g) for g in (gan, counted))
+            flops = bench.definition_flops(count, variables, given)
+            yield 'generator', 1.0, jax.jit(make).lower(variables, given), flops
             return
         data = place_batch(bench.random_batch(config, batch), 'jit', mesh)
         for (stage, due), share in programs_of(config, gan).items():
@@ -353,7 +355,7 @@ def train_worker(out: pathlib.Path, seconds: float, tiny: bool) -> None:
 
     from pegan_jax import config as configs
     from pegan_jax.data.worlds import horizon_height, render_world
-    from pegan_jax.gan import latents
+    from pegan_jax.gan import images_of
     from pegan_jax.metrics.distribution import sliced_wasserstein
     from pegan_jax.pixels import image_grid, to_uint8
     from pegan_jax.train.step import compile_step, data_mesh, device_steps, due_updates, place_batch, replicated_state
@@ -399,8 +401,8 @@ def train_worker(out: pathlib.Path, seconds: float, tiny: bool) -> None:
         step += count
     jax.block_until_ready(state)
     trained = time.monotonic() - begin
-    sample = jax.jit(gan.sample)
-    z = [latents(range(i, i + 64), config.model.z_dim) for i in range(0, len(reals[:1024]), 64)]
+    sample = jax.jit(functools.partial(images_of, gan))
+    z = [gan.sampler.draw(range(i, i + 64)) for i in range(0, len(reals[:1024]), 64)]
     fakes = np.concatenate([to_uint8(np.asarray(sample(state.sampling, x))) for x in z])
     Image.fromarray(image_grid(np.concatenate([fakes[:32], reals[:16]]), 8)).save(out.with_name('train.png'))
     others = draw(seeds[: len(fakes)] + 10**6)
