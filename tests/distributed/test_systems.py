@@ -1,0 +1,50 @@
+"""Of every system: several devices equal one, replicas stay equal, one bad device stops all, constants stay at home."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from systems_worker import CHANGES
+
+pytestmark = pytest.mark.slow  # two programs of every system
+
+WORKER = pathlib.Path(__file__).with_name('systems_worker.py')
+# Its batch normalisation is that of a device's own samples, of which a published run has one.
+PER_DEVICE = {'singan'}
+# Numbers that are averaged besides gradients: metrics, running statistics, and the moments of batch normalisation.
+BESIDES = {'dcgan': 1000, 'pconv': 1000, 'cips': 100, 'deepfill': 400, 'singan': 1000, 'stylegan3:t': 100}
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    out = tmp_path_factory.mktemp('systems') / 'results.jsonl'
+    flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=4'
+    env = {**os.environ, 'XLA_FLAGS': flags, 'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}
+    done = subprocess.run([sys.executable, WORKER, out], env=env, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]  # the worker compares replicas
+    return {row['system']: row for row in map(json.loads, out.read_text().splitlines())}
+
+
+@pytest.mark.parametrize('system', [name for name in CHANGES if name not in PER_DEVICE])
+def test_four_devices_equal_one(results, system):
+    differences = results[system]['differences']
+    assert sum(moved > 0 for moved, *_ in differences.values()) > 0.2 * len(differences)
+    for name, (moved, apart, scale) in differences.items():
+        # Rounding of the numbers themselves, and of the small steps that they took.
+        assert apart <= 1e-6 * scale + 0.05 * moved + 1e-9, (name, moved, apart, scale)
+
+
+@pytest.mark.parametrize('system', CHANGES)
+def test_a_loss_that_is_not_finite_on_one_device_of_four_is_not_finite(results, system):
+    assert results[system]['finite with a poisoned device'] == 0
+
+
+@pytest.mark.parametrize('system', CHANGES)
+def test_only_what_changes_is_added_up_over_devices(results, system):
+    found = results[system]
+    assert 0 < found['reduced'] <= BESIDES.get(system, 60)
+    if system in ('mspie', 'stylegan2', 'singan'):  # which hold noise, or a photograph
+        assert found['constants'] > 5 * found['reduced']
