@@ -218,7 +218,7 @@ def save_animation(frames: np.ndarray, path: str | pathlib.Path, fps: int = 10) 
         first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
     elif path.suffix == '.mp4':
         try:
-            import imageio.v3 as iio
+            import imageio.v3 as iio  # not a dependency: videos alone need it
 
             # Most players want even sides.
             height, width = (n - n % 2 for n in images.shape[1:3])

@@ -22,7 +22,7 @@ def extract(image: np.ndarray, method: Method) -> np.ndarray:
     Returns: uint8 [H, W, 1].
     Raises: ValueError for another method.
     """
-    from skimage import feature, filters
+    from skimage import feature, filters  # takes long to import
 
     grey = image @ np.array([0.299, 0.587, 0.114]) / 255
     if method not in ('canny', 'dog'):

@@ -65,7 +65,7 @@ def ssim(real: np.ndarray, fake: np.ndarray) -> float:
 
     Raises: ValueError as `mean_error`, and for sides under 11 pixels.
     """
-    from skimage.metrics import structural_similarity
+    from skimage.metrics import structural_similarity  # takes long to import
 
     check_ssim(real.shape[:2])
     options = {'gaussian_weights': True, 'sigma': 1.5, 'use_sample_covariance': False}

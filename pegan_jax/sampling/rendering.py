@@ -201,9 +201,8 @@ def fill_scattered(index: np.ndarray, values: np.ndarray, height: int, width: in
     Returns: float32 [height, width, C]: `values` at `index`, the nearest of them outside of their convex hull.
     Raises: ValueError if some pixel is missing and the known ones do not span a triangle.
     """
-    # SciPy's big parts, which take long to import.
-    from scipy.interpolate import CloughTocher2DInterpolator, NearestNDInterpolator
-    from scipy.spatial import QhullError
+    from scipy.interpolate import CloughTocher2DInterpolator, NearestNDInterpolator  # takes long to import
+    from scipy.spatial import QhullError  # as well
 
     out = np.empty((height * width, values.shape[-1]), np.float32)
     out[index] = values
