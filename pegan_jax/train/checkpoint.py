@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from pegan_jax.settings import ConfigError
+from pegan_jax.settings import ConfigError, UserError
 from pegan_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SUMS = 'checksums.json'
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """No checkpoint could be read; the message says which were tried and why each failed."""
 
 
