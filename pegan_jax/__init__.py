@@ -1,12 +1,10 @@
 """pegan_jax: GANs that know where a pixel is."""
 
+import importlib
+from typing import Any
+
 from pegan_jax import coords, encodings, filters, losses, ops
-from pegan_jax.config import Config, load_config
 from pegan_jax.gan import GAN, Stage, Update
-from pegan_jax.inpainting import inpaint
-from pegan_jax.interop import convert
-from pegan_jax.sampling import Model, interpolate, load, render, sample
-from pegan_jax.train.state import TrainState
 
 __version__ = '0.1.0'
 
@@ -30,3 +28,20 @@ __all__ = [
     'render',
     'sample',
 ]
+
+# Imported when they are first asked for: they bring Optax, Orbax and SciPy, which take as long to import as JAX.
+_LATER = {
+    'Config': 'config', 'load_config': 'config', 'TrainState': 'train.state', 'Model': 'sampling', 'load': 'sampling',
+    'sample': 'sampling', 'interpolate': 'sampling', 'render': 'sampling', 'inpaint': 'inpainting',
+    'convert': 'interop',
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_LATER[name]}'), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

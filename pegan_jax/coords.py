@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pegan_jax.settings import UserError
+
 # Grids ----------------------------------------------------------------------------------------------------------------
 
 
 def _check_size(height: int, width: int) -> None:
     if height < 1 or width < 1:
-        raise ValueError(f'height={height}, width={width}: a grid needs at least one row and one column.')
+        raise UserError(f'height={height}, width={width}: a grid needs at least one row and one column.')
 
 
 def _axis(n: int, low: float, high: float, centered: bool = False) -> jax.Array:
@@ -130,7 +132,7 @@ def crop(image: jax.Array, top: int, left: int, height: int, width: int) -> jax.
     for name, start, length, limit in (('top', top, height, size[0]), ('left', left, width, size[1])):
         known = start if isinstance(start, (int, np.integer)) else 0
         if not (length >= 1 and 0 <= known <= limit - length):
-            raise ValueError(f'{name}={start}, {length} samples: outside of {limit}; use 0 to {limit - length}.')
+            raise UserError(f'{name}={start}, {length} samples: outside of {limit}; use 0 to {limit - length}.')
     out = jax.lax.dynamic_slice_in_dim(image, top, height, axis=-3)
     return jax.lax.dynamic_slice_in_dim(out, left, width, axis=-2)
 
@@ -161,7 +163,7 @@ def multiscale_start(key: jax.Array, resolution: int, patch: int, scale: int) ->
     """
     scales = multiscale_count(resolution, patch)
     if isinstance(scale, (int, np.integer)) and not 0 <= scale < scales:
-        raise ValueError(f'scale={scale} with resolution={resolution}, patch={patch}; use 0 to {scales - 1}.')
+        raise UserError(f'scale={scale} with resolution={resolution}, patch={patch}; use 0 to {scales - 1}.')
     stride = 2 ** jnp.asarray(scale, jnp.int32)
     offset_key, window_key = jax.random.split(key)
     offset = jax.random.randint(offset_key, (2,), 0, resolution - stride * patch + stride)
@@ -177,7 +179,7 @@ def multiscale_count(resolution: int, patch: int) -> int:
     """
     ratio = resolution // max(patch, 1)
     if patch < 1 or ratio < 1 or ratio * patch != resolution or ratio & (ratio - 1):
-        raise ValueError(f'patch={patch} for resolution={resolution}; their ratio must be a power of two.')
+        raise UserError(f'patch={patch} for resolution={resolution}; their ratio must be a power of two.')
     return ratio.bit_length()
 
 
@@ -230,9 +232,9 @@ def foveated(key: jax.Array, points: jax.Array, fraction: float, *, std: float =
     Raises: ValueError if fraction is outside (0, 1], std is not positive or `points` is not a grid.
     """
     if points.ndim != 3 or points.shape[-1] != 2:
-        raise ValueError(f'points has shape {points.shape}; expected a grid [H, W, 2].')
+        raise UserError(f'points has shape {points.shape}; expected a grid [H, W, 2].')
     if not 0 < fraction <= 1 or not std > 0:
-        raise ValueError(f'fraction={fraction} must be in (0, 1] and std={std} positive.')
+        raise UserError(f'fraction={fraction} must be in (0, 1] and std={std} positive.')
     height, width, _ = points.shape
     # Rounding keeps 0.07 * 100 = 7.000000000000001 from becoming 8.
     count = math.ceil(round(fraction * height * width, 6))
@@ -258,11 +260,11 @@ def as_coords(points: Any) -> jax.Array:
     """
     array = np.asarray(points)
     if array.dtype.kind not in 'fiu' or array.ndim < 1 or array.shape[-1] != 2 or array.size == 0:
-        raise ValueError(
+        raise UserError(
             f'coords has shape {array.shape} and dtype {array.dtype}; expected real numbers [..., 2] in (x, y) order.'
         )
     if not np.isfinite(array).all():
-        raise ValueError(f'coords has {int((~np.isfinite(array)).sum())} entries that are not finite.')
+        raise UserError(f'coords has {int((~np.isfinite(array)).sum())} entries that are not finite.')
     return jnp.asarray(array, jnp.float32)
 
 
@@ -284,10 +286,10 @@ def map_chunks(fn: Callable, coords: jax.Array, chunk: int, *per_point: jax.Arra
     shape = coords.shape[:-1]
     count = math.prod(shape)
     if chunk < 1 or count == 0:
-        raise ValueError(f'chunk={chunk}, {count} coordinates; both must be at least 1.')
+        raise UserError(f'chunk={chunk}, {count} coordinates; both must be at least 1.')
     for array in per_point:
         if array.shape[: len(shape)] != shape:
-            raise ValueError(f'a per-point array has shape {array.shape}; it must start with {shape}, as coords.')
+            raise UserError(f'a per-point array has shape {array.shape}; it must start with {shape}, as coords.')
     flat = [a.reshape(count, *a.shape[len(shape) :]) for a in (coords, *per_point)]
     if count <= chunk:
         out = fn(*flat)

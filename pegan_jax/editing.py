@@ -16,13 +16,14 @@ from scipy import ndimage
 from pegan_jax.models import singan, singan_pyramid
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
 
 HARMONISE_RADIUS, EDIT_RADIUS = 7, 20  # of the disk that widens a mask, in pixels
 
 
 def _parts(model: Model) -> tuple[singan.Config, dict, dict]:
     if not isinstance(model.config.model, singan.Config):
-        raise ValueError(f'the model is of system {model.config.system!r}; editing needs a SinGAN.')
+        raise UserError(f'the model is of system {model.config.system!r}; editing needs a SinGAN.')
     return model.config.model, model.variables['params'], model.variables['buffers']
 
 
@@ -45,7 +46,7 @@ def samples(
     """Random images of any size, [N, H, W, 3]; the arguments are those of `singan.synthesise`."""
     _parts(model)
     if not len(seeds):
-        raise ValueError('seeds is empty; give at least one, such as seeds=[0].')
+        raise UserError('seeds is empty; give at least one, such as seeds=[0].')
     options = {'size': size, 'start_scale': start_scale}
     return np.concatenate([np.asarray(model.synthesise(singan.draw([seed]), **options)) for seed in seeds])
 
@@ -67,13 +68,13 @@ def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.nda
     sizes, ratio = singan.sizes_of(buffers), singan.ratio_of(config, buffers)
     finest = len(sizes) - 1
     if not 1 <= scale <= finest:
-        raise ValueError(f'scale={scale}; an image can enter at scales 1 to {finest} of this model.')
+        raise UserError(f'scale={scale}; an image can enter at scales 1 to {finest} of this model.')
     x = jnp.asarray(image, jnp.float32)[None]
     if x.shape[1:3] != sizes[finest]:
         x = singan_pyramid.resize_quantised(x, size=sizes[finest])
     if config.paint_scale is not None:
         if scale != config.paint_scale:
-            raise ValueError(f'scale={scale}; this model was trained for paintings at scale {config.paint_scale}.')
+            raise UserError(f'scale={scale}; this model was trained for paintings at scale {config.paint_scale}.')
         x = singan_pyramid.to_palette(x, buffers['palette'])
     below = singan_pyramid.resize_quantised(x, factor=ratio ** (finest - scale + 1))
     below = below[:, : sizes[scale - 1][0], : sizes[scale - 1][1]]
@@ -90,7 +91,7 @@ def soft_mask(mask: np.ndarray, radius: int) -> np.ndarray:
     """
     inside = np.asarray(mask) != 0
     if inside.ndim != 2 or inside.all() or not inside.any():
-        raise ValueError(
+        raise UserError(
             f'the mask has shape {inside.shape} and {inside.mean():.0%} of it are inside; expected [H, W] with both '
             'zeros and other values.'
         )
@@ -113,7 +114,7 @@ def edit(
     Raises: ValueError as `inject` and `soft_mask`, or if the shapes of image and mask differ.
     """
     if np.shape(image)[:2] != np.shape(mask)[:2]:
-        raise ValueError(
+        raise UserError(
             f'the image has {np.shape(image)[:2]} pixels and the mask {np.shape(mask)[:2]}; they must agree.'
         )
     real = real_image(model)
@@ -135,7 +136,7 @@ def super_resolve(model: Model, seed: int = 0) -> np.ndarray:
     """
     config, params, buffers = _parts(model)
     if config.sr_factor is None:
-        raise ValueError('the model has no model.sr_factor; train with configs/singan.py:sr for super-resolution.')
+        raise UserError('the model has no model.sr_factor; train with configs/singan.py:sr for super-resolution.')
     finest = len(buffers['reals']) - 1
     repeats, step = singan_pyramid.sr_schedule(config.sr_factor)
     x = jnp.asarray(real_image(model))[None]
@@ -191,11 +192,11 @@ def animate(
     config, params, buffers = _parts(model)
     count = len(buffers['reals'])
     if frames < 1:
-        raise ValueError(f'frames={frames} must be at least 1.')
+        raise UserError(f'frames={frames} must be at least 1.')
     if not (0 <= alpha <= 1 and 0 <= beta <= 1):
-        raise ValueError(f'alpha={alpha} and beta={beta} must lie in [0, 1]; usual are 0.1 and 0.8 to 0.95.')
+        raise UserError(f'alpha={alpha} and beta={beta} must lie in [0, 1]; usual are 0.1 and 0.8 to 0.95.')
     if not 0 <= start_scale < count:
-        raise ValueError(f'start_scale={start_scale}; the model has scales 0 to {count - 1}.')
+        raise UserError(f'start_scale={start_scale}; the model has scales 0 to {count - 1}.')
     key, paths = jax.random.key(seed), []
     for s, noise in enumerate(singan.fixed_noises(config, buffers, count)):
         first_key, steps_key = jax.random.split(jax.random.fold_in(key, s))
@@ -218,14 +219,14 @@ def save_animation(frames: np.ndarray, path: str | pathlib.Path, fps: int = 10) 
         first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
     elif path.suffix == '.mp4':
         try:
-            import imageio.v3 as iio
+            import imageio.v3 as iio  # not a dependency: videos alone need it
 
             # Most players want even sides.
             height, width = (n - n % 2 for n in images.shape[1:3])
             iio.imwrite(path, images[:, :height, :width], fps=fps, macro_block_size=2)
         except (ImportError, OSError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path.name} cannot be written ({error}); pip install 'pegan_jax[video]', or use .gif."
             ) from None
     else:
-        raise ValueError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')
+        raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')

@@ -13,6 +13,7 @@ import numpy as np
 
 from pegan_jax import coords as coords_lib
 from pegan_jax.ops import resize_align_corners
+from pegan_jax.settings import UserError
 
 # Periodic functions of large arguments --------------------------------------------------------------------------------
 
@@ -95,9 +96,9 @@ def spe_code(positions: jax.Array, dim: int, *, div_half_dim: bool = False) -> j
     Raises: ValueError if dim is odd or below 2, or 2 without div_half_dim (the formula divides by zero).
     """
     if dim < 2 or dim % 2:
-        raise ValueError(f'dim={dim} must be even and positive: half of the channels are sines, half cosines.')
+        raise UserError(f'dim={dim} must be even and positive: half of the channels are sines, half cosines.')
     if dim == 2 and not div_half_dim:
-        raise ValueError('dim=2 needs div_half_dim=True: w_k = 10000^(-k/(K-1)) divides by zero for K = 1.')
+        raise UserError('dim=2 needs div_half_dim=True: w_k = 10000^(-k/(K-1)) divides by zero for K = 1.')
     half = dim // 2
     cycles = 10000.0 ** (-np.arange(half) / (half if div_half_dim else half - 1)) / (2 * math.pi)
     nearest = cycles.astype(np.float32)
@@ -325,7 +326,7 @@ def sg3_fourier_input(
     if t.ndim != 2 or t.shape[1] != 4:
         raise ValueError(f't has shape {t.shape}; expected [N, 4].')
     if not sampling_rate > 2 * bandwidth:
-        raise ValueError(f'sampling_rate={sampling_rate} must exceed twice the bandwidth={bandwidth}.')
+        raise UserError(f'sampling_rate={sampling_rate} must exceed twice the bandwidth={bandwidth}.')
     if transform.shape not in ((3, 3), (t.shape[0], 3, 3)):
         raise ValueError(
             f'transform has shape {transform.shape}; expected [3, 3], or [{t.shape[0]}, 3, 3] for each image.'

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from pegan_jax.data import masks, pipeline, worlds
 from pegan_jax.metrics import image as measures
 from pegan_jax.pixels import decode_image, to_uint8
-from pegan_jax.settings import DataConfig
+from pegan_jax.settings import DataConfig, UserError
 
 METRICS = tuple(measures.DEFINITIONS)
 KINDS = ('box', 'brush', 'union')
@@ -42,7 +42,7 @@ def cases(seed: int, count: int, size: tuple[int, int], num_images: int, kinds: 
     Raises: ValueError for another kind.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ValueError(f'unknown kind of mask {unknown[0]!r}; known: {", ".join(KINDS)}.')
+        raise UserError(f'unknown kind of mask {unknown[0]!r}; known: {", ".join(KINDS)}.')
     out = []
     for kind in kinds:
         for bucket in masks.BUCKETS if kind == 'brush' else masks.BUCKETS[1:]:
@@ -70,7 +70,7 @@ def read_images(data: DataConfig, count: int) -> np.ndarray:
 def check_metrics(metrics: Sequence[str], size: tuple[int, int]) -> None:
     """Raises: ValueError for a name that is not among METRICS, or one that needs larger images than (height, width)."""
     if unknown := [name for name in metrics if name not in METRICS]:
-        raise ValueError(f'unknown metric {unknown[0]!r}; known: {", ".join(METRICS)}.')
+        raise UserError(f'unknown metric {unknown[0]!r}; known: {", ".join(METRICS)}.')
     if 'ssim' in metrics:
         measures.check_ssim(size)
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import signal, special
 
 
 def setup_filter(
@@ -67,6 +66,8 @@ def lowpass(
             f'cutoff={cutoff}, width={width}, sampling_rate={sampling_rate}: the cutoff must lie between 0 and half '
             'the sampling rate, the width above 0.'
         )
+    from scipy import signal, special  # takes as long to import as JAX
+
     if not radial:
         return signal.firwin(num_taps, cutoff, width=width, fs=sampling_rate).astype(np.float32)
     beta = signal.kaiser_beta(signal.kaiser_atten(num_taps, width / (sampling_rate / 2)))

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pegan_jax.settings import UserError
+
 
 def size_of(resolution: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a resolution, which is that or the side of a square."""
@@ -159,5 +161,5 @@ def latents(seeds: Iterable[int], z_dim: int) -> np.ndarray:
 def size_only(size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
     """`Sampler.view` of a system with the option 'size' and no coordinates. Raises: ValueError for a transform."""
     if transform is not None:
-        raise ValueError('this model has no coordinates to transform; choose a size.')
+        raise UserError('this model has no coordinates to transform; choose a size.')
     return {'size': size}

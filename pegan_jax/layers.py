@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import filters, ops
+from pegan_jax.settings import UserError
 
 
 def lrelu(x: jax.Array) -> jax.Array:
@@ -182,7 +183,7 @@ def minibatch_std(x: jax.Array, group_size: int | None = 4, num_channels: int = 
     b, h, w, c = x.shape
     g = b if group_size is None else min(b, group_size)
     if b % g:
-        raise ValueError(
+        raise UserError(
             f'minibatch standard deviation: the batch of {b} samples per device is not a multiple of the group of {g}; '
             f'use {b // g * g} or {-(-b // g) * g} per device.'
         )

@@ -11,10 +11,12 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
+from pegan_jax.settings import UserError
+
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF')
 
 
-class UnreadableImage(ValueError):
+class UnreadableImage(UserError):
     """Bytes that are no image that can be used; the message says why."""
 
 
@@ -59,7 +61,7 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == 'F':
-        raise ValueError('float pixels have no defined range')
+        raise UserError('float pixels have no defined range')
     if image.mode.startswith('I'):  # 16 bits, stored in 16 or 32: white is 65535
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         return np.repeat(np.round(grey / 257).astype(np.uint8)[..., None], 3, axis=-1), None
@@ -130,11 +132,11 @@ def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ..
     Raises: ValueError for another suffix, other bits, a PNG of another shape.
     """
     if path.suffix not in ('.png', '.npy'):
-        raise ValueError(f'{path.name}: the suffix is {path.suffix!r}; use .png, or .npy for float32.')
+        raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .png, or .npy for float32.')
     if path.suffix == '.png' and len(shape) != 2:
-        raise ValueError(f'grid has shape {(*shape, 2)}; a PNG needs [H, W, 2], other coordinates can go to .npy.')
+        raise UserError(f'grid has shape {(*shape, 2)}; a PNG needs [H, W, 2], other coordinates can go to .npy.')
     if bits not in (8, 16):
-        raise ValueError(f'bits={bits}; a PNG has 8 or 16 per channel.')
+        raise UserError(f'bits={bits}; a PNG has 8 or 16 per channel.')
     unfinished = path.with_name(path.name + '.part')
     try:
         with unfinished.open('wb') as file:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """A request that cannot be met as it is; the message says why, and what would do. Commands print it as one line.
+
+    A class of its own because Python, NumPy and JAX raise ValueErrors too, for faults of the program, whose traceback
+    is needed; an array whose shape does not fit that of another one is such a fault, and remains a ValueError.
+    """
+
+
+class ConfigError(UserError):
     """A configuration that cannot run; the message says which field, what it got and what to do."""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from pegan_jax import coords, encodings
 from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, picture_table, rounded
+from pegan_jax.settings import UserError
 
 
 def principal_colours(grids: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -85,5 +86,5 @@ def constant_of(params: dict) -> np.ndarray:
         if getattr(path[-1], 'key', None) == 'const' and x.ndim == 3
     ]  # fmt: skip
     if len(found) != 1:
-        raise ValueError('this generator has no learned constant; choose one whose input is one, or leave out --model.')
+        raise UserError('this generator has no learned constant; choose one whose input is one, or leave out --model.')
     return np.asarray(found[0])

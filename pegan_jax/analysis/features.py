@@ -18,6 +18,7 @@ import numpy as np
 from pegan_jax import ops
 from pegan_jax.config import load_config, system_module
 from pegan_jax.gan import GAN, Completer, images_of
+from pegan_jax.settings import UserError
 
 Head = Literal['own', 'iid', 'identical']
 Features = Callable[[jax.Array, int, Head], dict[str, jax.Array]]
@@ -96,7 +97,7 @@ def network_features(gan: GAN, variables: dict) -> Features:
     """
     sampler = gan.sampler
     if isinstance(sampler, Completer) or sampler.pixelwise:
-        raise ValueError('this study is about maps of convolutions on latents; use a system that has them.')
+        raise UserError('this study is about maps of convolutions on latents; use a system that has them.')
     shape, dtype = sampler.draw([0]).shape[1:], sampler.draw([0]).dtype
 
     def features(key: jax.Array, count: int, head: Head) -> dict[str, jax.Array]:
@@ -134,7 +135,7 @@ def default_sources(key: jax.Array, *, depth: int = 6, width: int = 16, size: in
 def batch_keys(key: jax.Array, samples: int, batch: int) -> Iterable[jax.Array]:
     """A key per batch. Raises: ValueError unless samples is a multiple of batch, at least twice it."""
     if samples < 2 * batch or samples % batch:
-        raise ValueError(f'samples={samples} must be a multiple of the batch of {batch}, at least twice it.')
+        raise UserError(f'samples={samples} must be a multiple of the batch of {batch}, at least twice it.')
     return jax.random.split(key, samples // batch)
 
 

@@ -16,6 +16,7 @@ from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, number_table
 from pegan_jax.analysis.holes import box_mask, share_of_hole
 from pegan_jax.models import deepfill
 from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
 
 SEPARATES = 0.75  # area under the ROC curve, from which on (or under 1 minus it) a gate tells holes apart
 
@@ -43,7 +44,7 @@ def gates_of(model: deepfill.Config, params: dict, inputs: dict[str, Any]) -> di
     Raises: ValueError for vanilla convolutions.
     """
     if model.conv_type == 'vanilla':
-        raise ValueError("this model has no gates: model.conv_type='vanilla'; choose one that is gated.")
+        raise UserError("this model has no gates: model.conv_type='vanilla'; choose one that is gated.")
     found, out = _sown(model, params, inputs), {}
     for name in deepfill.layer_names():
         sown = found[name]['gate'] if name in found else found.get(f'{name}_valid')
@@ -98,7 +99,7 @@ def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
         kind = f', model.conv_type={model.conv_type!r}' if isinstance(model, deepfill.Config) else ''
         if not kind or model.conv_type != 'gated':
             what = f'{loaded.config.system}{kind}'
-            raise ValueError(f"{name} has no gates ({what}); choose a deepfill with model.conv_type='gated'.")
+            raise UserError(f"{name} has no gates ({what}); choose a deepfill with model.conv_type='gated'.")
         drawn = {'sketch': np.zeros_like(inputs['mask'])} if model.guided else {}
         params, hidden = loaded.variables['params'], inputs | drawn
         whole = gates_of(model, params, hidden | {'mask': np.zeros_like(inputs['mask'])})

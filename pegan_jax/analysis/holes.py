@@ -9,6 +9,7 @@ from pegan_jax.config import DataConfig, load_config, system_module
 from pegan_jax.evaluation import read_images
 from pegan_jax.pixels import as_floats
 from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
 
 
 def share_of_hole(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -24,7 +25,7 @@ def box_mask(height: int, width: int) -> np.ndarray:
     Raises: ValueError for sides under 32, which have no room for it.
     """
     if min(height, width) < 32:
-        raise ValueError(f'a hole in the middle of {height} x {width} pixels; both sides must be at least 32.')
+        raise UserError(f'a hole in the middle of {height} x {width} pixels; both sides must be at least 32.')
     mask = np.zeros((1, height, width, 1), np.float32)
     top, left = (n // 4 // 8 * 8 for n in (height, width))
     mask[:, top : height - top, left : width - left] = 1
@@ -49,6 +50,6 @@ def worlds_for(models: dict[str, Model], count: int = 4) -> np.ndarray:
     """
     sizes = {model.config.data.size for model in models.values()}
     if len(sizes) > 1:
-        raise ValueError(f'the models are for images of {sorted(sizes)}; compare models of one size.')
+        raise UserError(f'the models are for images of {sorted(sizes)}; compare models of one size.')
     images = read_images(DataConfig(tfds='worlds', resolution=sizes.pop()), count)
     return as_floats(images)

@@ -9,6 +9,7 @@ from pegan_jax.analysis.drawing import Study, number_table, rounded
 from pegan_jax.analysis.holes import box_mask, share_of_hole
 from pegan_jax.models import pconv
 from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
 
 
 def skips_of(model: pconv.Config, variables: dict, image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
@@ -46,7 +47,7 @@ def skip_study(models: dict[str, Model], images: np.ndarray) -> Study:
     for name, loaded in models.items():
         model = loaded.config.model
         if not isinstance(model, pconv.Config):
-            raise ValueError(f'{name} is of system {loaded.config.system!r}, which has no skips; choose a pconv.')
+            raise UserError(f'{name} is of system {loaded.config.system!r}, which has no skips; choose a pconv.')
         for what, said in (('partial', mask), ('ordinary', nothing)):
             row, entry = f'{name}, {what}', {}
             for i, x in enumerate(skips_of(model, loaded.variables, hidden, said)):

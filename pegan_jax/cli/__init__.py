@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from pegan_jax.cli import analyze, convert, edges, edit, evaluate, inpaint, inspect, render, sample, train
+from pegan_jax.settings import UserError
 
 COMMANDS = {
     'train': train, 'sample': sample, 'render': render, 'edit': edit, 'inpaint': inpaint, 'evaluate': evaluate,
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     try:
         if overrides and args.command != 'train':
-            raise ValueError(f'--config.{overrides[0]} is for the command train.')
+            raise UserError(f'--config.{overrides[0]} is for the command train.')
         args.overrides = overrides
         COMMANDS[args.command].run(args)
     except Exception as error:

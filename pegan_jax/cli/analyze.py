@@ -8,6 +8,7 @@ import numpy as np
 
 from pegan_jax import analysis
 from pegan_jax.cli import options
+from pegan_jax.settings import UserError
 
 HELP = 'Studies of zero padding, of positional encodings and of gates.'
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     key, model = jax.random.key(args.seed), None if args.model is None else options.load(args)
     if args.samples is not None and args.study not in ('padding', 'position'):
-        raise ValueError(f'--samples {args.samples}: the study {args.study} draws no samples; leave it out.')
+        raise UserError(f'--samples {args.samples}: the study {args.study} draws no samples; leave it out.')
     about = {'study': args.study, 'seed': args.seed, 'model': args.model and str(args.model), 'config': args.config}
     if args.study in ('gates', 'skips'):
         names = args.config or ['deepfill:tiny' if args.study == 'gates' else 'pconv:tiny']
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         studies = {args.study: study(models, analysis.worlds_for(models))}
     elif args.study == 'encodings':
         if args.config:
-            raise ValueError('encodings have no random generator; leave out --config, or name a trained --model.')
+            raise UserError('encodings have no random generator; leave out --config, or name a trained --model.')
         random = np.random.default_rng(args.seed).normal(size=(4, 4, 16))
         studies = {
             'encodings': analysis.encodings_study(

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from pegan_jax import inpainting
 from pegan_jax.data import edges, sources
 from pegan_jax.pixels import UnreadableImage, decode_image
-from pegan_jax.settings import DataConfig
+from pegan_jax.settings import DataConfig, UserError
 from pegan_jax.weights import features
 
 HELP = 'Draw the lines of all images in a folder, for training with sketches.'
@@ -29,15 +29,15 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     if (args.weights is not None) != (args.method == 'hed'):
-        raise ValueError(
+        raise UserError(
             '--method hed needs --weights FILE.pth, the parameters of HED as a torch file.'
             if args.weights is None
             else f'--method {args.method} takes no --weights; use --method hed.'
         )
     if not args.folder.is_dir():
-        raise ValueError(f'--folder {args.folder} is not a folder of images.')
+        raise UserError(f'--folder {args.folder} is not a folder of images.')
     if args.folder.resolve() in args.out.resolve().parents:
-        raise ValueError(
+        raise UserError(
             f'--out {args.out} lies inside of --folder {args.folder}, whose images would then include '
             'the edges; choose the folder itself, or one outside.'
         )
@@ -45,13 +45,13 @@ def run(args: argparse.Namespace) -> None:
     names = sorted(set(names) - set(sources.edge_files(names).values()))
     if not names:
         known = ', '.join('*' + suffix for suffix in sources.SUFFIXES)
-        raise ValueError(f'--folder {args.folder} holds no image; expected files named {known}.')
+        raise UserError(f'--folder {args.folder} holds no image; expected files named {known}.')
     targets = {}
     for name in names:
         target = pathlib.PurePath(name).with_suffix('')
         targets.setdefault(args.out / target.with_name(f'{target.name}_edge.png'), []).append(name)
     if twice := [shared for shared in targets.values() if len(shared) > 1]:
-        raise ValueError(f'{" and ".join(twice[0])} would share one file of edges; rename all but one of them.')
+        raise UserError(f'{" and ".join(twice[0])} would share one file of edges; rename all but one of them.')
     draw = functools.partial(edges.extract, method=args.method)
     if args.method == 'hed':
         draw = functools.partial(features.hed_edges, features.load_hed(args.weights))

@@ -9,6 +9,7 @@ from PIL import Image
 from pegan_jax import editing
 from pegan_jax.cli import options
 from pegan_jax.pixels import decode_image, image_grid, to_uint8
+from pegan_jax.settings import UserError
 
 HELP = 'What a SinGAN can do with the image that it learned.'
 
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ('image', 'mask'):
         given, needed = getattr(args, name) is not None, name in MODES[args.mode]
         if given != needed:
-            raise ValueError(f'--mode {args.mode} {"needs" if needed else "does not take"} --{name}.')
+            raise UserError(f'--mode {args.mode} {"needs" if needed else "does not take"} --{name}.')
     model, seed = options.load(args), args.seeds[0]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.mode == 'animate':

@@ -10,7 +10,7 @@ import numpy as np
 
 from pegan_jax import evaluation, inpainting
 from pegan_jax.cli import options
-from pegan_jax.settings import DataConfig
+from pegan_jax.settings import DataConfig, UserError
 
 HELP = 'Measure how well a model completes images.'
 
@@ -51,7 +51,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     if args.model is None and args.method is None:
-        raise ValueError('name a trained --model, or --method biharmonic.')
+        raise UserError('name a trained --model, or --method biharmonic.')
     options.at_least_one(args, 'images', 'masks', 'batch_size')
     model = None if args.model is None else options.load(args)
     data = DataConfig(resolution=256) if model is None else model.config.data
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     evaluation.check_metrics(metrics, data.size)
     if args.out is not None:
         if args.out.is_dir():
-            raise ValueError(f'--out {args.out} is a folder; name a file, such as {args.out / "scores.json"}.')
+            raise UserError(f'--out {args.out} is a folder; name a file, such as {args.out / "scores.json"}.')
         args.out.parent.mkdir(parents=True, exist_ok=True)
     methods = {}
     if model is not None:

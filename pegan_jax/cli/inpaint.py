@@ -6,6 +6,7 @@ import sys
 
 from pegan_jax import inpainting
 from pegan_jax.cli import options
+from pegan_jax.settings import UserError
 
 HELP = 'Fill the holes of images; all other pixels stay as they are.'
 
@@ -44,7 +45,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     if (args.method == 'model') != (args.model is not None):
-        raise ValueError(
+        raise UserError(
             'name a trained --model, or choose --method biharmonic.'
             if args.model is None
             else f'--method {args.method} takes no --model; leave one of them out.'

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from pegan_jax import sampling
+from pegan_jax.settings import UserError
 
 
 def numbers(text: str) -> list[int]:
@@ -64,7 +65,7 @@ def add_activation(p: argparse.ArgumentParser) -> None:
 def load(args: argparse.Namespace) -> sampling.Model:
     """The model of `add_model`."""
     if args.model.is_file():
-        raise ValueError(f'--model {args.model} is a file, not a folder; make one with convert {args.model} --out DIR.')
+        raise UserError(f'--model {args.model} is a file, not a folder; make one with convert {args.model} --out DIR.')
     step = int(args.step) if args.step is not None and args.step.isdigit() else args.step
     return sampling.load(args.model, step)
 
@@ -80,4 +81,4 @@ def at_least_one(args: argparse.Namespace, *names: str) -> None:
     """Raises: ValueError unless these numbers are positive."""
     for name in names:
         if getattr(args, name) < 1:
-            raise ValueError(f'--{name.replace("_", "-")} {getattr(args, name)} must be at least 1.')
+            raise UserError(f'--{name.replace("_", "-")} {getattr(args, name)} must be at least 1.')

@@ -7,6 +7,7 @@ import sys
 
 from pegan_jax import coords, pixels, sampling
 from pegan_jax.cli import options
+from pegan_jax.settings import UserError
 
 HELP = 'One image on any grid of coordinates, of any size: memory does not grow with it.'
 
@@ -65,7 +66,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     if args.zoom <= 0:
-        raise ValueError(f'--zoom {args.zoom} must be positive; 2 doubles the size of the content, 0.5 halves it.')
+        raise UserError(f'--zoom {args.zoom} must be positive; 2 doubles the size of the content, 0.5 halves it.')
     model = options.load(args)
     train_height, train_width = model.config.data.size
     height, width = args.size or (train_height, train_width)
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         **options.styles(args),
     }
     if args.noise_mode is not None:
-        raise ValueError(f'--noise-mode {args.noise_mode}: {model.config.system} renders without noise.')
+        raise UserError(f'--noise-mode {args.noise_mode}: {model.config.system} renders without noise.')
     if args.foveate is None:
         sampling.render_file(model, args.seed, grid, args.out, bits=args.bits, **chosen)
     else:
@@ -100,7 +101,7 @@ def _render_canvas(args: argparse.Namespace, model: sampling.Model, size: tuple[
     """The same view by a model that computes whole images."""
     for name in ('crop', 'foveate', 'chunk'):
         if getattr(args, name) is not None:
-            raise ValueError(
+            raise UserError(
                 f'--{name}: {model.config.system} computes whole images, not single pixels; choose --size and --extent.'
             )
     moved = args.size or args.extent or args.rotate or any(args.translate) or args.zoom != 1

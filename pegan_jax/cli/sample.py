@@ -9,6 +9,7 @@ from PIL import Image
 from pegan_jax import coords, sampling
 from pegan_jax.cli import options
 from pegan_jax.pixels import image_grid, to_uint8
+from pegan_jax.settings import UserError
 
 HELP = 'Images of seeds, as one grid or one file each.'
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         chosen['transform'] = coords.compose(turn, coords.translate(*args.translate))
     if args.style_mix:
         if not args.out.suffix:
-            raise ValueError(f'--style-mix makes one picture, but --out {args.out} is a folder; write FILE.png.')
+            raise UserError(f'--style-mix makes one picture, but --out {args.out} is a folder; write FILE.png.')
         table = sampling.style_mix(model, args.seeds, *args.style_mix, **chosen)
         images, args.columns = to_uint8(table.reshape(-1, *table.shape[2:])), table.shape[1]
     else:

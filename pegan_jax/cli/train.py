@@ -7,6 +7,7 @@ import jax
 
 from pegan_jax import train
 from pegan_jax.config import ConfigError, load_config
+from pegan_jax.settings import UserError
 from pegan_jax.train.report import dry_run
 
 HELP = 'Train a model, or go on with the run in --workdir.'
@@ -41,7 +42,7 @@ def _peers(text: str) -> dict:
         address, count, index = text.split(',')
         return {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(index)}
     except ValueError:
-        raise ValueError(f'--distributed {text!r}; write HOST:PORT,COUNT,INDEX, such as 10.0.0.1:9911,2,0.') from None
+        raise UserError(f'--distributed {text!r}; write HOST:PORT,COUNT,INDEX, such as 10.0.0.1:9911,2,0.') from None
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,6 +5,8 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+from pegan_jax.settings import UserError
+
 Method = Literal['canny', 'dog']
 
 SIGMA = 1.4  # pixels, of the Gaussian
@@ -22,11 +24,11 @@ def extract(image: np.ndarray, method: Method) -> np.ndarray:
     Returns: uint8 [H, W, 1].
     Raises: ValueError for another method.
     """
-    from skimage import feature, filters
+    from skimage import feature, filters  # takes long to import
 
     grey = image @ np.array([0.299, 0.587, 0.114]) / 255
     if method not in ('canny', 'dog'):
-        raise ValueError(f"method={method!r} of edges; use 'canny' or 'dog'.")
+        raise UserError(f"method={method!r} of edges; use 'canny' or 'dog'.")
     blurred = ndimage.gaussian_filter(grey, SIGMA, mode='nearest')
     # Gradients below one grey level per pixel are noise of flat images.
     if method == 'canny':

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pegan_jax.data import sources
 from pegan_jax.pixels import UnreadableImage, decode_image
-from pegan_jax.settings import ConfigError
+from pegan_jax.settings import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ def draw(key: jax.Array, height: int, width: int, kind: Kind) -> jax.Array:
     Raises: ValueError for another kind, and sides under 8.
     """
     if kind not in ('box', 'brush', 'union'):
-        raise ValueError(f"kind={kind!r} of mask; use 'box', 'brush' or 'union'.")
+        raise UserError(f"kind={kind!r} of mask; use 'box', 'brush' or 'union'.")
     if min(height, width) < 8:
-        raise ValueError(f'a random mask of {height} x {width} pixels; both sides must be at least 8.')
+        raise UserError(f'a random mask of {height} x {width} pixels; both sides must be at least 8.')
     box_key, brush_key = jax.random.split(key)
     if kind == 'box':
         return box(box_key, height, width)
@@ -219,7 +219,7 @@ def draw_in_bucket(
             if low < ratio <= high:
                 break
         else:
-            raise ValueError(
+            raise UserError(
                 f'no mask of kind={kind!r} and {height} x {width} pixels with a share of holes in ({low}, {high}] '
                 'among 1000; choose another class, or another kind of mask.'
             )

@@ -97,7 +97,7 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
         for candidate in candidates:
             if (example := read(candidate)) is not None:
                 return example
-        raise RuntimeError(f'images {candidates} are all unreadable; is the storage still there?')
+        raise UnreadableImage(f'images {candidates} are all unreadable; is the storage still there?')
 
     return functools.cache(load) if data.cache else load
 

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pegan_jax.pixels import UnreadableImage, decode_image
-from pegan_jax.settings import ConfigError
+from pegan_jax.settings import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _labels(root: Path, folder: str, names: list[str]) -> tuple[dict[str, Any], 
         values = [table[n] for n in names]
         labels = np.array(values)
         if labels.dtype == object or labels.ndim > 2 or (labels.ndim == 1 and labels.dtype.kind != 'i'):
-            raise ValueError('labels must be whole numbers, or lists of numbers of one length')
+            raise UserError('labels must be whole numbers, or lists of numbers of one length')
     except KeyError as error:
         raise ConfigError(
             f'data.labels=True, but dataset.json of data.folder={folder!r} has no label of {error}; set '

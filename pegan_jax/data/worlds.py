@@ -23,6 +23,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from pegan_jax import coords
+from pegan_jax.settings import UserError
 
 FOCAL = 1.4
 # (cells per unit of x, height below the horizon, share of filled cells) of the rows of trees and houses, far to near.
@@ -423,7 +424,7 @@ def world(seed: jax.Array, points: jax.Array, footprint: jax.Array | float, peri
     Raises: ValueError for a period that is not a positive integer.
     """
     if period is not None and (not isinstance(period, int) or period < 1):
-        raise ValueError(f'period={period!r} must be a positive integer or None.')
+        raise UserError(f'period={period!r} must be a positive integer or None.')
     # Pixels are [1, P] and colours [3, 1] or [3, P], so that the innermost axis is long.
     shape = points.shape[:-1]
     x, y, footprint = _flat(points[..., 0]), _flat(points[..., 1]), _flat(jnp.broadcast_to(footprint, shape))
@@ -492,7 +493,7 @@ def horizon_height(images: np.ndarray, y: tuple[float, float] = (-1.0, 1.0)) -> 
     """
     images = np.asarray(images, np.float32)
     if images.ndim not in (3, 4) or images.shape[-1] != 3 or images.shape[-3] < 8:
-        raise ValueError(f'images {images.shape} must be [H, W, 3] or [N, H, W, 3] with at least 8 rows.')
+        raise UserError(f'images {images.shape} must be [H, W, 3] or [N, H, W, 3] with at least 8 rows.')
     height = images.shape[-3]
     slope = gaussian_filter1d(images, 0.7 * max(height / 64, 1), axis=-3, order=1, mode='nearest')
     strength = np.linalg.norm(np.median(slope, -2), axis=-1).reshape(-1, height)

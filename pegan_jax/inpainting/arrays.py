@@ -9,6 +9,7 @@ import numpy as np
 from pegan_jax.models import attention, deepfill
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
 
 
 def inpaint(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None = None) -> np.ndarray:
@@ -39,7 +40,7 @@ def attention_flow(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np
     check_attention(model)
     image, mask, sketch = _checked(model, image, mask, sketch)
     if image.ndim != 3:
-        raise ValueError(f'image has the shape {image.shape}; the flow is that of one image, [H, W, 3].')
+        raise UserError(f'image has the shape {image.shape}; the flow is that of one image, [H, W, 3].')
     height, width = mask.shape
     padded = inputs(model, *(None if a is None else a[None] for a in (image, mask, sketch)))
     offsets = _offsets(model.config.model, model.variables['params'], padded)
@@ -83,18 +84,18 @@ def _checked(
         check_model(model, sketch=sketch is not None)
     image, mask = np.asarray(image), np.asarray(mask)
     if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
-        raise ValueError(f'image is {image.dtype} {image.shape}; expected uint8 [H, W, 3] or [N, H, W, 3].')
+        raise UserError(f'image is {image.dtype} {image.shape}; expected uint8 [H, W, 3] or [N, H, W, 3].')
     for name, array in (('mask', mask), ('sketch', sketch)):
         if array is None:
             continue
         array = np.asarray(array)
         if array.shape != image.shape[:-1]:
-            raise ValueError(f'{name} has the shape {array.shape}, the image {image.shape}; expected the same pixels.')
+            raise UserError(f'{name} has the shape {array.shape}, the image {image.shape}; expected the same pixels.')
         if not np.isin(array, (0, 1)).all():
-            raise ValueError(f'{name} has other values than 0 and 1; for a grey image, pass {name} > 127.')
+            raise UserError(f'{name} has other values than 0 and 1; for a grey image, pass {name} > 127.')
     mask = mask.astype(bool)
     if mask.all(axis=(-2, -1)).any():
-        raise ValueError(
+        raise UserError(
             'the mask is 1 everywhere, so that nothing is known which the hole could be filled from; 1 (white) is the '
             'hole: is it inverted?'
         )
@@ -105,7 +106,7 @@ def check_model(model: Model, *, sketch: bool = False) -> None:
     """Raises: ValueError if a model does not complete images, or is given sketches and does not take any."""
     guided = model.completer.guided
     if sketch and not guided:
-        raise ValueError(
+        raise UserError(
             'this model takes no sketch: it was trained without. Leave the sketch out, or use a DeepFillv2 with '
             'model.guided=True, such as configs/deepfill.py:guided.'
         )
@@ -114,7 +115,7 @@ def check_model(model: Model, *, sketch: bool = False) -> None:
 def check_attention(model: Model) -> None:
     """Raises: ValueError for models without attention."""
     if not isinstance(model.config.model, deepfill.Config):
-        raise ValueError(f'the model is of system {model.config.system!r}, which has no attention; deepfill has.')
+        raise UserError(f'the model is of system {model.config.system!r}, which has no attention; deepfill has.')
 
 
 def padded_size(model: Model, size: tuple[int, int]) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from pegan_jax.inpainting.arrays import (
 )
 from pegan_jax.pixels import FORMATS, has_16_bits, to_rgb
 from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +54,9 @@ def _open(path: pathlib.Path, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(path, formats=FORMATS)
     except Exception as error:  # what Pillow raises for damaged files, of many types
-        raise ValueError(f'{path} cannot be read as an image: {error}.') from None
+        raise UserError(f'{path} cannot be read as an image: {error}.') from None
     if image.width * image.height > max_pixels:
-        raise ValueError(f'{path} has {image.width} x {image.height} pixels; at most {max_pixels:,} are read.')
+        raise UserError(f'{path} has {image.width} x {image.height} pixels; at most {max_pixels:,} are read.')
     return image
 
 
@@ -66,7 +67,7 @@ def _size(path: pathlib.Path, max_pixels: int) -> tuple[int, int]:
             # Of a TIFF, Pillow gives the size after turning.
             turned = image.format != 'TIFF' and image.getexif().get(_ORIENTATION, 1) >= 5
         except Exception as error:  # as above, and what Pillow raises for damaged files, of many types
-            raise ValueError(f'{path} cannot be decoded: {error}.') from None
+            raise UserError(f'{path} cannot be decoded: {error}.') from None
         return image.size if turned else image.size[::-1]
 
 
@@ -82,7 +83,7 @@ def read_picture(path: pathlib.Path, max_pixels: int = 100_000_000) -> Picture:
             profile = image.info.get('icc_profile') if image.mode in ('RGB', 'RGBA') else None
             return Picture(*to_rgb(image), profile)
         except Exception as error:  # as above, and what Pillow raises for damaged files, of many types
-            raise ValueError(f'{path} cannot be decoded: {error}.') from None
+            raise UserError(f'{path} cannot be decoded: {error}.') from None
 
 
 def _binary(path: pathlib.Path, size: tuple[int, int], max_pixels: int, what: str) -> np.ndarray:
@@ -90,7 +91,7 @@ def _binary(path: pathlib.Path, size: tuple[int, int], max_pixels: int, what: st
     pixels, alpha, _ = read_picture(path, max_pixels)
     if pixels.shape[:2] != size:
         (h, w), (height, width) = pixels.shape[:2], size
-        raise ValueError(f'{path} has {w} x {h} pixels and the image {width} x {height}; the {what} must be as large.')
+        raise UserError(f'{path} has {w} x {h} pixels and the image {width} x {height}; the {what} must be as large.')
     return pixels if alpha is None else np.where(alpha[..., None] > 127, pixels, 0).astype(np.uint8)
 
 
@@ -101,7 +102,7 @@ def read_mask(path: pathlib.Path, size: tuple[int, int], *, invert: bool = False
     """
     mask = binary(_binary(path, size, max_pixels, 'mask'), str(path), invert=invert).astype(bool)
     if mask.all():
-        raise ValueError(
+        raise UserError(
             f'{path} is {"black" if invert else "white"} everywhere, so that nothing is known which the hole could be '
             f'filled from; {"black" if invert else "white"} is the hole, and --invert-mask exchanges both.'
         )
@@ -143,7 +144,7 @@ def save(path: pathlib.Path, picture: Picture) -> None:
 def check_suffix(path: pathlib.Path) -> None:
     """Raises: ValueError unless a file of this name keeps every pixel."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
+        raise UserError(
             f'--out {path}: a file {path.suffix or "without suffix"} would not keep the known pixels as they are; '
             f'write {", ".join(SUFFIXES)}.'
         )
@@ -160,11 +161,11 @@ def pairs(image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pa
     if not image.is_dir():
         for path in (image, mask, sketch):
             if path is not None and not path.is_file():
-                raise ValueError(f'{path} is not a file{", but a folder" if path.is_dir() else ""}.')
+                raise UserError(f'{path} is not a file{", but a folder" if path.is_dir() else ""}.')
         check_suffix(out)
         return [Pair(image, mask, sketch, out)]
     if out.suffix.lower() in SUFFIXES or out.is_file():
-        raise ValueError(f'--image {image} is a folder, so --out is one as well; {out} looks like a file.')
+        raise UserError(f'--image {image} is a folder, so --out is one as well; {out} looks like a file.')
     images = _by_stem(image)
     partners = {}
     for what, path in (('mask', mask), ('sketch', sketch)):
@@ -174,7 +175,7 @@ def pairs(image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pa
         partners[what] = _by_stem(path)
         if missing := [stem for stem in images if stem not in partners[what]]:
             more = f' and {len(missing) - 5} more' if len(missing) > 5 else ''
-            raise ValueError(f'{path} has no {what} named as {", ".join(missing[:5])}{more} in {image}.')
+            raise UserError(f'{path} has no {what} named as {", ".join(missing[:5])}{more} in {image}.')
     return [
         Pair(path, partners['mask'][stem], partners['sketch'][stem], out / f'{stem}.png')
         for stem, path in images.items()
@@ -184,16 +185,16 @@ def pairs(image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pa
 def _by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """{name without suffix: path} of the image files in a folder, sorted."""
     if not folder.is_dir():
-        raise ValueError(f'{folder} is neither a file nor a folder.')
+        raise UserError(f'{folder} is neither a file nor a folder.')
     out = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in sources.SUFFIXES or path.name.startswith('.') or not path.is_file():
             continue
         if path.stem in out:
-            raise ValueError(f'{folder} has two images named {path.stem}: {out[path.stem].name} and {path.name}.')
+            raise UserError(f'{folder} has two images named {path.stem}: {out[path.stem].name} and {path.name}.')
         out[path.stem] = path
     if not out:
-        raise ValueError(f'{folder} has no image; expected names with {", ".join(sources.SUFFIXES)}.')
+        raise UserError(f'{folder} has no image; expected names with {", ".join(sources.SUFFIXES)}.')
     return out
 
 
@@ -233,14 +234,14 @@ def inpaint_files(
         if flow:
             check_attention(model)
     elif flow or any(pair.sketch is not None for pair in files):
-        raise ValueError('the method biharmonic has neither attention nor sketches; leave out --flow and --sketch.')
+        raise UserError('the method biharmonic has neither attention nor sketches; leave out --flow and --sketch.')
     _check_outputs(files, flow)
     groups = {}
     for pair in files:
         size = _size(pair.image, max_pixels)
         for path in (pair.mask, pair.sketch):
             if path is not None and (other := _size(path, max_pixels)) != size:
-                raise ValueError(
+                raise UserError(
                     f'{path} has {other[1]} x {other[0]} pixels and {pair.image} {size[1]} x {size[0]}; '
                     'they must be of one size.'
                 )
@@ -270,7 +271,7 @@ def _check_outputs(files: Sequence[Pair], flow: bool) -> None:
     for pair in files:
         for out in (pair.out, _flow_path(pair.out)) if flow else (pair.out,):
             if reason := taken.get(out.resolve()):
-                raise ValueError(f'--out would overwrite {out}, which {reason}; choose another --out.')
+                raise UserError(f'--out would overwrite {out}, which {reason}; choose another --out.')
             taken[out.resolve()] = 'is another result'
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pegan_jax.config import Config, to_dict, to_json
 from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan
 from pegan_jax.interop.imported import Imported
+from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import Checkpoints, split_state
 from pegan_jax.weights import reader, tensor_bundle
 
@@ -44,7 +45,7 @@ def convert(
     """
     source, out = pathlib.Path(source), pathlib.Path(out).absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f'{out} exists and is not an empty folder; choose another --out.')
+        raise UserError(f'{out} exists and is not an empty folder; choose another --out.')
     tree = read(source)
     try:
         importer = importer_of(tree)
@@ -101,7 +102,7 @@ def _options(importer: types.ModuleType, **options: Any) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None}
     if unknown := given.keys() - inspect.signature(importer.infer).parameters.keys():
         kind = importer.__name__.rpartition('.')[2]
-        raise ValueError(f'--{unknown.pop()} does not apply to this file, which is one of {kind}.')
+        raise UserError(f'--{unknown.pop()} does not apply to this file, which is one of {kind}.')
     return given
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig
 from pegan_jax.interop.imported import Imported
 from pegan_jax.models import deepfill
+from pegan_jax.settings import UserError
 from pegan_jax.train.state import TrainState
 from pegan_jax.weights import reader, rules
 from pegan_jax.weights.reader import ForeignFileError, shown
@@ -175,7 +176,7 @@ def infer(tree: Any, *, colours: str | None = None) -> tuple[Config, dict[str, A
     """
     layout = _layout(tree)
     if colours not in (None, 'rgb', 'bgr'):
-        raise ValueError(f"colours={colours!r}; use 'rgb' or 'bgr'.")
+        raise UserError(f"colours={colours!r}; use 'rgb' or 'bgr'.")
     nets, skipped = parts(tree)
     first = {'official': f'{_OFFICIAL_G}conv1/kernel', 'port-tf': 'conv1.conv.weight'}
     kernel = nets['g'][first.get(layout, 'stage1.conv1.conv.weight')]

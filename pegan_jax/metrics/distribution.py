@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
+from pegan_jax.settings import UserError
+
 
 def laplacian_pyramid(images: np.ndarray, min_side: int = 16) -> list[np.ndarray]:
     """Band-pass levels, finest first, the last one a low-pass; Burt and Adelson 1983, taps [1, 4, 6, 4, 1] / 16.
@@ -48,7 +50,7 @@ def sliced_wasserstein(
             f'sliced_wasserstein compares two arrays [N, H, W, C] of one shape, got {a.shape} and {b.shape}.'
         )
     if min(a.shape[1:3]) < patch_size:
-        raise ValueError(
+        raise UserError(
             f'images of {a.shape[1]}x{a.shape[2]} hold no patch of {patch_size}x{patch_size}; use a smaller one.'
         )
     rng = np.random.default_rng(seed)

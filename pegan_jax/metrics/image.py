@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pegan_jax.settings import UserError
+
 # What a metric's name stands for: the numbers that it gives, each with its definition.
 DEFINITIONS = {
     'l1': {
@@ -34,7 +36,7 @@ DEFINITIONS = {
 
 def _unit(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3:
-        raise ValueError(f'image is {image.dtype} {image.shape}; expected uint8 [H, W, C].')
+        raise UserError(f'image is {image.dtype} {image.shape}; expected uint8 [H, W, C].')
     return image / 255.0
 
 
@@ -65,7 +67,7 @@ def ssim(real: np.ndarray, fake: np.ndarray) -> float:
 
     Raises: ValueError as `mean_error`, and for sides under 11 pixels.
     """
-    from skimage.metrics import structural_similarity
+    from skimage.metrics import structural_similarity  # takes long to import
 
     check_ssim(real.shape[:2])
     options = {'gaussian_weights': True, 'sigma': 1.5, 'use_sample_covariance': False}
@@ -75,7 +77,7 @@ def ssim(real: np.ndarray, fake: np.ndarray) -> float:
 def check_ssim(size: tuple[int, int]) -> None:
     """Raises: ValueError if images of (height, width) are smaller than the window of `ssim`."""
     if min(size) < 11:
-        raise ValueError(f'ssim has a window of 11 pixels; images of {size[1]} x {size[0]} are too small.')
+        raise UserError(f'ssim has a window of 11 pixels; images of {size[1]} x {size[0]} are too small.')
 
 
 def tv(image: np.ndarray) -> float:

@@ -21,7 +21,7 @@ from pegan_jax.layers import mean_w
 from pegan_jax.models.cips_generator import Generator, layer_names, synthesise
 from pegan_jax.models.cips_views import doublings, image_grid, prepare, stage_at, view
 from pegan_jax.models.discriminator import Discriminator, num_halvings
-from pegan_jax.settings import ConfigError, at_least, check_types
+from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ def images(
     if grid is not None and (grid.ndim < 1 or grid.shape[-1] != 2):
         raise ValueError(f'grid has shape {grid.shape}; expected coordinates [..., 2] in (x, y) order.')
     if w.ndim == 3 and not model.modulation:
-        raise ValueError('styles per layer need layers with a style; this model has modulation=False.')
+        raise UserError('styles per layer need layers with a style; this model has modulation=False.')
     grid = image_grid(model, model.size) if grid is None else jnp.asarray(grid, jnp.float32)
     styles = Generator(model).apply({'params': variables['params']}, w, method='modulate')
     image = functools.partial(synthesise, model, chunk=chunk)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from pegan_jax import coords, encodings
 from pegan_jax.gan import Stage, sample_keys
+from pegan_jax.settings import UserError
 
 
 def doublings(config: Any) -> int:
@@ -118,6 +119,6 @@ def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None)
     if transform is None:
         return {'grid': grid}
     if jnp.shape(transform) != (3, 3):
-        raise ValueError(f'transform has shape {jnp.shape(transform)}; CIPS takes one matrix [3, 3] for all images.')
+        raise UserError(f'transform has shape {jnp.shape(transform)}; CIPS takes one matrix [3, 3] for all images.')
     unit = coords.zoom(native[1] / min(native) / (2 * frame), native[0] / min(native) / 2)
     return {'grid': coords.transform(grid, coords.compose(unit, jnp.asarray(transform), jnp.linalg.inv(unit)))}

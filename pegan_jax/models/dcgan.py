@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from pegan_jax import encodings, losses, ops, optim
 from pegan_jax.gan import GAN, Sampler, Stage, Update, latents, sample_normal, size_only
 from pegan_jax.layers import BatchNorm
-from pegan_jax.settings import ConfigError, at_least, check_types
+from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 Encoding = Literal['none', 'csg', 'spe']
 
@@ -98,7 +98,7 @@ def head_size(size: tuple[int, int] | None, img_resolution: int) -> tuple[int, i
     factor = img_resolution // 4
     if any(side < factor or side % factor for side in size):
         nearest = tuple(max(round(side / factor), 1) * factor for side in size)
-        raise ValueError(f'size={size}: each side doubles from a whole number; use multiples of {factor}: {nearest}.')
+        raise UserError(f'size={size}: each side doubles from a whole number; use multiples of {factor}: {nearest}.')
     return (size[0] // factor, size[1] // factor)
 
 

@@ -20,7 +20,7 @@ from pegan_jax.gan import GAN, Completer, Stage, Update, sample_keys, size_of
 from pegan_jax.layers import PartialConv
 from pegan_jax.models.attention import Nearest, contextual_attention, double, same_padding, thin_out
 from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, training_masks
-from pegan_jax.settings import ConfigError, at_least, check_types
+from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 # How the published programs differ: the TensorFlow release, the networks of its PyTorch port that are meant for
 # converted weights, and the port's own networks.
@@ -310,7 +310,7 @@ def check_inputs(model: Config, image: jax.Array, mask: jax.Array, sketch: jax.A
     if (sketch is not None) != model.guided:
         fix = 'give one, zeros for no lines' if model.guided else 'leave it out, or train with model.guided=True'
         state = 'missing' if sketch is None else 'given'
-        raise ValueError(f'the sketch is {state}, and model.guided={model.guided}; {fix}.')
+        raise UserError(f'the sketch is {state}, and model.guided={model.guided}; {fix}.')
     check_shapes(8, image, {'mask': mask, 'sketch': sketch} if model.guided else {'mask': mask})
 
 

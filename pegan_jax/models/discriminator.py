@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from pegan_jax import filters, ops
 from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork, lrelu, minibatch_std
+from pegan_jax.settings import UserError
 
 
 def num_halvings(size: tuple[int, int]) -> int:
@@ -22,7 +23,7 @@ def num_halvings(size: tuple[int, int]) -> int:
     """
     halvings = math.floor(math.log2(min(size) / 4)) if min(size) >= 4 else -1
     if halvings < 1 or any(side % 2**halvings for side in size):
-        raise ValueError(
+        raise UserError(
             f'the discriminator cannot take images of {size[0]} x {size[1]}: sides must be at least 8, halving both '
             'until the shorter one has 4 to 7 pixels must leave whole numbers; use for example 64, 96, (64, 96) or 256.'
         )

@@ -22,7 +22,7 @@ from pegan_jax.layers import EqualConv, EqualDense, lrelu, mean_w, minibatch_std
 from pegan_jax.models.discriminator import DiscriminatorBlock, num_halvings, widths
 from pegan_jax.models.stylegan2 import ToRGB
 from pegan_jax.models.stylegan_training import check_widths, mix_styles
-from pegan_jax.settings import ConfigError, at_least, check_types
+from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 Scale = int | tuple[int, int]  # added to both sides of the generator's input, or to (height, width)
 
@@ -403,7 +403,7 @@ def synthesise(
     """
     scale = max(model.scales) if scale is None else scale
     if min(output_size(model, scale)) < 1:
-        raise ValueError(f'scale={scale} leaves no pixels; the smallest is {1 - min(base_size(model))}.')
+        raise UserError(f'scale={scale} leaves no pixels; the smallest is {1 - min(base_size(model))}.')
     return generator(model).apply(variables, ws, scale, noise, method='synthesise')
 
 
@@ -413,7 +413,7 @@ def view(model: Config, size: tuple[int, int] | None, transform: jax.Array | Non
     Raises: ValueError for a size that no scale has, naming the nearest one, and for a transform.
     """
     if transform is not None:
-        raise ValueError(
+        raise UserError(
             'MS-PIE chooses a size, but moves nothing; leave out transform (--rotate, --translate, --zoom).'
         )
     if size is None:
@@ -421,7 +421,7 @@ def view(model: Config, size: tuple[int, int] | None, transform: jax.Array | Non
     step, base = 1 << num_halvings(model.size), base_size(model)
     if min(size) < step or any(n % step for n in size):
         near = tuple(max(round(n / step), 1) * step for n in size)
-        raise ValueError(f'size={size}: sides are multiples of {step} with this model, such as {near[0]} x {near[1]}.')
+        raise UserError(f'size={size}: sides are multiples of {step} with this model, such as {near[0]} x {near[1]}.')
     return {'scale': tuple(n // step - side for n, side in zip(size, base, strict=True))}
 
 

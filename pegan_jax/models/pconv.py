@@ -19,7 +19,7 @@ from pegan_jax.gan import GAN, Completer, Stage, Update, sample_keys, size_of
 from pegan_jax.layers import BatchNorm, PartialConv
 from pegan_jax.models.attention import double
 from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, training_masks
-from pegan_jax.settings import ConfigError, at_least, check_types
+from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 from pegan_jax.weights import features
 
 logger = logging.getLogger(__name__)
@@ -259,7 +259,7 @@ def complete(model: Config, variables: dict, inputs: dict) -> jax.Array:
     Raises: ValueError for a sketch, and for other shapes.
     """
     if 'sketch' in inputs:
-        raise ValueError('partial convolutions take no sketch; use a guided DeepFillv2.')
+        raise UserError('partial convolutions take no sketch; use a guided DeepFillv2.')
     image, mask = inputs['image'], inputs['mask']
     variables = {'params': variables['params'], 'batch_stats': variables['buffers']}
     return composite(jnp.clip(Generator(model).apply(variables, image, mask, False), -1, 1), image, mask)

@@ -28,7 +28,7 @@ from pegan_jax.models.singan_pyramid import (
     to_palette,
 )
 from pegan_jax.pixels import decode_image
-from pegan_jax.settings import ConfigError, at_least, check_types
+from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 MAX_CHANNELS = 128
 
@@ -568,10 +568,10 @@ def synthesise(
     params, buffers = variables['params'], variables['buffers']
     native = sizes_of(buffers)
     if not 0 <= start_scale < len(native):
-        raise ValueError(f'start_scale={start_scale}; the model has scales 0 to {len(native) - 1}.')
+        raise UserError(f'start_scale={start_scale}; the model has scales 0 to {len(native) - 1}.')
     sizes = scaled_sizes(native, size)
     if start_scale and sizes != list(native):
-        raise ValueError(f'start_scale={start_scale} needs the size of the image, {native[-1]}, not {size}.')
+        raise UserError(f'start_scale={start_scale} needs the size of the image, {native[-1]}, not {size}.')
     noises = draw_noises(model, jax.random.wrap_key_data(words, impl='threefry2x32'), sizes)
     fixed = fixed_noises(model, buffers, len(native))
     noises[:start_scale] = [jnp.broadcast_to(f, n.shape) for f, n in zip(fixed, noises[:start_scale], strict=False)]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import ops
-from pegan_jax.settings import ConfigError
+from pegan_jax.settings import ConfigError, UserError
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def scaled_sizes(native: Sequence[tuple[int, int]], size: tuple[int, int] | None
     factors = [wanted / have for wanted, have in zip(size, native[-1], strict=True)]
     sizes = [tuple(round(n * f) for n, f in zip(s, factors, strict=True)) for s in native]
     if min(min(s) for s in sizes) < 1:
-        raise ValueError(f'size={size} is too small: the coarsest scale of {native[0]} would vanish.')
+        raise UserError(f'size={size} is too small: the coarsest scale of {native[0]} would vanish.')
     return sizes
 
 

@@ -20,7 +20,7 @@ from pegan_jax.filters import lowpass
 from pegan_jax.gan import GAN, size_of
 from pegan_jax.layers import EqualDense, MappingNetwork
 from pegan_jax.models import stylegan_training
-from pegan_jax.settings import ConfigError, at_least, check_types
+from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 validate = stylegan_training.validate
 
@@ -163,7 +163,7 @@ def check_size(size: tuple[int, int]) -> None:
     """
     if min(size) < 2 or any(side % 2 for side in size):
         even = ' x '.join(str(max(side + side % 2, 2)) for side in size)
-        raise ValueError(f'{size[0]} x {size[1]} pixels; both sides must be even and at least 2, for example {even}.')
+        raise UserError(f'{size[0]} x {size[1]} pixels; both sides must be even and at least 2, for example {even}.')
 
 
 # Schedule -------------------------------------------------------------------------------------------------------------

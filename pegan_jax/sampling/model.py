@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from pegan_jax import config as configs
 from pegan_jax.gan import GAN, Completer, Sampler, per_layer
 from pegan_jax.layers import truncate
+from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import load_sampling
 
 
@@ -31,14 +32,14 @@ class Model:
     def sampler(self) -> Sampler:
         """How it makes images of seeds. Raises: ValueError for a system that completes images."""
         if isinstance(self.gan.sampler, Completer):
-            raise ValueError(f'{self.config.system} completes images, which no seed stands for; use inpaint.')
+            raise UserError(f'{self.config.system} completes images, which no seed stands for; use inpaint.')
         return self.gan.sampler
 
     @property
     def completer(self) -> Completer:
         """How it completes images. Raises: ValueError for a system that makes images of seeds."""
         if isinstance(self.gan.sampler, Sampler):
-            raise ValueError(
+            raise UserError(
                 f'{self.config.system} makes images of seeds; to complete images, use a run of deepfill or pconv.'
             )
         return self.gan.sampler
@@ -78,14 +79,14 @@ class Model:
     def w_avg(self) -> jax.Array:
         """The centre of truncation, [w_dim]. Raises: ValueError for a system that has none."""
         if self.sampler.w_avg is None:
-            raise ValueError(f'{self.config.system} has no mean style to truncate towards; leave truncation_psi at 1.')
+            raise UserError(f'{self.config.system} has no mean style to truncate towards; leave truncation_psi at 1.')
         return self.sampler.w_avg(self.variables)
 
     @property
     def num_ws(self) -> int:
         """Styles of an image. Raises: ValueError for a system whose images have one."""
         if self.sampler.num_ws is None:
-            raise ValueError(f'{self.config.system} has one style per image: none to mix, or to truncate apart.')
+            raise UserError(f'{self.config.system} has one style per image: none to mix, or to truncate apart.')
         return self.sampler.num_ws
 
     @functools.cached_property
@@ -100,10 +101,10 @@ class Model:
         c_dim = self.gan.c_dim
         if not c_dim:
             if label is not None:
-                raise ValueError(f'label={label}, but the model has no classes.')
+                raise UserError(f'label={label}, but the model has no classes.')
             return None
         if label is None or (np.ndim(label) == 0 and not 0 <= label < c_dim) or np.shape(label) not in ((), (c_dim,)):
-            raise ValueError(f'label={label}; this model needs a class from 0 to {c_dim - 1}, or {c_dim} numbers.')
+            raise UserError(f'label={label}; this model needs a class from 0 to {c_dim - 1}, or {c_dim} numbers.')
         row = np.eye(c_dim)[label] if np.ndim(label) == 0 else np.asarray(label)
         return np.tile(row.astype(np.float32), (count, 1))
 
@@ -124,12 +125,12 @@ class Model:
           images, and as `labels`.
         """
         if truncation_psi > 1:
-            raise ValueError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
+            raise UserError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
         z, label = self.sampler.draw(seeds), self.labels(label, len(seeds))
         w = jnp.asarray(z) if self.sampler.map is None else self._map(self.variables, z, label)
         if truncation_cutoff is not None:
             if not 0 <= truncation_cutoff <= self.num_ws:
-                raise ValueError(
+                raise UserError(
                     f'truncation_cutoff={truncation_cutoff} with {self.num_ws} styles per image; use 0 to '
                     f'{self.num_ws}.'
                 )

@@ -10,6 +10,7 @@ import numpy as np
 from pegan_jax import coords
 from pegan_jax.gan import per_layer
 from pegan_jax.sampling.model import Model
+from pegan_jax.settings import UserError
 
 
 def _options(
@@ -24,22 +25,22 @@ def _options(
     options = {} if grid is None else {'grid': grid}
     if size is not None or transform is not None:
         if grid is not None:
-            raise ValueError('a grid already tells size and transform; leave those out.')
+            raise UserError('a grid already tells size and transform; leave those out.')
         matrix = None if transform is None else jnp.asarray(transform, jnp.float32)
         if model.sampler.view is None:
-            raise ValueError(
+            raise UserError(
                 f'{model.config.system} has no coordinates: it makes images of one size, and moves nothing; leave out '
                 'size and transform.'
             )
         options = model.sampler.view(size, matrix)
     if noise_mode is not None:
         if noise_mode not in ('const', 'random', 'none'):
-            raise ValueError(f"noise_mode={noise_mode!r}; use 'const', 'random' or 'none'.")
+            raise UserError(f"noise_mode={noise_mode!r}; use 'const', 'random' or 'none'.")
         options['noise'] = noise_mode if noise_mode != 'random' else jax.vmap(jax.random.key)(jnp.asarray(seeds))
     for name in options:
         if name not in model.sampler.options:
             takes = ', '.join(model.sampler.options) or 'none'
-            raise ValueError(f'{model.config.system} takes no {name} when sampling; it takes {takes}.')
+            raise UserError(f'{model.config.system} takes no {name} when sampling; it takes {takes}.')
     return options
 
 
@@ -100,7 +101,7 @@ def sample(
     Raises: ValueError for no seeds, truncation_psi above 1, options that the model does not have.
     """
     if not len(seeds):
-        raise ValueError('seeds is empty; give at least one, such as seeds=[0].')
+        raise UserError('seeds is empty; give at least one, such as seeds=[0].')
     w = model.styles(seeds, truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
     options = {'grid': grid, 'size': size, 'transform': transform, 'noise_mode': noise_mode}
     return _pictures(model, w, seeds, batch_size=batch_size, **options)
@@ -124,10 +125,10 @@ def interpolate(
     Raises: ValueError for steps below 2, and as `sample`.
     """
     if steps < 2:
-        raise ValueError(f'steps={steps} must be at least 2: both ends are among them.')
+        raise UserError(f'steps={steps} must be at least 2: both ends are among them.')
     ends = model.styles([seed_a, seed_b], truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
     if not jnp.issubdtype(ends.dtype, jnp.floating):
-        raise ValueError(f'{model.config.system} has nothing between two seeds: its latents are keys of noise.')
+        raise UserError(f'{model.config.system} has nothing between two seeds: its latents are keys of noise.')
     t = jnp.linspace(0, 1, steps).reshape(steps, *(1,) * (ends.ndim - 1))
     return _pictures(model, (1 - t) * ends[:1] + t * ends[1:], [seed_a] * steps, **options)
 
@@ -155,9 +156,9 @@ def style_mix(
     """
     count, layers = model.num_ws, sorted(set(layers))
     if not (len(rows) and len(columns)):
-        raise ValueError(f'rows={list(rows)}, columns={list(columns)}; both need at least one seed.')
+        raise UserError(f'rows={list(rows)}, columns={list(columns)}; both need at least one seed.')
     if not layers or not 0 <= layers[0] <= layers[-1] < count:
-        raise ValueError(f'layers={layers}; the model has layers 0 to {count - 1}, and at least one is to be mixed.')
+        raise UserError(f'layers={layers}; the model has layers 0 to {count - 1}, and at least one is to be mixed.')
     w = model.styles([*rows, *columns], truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
     ws = per_layer(model.sampler, w)
     chosen = np.isin(np.arange(count), layers)[None, None, :, None]

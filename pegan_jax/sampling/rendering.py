@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pegan_jax import coords, pixels
 from pegan_jax.sampling.model import Model, local_mesh
+from pegan_jax.settings import UserError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,9 +79,9 @@ def _pieces(
 ) -> Iterator[np.ndarray]:
     """The colours of coordinates at(0), ..., at(count - 1), in order: arrays [at most chunk, C]."""
     if chunk < 1:
-        raise ValueError(f'chunk={chunk} must be at least 1.')
+        raise UserError(f'chunk={chunk} must be at least 1.')
     if not model.sampler.pixelwise:
-        raise ValueError(
+        raise UserError(
             f'{model.config.system} makes whole images, not single coordinates; use sample with size and transform.'
         )
     mesh = local_mesh()
@@ -126,7 +127,7 @@ def render(
             whole = (*shape, piece.shape[-1])
             out = np.empty(whole, np.float32) if out is None else out
             if out.shape != whole or not out.flags.c_contiguous:
-                raise ValueError(f'out has shape {out.shape}; expected a contiguous array {whole}.')
+                raise UserError(f'out has shape {out.shape}; expected a contiguous array {whole}.')
             flat = out.reshape(-1, piece.shape[-1])
         flat[start : start + len(piece)] = piece
         start += len(piece)
@@ -184,7 +185,7 @@ def render_foveated(
     """
     shape, at = _lookup(grid)
     if len(shape) != 2:
-        raise ValueError(f'grid has shape {(*shape, 2)}; foveation chooses from a grid [H, W, 2].')
+        raise UserError(f'grid has shape {(*shape, 2)}; foveation chooses from a grid [H, W, 2].')
     index, _ = coords.foveated(jax.random.key(position_seed), coords.pixel_grid(*shape), fraction, std=std)
     index = np.sort(np.asarray(index))
     values = render(model, seed, at(index), chunk=chunk, progress=progress, **styles)
@@ -201,9 +202,8 @@ def fill_scattered(index: np.ndarray, values: np.ndarray, height: int, width: in
     Returns: float32 [height, width, C]: `values` at `index`, the nearest of them outside of their convex hull.
     Raises: ValueError if some pixel is missing and the known ones do not span a triangle.
     """
-    # SciPy's big parts, which take long to import.
-    from scipy.interpolate import CloughTocher2DInterpolator, NearestNDInterpolator
-    from scipy.spatial import QhullError
+    from scipy.interpolate import CloughTocher2DInterpolator, NearestNDInterpolator  # takes long to import
+    from scipy.spatial import QhullError  # as well
 
     out = np.empty((height * width, values.shape[-1]), np.float32)
     out[index] = values
@@ -214,7 +214,7 @@ def fill_scattered(index: np.ndarray, values: np.ndarray, height: int, width: in
         try:
             filled = CloughTocher2DInterpolator(known, values)(wanted)
         except QhullError:
-            raise ValueError(
+            raise UserError(
                 f'{len(index)} of {height} x {width} pixels do not span a triangle; take a larger fraction.'
             ) from None
         outside = np.isnan(filled).any(axis=-1)

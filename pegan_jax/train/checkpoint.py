@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from pegan_jax.settings import ConfigError
+from pegan_jax.settings import ConfigError, UserError
 from pegan_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 SUMS = 'checksums.json'
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """No checkpoint could be read; the message says which were tried and why each failed."""
 
 
@@ -165,8 +166,6 @@ class Checkpoints:
                 shutil.move(self.root / str(step), target)
                 log.warning('moved the damaged checkpoint of step %d to %s', step, target)
         if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
             multihost_utils.sync_global_devices('pegan_jax_damaged_checkpoints')
         self._manager = ocp.CheckpointManager(self.root, options=self._options)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import Checkpoints
 from pegan_jax.train.log import RunLog
 from pegan_jax.train.state import TrainState
@@ -17,7 +18,7 @@ from pegan_jax.train.step import NON_FINITE
 log = logging.getLogger(__name__)
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(UserError):
     """A loss or a parameter is no longer a number; the message names the step and the last good checkpoint."""
 
 

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from pegan_jax.gan import GAN, Stage
 from pegan_jax.ops import resize_align_corners
+from pegan_jax.settings import UserError
 from pegan_jax.train.state import TrainState, create_state
 
 AXIS = 'data'
@@ -162,7 +163,7 @@ def compile_step(step: Callable, backend: str, mesh: Mesh) -> Callable:
         devices = list(mesh.devices.flat)
         return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices)
     if backend != 'jit':
-        raise ValueError(f"backend={backend!r}; use 'jit' or 'pmap'.")
+        raise UserError(f"backend={backend!r}; use 'jit' or 'pmap'.")
     mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()), check_vma=False)
     return jax.jit(mapped, donate_argnums=0)
 
@@ -181,4 +182,4 @@ def check_batch_size(batch_size: int, devices: int) -> None:
     if batch_size % devices:
         low, high = batch_size // devices * devices, -(-batch_size // devices) * devices
         fix = f'{low} or {high}' if low else f'{high}'
-        raise ValueError(f'batch_size={batch_size} is not divisible by {devices} devices; use {fix}.')
+        raise UserError(f'batch_size={batch_size} is not divisible by {devices} devices; use {fix}.')

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
+from pegan_jax.settings import UserError
+
 MAX_BYTES = 16 * 2**30  # of a file: far above every published checkpoint
 MAX_WORK = 5_000_000  # instructions and items copied: a state dict of a thousand tensors takes some fifty thousand
 MAX_DEPTH = 32  # of containers that `arrays` descends into
@@ -39,7 +41,7 @@ _DTYPES = {
 }
 
 
-class ForeignFileError(ValueError):
+class ForeignFileError(UserError):
     """A file that is damaged, asks for something that is not allowed, or does not hold what is expected."""
 
 

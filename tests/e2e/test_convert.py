@@ -20,7 +20,7 @@ from pegan_jax.gan import images_of
 from pegan_jax.interop.cips import G_RULES, d_rules
 from pegan_jax.models import cips
 from pegan_jax.train import run
-from pegan_jax.train.checkpoint import Checkpoints, load_networks
+from pegan_jax.train.checkpoint import CheckpointError, Checkpoints, load_networks
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import data_mesh, replicated_state
 from pegan_jax.weights import rules
@@ -235,7 +235,7 @@ def test_without_a_discriminator_fine_tuning_gets_a_fresh_one(tmp_path, trained)
     ):
         run(other, tmp_path / 'other')
     missing = dataclasses.replace(config, train=dataclasses.replace(train, init_from=str(tmp_path / 'no')))
-    with pytest.raises(RuntimeError, match=r'no checkpoint in .*no/checkpoints'):
+    with pytest.raises(CheckpointError, match=r'no checkpoint in .*no/checkpoints'):
         run(missing, tmp_path / 'missing')
 
 

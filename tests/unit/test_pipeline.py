@@ -10,6 +10,7 @@ from PIL import Image
 
 from pegan_jax.config import ConfigError, DataConfig
 from pegan_jax.data import pipeline, sources
+from pegan_jax.pixels import UnreadableImage
 
 COUNT = 13
 PLAIN = DataConfig(resolution=4, flip=False)
@@ -154,7 +155,7 @@ def test_a_source_that_fails_altogether_is_an_error():
         def __getitem__(self, index):
             raise OSError('gone')
 
-    with pytest.raises(RuntimeError, match='are all unreadable'):
+    with pytest.raises(UnreadableImage, match='are all unreadable'):
         take(1, source=Gone())
 
 
