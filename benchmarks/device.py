@@ -126,8 +126,7 @@ def parity(out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> 
 
 def parity_worker(share: str, limit: int, out: pathlib.Path) -> None:
     import jax
-    import numpy as np
-    from compare import entry
+    from compare import entry, load
 
     jax.config.update('jax_default_matmul_precision', 'highest')
     checks, missing = {}, {}
@@ -145,10 +144,8 @@ def parity_worker(share: str, limit: int, out: pathlib.Path) -> None:
         if found is None:
             row |= {'outcome': 'not run', 'error': f'no check; not imported: {missing}'}
         else:
-            with np.load(path) as file:
-                arrays = {key: file[key] for key in file.files}
             try:
-                checks[found](arrays, json.loads(str(arrays.pop('meta'))))
+                checks[found](*load(path))
             except ImportError as error:
                 row |= {'outcome': 'not run', 'error': str(error)}
             except Exception as error:

@@ -1,23 +1,30 @@
-"""Settings for every test: CPU, fast compilation, strict promotion, exact matmuls."""
+"""Settings for every test: CPU, fast compilation, exact matmuls, strict promotion.
+
+With PEGAN_TEST_AS_USERS=1 programs are compiled and matmuls computed as they are for users: slower to compile, and with
+the roundings that optimisation and the platform's default precision bring.
+"""
 
 import os
 import pathlib
 from importlib import metadata
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+as_users = os.environ.get('PEGAN_TEST_AS_USERS', '0') == '1'
+platforms = os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Tests start processes that compile the same programs: one of them compiles, the others read.
 cache = pathlib.Path(__file__).parents[1] / '.cache' / 'jax'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
-flags = [os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0']
-if metadata.version('jaxlib').startswith('0.10.'):  # 0.12 stops at this flag and is fast without it
-    flags.append('--xla_cpu_use_fusion_emitters=false')
-os.environ['XLA_FLAGS'] = ' '.join(flags)
+if platforms == 'cpu' and not as_users:  # the flags are the CPU compiler's
+    flags = [os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0']
+    if metadata.version('jaxlib').startswith('0.10.'):  # 0.12 stops at this flag and is fast without it
+        flags.append('--xla_cpu_use_fusion_emitters=false')
+    os.environ['XLA_FLAGS'] = ' '.join(flags)
 
 import jax  # noqa: E402
 
-jax.config.update('jax_default_matmul_precision', 'highest')
+if not as_users:
+    jax.config.update('jax_default_matmul_precision', 'highest')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 

@@ -1,10 +1,11 @@
 """Parity of coordinates, encodings, resizing and FIR filters."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from check_cips import select
-from compare import assert_outputs, nchw, nhwc, outputs
+from compare import anything, assert_outputs, fields, nchw, nhwc, outputs, select
 
 from pegan_jax import coords, encodings, ops
 from pegan_jax.layers import minibatch_std, pixel_norm
@@ -13,6 +14,7 @@ from pegan_jax.layers import minibatch_std, pixel_norm
 
 
 def coords_grids_crops(arrays, meta):
+    """Grids, and the crops that recorded draws make; their bounds are checked where a file has them."""
     side, patch = meta['resolution'], meta['crop_size']
     # One program for all sizes, here and below: compiling is what takes the time.
     regular, integer, native = jax.jit(
@@ -22,23 +24,26 @@ def coords_grids_crops(arrays, meta):
             coords.grid(side, side),
         )
     )()
-    got = {f'float_{n}': np.repeat(nchw(g)[None], 2, axis=0) for n, g in zip(meta['sizes'], regular, strict=True)}
-    got |= {f'integer_{n}': nchw(g)[None] for n, g in zip(meta['sizes'], integer, strict=True)}
+    got = {}
+    for kind, grids in (('float', regular), ('integer', integer)):
+        for n, grid in zip(meta['sizes'], grids, strict=True):
+            batch = len(arrays.get(f'out/{kind}_{n}', [0]))
+            got[f'{kind}_{n}'] = np.repeat(nchw(grid)[None], batch, axis=0)
     cut = jax.jit(coords.multiscale_crop, static_argnums=3)
-    stack = np.concatenate([nhwc(arrays['in/image']), native], axis=-1)
-    for item in (0, 1):
-        draws = iter(arrays[f'in/draws_item{item}'].tolist())
-        bounds = iter(arrays[f'in/draw_bounds_item{item}'].tolist())
+    for item, recorded in select(arrays, 'in/draws_item').items():
+        stack = np.concatenate([nhwc(arrays['in/image']), native], axis=-1)
+        draws, bounds = iter(recorded.tolist()), iter(arrays.get(f'in/draw_bounds_item{item}', np.zeros(0)).tolist())
         for scale in (0, *range(coords.multiscale_count(side, patch) - 1, 0, -1)):
             stride = 2**scale
             start = [0, 0]
             if scale > 0:
                 start = [next(draws), next(draws)]
-                assert [next(bounds), next(bounds)] == [side - stride * patch + stride] * 2
+                bound = side - stride * patch + stride
+                assert [next(bounds, bound), next(bounds, bound)] == [bound] * 2
             for axis in (0, 1):
                 left_over = len(range(start[axis], side, stride)) - patch
                 if left_over > 0:
-                    assert next(bounds) == left_over
+                    assert next(bounds, left_over) == left_over
                     start[axis] += stride * next(draws)
             got[f'item{item}_scale{scale}'] = nchw(cut(stack, np.array(start), stride, patch))
         assert not [*draws, *bounds]
@@ -47,13 +52,14 @@ def coords_grids_crops(arrays, meta):
 
 def _at_all_coords(arrays, encode):
     """Results of encode([N, 2]) for every 'in/coords_NAME' of a file, all sets in one call."""
-    sets = {name.removeprefix('in/coords_'): nhwc(x) for name, x in arrays.items() if name.startswith('in/coords_')}
+    sets = {name: nhwc(x) for name, x in select(arrays, 'in/coords_').items()}
     values = np.asarray(jax.jit(encode)(np.concatenate([x.reshape(-1, 2) for x in sets.values()])))
     parts = np.split(values, np.cumsum([x[..., 0].size for x in sets.values()])[:-1])
     return {name: nchw(p.reshape(*x.shape[:-1], -1)) for (name, x), p in zip(sets.items(), parts, strict=True)}
 
 
 def fourier_features(arrays, meta):
+    fields(meta.get('kwargs'), {'hidden_size': (len(arrays['param/lff.ffm.conv.bias']),)})
     weight = arrays['param/lff.ffm.conv.weight'][:, :, 0, 0].T
     bias = arrays['param/lff.ffm.conv.bias']
     got = _at_all_coords(arrays, lambda points: encodings.fourier_features(points, weight, bias))
@@ -61,46 +67,72 @@ def fourier_features(arrays, meta):
 
 
 def coord_embedding(arrays, meta):
+    """Training takes the entries of the table for a grid of its shape, whatever the coordinates."""
     table = jnp.array(nhwc(arrays['param/emb.input'])[0])
+    fields(meta.get('kwargs'), {'size': (len(table),), 'channel': (table.shape[2],)})
     got = _at_all_coords(arrays, lambda points: encodings.embedding(table, points))
-    got['train_native'] = nchw(encodings.embedding_raw(table, nhwc(arrays['in/coords_native'])))
+    for name, grid in select(arrays, 'in/coords_').items():
+        raw = grid.shape[2:] == table.shape[:2]
+        got[f'train_{name}'] = nchw(encodings.embedding_raw(table, nhwc(grid))) if raw else got[name]
     assert_outputs(arrays, got, meta['tolerance'])
 
 
 # Positional encoding in GANs ------------------------------------------------------------------------------------------
 
+SPE = {'embedding_dim': 'dim', 'padding_idx': 'padding_idx', 'div_half_dim': 'div_half_dim', 'init_size': 'init_size'}
+SPE |= {'center_shift': 'center_shift'}
 
-def _spe(hw, tables, instance, embedding_dim, init_size, padding_idx, div_half_dim=False, center_shift=None):
-    """A call on an instance of the reference, whose table may have grown; `tables` holds what became of it."""
-    height, width = hw
-    div_half_dim, length = tables.get(instance, (div_half_dim, init_size))
-    for n in (width, height):
-        div_half_dim, length = encodings.spe_table_growth(n, length, padding_idx=padding_idx, div_half_dim=div_half_dim)
-    tables[instance] = div_half_dim, length
-    return encodings.spe(
-        height, width, embedding_dim, div_half_dim=div_half_dim, center_shift=center_shift, padding_idx=padding_idx
-    )
+
+def spe_of(hw, tables, instance, options):
+    """A sinusoidal encoding [h, w, C] by an instance of mmgen's, whose table may have grown.
+
+    A table shorter than padding_idx + 1 + n is rebuilt with that length when an axis of n samples is looked up, the
+    horizontal one first, and from then on without div_half_dim, whatever the option says.
+
+    tables: {instance: (div_half_dim in force, table length)}, changed in place.
+    """
+    options = {'init_size': 1024, 'padding_idx': 0, 'div_half_dim': False} | fields(options, SPE)
+    fresh = options.pop('div_half_dim'), options.pop('init_size')
+    half, length = tables.get(instance, fresh)
+    axes = []
+    for axis, n in enumerate((hw[1], hw[0])):
+        needed = options['padding_idx'] + 1 + n
+        half, length = (False, needed) if needed > length else (half, length)
+        both = encodings.spe(*hw, div_half_dim=half, **options)
+        axes.append(jnp.split(both, 2, axis=-1)[axis])
+    tables[instance] = half, length
+    return jnp.concatenate(axes, axis=-1)
 
 
 def grids(arrays, meta):
+    tables, plans = {}, {}
+    for call in meta['calls']:
+        name, kind = call['name'], call.get('kind', 'csg')
+        fields(call, dict.fromkeys(('name', 'hw', 'constructor', 'call', 'note', 'num_batches', 'input'), anything)
+               | {'kind': ('csg', 'spe', 'spe 1-D')})  # fmt: skip
+        plans[name] = (kind, call.get('constructor') or {}, call.get('call') or {}, call.get('num_batches', 1))
+
     @jax.jit
     def encode():
-        results, tables = {}, {}
+        results = {}
         for call in meta['calls']:
-            name, options = call['name'], call.get('constructor', {})
-            if 'kind' not in call:
-                results[name] = jnp.stack([encodings.csg(*call['hw'])] * call['num_batches'])
-            elif call['kind'] == 'spe':
+            name, (kind, options, changes, batch) = call['name'], plans[call['name']]
+            if kind == 'csg':
+                fields(options, {})
+                results[name] = jnp.stack([encodings.csg(*call['hw'])] * batch)
+            elif kind == 'spe':
                 # Calls with one name before the size are made on one instance.
-                results[name] = _spe(call['hw'], tables, name.rpartition('_')[0], **(options | call['call']))[None]
+                encoded = spe_of(call['hw'], tables, name.rpartition('_')[0], options | changes)
+                results[name] = jnp.stack([encoded] * batch)
         return results
 
     got = {name: nchw(value) for name, value in encode().items()}
-    (call,) = (call for call in meta['calls'] if call.get('kind') == 'spe 1-D')
-    options = call['constructor']
-    got[call['name']] = encodings.spe_1d(
-        jnp.array(arrays[call['input']], jnp.int32), options['embedding_dim'], padding_idx=options['padding_idx']
-    )
+    for call in meta['calls']:
+        kind, options, _, _ = plans[call['name']]
+        if kind == 'spe 1-D':
+            chosen = fields(options, SPE)
+            chosen.pop('init_size', None)
+            got[call['name']] = encodings.spe_1d(jnp.array(arrays[call['input']], jnp.int32), **chosen)
     assert_outputs(arrays, got, meta['tolerance'])
 
 
@@ -109,11 +141,10 @@ def singan_encodings(arrays, meta):
     def encode():
         results = {}
         for case in meta['cases']:
-            options = {name: value for name, value in case.items() if name not in ('key', 'h', 'w')}
-            hw = case['h'], case['w']
-            results[case['key']] = (
-                _spe(hw, {}, None, **options)[None] if options else jnp.stack([encodings.csg(*hw)] * 2)
-            )
+            options, hw = {k: v for k, v in case.items() if k not in ('key', 'h', 'w')}, (case['h'], case['w'])
+            encoded = spe_of(hw, {}, None, options) if options else encodings.csg(*hw)
+            batch = len(arrays.get(f'out/{case["key"]}', [0]))
+            results[case['key']] = jnp.stack([encoded] * batch)
         return results
 
     got = {name: nchw(value) for name, value in encode().items()}
@@ -130,65 +161,68 @@ RESIZES = {
 
 def modulated(arrays, call):
     """A modulated convolution of mmgen, whose weight is scaled before it is demodulated."""
-    options, params = call['constructor'], select(arrays, f'param/{call["name"]}/')
+    params = select(arrays, f'param/{call["name"]}/')
+    rules = dict.fromkeys(('in_channels', 'out_channels', 'style_channels', 'kernel_size', 'blur_kernel'), anything)
+    rules |= {'upsample': lambda on: {'up': 1 + on}, 'downsample': lambda on: {'down': 1 + on}}
+    options = {'up': 1, 'down': 1} | fields(call['constructor'], rules | {'demodulate': 'demodulate'})
     x, style = jnp.array(nhwc(arrays[call['input']])), jnp.array(arrays[call['style']])
     affine = params['style_modulation.linear.weight_orig']
     styles = style @ (affine.T / np.sqrt(affine.shape[1])) + params['style_modulation.bias'][None]
-    size = options['kernel_size']
-    weight = jnp.transpose(params['weight_orig'][0], (2, 3, 1, 0)) / np.sqrt(size**2 * options['in_channels'])
-    up, down = (2 if options.get(name) else 1 for name in ('upsample', 'downsample'))
-    fir = params.get('blur.kernel')
+    weight = params['weight_orig'][0]
+    size, fir = weight.shape[-1], params.get('blur.kernel')
     return ops.modulated_conv_resample(
         x,
-        weight,
+        jnp.transpose(weight, (2, 3, 1, 0)) / np.sqrt(size**2 * weight.shape[1]),
         styles,
-        fir / 4 if up == 2 else fir,  # the file has the gain of upsampling in it
-        up=up,
-        down=down,
+        fir / 4 if options['up'] == 2 else fir,  # the file has the gain of upsampling in it
         padding=size // 2,
-        demodulate=options.get('demodulate', True),
-        flip_weight=up == 1,
+        flip_weight=options['up'] == 1,
+        **options,
     )
 
 
 def deviation(arrays, call):
-    """A minibatch standard deviation; PGGAN's is the same."""
-    x = jnp.array(nhwc(arrays['in/xm']))
-    if 'small' in call['name']:
-        corner = 1e-4 * arrays['in/x'][0, 0, :3, :3]
-        x = jnp.array(np.tile((corner[None] * np.arange(8)[:, None, None])[..., None], 4))
-    if 'batch3' in call['name']:
-        x = x[:3]
-    options = call.get('constructor', {})
-    return minibatch_std(x, options.get('group_size', 4), options.get('channel_groups', 1))
+    """A minibatch standard deviation; PGGAN's is the same. A file says in words what those of another input see."""
+    batch = len(arrays[f'out/{call["name"]}'])
+    scaled = re.search(r'of ([\d.e+-]+)\*x\[0,0,:(\d+),:\d+\]\*n .* (\d+) equal channels', call['op'])
+    if scaled:
+        factor, side, channels = float(scaled[1]), int(scaled[2]), int(scaled[3])
+        corner = np.float32(factor) * arrays['in/x'][0, 0, :side, :side]
+        x = np.tile((corner[None] * np.arange(batch, dtype=np.float32)[:, None, None])[..., None], channels)
+    else:
+        x = nhwc(arrays[f'in/{call["input"].partition("[")[0]}'])[:batch]
+    options = call.get('constructor') or {k: call[k] for k in ('group_size', 'channel_groups') if k in call}
+    rules = {'group_size': 'group_size', 'channel_groups': 'num_channels'}
+    return minibatch_std(jnp.array(x), **{'group_size': 4} | fields(options, rules))
+
+
+def primitive(arrays, call):
+    """The result of one call, NHWC."""
+    op = call['op']
+    known = ('name', 'op', 'input', 'style', 'constructor', 'kernel', 'up', 'down', 'pad', 'hw', 'note')
+    fields(call, dict.fromkeys((*known, 'group_size', 'channel_groups'), anything))
+    x = jnp.array(nhwc(arrays[call.get('input', 'in/x')])) if 'in/x' in arrays and 'minibatch' not in op else None
+    if op in RESIZES:
+        return RESIZES[op](x, call['hw'])
+    if op == 'upfirdn2d':
+        pad = tuple(call['pad'])
+        kernel = jnp.array(arrays[f'in/{call["kernel"]}'])
+        return ops.upfirdn2d(x, kernel, up=call['up'], down=call['down'], padding=pad * (4 // len(pad)))
+    if op.startswith('bias + leaky relu'):
+        return ops.bias_act(x, jnp.array(arrays['in/bias']), act='lrelu')
+    if op.startswith('pixel norm'):
+        scaled = re.search(r'of ([\d.e+-]+)\*x', op)
+        return pixel_norm(x if scaled is None else np.float32(scaled[1]) * x)
+    if 'minibatch stddev' in op:
+        return deviation(arrays, call)
+    assert op == 'modulated conv', f'{call["name"]}: this library has no op {op!r}'
+    return modulated(arrays, call)
 
 
 def primitives(arrays, meta):
     """Resizing, pooling, FIR filters, bias and activation, normalisation, statistics, modulated convolutions."""
-    calls = {call['name']: call for call in meta['calls']}
-    assert outputs(arrays) == set(calls)
-
-    @jax.jit
-    def run(x, bias, kernels):
-        results = {}
-        for name, call in calls.items():
-            if call['op'] in RESIZES:
-                results[name] = RESIZES[call['op']](x, call['hw'])
-            elif call['op'] == 'upfirdn2d':
-                kernel, pad = kernels[call['kernel']], tuple(call['pad'])
-                results[name] = ops.upfirdn2d(x, kernel, up=call['up'], down=call['down'], padding=pad * 2)
-            elif call['op'] == 'bias + leaky relu 0.2 * sqrt2':
-                results[name] = ops.bias_act(x, bias, act='lrelu')
-            elif 'pixel norm' in call['op']:
-                results[name] = pixel_norm(1e-6 * x if 'small' in name else x)
-            elif 'minibatch stddev' in call['op']:
-                results[name] = deviation(arrays, call)
-            elif call['op'] == 'modulated conv':
-                results[name] = modulated(arrays, call)
-        return results
-
-    kernels = {name: arrays[f'in/{name}'] for name in ('k3', 'k4')}
-    got = run(nhwc(arrays['in/x']), jnp.array(arrays['in/bias']), kernels)
+    wanted = outputs(arrays)
+    got = jax.jit(lambda: {c['name']: primitive(arrays, c) for c in meta['calls'] if c['name'] in wanted})()
     assert_outputs(arrays, {name: nchw(value) for name, value in got.items()}, meta['tolerance'])
 
 
@@ -196,36 +230,26 @@ def primitives(arrays, meta):
 
 
 def synthesis_input(arrays, meta):
-    options = dict(meta['kwargs'])
-    size = options['size']
-    width, height = (size, size) if isinstance(size, int) else size
+    """With every transform of the file; and the gradients of all parameters, with the stored one."""
+    rules = {'w_dim': anything, 'channels': anything, 'sampling_rate': 'sampling_rate', 'bandwidth': 'bandwidth'}
+    rules['size'] = lambda size: dict(zip(('width', 'height'), np.broadcast_to(size, 2).tolist(), strict=True))
+    options = fields(meta['kwargs'], rules)
+    freqs, phases = (jnp.array(arrays[f'param/{name}']) for name in ('freqs', 'phases'))
 
     @jax.jit
     def run(weight, affine_weight, affine_bias, transform):
-        t = arrays['in/w'] @ affine_weight.T / np.sqrt(options['w_dim']) + affine_bias[None, :]
-        features = encodings.sg3_fourier_input(
-            t,
-            jnp.array(arrays['param/freqs']),
-            jnp.array(arrays['param/phases']),
-            transform,
-            height=height,
-            width=width,
-            sampling_rate=options['sampling_rate'],
-            bandwidth=options['bandwidth'],
-        )
+        t = arrays['in/w'] @ affine_weight.T / np.sqrt(affine_weight.shape[1]) + affine_bias[None, :]
+        features = encodings.sg3_fourier_input(t, freqs, phases, transform, **options)
         return encodings.sg3_mix(features, weight.T)
 
     names = ('weight', 'affine.weight', 'affine.bias')
     params = [jnp.array(arrays[f'param/{name}']) for name in names]
-    got = {
-        name.removeprefix('in/transform/'): nchw(run(*params, jnp.array(arrays[name])))
-        for name in arrays
-        if name.startswith('in/transform/')
-    }
-    got = {f'x/{name}': value for name, value in got.items()}
-    dy = jnp.array(nhwc(arrays['in/dy']))
-    gradient = jax.grad(lambda *p: jnp.sum(run(*p, jnp.array(arrays['param/transform'])) * dy), argnums=(0, 1, 2))
-    got |= {f'grad/{name}': value for name, value in zip(names, gradient(*params), strict=True)}
+    transforms = select(arrays, 'in/transform/')
+    got = {f'x/{name}': nchw(run(*params, jnp.array(matrix))) for name, matrix in transforms.items()}
+    if 'in/dy' in arrays:
+        dy, stored = jnp.array(nhwc(arrays['in/dy'])), jnp.array(arrays['param/transform'])
+        gradient = jax.grad(lambda *p: jnp.sum(run(*p, stored) * dy), argnums=(0, 1, 2))
+        got |= {f'grad/{name}': value for name, value in zip(names, gradient(*params), strict=True)}
     assert_outputs(arrays, got, meta['tolerance'])
 
 

@@ -4,35 +4,39 @@ import pathlib
 
 import jax.numpy as jnp
 import numpy as np
-from compare import assert_close
+from compare import assert_outputs, fields, select
 
 from pegan_jax import interop
 from pegan_jax.models import deepfill
 
-FOLDER = pathlib.Path(__file__).parents[1] / 'fixtures' / 'deepfill'
+
+def rgb(x):
+    """The file is BGR in the first three channels; converted weights see RGB."""
+    return jnp.concatenate([x[..., 2::-1], x[..., 3:]], axis=-1)
 
 
 def tensor_bundle(arrays, meta):
-    tree = interop.read(FOLDER / meta['bundle'])
+    tree = interop.read(pathlib.Path(meta['folder']) / meta['bundle'])
     # The compact copy of the numbers leaves out what the checkpoint has.
-    for name, array in arrays.items():
-        if name.startswith('param/'):
-            got = tree[name.removeprefix('param/')]
-            assert got.dtype == array.dtype
-            np.testing.assert_array_equal(got, array, name)
-    assert len(tree) == 122 and int(tree['global_step']) == meta['global_step']
+    for name, array in select(arrays, 'param/').items():
+        assert tree[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(tree[name], array, name)
+    assert int(tree['global_step']) == meta.get('global_step', int(tree['global_step']))
     imported = interop.importer_of(tree).load(tree)
-    model, state, tolerance = imported.config.model, imported.state, meta['tol']['float32']
-    assert model.cnum == meta['ctor']['cnum']
-    # Converted weights see RGB; the file is BGR.
-    image, mask = jnp.asarray(arrays['in/image'])[..., ::-1], jnp.asarray(arrays['in/mask'])
-    result = deepfill.Generator(model).apply({'params': state.params['g']}, image, mask)
-    assert_close('stage1', result.coarse[..., ::-1], arrays['out/stage1'], tolerance)
-    assert_close('stage2', result.refined[..., ::-1], arrays['out/stage2'], tolerance)
-    seen = jnp.asarray(arrays['in/d_in'])
-    seen = jnp.concatenate([seen[..., 2::-1], seen[..., 3:]], axis=-1)
-    used, _ = deepfill.normalised(model, state.params['d'], state.buffers['d'])
-    assert_close('d_out', deepfill.Discriminator(model).apply({'params': used}, seen), arrays['out/d_out'], tolerance)
+    model, state = imported.config.model, imported.state
+    told = fields(meta['ctor'], {'cnum': 'cnum', 'guided': 'guided'})
+    assert {name: getattr(model, name) for name in told} == told
+    given = {name: jnp.asarray(value) for name, value in select(arrays, 'in/').items()}
+    got = {}
+    if 'image' in given:
+        inputs = rgb(given['image']), given['mask'], *([given['edge']] if model.guided else [])
+        result = deepfill.Generator(model).apply({'params': state.params['g']}, *inputs)
+        composite = deepfill.composite(result.refined, *inputs[:2])
+        got |= {'stage1': rgb(result.coarse), 'stage2': rgb(result.refined), 'composite': rgb(composite)}
+    if 'd_in' in given:
+        used, _ = deepfill.normalised(model, state.params['d'], state.buffers['d'])
+        got['d_out'] = deepfill.Discriminator(model).apply({'params': used}, rgb(given['d_in']))
+    assert_outputs(arrays, got, meta['tol']['float32'])
 
 
 CHECKS = {('deepfill', 'tf_bundle'): tensor_bundle}
