@@ -1,0 +1,129 @@
+"""Runs of several processes end together: on SIGTERM after the same step, on an error of one with its message."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import toy
+from PIL import Image
+
+from pegan_jax.train.checkpoint import Checkpoints, verify
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('images')
+    for i, image in enumerate(toy.toy_batch(0, 8)):
+        Image.fromarray(image).save(path / f'{i}.png')
+    return path
+
+
+def launch(folder, workdir, *overrides, env=(), peers=None):
+    """The command line in one process, or in two that know each other."""
+    common = {**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent), **dict(env)}
+    command = [sys.executable, '-m', 'pegan_jax', 'train', '--config', f'{toy.__file__}:{folder}', '--workdir', workdir]
+    found = []
+    for i in range(1 if peers is None else 2):
+        extra = [] if peers is None else [f'--distributed={peers},2,{i}']
+        found.append(subprocess.Popen([*command, *overrides, *extra], env=common, stderr=subprocess.PIPE, text=True))
+    return found
+
+
+def address():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return f'127.0.0.1:{s.getsockname()[1]}'
+
+
+@pytest.mark.parametrize('settings', [('checkpoint_every=1',), ('checkpoint_every=0', 'inner_steps=4')])
+def test_one_sigterm_on_one_process_stops_both_after_the_same_step(folder, tmp_path, settings):
+    overrides = [f'--config.train.{s}' for s in ('total_kimg=1e6', 'log_every=100', *settings)]
+    processes = launch(folder, tmp_path, *overrides, peers=address())
+    log, end = tmp_path / 'metrics.jsonl', time.time() + 100
+    while not (log.is_file() and log.stat().st_size):
+        assert all(p.poll() is None for p in processes) and time.time() < end, [p.communicate()[1] for p in processes]
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    errors = [p.communicate(timeout=100)[1] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], errors
+    step = Checkpoints(tmp_path / 'checkpoints').steps()[-1]
+    assert f'stopped at step {step}' in errors[0] and verify(tmp_path / 'checkpoints' / str(step)) is None
+    assert step >= json.loads(log.read_text().splitlines()[-1])['step']
+
+
+def test_an_error_of_the_first_process_alone_ends_the_others_with_its_words(folder, tmp_path):
+    (process,) = launch(folder, tmp_path, '--config.train.total_kimg=0.032')
+    assert process.wait(100) == 0
+    processes = launch(folder, tmp_path, '--config.model.width=16', peers=address())  # the first one looks
+    errors = [p.communicate(timeout=60)[1] for p in processes]
+    assert [p.returncode for p in processes] == [1, 1]
+    assert 'holds a run of another model' in errors[0]
+    assert 'process 0 of 2:' in errors[1] and 'holds a run of another model' in errors[1]
+
+
+def test_a_second_launch_finds_the_compiled_programs_of_the_first(folder, tmp_path):
+    env = {'JAX_COMPILATION_CACHE_DIR': '', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_LOG_COMPILES': '1'}
+    short = ['--config.train.total_kimg=0.008', f'--config.train.compilation_cache={tmp_path}/cache']
+    hits = []
+    for name in ('first', 'second'):
+        (process,) = launch(folder, tmp_path / name, *short, env=env)
+        errors = process.communicate(timeout=100)[1]
+        assert process.returncode == 0, errors
+        hits.append(errors.count('Persistent compilation cache hit'))
+    assert any((tmp_path / 'cache').iterdir()) and hits[1] > hits[0]
+
+
+def test_the_time_of_every_step_is_that_of_the_device(folder, tmp_path, monkeypatch):
+    """Nothing is handed to the device unasked while a run goes on: that would wait for it at every step."""
+    assert_no_transfers(monkeypatch, toy.get_config(str(folder)), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    ['cips', 'dcgan', 'deepfill', 'mspie:f', 'pconv', 'pggan', 'singan', 'stylegan2', 'stylegan3:t', 'stylegan3:r'],
+)
+def test_no_system_hands_anything_to_the_device_unasked(name, tmp_path, monkeypatch):
+    from pegan_jax.config import load_config
+
+    (tmp_path / 'images').mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / 'images' / f'{i}.png')
+    data = [f'data.image={tmp_path}/images/0.png'] if name == 'singan' else [f'data.folder={tmp_path}/images']
+    config = load_config(
+        f'{name}{"," if ":" in name else ":"}tiny',
+        [*data, 'train.total_kimg=0.024', 'train.log_every=1', 'train.sample_every=2', 'train.checkpoint_every=0',
+         'train.keep_best=0', *(['model.iters_per_scale=2'] if name == 'singan' else [])],
+    )  # fmt: skip
+    assert_no_transfers(monkeypatch, config, tmp_path / 'run')
+
+
+def assert_no_transfers(monkeypatch, config, workdir):
+    import jax
+
+    from pegan_jax.train import loop
+
+    entered = []
+
+    class Guarded(loop.StopSignal):
+        def __enter__(self):
+            entered.append(True)
+            self.guard = jax.transfer_guard('disallow')
+            self.guard.__enter__()
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            self.guard.__exit__(*error)
+            super().__exit__(*error)
+
+    monkeypatch.setattr(loop, 'StopSignal', Guarded)
+    state = loop.run(config, workdir)
+    assert entered and int(state.step) > 1
