@@ -114,6 +114,14 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.nda
     return pixels if alpha is None else np.round(pixels * (alpha[..., None] / 255)).astype(np.uint8)
 
 
+def read_image(path: pathlib.Path, max_pixels: int) -> np.ndarray:
+    """`decode_image` of a file. Raises: UnreadableImage, with its name."""
+    try:
+        return decode_image(path.read_bytes(), max_pixels)
+    except UnreadableImage as error:
+        raise UnreadableImage(f'{path}: {error}') from error
+
+
 # Writing --------------------------------------------------------------------------------------------------------------
 
 

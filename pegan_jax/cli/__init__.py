@@ -42,14 +42,26 @@ def _parser() -> argparse.ArgumentParser:
         p = commands.add_parser(
             name, help=module.HELP, description=module.HELP, epilog=module.EPILOG, formatter_class=form
         )
-        p.add_argument('--debug', action='store_true', help='show the traceback of an error')
+        p.add_argument('--debug', action='store_true', help='show the traceback of every error')
         module.add_arguments(p)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    """Runs a command; returns the exit status.
+
+    Errors that are meant for users are one line: UserErrors, and what the operating system says of a path. All others
+    are faults of the program, which are raised as they are.
+    """
+    try:
+        return _run(sys.argv[1:] if argv is None else list(argv))
+    except BrokenPipeError:
+        # Who reads the output, such as `head`, has seen enough. Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(argv: list[str]) -> int:
     overrides, rest = [], []
     words = iter(argv)
     for word in words:
@@ -58,7 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             overrides.append(item if '=' in item else f'{item}={next(words, "")}')
         else:
             rest.append(word)
-    args = _parser().parse_args(rest)
+    try:
+        args = _parser().parse_args(rest)
+    finally:
+        sys.stdout.flush()  # of --help, which ends here
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')
     logging.getLogger('absl').setLevel(logging.ERROR)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -67,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f'--config.{overrides[0]} is for the command train.')
         args.overrides = overrides
         COMMANDS[args.command].run(args)
-    except Exception as error:
-        if args.debug:
+        sys.stdout.flush()  # while a closed pipe can still be told
+    except (UserError, OSError) as error:
+        if args.debug or not (isinstance(error, UserError) or error.filename):
             raise
         print(f'error: {error}'.replace('\n', ' '), file=sys.stderr)
         return 1

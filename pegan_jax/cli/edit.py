@@ -8,7 +8,7 @@ from PIL import Image
 
 from pegan_jax import editing
 from pegan_jax.cli import options
-from pegan_jax.pixels import decode_image, image_grid, to_uint8
+from pegan_jax.pixels import as_floats, image_grid, read_image, to_uint8
 from pegan_jax.settings import UserError
 
 HELP = 'What a SinGAN can do with the image that it learned.'
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
         given, needed = getattr(args, name) is not None, name in MODES[args.mode]
         if given != needed:
             raise UserError(f'--mode {args.mode} {"needs" if needed else "does not take"} --{name}.')
+    if args.mode != 'animate':
+        options.check_picture(args.out)
     model, seed = options.load(args), args.seeds[0]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.mode == 'animate':
@@ -75,12 +77,11 @@ def run(args: argparse.Namespace) -> None:
         elif args.mode == 'super-resolution':
             images = np.stack([editing.super_resolve(model, seed) for seed in args.seeds])
         else:
-            pixels = decode_image(args.image.read_bytes(), model.config.data.max_pixels)
-            image = pixels.astype(np.float32) / 127.5 - 1
+            image = as_floats(read_image(args.image, model.config.data.max_pixels))
             if args.mask is None:
                 images = np.stack([editing.inject(model, image, args.scale, seed) for seed in args.seeds])
             else:
-                mask = np.asarray(Image.open(args.mask).convert('L'))
+                mask = np.asarray(Image.fromarray(read_image(args.mask, model.config.data.max_pixels)).convert('L'))
                 radius = editing.EDIT_RADIUS if args.mode == 'edit' else editing.HARMONISE_RADIUS
                 images = np.stack(
                     [editing.edit(model, image, mask, args.scale, seed, radius=radius) for seed in args.seeds]

@@ -4,6 +4,8 @@ import argparse
 import pathlib
 from collections.abc import Callable
 
+from PIL import Image
+
 from pegan_jax import sampling
 from pegan_jax.settings import UserError
 
@@ -82,3 +84,10 @@ def at_least_one(args: argparse.Namespace, *names: str) -> None:
     for name in names:
         if getattr(args, name) < 1:
             raise UserError(f'--{name.replace("_", "-")} {getattr(args, name)} must be at least 1.')
+
+
+def check_picture(path: pathlib.Path) -> None:
+    """Raises: UserError unless the suffix is of a format that Pillow writes."""
+    Image.init()
+    if Image.EXTENSION.get(path.suffix.lower()) not in Image.SAVE:
+        raise UserError(f'--out {path}: no picture is written as {path.suffix!r}; use .png.')

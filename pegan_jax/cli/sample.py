@@ -59,6 +59,8 @@ def _mix(text: str) -> tuple[list[int], list[int]]:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    if args.out.suffix:
+        options.check_picture(args.out)
     model, chosen = options.load(args), {'size': args.size, 'noise_mode': args.noise_mode, **options.styles(args)}
     if args.rotate or any(args.translate):
         turn = coords.rotate(math.radians(args.rotate))

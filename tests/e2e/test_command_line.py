@@ -1,12 +1,15 @@
 """The command line, as a user would type it, on the tiny CIPS and the procedural world."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pegan_jax import load, sample
+from pegan_jax import cli, load, sample
 from pegan_jax.cli import main
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
@@ -94,6 +97,10 @@ def test_dry_run_reports_without_training(tmp_path, capsys):
         ('render --model {run} --zoom 0 --out {tmp}/a.png', '--zoom 0.0 must be positive'),
         ('inspect --model {run} --step 3', 'no checkpoint of step 3'),
         ('sample --model {run} --out {tmp}/a.png --config.train.seed=1', 'is for the command train'),
+        ('sample --model {run} --seeds 0 --out {run}/config.json/a.png', 'config.json'),
+        ('sample --model {run} --seeds 0 --out {tmp}/a.pgn', "no picture is written as '.pgn'"),
+        ('render --model {run} --crop 9,0,9,9 --out {tmp}/a.png', 'outside of'),
+        ('render --model {run} --foveate 2 --out {tmp}/a.png', 'fraction=2.0 must be in'),
     ],
 )
 def test_an_error_is_one_line(workdir, tmp_path, capsys, command, message):
@@ -102,6 +109,27 @@ def test_an_error_is_one_line(workdir, tmp_path, capsys, command, message):
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
     assert len(errors) == 1 and message.format(**names) in errors[0]
     assert not (tmp_path / 'no').exists()
+
+
+@pytest.mark.parametrize('error', [KeyError('dtype'), ValueError('shapes differ'), OSError('no path of a user')])
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch, capsys, error):
+    def fails(args):
+        raise error
+
+    monkeypatch.setattr(cli.inspect, 'run', fails)
+    with pytest.raises(type(error)) as caught:
+        main(['inspect', '--model', 'run'])
+    assert caught.value is error and 'error:' not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('command', ['inspect --model {run}', '--help'])
+def test_a_closed_pipe_is_no_error(workdir, command):
+    arguments = [sys.executable, '-m', 'pegan_jax', *command.format(run=workdir).split()]
+    buffered = {name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'}
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+    process = subprocess.Popen(arguments, env=buffered, **pipes)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ('', 0)
 
 
 def test_debug_shows_the_traceback(tmp_path):
