@@ -130,10 +130,10 @@ def main() -> None:
     free, free_reals = masks[brushed], reals[brushed]
     drawn = sketches(free_reals)
     score = functools.partial(evaluation.evaluate, images=images, masked=cases)
-    found = {'biharmonic': score({'biharmonic': lambda x, m: np.stack(list(map(inpainting.biharmonic, x, m)))})}
+    found = {'biharmonic': score({'biharmonic': inpainting.biharmonic})}
     masked = np.where(free[..., None] > 0, 128, free_reals).astype(np.uint8)
     shown = {False: [free_reals, masked], True: [free_reals, np.where((drawn * free)[..., None] > 0, 255, masked)]}
-    shown[False].append(np.stack(list(map(inpainting.biharmonic, free_reals, free))))
+    shown[False].append(inpainting.biharmonic(free_reals, free))
     rows = []
     for guided in (setting == 'guided' for setting in args.settings):
         for name in args.methods:

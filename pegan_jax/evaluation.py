@@ -1,11 +1,10 @@
 """Scores of models that complete images, on a fixed list of masks: the same ones for every model with the same seed."""
 
+import dataclasses
 import json
 import math
-import os
 import pathlib
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pegan_jax.data import masks, pipeline, worlds
+from pegan_jax.files import whole
 from pegan_jax.metrics import image as measures
 from pegan_jax.pixels import decode_image, to_uint8
 from pegan_jax.settings import DataConfig, UserError
@@ -49,6 +49,13 @@ def cases(seed: int, count: int, size: tuple[int, int], num_images: int, kinds: 
             drawn = masks.draw_in_bucket(seed, count, *size, kind, bucket)
             out += [Case(kind, bucket, mask[..., 0], i % num_images) for i, mask in enumerate(drawn, len(out))]
     return out
+
+
+def data_of(name: str, data: DataConfig) -> DataConfig:
+    """Settings like `data`, but of other images: of a folder, ZIP file or file with this path, or of a TFDS dataset."""
+    path = pathlib.Path(name)
+    kind = 'folder' if path.is_dir() or path.suffix.lower() == '.zip' else 'image' if path.is_file() else 'tfds'
+    return dataclasses.replace(data, **({'tfds': None, 'folder': None, 'image': None} | {kind: name}))
 
 
 def read_images(data: DataConfig, count: int) -> np.ndarray:
@@ -156,6 +163,5 @@ def table(results: dict[str, Any]) -> str:
 def save(results: dict[str, Any], path: pathlib.Path, about: dict[str, Any], metrics: Sequence[str] = METRICS) -> None:
     """Writes `about`, the definitions of the metrics and the results as JSON."""
     definitions = {name: text for metric in metrics for name, text in measures.DEFINITIONS[metric].items()}
-    unfinished = path.with_name(f'.{uuid.uuid4().hex}')
-    unfinished.write_text(json.dumps(about | {'metrics': definitions, 'results': results}, indent=1) + '\n')
-    os.replace(unfinished, path)
+    with whole(path) as unfinished:
+        unfinished.write_text(json.dumps(about | {'metrics': definitions, 'results': results}, indent=1) + '\n')

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
+from pegan_jax.files import whole
 from pegan_jax.settings import UserError
 
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF')
@@ -145,21 +146,15 @@ def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ..
         raise UserError(f'grid has shape {(*shape, 2)}; a PNG needs [H, W, 2], other coordinates can go to .npy.')
     if bits not in (8, 16):
         raise UserError(f'bits={bits}; a PNG has 8 or 16 per channel.')
-    unfinished = path.with_name(path.name + '.part')
-    try:
-        with unfinished.open('wb') as file:
-            if path.suffix == '.png':
-                _write_png(file, pieces, *shape, bits)
-            else:
-                for number, piece in enumerate(pieces):
-                    if number == 0:
-                        header = {'descr': '<f4', 'fortran_order': False, 'shape': (*shape, piece.shape[-1])}
-                        np.lib.format.write_array_header_1_0(file, header)
-                    file.write(piece.astype('<f4').tobytes())
-    except BaseException:
-        unfinished.unlink()
-        raise
-    unfinished.replace(path)
+    with whole(path) as unfinished, unfinished.open('wb') as file:
+        if path.suffix == '.png':
+            _write_png(file, pieces, *shape, bits)
+            return
+        for number, piece in enumerate(pieces):
+            if number == 0:
+                header = {'descr': '<f4', 'fortran_order': False, 'shape': (*shape, piece.shape[-1])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(piece.astype('<f4').tobytes())
 
 
 def _write_png(file: BinaryIO, pieces: Iterable[np.ndarray], height: int, width: int, bits: int) -> None:

@@ -6,7 +6,6 @@ import pathlib
 
 from pegan_jax import interop
 from pegan_jax.cli import options
-from pegan_jax.cli.inspect import print_inferred
 
 HELP = 'Make an official checkpoint (CIPS, SinGAN, MS-PIE, StyleGAN2, StyleGAN3, DeepFillv2) one of this library.'
 EPILOG = """sample, render and inspect take the new directory as --model; training starts from it with
@@ -39,5 +38,5 @@ def run(args: argparse.Namespace) -> None:
     names = ('activation', 'noises', 'config', 'colours', 'sampling_only')
     config = interop.convert(args.source, args.out, **{name: getattr(args, name) for name in names})
     origin = json.loads((args.out / 'imported.json').read_text())
-    print_inferred(config.system, origin['inferred'], origin['licence'])
+    print(interop.described(config.system, origin['inferred'], origin['licence']))
     print(args.out)

@@ -6,8 +6,6 @@ import functools
 import pathlib
 import sys
 
-import numpy as np
-
 from pegan_jax import evaluation, inpainting
 from pegan_jax.cli import options
 from pegan_jax.settings import DataConfig, UserError
@@ -56,9 +54,7 @@ def run(args: argparse.Namespace) -> None:
     model = None if args.model is None else options.load(args)
     data = DataConfig(resolution=256) if model is None else model.config.data
     if args.data is not None:
-        path = pathlib.Path(args.data)
-        kind = 'folder' if path.is_dir() or path.suffix.lower() == '.zip' else 'image' if path.is_file() else 'tfds'
-        data = dataclasses.replace(data, **({'tfds': None, 'folder': None, 'image': None} | {kind: args.data}))
+        data = evaluation.data_of(args.data, data)
     data = dataclasses.replace(data, labels=False, edges='none', resolution=args.size or data.resolution)
     metrics, kinds = (
         tuple(dict.fromkeys(name.strip() for name in getattr(args, n).split(','))) for n in ('metrics', 'kinds')
@@ -73,9 +69,7 @@ def run(args: argparse.Namespace) -> None:
         inpainting.check_model(model)
         methods[str(args.model)] = functools.partial(inpainting.inpaint, model)
     if args.method is not None:
-        methods[args.method] = lambda images, masks: np.stack(
-            [inpainting.biharmonic(x, m) for x, m in zip(images, masks, strict=True)]
-        )
+        methods[args.method] = inpainting.biharmonic
     images = evaluation.read_images(data, args.images)
     cases = evaluation.cases(args.seed, args.masks, data.size, len(images), kinds)
     results = evaluation.evaluate(

@@ -40,14 +40,6 @@ def _inspect_foreign(args: argparse.Namespace) -> None:
     print(f'{sum(x.size for x in found.values()):,} numbers in {len(found)} arrays\n')
     try:
         config, inferred = interop.infer(tree, activation=args.activation)
-        print_inferred(config.system, inferred, interop.importer_of(tree).LICENCE)
+        print(interop.described(config.system, inferred, interop.importer_of(tree).LICENCE))
     except reader.ForeignFileError as error:
         print(f'{args.model} cannot be converted as it is: {error}')
-
-
-def print_inferred(system: str, inferred: dict, licence: str) -> None:
-    """What a foreign file tells."""
-    print(f'{system}, with these settings; what a file does not tell is as published:')
-    for name, value in inferred.items():
-        print(f'  {name} = {value}')
-    print(licence)

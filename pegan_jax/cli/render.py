@@ -68,20 +68,18 @@ def run(args: argparse.Namespace) -> None:
     if args.zoom <= 0:
         raise UserError(f'--zoom {args.zoom} must be positive; 2 doubles the size of the content, 0.5 halves it.')
     model = options.load(args)
-    train_height, train_width = model.config.data.size
-    height, width = args.size or (train_height, train_width)
-    # Square pixels unless told otherwise: the shorter side keeps [-1, 1], the longer one shows more.
-    aspect = (width / height) / (train_width / train_height)
-    x0, x1, y0, y1 = args.extent or (-max(aspect, 1), max(aspect, 1), -max(1 / aspect, 1), max(1 / aspect, 1))
+    frame = model.config.data.size
+    size = args.size or frame
+    extent = sampling.unstretched(frame, size) if args.extent is None else {'x': args.extent[:2], 'y': args.extent[2:]}
     motion = coords.compose(
         coords.zoom(args.zoom), coords.rotate(math.radians(args.rotate)), coords.translate(*args.translate)
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if not model.sampler.pixelwise:
-        _render_canvas(args, model, (height, width), {'x': (x0, x1), 'y': (y0, y1), 'matrix': motion})
+        _render_canvas(args, model, size, {**extent, 'matrix': motion})
         print(args.out)
         return
-    grid = sampling.lazy_grid(height, width, x=(x0, x1), y=(y0, y1), crop=args.crop, matrix=motion)
+    grid = sampling.lazy_grid(*size, **extent, crop=args.crop, matrix=motion)
     chosen = {
         'chunk': 65_536 if args.chunk is None else args.chunk,
         'progress': sys.stderr.isatty(),

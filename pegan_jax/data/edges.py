@@ -1,11 +1,21 @@
 """Line drawings of images, which take the place of a user's sketch in training: 255 is a line, 0 is none."""
 
+import logging
+import pathlib
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
+from tqdm import tqdm
 
-from pegan_jax.settings import UserError
+from pegan_jax.data import sources
+from pegan_jax.files import whole
+from pegan_jax.pixels import UnreadableImage, read_image
+from pegan_jax.settings import DataConfig, UserError
+
+logger = logging.getLogger(__name__)
 
 Method = Literal['canny', 'dog']
 
@@ -41,3 +51,47 @@ def extract(image: np.ndarray, method: Method) -> np.ndarray:
         lines = gradient > 0.6 * max(np.percentile(gradient, 99.5), 1 / 255)
     lines = ndimage.binary_dilation(lines, np.ones((3, 3)))
     return lines[..., None].astype(np.uint8) * 255
+
+
+def extract_folder(
+    folder: pathlib.Path, out: pathlib.Path, draw: Callable[[np.ndarray], np.ndarray], *, progress: bool = False
+) -> tuple[int, int]:
+    """Draws the lines of all images in a folder: of NAME, NAME_edge.png, in the same sub-folders of `out`.
+
+    Training finds them if `out` is the folder itself. Images that cannot be read are left out, with a warning.
+
+    Args:
+      draw: uint8 [H, W, 3] -> uint8 [H, W, 1], such as `extract` by a method.
+    Returns: how many were drawn, of how many images.
+    Raises: UserError if the folder has no image, `out` lies inside of it, or two images would share a drawing.
+    """
+    if not folder.is_dir():
+        raise UserError(f'{folder} is not a folder of images.')
+    if folder.resolve() in out.resolve().parents:
+        raise UserError(
+            f'{out} lies inside of {folder}, whose images would then include the edges; choose the folder itself, or '
+            'one outside.'
+        )
+    names = sources.image_names(folder)
+    names = sorted(set(names) - set(sources.edge_files(names).values()))
+    if not names:
+        known = ', '.join('*' + suffix for suffix in sources.SUFFIXES)
+        raise UserError(f'{folder} holds no image; expected files named {known}.')
+    targets = {}
+    for name in names:
+        target = pathlib.PurePath(name).with_suffix('')
+        targets.setdefault(out / target.with_name(f'{target.name}_edge.png'), []).append(name)
+    if twice := [shared for shared in targets.values() if len(shared) > 1]:
+        raise UserError(f'{" and ".join(twice[0])} would share one file of edges; rename all but one of them.')
+    drawn = 0
+    for target, (name,) in tqdm(targets.items(), 'edges', unit='image', disable=not progress):
+        try:
+            image = read_image(folder / name, DataConfig.max_pixels)
+        except (UnreadableImage, OSError) as error:
+            logger.warning('left out: %s', error)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole(target) as unfinished:
+            Image.fromarray(draw(image)[..., 0]).save(unfinished, 'PNG')
+        drawn += 1
+    return drawn, len(names)

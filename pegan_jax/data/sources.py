@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import pathlib
-import uuid
 import zipfile
 import zlib
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from pegan_jax.files import whole
 from pegan_jax.pixels import UnreadableImage, decode_image
 from pegan_jax.settings import ConfigError, UserError
 
@@ -103,9 +103,8 @@ def _defects(root: Path, names: list[str], max_pixels: int, workdir: pathlib.Pat
             checks = tqdm(checks, f'checking {root}', len(todo), unit='image', disable=len(todo) < 1000)
             known |= {prefix + n: [stamps[n], reason] for n, reason in zip(todo, checks, strict=True)}
         workdir.mkdir(parents=True, exist_ok=True)
-        unfinished = record.with_suffix(f'.{uuid.uuid4().hex}')  # several processes may write at once
-        unfinished.write_text(json.dumps(known))
-        unfinished.replace(record)
+        with whole(record) as unfinished:
+            unfinished.write_text(json.dumps(known))
     return {n: known[prefix + n][1] for n in names if known[prefix + n][1] is not None}
 
 

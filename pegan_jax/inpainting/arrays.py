@@ -58,13 +58,15 @@ def biharmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     A baseline. It continues shades and does not invent texture.
 
-    Args: image [H, W, 3] uint8; mask [H, W], 1 is a hole.
+    Args: image [H, W, 3] or [N, H, W, 3] uint8; mask [H, W] or [N, H, W], 1 is a hole.
     Returns: as image; known pixels are those of the image.
     Raises: ValueError as `inpaint`.
     """
     from skimage.restoration import inpaint_biharmonic  # takes long to import
 
     image, mask, _ = _checked(None, image, mask, None)
+    if image.ndim == 4:
+        return np.stack([biharmonic(*pair) for pair in zip(image, mask, strict=True)])
     if not mask.any():
         return image.copy()
     filled = inpaint_biharmonic(image / 127.5 - 1, mask, split_into_regions=True, channel_axis=-1)

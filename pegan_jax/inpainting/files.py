@@ -1,9 +1,7 @@
 """Completes image files, and folders of them."""
 
 import logging
-import os
 import pathlib
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,6 +11,7 @@ from tqdm import tqdm
 
 from pegan_jax.data import sources
 from pegan_jax.data.masks import binary
+from pegan_jax.files import whole
 from pegan_jax.inpainting.arrays import (
     attention_flow,
     biharmonic,
@@ -125,20 +124,16 @@ def read_sketch(path: pathlib.Path, size: tuple[int, int], *, invert: bool = Fal
 
 
 def save(path: pathlib.Path, picture: Picture) -> None:
-    """Writes an image file, under another name first: there is never half of one.
+    """Writes an image file; there is never half of one.
 
     Raises: ValueError for a suffix other than those of SUFFIXES.
     """
     check_suffix(path)
     pixels, alpha, profile = picture
     channels = pixels if alpha is None else np.concatenate([pixels, alpha[..., None]], axis=-1)
-    unfinished = path.with_name(f'.{uuid.uuid4().hex}')  # without its name, which may be as long as names can be
-    try:
-        options = {} if profile is None else {'icc_profile': profile}
+    options = {} if profile is None else {'icc_profile': profile}
+    with whole(path) as unfinished:
         Image.fromarray(channels).save(unfinished, SUFFIXES[path.suffix.lower()], **options)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def check_suffix(path: pathlib.Path) -> None:

@@ -97,6 +97,12 @@ def infer(
     return importer.infer(tree, **options)
 
 
+def described(system: str, inferred: dict[str, Any], licence: str) -> str:
+    """What a file tells, as text."""
+    lines = [f'  {name} = {value}' for name, value in inferred.items()]
+    return '\n'.join([f'{system}, with these settings; what a file does not tell is as published:', *lines, licence])
+
+
 def _options(importer: types.ModuleType, **options: Any) -> dict[str, Any]:
     """Those that were given. Raises: ValueError for one that this kind of file does not have."""
     given = {name: value for name, value in options.items() if value is not None}

@@ -131,14 +131,14 @@ def test_files_of_edges_need_a_folder():
 # The command ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_what_training_then_reads(tmp_path, capsys):
+def test_the_command_writes_what_training_then_reads(tmp_path, capsys, caplog):
     for name, seed in (('a.png', 0), ('b/c.jpg', 1)):
         save(tmp_path / name, np.random.default_rng(seed).integers(0, 256, (24, 16, 3)).astype(np.uint8))
     (tmp_path / 'broken.png').write_bytes(b'no image')
     for _ in range(2):  # edges of edges are not drawn
         assert main(['edges', '--folder', str(tmp_path), '--out', str(tmp_path), '--method', 'dog']) == 0
     said = capsys.readouterr()
-    assert '2 of 3 images' in said.out and 'left out: broken.png: not an image' in said.err
+    assert '2 of 3 images' in said.out and 'broken.png: not an image' in caplog.text
     (tmp_path / 'broken.png').unlink()
     assert sorted(p.name for p in tmp_path.rglob('*.*')) == ['a.png', 'a_edge.png', 'c.jpg', 'c_edge.png']
     drawn = np.asarray(Image.open(tmp_path / 'a_edge.png'))
@@ -149,7 +149,7 @@ def test_the_command_writes_what_training_then_reads(tmp_path, capsys):
 def test_edges_do_not_go_where_they_would_be_images(tmp_path, capsys):
     folder_of_images(tmp_path)
     assert main(['edges', '--folder', str(tmp_path), '--out', str(tmp_path / 'lines')]) == 1
-    assert 'lies inside of --folder' in capsys.readouterr().err and not (tmp_path / 'lines').exists()
+    assert 'lies inside of' in capsys.readouterr().err and not (tmp_path / 'lines').exists()
 
 
 def test_images_that_would_share_a_file_of_edges_are_refused(tmp_path, capsys):
