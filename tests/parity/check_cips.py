@@ -242,7 +242,7 @@ def pe_zeroing(arrays, meta):
         'rgb_embedding_zeroed': params | {'emb': jnp.zeros_like(params['emb'])},
     }
     for name, changed in variants.items():
-        got = sample({'params': changed}, arrays['in/z'], grid)
+        got = sample({'params': changed}, arrays['in/z'], grid=grid)
         assert_close(name, got, nhwc(arrays[f'out/{name}']), tolerance)
 
 
@@ -372,7 +372,7 @@ def gen_original(arrays, meta):
     synthesise = jax.jit(functools.partial(module.apply, method='synthesise'))
     ws, other = (module.apply(variables, v, method='map') for v in (z, other))
     got = {'latents': ws, 'rgb': synthesise(variables, ws)}
-    got['rgb_trunc0.5'] = synthesise(variables, cips.truncate(ws, arrays['in/truncation_latent'][0], 0.5))
+    got['rgb_trunc0.5'] = synthesise(variables, truncate(ws, arrays['in/truncation_latent'][0], 0.5))
     got['rgb_mix2'] = synthesise(variables, jnp.concatenate([ws[:, :2], other[:, 2:]], axis=1))
     wanted = {k: nhwc(v) if v.ndim == 4 else v for k, v in select(arrays, 'out/').items()}
     assert got.keys() == wanted.keys()
