@@ -109,20 +109,6 @@ def spe_code(positions: jax.Array, dim: int, *, div_half_dim: bool = False) -> j
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def spe_table_growth(
-    n: int, table_length: int, *, padding_idx: int = 0, div_half_dim: bool = False
-) -> tuple[bool, int]:
-    """What becomes of a sinusoidal table of `table_length` rows when an axis of n samples is looked up.
-
-    A table shorter than padding_idx + 1 + n is rebuilt with that length, and from then on without div_half_dim,
-    whatever the option says (mmgeneration; no published model gets there).
-
-    Returns: (div_half_dim in force from this call on, new table length).
-    """
-    needed = padding_idx + 1 + n
-    return (False, needed) if needed > table_length else (div_half_dim, table_length)
-
-
 def spe_1d(tokens: jax.Array, dim: int, *, div_half_dim: bool = False, padding_idx: int = 0) -> jax.Array:
     """Sinusoidal encoding of tokens [..., n]: codes of `token_positions`, zero for padding. [..., n, dim].
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -264,13 +265,12 @@ class PartialConv(nn.Module):
           valid: 1 for valid, 0 for a hole; no gradient reaches it. [N or 1, H, W, 1], one for all channels: V counts
             positions, and so it stays. [N or 1, H, W, C], one per channel, as concatenated features need: V counts all
             of them, and the new one has `features` equal channels. None: all are valid, [1, H, W, 1].
-        Raises: ValueError for another shape.
+        Raises: AssertionError for another shape.
         """
         size, channels = self.kernel_size, x.shape[-1]
         if valid is None:
             valid = jnp.ones((1, *x.shape[1:3], 1), jnp.float32)
-        if valid.shape[1:3] != x.shape[1:3] or valid.shape[0] not in (1, len(x)) or valid.shape[3] not in (1, channels):
-            raise ValueError(f'valid of shape {valid.shape} for x of shape {x.shape}; expected {(*x.shape[:3], 1)}.')
+        chex.assert_shape(valid, ({1, len(x)}, *x.shape[1:3], {1, channels}))
         kernel = self.param('kernel', self.kernel_init, (size, size, channels, self.features))
         valid = jax.lax.stop_gradient(valid.astype(jnp.float32))
 

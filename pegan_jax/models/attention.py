@@ -5,6 +5,7 @@ DeepFillv2's refinement has it between its convolutions. Masks are 1 in holes an
 
 from typing import Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,14 +182,14 @@ def contextual_attention(
         references take the first image's mask for all of a batch; here each image may have its own.
       max_scores: scores that are held at once, and once more for the gradient: queries are taken in strips of rows.
       return_weights: takes memory for all of them, whatever max_scores.
-    Raises: ValueError for sides that are not multiples of rate, or a mask of another size.
+    Raises: ValueError for sides that are not multiples of rate, AssertionError for a mask of another size.
     """
     n, c = f.shape[0], f.shape[3]
     if any(side % rate for side in (*f.shape[1:3], *b.shape[1:3])):
         raise ValueError(f'features of shapes {f.shape} and {b.shape}; sides must be multiples of rate={rate}.')
     (h, w), (bh, bw) = ((x.shape[1] // rate, x.shape[2] // rate) for x in (f, b))
-    if mask is not None and (mask.shape[1:] != (bh, bw, 1) or mask.shape[0] not in (1, n)):
-        raise ValueError(f'mask of shape {mask.shape}; expected [1 or {n}, {bh}, {bw}, 1].')
+    if mask is not None:
+        chex.assert_shape(mask, ({1, n}, bh, bw, 1))
     valid = jnp.ones((1, bh * bw)) if mask is None else (jnp.sum(patches3(mask), axis=2) == 0).astype(jnp.float32)
     match = patches3(thin_out(b, rate, nearest))
     # The root has no derivative at 0, where a window of zeros would put it; this one's is 0 there.

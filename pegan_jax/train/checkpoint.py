@@ -222,7 +222,10 @@ def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) ->
     if reason is not None:
         raise CheckpointError(f'the checkpoint of step {chosen} in {root} is damaged: {reason}. Others: {steps}.')
     args = {name: ocp.args.StandardRestore() for name in names if (root / str(chosen) / name).is_dir()}
-    items = manager.restore(chosen, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
+    try:
+        items = manager.restore(chosen, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
+    except Exception as error:  # of many types, as above; of a step without sums, or damaged since they were checked
+        raise CheckpointError(f'the checkpoint of step {chosen} in {root} cannot be read: {error}') from error
     manager.close()
     return {'meta': items['meta'], **{name: jax.device_get(items[name]) for name in args}}, chosen
 

@@ -139,6 +139,17 @@ def test_nothing_is_started_afresh_when_every_checkpoint_is_damaged(folder, tmp_
     assert (tmp_path / 'checkpoints' / '4').is_dir()
 
 
+def test_damage_that_no_checksum_tells_is_one_error_when_sampling(tmp_path):
+    checkpoints = Checkpoints(tmp_path, checksums=False)
+    checkpoints.save_items(3, {'sampling': {'params': {'w': np.arange(3.0)}, 'buffers': {}}}, {'config': {}})
+    checkpoints.close()
+    for path in (tmp_path / '3' / 'sampling').rglob('*'):
+        if path.is_file():
+            path.write_bytes(b'')
+    with pytest.raises(CheckpointError, match=r'the checkpoint of step 3 in .* cannot be read'):
+        load_sampling(tmp_path)
+
+
 @pytest.mark.parametrize('backends', [('jit', 'pmap')])
 def test_a_run_moves_to_another_number_of_devices(folder, uninterrupted, tmp_path, backends):
     first, second = backends

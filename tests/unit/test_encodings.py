@@ -94,13 +94,6 @@ def test_padding_is_encoded_as_zero():
     np.testing.assert_allclose(tokens[1], [np.zeros(4), np.zeros(4), code64(1, 4)], atol=1e-6)
 
 
-def test_a_table_that_grows_forgets_div_half_dim():
-    assert encodings.spe_table_growth(5, 6, div_half_dim=True) == (True, 6)
-    assert encodings.spe_table_growth(6, 6, div_half_dim=True) == (False, 7)
-    assert encodings.spe_table_growth(5, 6, padding_idx=1, div_half_dim=True) == (False, 7)
-    assert encodings.spe_table_growth(3, 7, div_half_dim=False) == (False, 7)
-
-
 def test_expanding_builds_a_larger_grid_and_interpolating_resizes_the_small_one():
     spe = functools.partial(encodings.spe, dim=4)
     expanded = encodings.at_scale(spe, (3, 4), (2, 0), interpolate=False)

@@ -1,4 +1,4 @@
-"""Imports go down only, and importing the package is light."""
+"""Imports go down only, importing the package is light, and errors meant for users have their class."""
 
 import ast
 import pathlib
@@ -58,3 +58,13 @@ def test_public_names_come_when_asked_for_and_without_what_only_some_need():
     found = modules(code)
     assert 'pegan_jax.sampling' in found
     assert not [name for name in found if name.startswith((*big, 'tensorflow_datasets'))]
+
+
+def test_what_commands_call_raises_no_error_that_would_pass_for_a_fault_of_the_program():
+    mathematics = ('encodings', 'filters', 'layers', 'losses', 'metrics', 'models', 'ops')
+    for path in sorted((ROOT / 'pegan_jax').rglob('*.py')):
+        if path.relative_to(ROOT / 'pegan_jax').parts[0].removesuffix('.py') not in mathematics:
+            for node in ast.walk(ast.parse(path.read_text())):
+                raised = ast.unparse(node.exc) if isinstance(node, ast.Raise) and node.exc else ''
+                where = f'{path.relative_to(ROOT)}:{getattr(node, "lineno", 0)}: {raised}'
+                assert not raised.startswith(('ValueError', 'RuntimeError', 'TypeError', 'Exception')), where

@@ -129,7 +129,7 @@ def test_no_gradient_reaches_the_valid_pixels():
 
 
 def test_valid_pixels_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r'valid of shape \(1, 4, 4, 3\)'):
+    with pytest.raises(AssertionError, match=r'has shape \(1, 4, 4, 3\)'):
         run(PartialConv(1, 3), np.ones((1, 4, 4, 2)), np.ones((1, 4, 4, 3)))
 
 
