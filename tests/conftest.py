@@ -6,7 +6,10 @@ the roundings that optimisation and the platform's default precision bring.
 
 import os
 import pathlib
+import tempfile
 from importlib import metadata
+
+import pytest
 
 as_users = os.environ.get('PEGAN_TEST_AS_USERS', '0') == '1'
 platforms = os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -33,3 +36,13 @@ def pytest_addoption(parser):
     group = parser.getgroup('parity')
     group._arggroup.conflict_handler = 'resolve'
     group.addoption('--fixtures', dest='golden', help='folder of golden .npz files, one sub-folder per system')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def temporary_folder(tmp_path_factory):
+    """What libraries and child processes leave in the folder for temporary files goes with pytest's own."""
+    folder = str(tmp_path_factory.mktemp('temporary'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('TMPDIR', folder)
+        patch.setattr(tempfile, 'tempdir', folder)
+        yield

@@ -15,7 +15,7 @@ WORKER = pathlib.Path(__file__).with_name('worker.py')
 
 
 def _start(devices, *args):
-    flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'
+    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
     env = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu', 'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}
     return subprocess.Popen([sys.executable, str(WORKER), *map(str, args)], env=env, stderr=subprocess.PIPE, text=True)
 

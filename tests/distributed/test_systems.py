@@ -21,7 +21,7 @@ BESIDES = {'dcgan': 1000, 'pconv': 1000, 'cips': 100, 'deepfill': 400, 'singan':
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
     out = tmp_path_factory.mktemp('systems') / 'results.jsonl'
-    flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=4'
+    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=4'
     env = {**os.environ, 'XLA_FLAGS': flags, 'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}
     done = subprocess.run([sys.executable, WORKER, out], env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]  # the worker compares replicas
@@ -31,10 +31,11 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize('system', [name for name in CHANGES if name not in PER_DEVICE])
 def test_four_devices_equal_one(results, system):
     differences = results[system]['differences']
+    farthest = max(moved for name, (moved, *_) in differences.items() if name.startswith('.params'))
     assert sum(moved > 0 for moved, *_ in differences.values()) > 0.2 * len(differences)
     for name, (moved, apart, scale) in differences.items():
-        # Rounding of the numbers themselves, and of the small steps that they took.
-        assert apart <= 1e-6 * scale + 0.05 * moved + 1e-9, (name, moved, apart, scale)
+        # Rounding of the numbers themselves, of the steps that they took, and of sums whose terms cancel.
+        assert apart <= 1e-6 * scale + 0.05 * moved + 1e-3 * farthest, (name, moved, apart, scale)
 
 
 @pytest.mark.parametrize('system', CHANGES)

@@ -102,7 +102,7 @@ def test_an_image_can_be_rendered_into_a_file_in_memory(model, tmp_path):
 
 
 def _worker(devices, *args):
-    flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}'
+    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
     env = {**os.environ, 'XLA_FLAGS': flags, 'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}
     done = subprocess.run([sys.executable, str(WORKER), *map(str, args)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

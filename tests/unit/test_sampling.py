@@ -115,7 +115,7 @@ def test_a_cutoff_truncates_the_first_styles_only(canvas_model):
     plain = np.asarray(canvas_model.styles([4], label=1))
     ws = np.asarray(canvas_model.styles([4], 0.5, truncation_cutoff=1, label=1))
     assert ws.shape == (1, 4, 8)
-    np.testing.assert_allclose(ws[:, 0], (np.asarray(canvas_model.w_avg) + plain) / 2, rtol=1e-4)
+    np.testing.assert_allclose(ws[:, 0], (np.asarray(canvas_model.w_avg) + plain) / 2, atol=1e-5)
     np.testing.assert_array_equal(ws[:, 1:], np.repeat(plain[:, None], 3, axis=1))
     # Truncating every style, or none, gives the same images as one w.
     for cutoff, psi in ((4, 0.5), (0, 1.0)):
