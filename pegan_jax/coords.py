@@ -114,10 +114,27 @@ def transform(coords: jax.Array, matrix: jax.Array) -> jax.Array:
     """Applies a matrix [3, 3] to points: (x, y, 1) -> M (x, y, 1), the last row of M being (0, 0, 1).
 
     Returns: coords' shape, float32, computed without matrix units, so that no backend rounds the inputs.
+    Raises: ValueError for a matrix of another shape, or another last row (of a traced matrix only the shape is known).
     """
+    check_matrices(matrix)
     x, y = coords[..., 0], coords[..., 1]
     m = matrix.astype(jnp.float32)
     return jnp.stack([m[0, 0] * x + m[0, 1] * y + m[0, 2], m[1, 0] * x + m[1, 1] * y + m[1, 2]], axis=-1)
+
+
+def check_matrices(matrix: np.ndarray | jax.Array, count: int | None = None) -> None:
+    """Raises ValueError unless `matrix` is [3, 3] with the last row (0, 0, 1), or as many of these as `count` says."""
+    shape = np.shape(matrix)
+    if shape not in ((3, 3), (count, 3, 3)):
+        several = '' if count is None else f', or one for each of {count} images, [{count}, 3, 3]'
+        raise UserError(f'a transform of shape {shape}; give one matrix [3, 3]{several}.')
+    if not isinstance(matrix, jax.core.Tracer):
+        rows = np.asarray(matrix)[..., 2, :].reshape(-1, 3)
+        if (wrong := np.any(rows != (0, 0, 1), axis=1)).any():
+            raise UserError(
+                f'a transform with the last row {tuple(rows[wrong.argmax()].tolist())}; only affine ones are possible, '
+                'whose last row is (0, 0, 1): no perspective.'
+            )
 
 
 # Crops ----------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from pegan_jax.cli import analyze, convert, edges, edit, evaluate, inpaint, inspect, render, sample, train
-from pegan_jax.settings import UserError
+from pegan_jax.settings import TrainConfig, UserError
+from pegan_jax.train.step import persistent_cache
 
 COMMANDS = {
     'train': train, 'sample': sample, 'render': render, 'edit': edit, 'inpaint': inpaint, 'evaluate': evaluate,
@@ -81,6 +82,8 @@ def _run(argv: list[str]) -> int:
         if overrides and args.command != 'train':
             raise UserError(f'--config.{overrides[0]} is for the command train.')
         args.overrides = overrides
+        if args.command != 'train':  # whose configuration says where
+            persistent_cache(TrainConfig.compilation_cache)
         COMMANDS[args.command].run(args)
         sys.stdout.flush()  # while a closed pipe can still be told
     except (UserError, OSError) as error:

@@ -27,6 +27,8 @@ def _options(
         if grid is not None:
             raise UserError('a grid already tells size and transform; leave those out.')
         matrix = None if transform is None else jnp.asarray(transform, jnp.float32)
+        if matrix is not None:
+            coords.check_matrices(matrix, len(seeds))
         if model.sampler.view is None:
             raise UserError(
                 f'{model.config.system} has no coordinates: it makes images of one size, and moves nothing; leave out '
@@ -98,7 +100,8 @@ def sample(
       noise_mode: of StyleGAN2: 'const' (default) takes the numbers of the model, 'random' draws them, 'none' has none.
       batch_size: images computed at once.
     Returns: float32 [N, H, W, C], with a grid [N, *grid.shape[:-1], C]; nominally in [-1, 1], not clamped.
-    Raises: ValueError for no seeds, truncation_psi above 1, options that the model does not have.
+    Raises: ValueError for no seeds, truncation_psi above 1, options that the model does not have, a transform that is
+      not affine or neither one for all images nor one for each.
     """
     if not len(seeds):
         raise UserError('seeds is empty; give at least one, such as seeds=[0].')

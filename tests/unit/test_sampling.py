@@ -172,7 +172,8 @@ def test_the_random_noise_of_an_image_belongs_to_its_seed(noisy_model):
     [
         ('model', {'noise_mode': 'none'}, 'cips takes no noise when sampling; it takes grid'),
         ('model', {'grid': np.zeros((2, 2, 2)), 'size': (4, 4)}, 'a grid already tells size and transform'),
-        ('model', {'transform': np.zeros((2, 3, 3))}, 'CIPS takes one matrix'),
+        ('model', {'transform': np.eye(3)[None]}, 'CIPS takes one matrix'),
+        ('model', {'transform': np.eye(2)}, r'a transform of shape \(2, 2\); give one matrix \[3, 3\]'),
         (
             'canvas_model',
             {'grid': np.zeros((2, 2, 2))},
@@ -188,6 +189,17 @@ def test_options_that_a_system_does_not_have_are_refused(kind, options, message,
     model = request.getfixturevalue(kind)
     with pytest.raises(ValueError, match=message):
         sample(model, [0], label=0 if kind == 'canvas_model' else None, **options)
+
+
+def test_matrices_that_would_be_ignored_in_part_are_refused(canvas_model):
+    two, labels = np.stack([np.eye(3)] * 2), {'label': 0}
+    with pytest.raises(ValueError, match=r'shape \(2, 3, 3\); .* one for each of 4 images, \[4, 3, 3\]'):
+        sample(canvas_model, [0, 1, 2, 3], transform=two, **labels)
+    two[1, 2] = (0.1, 0, 1)
+    with pytest.raises(ValueError, match=r'last row \(0\.1.*, 0\.0, 1\.0\); only affine ones are possible'):
+        sample(canvas_model, [0, 1], transform=two, **labels)
+    with pytest.raises(ValueError, match='only affine ones'):
+        coords.transform(coords.grid(2, 2), two[1])
 
 
 def test_single_coordinates_of_a_whole_image_are_refused(canvas_model):
