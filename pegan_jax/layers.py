@@ -29,18 +29,20 @@ def pixel_norm(x: jax.Array) -> jax.Array:
     """x / (sqrt(mean(x^2)) + 1e-6), the mean over channels (Karras et al. 2018, section 4.2).
 
     As in mmgen the small number is added to the root; under it in `normalize_2nd_moment`. The derivative at 0 is 0.
+    Computed in float32, in the dtype of x.
     """
-    squares = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    x32 = x.astype(jnp.float32)
+    squares = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
     positive = squares > 0
-    return x / (jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0) + 1e-6)
+    return (x32 / (jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0) + 1e-6)).astype(x.dtype)
 
 
 class EqualDense(nn.Module):
     """Dense layer with equalised learning rate (Karras et al. 2018): y = x @ (kernel * m / sqrt(in)) + bias * m.
 
     m is `lr_multiplier`. The kernel [in, features] starts as N(0, 1) weight_init / m, the bias as `bias_init`, a number
-    or one per feature, not divided by m. Without `use_bias` there is none. Always float32: these layers make styles and
-    logits.
+    or one per feature, not divided by m. Without `use_bias` there is none. Always float32, also inside of the matmul:
+    these layers make styles and logits.
     """
 
     features: int
@@ -55,7 +57,8 @@ class EqualDense(nn.Module):
         kernel = self.param(
             'kernel', nn.initializers.normal(self.weight_init / self.lr_multiplier), (in_features, self.features)
         )
-        y = x @ (kernel * (self.lr_multiplier / math.sqrt(in_features)))
+        kernel = kernel * (self.lr_multiplier / math.sqrt(in_features))
+        y = jnp.matmul(x, kernel, precision='highest')
         if not self.use_bias:
             return y
         bias = self.param('bias', nn.initializers.constant(np.asarray(self.bias_init)), (self.features,))

@@ -54,7 +54,8 @@ class ModulatedDense(nn.Module):
         s = self.affine(w)
         if not self.demodulate:
             return s, jnp.ones((w.shape[0], self.features))
-        return s, jax.lax.rsqrt(jnp.square(s) @ jnp.square(self.weight / math.sqrt(self.in_features)) + 1e-8)
+        squares = jnp.square(self.weight / math.sqrt(self.in_features))
+        return s, jax.lax.rsqrt(jnp.matmul(jnp.square(s), squares, precision='highest') + 1e-8)
 
 
 class ResidualBlock(nn.Module):

@@ -34,6 +34,7 @@ class Config:
       by a bilinear resize from h to 2h + 2 pixels and an unpadded 3x3 convolution.
     encoding: of positions, appended to the 4 x 4 feature maps: the Cartesian grid (2 channels) or sinusoids (as many
       channels as the feature maps have).
+    dtype: of the inputs of convolutions, but for the last of both networks, which give colours and logits.
     """
 
     img_resolution: int = 64
@@ -42,6 +43,7 @@ class Config:
     d_base_channels: int = 128
     padding: Literal['zero', 'none'] = 'zero'
     encoding: Encoding = 'none'
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -132,7 +134,7 @@ def validate(config: Any) -> None:
 class Layer(nn.Module):
     """Convolution, then batch normalisation or a bias.
 
-    conv: (x, kernel) -> y.
+    conv: (x, kernel) -> y, in `dtype`.
     """
 
     features: int
@@ -140,11 +142,12 @@ class Layer(nn.Module):
     conv: Callable
     norm: bool = True
     axis_name: str | None = None
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        y = self.conv(x, self.param('kernel', nn.initializers.normal(0.02), shape))
+        y = self.conv(x.astype(self.dtype), self.param('kernel', nn.initializers.normal(0.02), shape))
         if not self.norm:
             return ops.bias_act(y, self.param('bias', nn.initializers.zeros, (self.features,)))
         # The published program draws scales about 0, not about 1.
@@ -153,7 +156,7 @@ class Layer(nn.Module):
 
 def project(z: jax.Array, kernel: jax.Array) -> jax.Array:
     """The transposed convolution of one position, z [N, 1, 1, C] -> [N, k, k, D]."""
-    return jnp.einsum('nc,hwcd->nhwd', z[:, 0, 0], kernel)
+    return jnp.einsum('nc,hwcd->nhwd', z[:, 0, 0], kernel.astype(z.dtype))
 
 
 def resize_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -173,15 +176,16 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, train: bool, head: tuple[int, int] = (4, 4)) -> jax.Array:
         layer = functools.partial(Layer, axis_name=self.axis_name)
+        inner = functools.partial(layer, dtype=jnp.dtype(self.model.dtype))
         if self.model.padding == 'none':
             size, conv = 3, resize_conv
         else:
             size, conv = 4, functools.partial(ops.conv_transpose2d, stride=2, padding=1)
         channels = self.model.base_channels
-        x = layer(channels, 4, project, name='noise2feat')(z[:, None, None, :], train)
+        x = inner(channels, 4, project, name='noise2feat')(z[:, None, None, :], train)
         x = append_encoding(ops.resize_align_corners(jax.nn.relu(x), head), self.model.encoding)
         for i in range(self.model.num_ups - 1):
-            x = jax.nn.relu(layer(channels >> (i + 1), size, conv, name=f'upsampling_{i}')(x, train))
+            x = jax.nn.relu(inner(channels >> (i + 1), size, conv, name=f'upsampling_{i}')(x, train))
         return jnp.tanh(layer(3, size, conv, norm=False, name='output_layer')(x, train))
 
 
@@ -193,14 +197,14 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        layer, halve = (
-            functools.partial(Layer, axis_name=self.axis_name),
-            functools.partial(ops.conv2d, stride=2, padding=1),
-        )
+        layer = functools.partial(Layer, axis_name=self.axis_name)
+        inner = functools.partial(layer, dtype=jnp.dtype(self.model.dtype))
+        halve = functools.partial(ops.conv2d, stride=2, padding=1)
         for i in range(self.model.num_ups):
-            x = layer(self.model.d_base_channels << i, 4, halve, norm=i > 0, name=f'downsamples_{i}')(x, train)
+            x = inner(self.model.d_base_channels << i, 4, halve, norm=i > 0, name=f'downsamples_{i}')(x, train)
             x = jax.nn.leaky_relu(x, 0.01)
-        return layer(1, 4, ops.conv2d, norm=False, name='output_layer')(x, train)[:, 0, 0, 0]
+        with jax.default_matmul_precision('highest'):
+            return layer(1, 4, ops.conv2d, norm=False, name='output_layer')(x, train)[:, 0, 0, 0]
 
 
 def run(net: nn.Module, params: dict, stats: dict, *inputs: Any, train: bool) -> tuple[jax.Array, dict]:

@@ -6,6 +6,7 @@ Masks are 1 in holes and 0 elsewhere, everywhere. Between the published programs
 options here; VARIANTS has those of each.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -328,12 +329,17 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, 4 or 5], the image, the mask and the sketch inside of it -> scores [N, h w channels], float32."""
-        layer, shapes = Layer(0, kernel=5, stride=2), (1, 2, 4, 4, 4, 4)
-        for i, width in enumerate(shapes, start=1):
-            features = width * self.model.d_cnum
-            leaky = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
-            x = GatedConv(self.model, features, layer, None, leaky, name=f'conv{i}')(x)
-        return x.reshape(len(x), -1).astype(jnp.float32)
+        leaky = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
+
+        def conv(i: int, width: int, model: Config, x: jax.Array) -> jax.Array:
+            features, layer = width * model.d_cnum, Layer(0, kernel=5, stride=2)
+            return GatedConv(model, features, layer, None, leaky, name=f'conv{i}')(x)
+
+        for i, width in enumerate((1, 2, 4, 4, 4), start=1):
+            x = conv(i, width, self.model, x)
+        with jax.default_matmul_precision('highest'):
+            scores = conv(6, 4, dataclasses.replace(self.model, dtype='float32'), x)
+        return scores.reshape(len(x), -1)
 
 
 def normalised(model: Config, params: dict, buffers: dict) -> tuple[dict, dict]:
@@ -353,9 +359,10 @@ def normalised(model: Config, params: dict, buffers: dict) -> tuple[dict, dict]:
     out, new = {}, {}
     for name, layer in params.items():
         w = layer['kernel'].reshape(-1, layer['kernel'].shape[-1])
-        v = unit(buffers[name]['u'] @ w.T)
-        u = unit(v @ w)
-        kernel = layer['kernel'] / jnp.sum((v @ w) * u)
+        v = unit(jnp.matmul(buffers[name]['u'], w.T, precision='highest'))
+        vw = jnp.matmul(v, w, precision='highest')
+        u = unit(vw)
+        kernel = layer['kernel'] / jnp.sum(vw * u)
         if model.sn == 'divided':
             kernel = layer['kernel'] + jax.lax.stop_gradient(kernel - layer['kernel'])
         out[name] = {**layer, 'kernel': kernel}

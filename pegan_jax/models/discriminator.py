@@ -84,7 +84,8 @@ class DiscriminatorBlock(nn.Module):
 class DiscriminatorEpilogue(nn.Module):
     """x [b, h, w, C] -> [b, out_features] float32: minibatch standard deviation, 3x3 convolution, two dense layers.
 
-    Always float32. With images, those of 'skip', `fromrgb` adds them to x. Fields as in `Discriminator`.
+    Always float32, also inside of matmuls. With images, those of 'skip', `fromrgb` adds them to x. Fields as in
+    `Discriminator`.
     """
 
     out_features: int = 1
@@ -99,7 +100,8 @@ class DiscriminatorEpilogue(nn.Module):
             x = x + EqualConv(features, 1, name='fromrgb')(images)
         if self.mbstd_num_channels:
             x = minibatch_std(x, self.mbstd_group_size, self.mbstd_num_channels)
-        x = EqualConv(features, 3, clamp=self.conv_clamp, name='conv')(x)
+        with jax.default_matmul_precision('highest'):
+            x = EqualConv(features, 3, clamp=self.conv_clamp, name='conv')(x)
         x = lrelu(EqualDense(features, name='fc')(x.reshape(x.shape[0], -1)))
         return EqualDense(self.out_features, name='out')(x)
 

@@ -5,6 +5,7 @@ NVlabs/stylegan3 in the last digits is written here (normalisation of latents, d
 is the same is shared with `stylegan2`.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -55,6 +56,7 @@ class Config:
     pl_batch_shrink, pl_decay: the term sees this fraction of a batch; speed of the running mean of lengths.
     style_mixing_prob: of a batch whose later layers have the styles of other latents.
     ema_beta: decay per step of G's running mean.
+    dtype: of the inputs of convolutions; those to colours, D's last layers, R1 and path lengths are float32.
     """
 
     img_resolution: int | tuple[int, int] = 256
@@ -83,6 +85,7 @@ class Config:
     pl_decay: float = 0.01
     style_mixing_prob: float = 0.9
     ema_beta: float = 0.5 ** (32 / 10_000)
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -199,10 +202,11 @@ class StyleConv(nn.Module):
     upsampling: Literal['deconv', 'conv-resize', 'resize-conv'] | None = None
     resize: Literal['bilinear', 'nearest'] = 'bilinear'
     padding: bool = True
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, w: jax.Array, noise: Noise) -> jax.Array:
-        in_features = x.shape[-1]
+        x, in_features = x.astype(self.dtype), x.shape[-1]
         style = EqualDense(in_features, bias_init=1.0, name='affine')(w)
         weight = self.param('weight', nn.initializers.normal(1.0), (3, 3, in_features, self.features))
         # Unlike in NVlabs/stylegan3 the weight that is demodulated is scaled before.
@@ -238,7 +242,7 @@ class StyleConv(nn.Module):
         else:
             keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(noise, self.layer)
             numbers = jax.vmap(lambda key: jax.random.normal(key, size))(keys)
-        return y + strength * numbers[..., None]
+        return y + (strength * numbers).astype(y.dtype)[..., None]
 
 
 class Mapping(nn.Module):
@@ -267,10 +271,11 @@ class Synthesis(nn.Module):
     upsampling: Literal['deconv', 'conv-resize', 'resize-conv'] = 'deconv'
     resize: Literal['bilinear', 'nearest'] = 'bilinear'
     padding: bool = True
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, ws: jax.Array, scale: Scale = 0, noise: Noise = 'const') -> jax.Array:
-        options = {'resize': self.resize, 'padding': self.padding}
+        options = {'resize': self.resize, 'padding': self.padding, 'dtype': self.dtype}
         const = None
         if self.head == 'const':
             const = self.param('const', nn.initializers.normal(1.0), (*self.input_size, self.channels[0]))
@@ -314,6 +319,7 @@ class Generator(nn.Module):
     resize: Literal['bilinear', 'nearest'] = 'bilinear'
     padding: bool = True
     mapping_layers: int = 8
+    dtype: Any = jnp.float32
 
     @property
     def num_ws(self) -> int:
@@ -323,7 +329,14 @@ class Generator(nn.Module):
     def setup(self) -> None:
         self.mapping = Mapping(self.mapping_layers)
         self.synthesis = Synthesis(
-            self.channels, self.base, self.head, self.interpolate_head, self.upsampling, self.resize, self.padding
+            self.channels,
+            self.base,
+            self.head,
+            self.interpolate_head,
+            self.upsampling,
+            self.resize,
+            self.padding,
+            self.dtype,
         )
 
     def map(self, z: jax.Array) -> jax.Array:
@@ -342,7 +355,8 @@ class Generator(nn.Module):
 def generator(model: Config) -> Generator:
     """The Linen module of a configuration."""
     shared = ('head', 'interpolate_head', 'upsampling', 'resize', 'padding', 'mapping_layers')
-    return Generator(g_widths(model), base_size(model), **{name: getattr(model, name) for name in shared})
+    fields = {name: getattr(model, name) for name in shared}
+    return Generator(g_widths(model), base_size(model), **fields, dtype=jnp.dtype(model.dtype))
 
 
 # Discriminator --------------------------------------------------------------------------------------------------------
@@ -360,15 +374,17 @@ class Discriminator(nn.Module):
     channels: tuple[int, ...]
     pool: int | None = None
     mbstd_group_size: int = 4
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         x, rgb, side = None, images, 2 << len(self.channels)
         for hidden, features in itertools.pairwise(self.channels[::-1]):
-            x, rgb = DiscriminatorBlock(hidden, features, name=f'b{side}')(x, rgb)
+            x, rgb = DiscriminatorBlock(hidden, features, dtype=self.dtype, name=f'b{side}')(x, rgb)
             side //= 2
         features = self.channels[0]
-        x = EqualConv(features, 3, name='conv')(minibatch_std(x, self.mbstd_group_size))
+        with jax.default_matmul_precision('highest'):
+            x = EqualConv(features, 3, name='conv')(minibatch_std(x, self.mbstd_group_size))
         if self.pool is not None:
             x = ops.adaptive_average_pool(x, (self.pool, self.pool))
         x = lrelu(EqualDense(features, name='fc')(x.reshape(x.shape[0], -1)))
@@ -377,7 +393,7 @@ class Discriminator(nn.Module):
 
 def discriminator(model: Config) -> Discriminator:
     """The Linen module of a configuration."""
-    return Discriminator(d_widths(model), model.d_pool, model.mbstd_group_size)
+    return Discriminator(d_widths(model), model.d_pool, model.mbstd_group_size, jnp.dtype(model.dtype))
 
 
 # Sampling -------------------------------------------------------------------------------------------------------------
@@ -470,7 +486,7 @@ def build(config: Any) -> GAN:
 
     The lazy terms are part of the same optimiser step as the main ones, unlike in NVlabs/stylegan3; stages say when.
     """
-    model = config.model
+    model, exact = config.model, dataclasses.replace(config.model, dtype='float32')
     of_g, of_d = generator(model), discriminator(model)
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
@@ -482,7 +498,7 @@ def build(config: Any) -> GAN:
         params, buffers = ({net: both[net].get(part, {}) for net in both} for part in ('params', 'buffers'))
         return params, buffers, {'pl_mean': jnp.float32(0)}
 
-    def score(params: dict, state: Any, images: jax.Array) -> jax.Array:
+    def score(params: dict, state: Any, images: jax.Array, of_d: Discriminator = of_d) -> jax.Array:
         return of_d.apply({'params': params, 'buffers': state.buffers['d']}, images)
 
     def fakes(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> jax.Array:
@@ -496,7 +512,8 @@ def build(config: Any) -> GAN:
         loss = losses.logistic_d(real, fake)
         metrics = {'loss/d': loss, 'logits/real': jnp.mean(real), 'logits/fake': jnp.mean(fake)}
         if 'r1' in stage.flags:
-            penalty = losses.r1_penalty(functools.partial(score, params, state), batch['image'])
+            exactly = functools.partial(score, params, state, of_d=discriminator(exact))
+            penalty = losses.r1_penalty(exactly, batch['image'])
             loss = loss + model.r1_interval * model.r1_gamma / 2 * penalty
             metrics['loss/r1'] = penalty
         return loss, ({}, metrics)
@@ -510,7 +527,7 @@ def build(config: Any) -> GAN:
             ws, keys = styles(model, params, few, path_key)
             variables = {'params': params, 'buffers': state.buffers['g']}
             y = sample_normal(y_key, few['index'], (*model.size, 3))
-            penalty, mean = path_penalty(model, variables, state.stats['pl_mean'], ws, keys, y)
+            penalty, mean = path_penalty(exact, variables, state.stats['pl_mean'], ws, keys, y)
             loss = loss + model.pl_interval * model.pl_weight * penalty
             fields, metrics = {'stats': {'pl_mean': mean}}, metrics | {'loss/pl': penalty, 'path_length': mean}
         return loss, (fields, metrics)

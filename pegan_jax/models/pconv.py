@@ -135,7 +135,7 @@ class Generator(nn.Module):
 def gram(x: jax.Array) -> jax.Array:
     """A A' / (C h w) of the maps A of each image: [N, h, w, C] -> [N, C, C]."""
     _, h, w, c = x.shape
-    return jnp.einsum('nhwc,nhwd->ncd', x, x) / (c * h * w)
+    return jnp.einsum('nhwc,nhwd->ncd', x, x, precision='highest') / (c * h * w)
 
 
 def feature_terms(out: tuple, comp: tuple, gt: tuple) -> dict[str, jax.Array]:

@@ -4,6 +4,8 @@ The plain model is that of mmgeneration. Xu et al. 2021 (arXiv 2012.05217) study
 explicit encoding gives back, but published no program for it; `Config.upsampling` says what it is here.
 """
 
+import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,6 +47,7 @@ class Config:
     fade_kimg: how long a stage takes to fade its new layers in.
     gp_weight, drift_weight: of the gradient penalty, and of the mean squares of the critic's scores of real and of
       generated images.
+    dtype: of the inputs of convolutions; those to colours, the critic's dense layers and the penalty are float32.
     """
 
     img_resolution: int = 128
@@ -58,6 +61,7 @@ class Config:
     fade_kimg: float = 600.0
     gp_weight: float = 10.0
     drift_weight: float = 0.0005
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -123,10 +127,11 @@ class Conv(nn.Module):
     padding: int = 1
     gain: float = math.sqrt(2)
     resample: Literal['none', 'up', 'down'] = 'none'
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        in_features, size = x.shape[-1], self.kernel_size
+        x, in_features, size = x.astype(self.dtype), x.shape[-1], self.kernel_size
         kernel = self.param('kernel', nn.initializers.normal(1.0), (size, size, in_features, self.features))
         bias = self.param('bias', nn.initializers.zeros, (self.features,))
         # The published program takes the outputs of a transposed convolution for its fan in.
@@ -151,7 +156,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param('kernel', nn.initializers.normal(1.0), (x.shape[-1], self.features))
-        y = x @ (kernel * (self.gain / math.sqrt(x.shape[-1])))
+        y = jnp.matmul(x, kernel * (self.gain / math.sqrt(x.shape[-1])), precision='highest')
         return ops.bias_act(y, self.param('bias', nn.initializers.zeros, (self.features,))) if self.use_bias else y
 
 
@@ -186,12 +191,13 @@ class Generator(nn.Module):
           level: of the image and the last layers that are run; None: the last one.
           head: (height, width) of the first feature maps, to which those of training, 4 x 4, are stretched.
         """
-        model = self.model
+        model, dtype = self.model, jnp.dtype(self.model.dtype)
         pad = 0 if model.upsampling == 'no-pad' else 1
         top = model.last_level if level is None else level
 
         def conv(i: int, features: int, x: jax.Array, resample: str = 'none') -> jax.Array:
-            return pixel_norm(lrelu(Conv(features, padding=pad, resample=resample, name=f'conv_blocks_{i}')(x)))
+            layer = Conv(features, padding=pad, resample=resample, dtype=dtype, name=f'conv_blocks_{i}')
+            return pixel_norm(lrelu(layer(x)))
 
         def to_rgb(i: int, x: jax.Array) -> jax.Array:
             return Conv(3, 1, padding=0, gain=1.0, name=f'torgb_layers_{i}')(x)
@@ -219,9 +225,10 @@ class Discriminator(nn.Module):
 
     def setup(self) -> None:
         model, last = self.model, self.model.last_level
-        self.fromrgb_layers = [Conv(model.channels(i), 1, padding=0) for i in range(last + 1)]
-        self.same = [Conv(model.channels(i)) for i in range(1, last + 1)]
-        self.down = [Conv(model.channels(i - 1), resample='down') for i in range(1, last + 1)]
+        conv = functools.partial(Conv, dtype=jnp.dtype(model.dtype))
+        self.fromrgb_layers = [conv(model.channels(i), 1, padding=0) for i in range(last + 1)]
+        self.same = [conv(model.channels(i)) for i in range(1, last + 1)]
+        self.down = [conv(model.channels(i - 1), resample='down') for i in range(1, last + 1)]
         self.linear0, self.linear1 = Dense(model.channels(-1)), Dense(1, gain=1.0)
 
     def __call__(self, images: jax.Array, level: int, fade: jax.Array | float) -> jax.Array:
@@ -258,11 +265,12 @@ def d_loss(
     Returns: the loss, and metrics.
     """
 
-    def score(images: jax.Array) -> jax.Array:
+    def score(model: Config, images: jax.Array) -> jax.Array:
         return Discriminator(model).apply({'params': params}, images, level, fade)
 
-    on_fake, on_real = score(fake), score(real)
-    grads = jax.grad(lambda x: jnp.sum(score(x)))(mix * real + (1 - mix) * fake)
+    on_fake, on_real = score(model, fake), score(model, real)
+    exact = dataclasses.replace(model, dtype='float32')
+    grads = losses.input_gradients(functools.partial(score, exact), mix * real + (1 - mix) * fake)
     penalty = model.gp_weight * losses.unit_gradient_penalty(grads, axis=(1, 2, 3))
     drift = model.drift_weight * (jnp.mean(jnp.square(on_fake)) + jnp.mean(jnp.square(on_real)))
     metrics = {'critic/fake': jnp.mean(on_fake), 'critic/real': jnp.mean(on_real), 'loss/gp': penalty}

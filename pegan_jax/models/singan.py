@@ -4,6 +4,7 @@ A pyramid of small generators learns one image: block s turns noise and the imag
 and a patch critic of the same scale compares that with the real one. Blocks train one after the other, coarse to fine.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Config:
       min_size 18 and recon_weight 100.
     paint_scale: for paintings that enter at this scale: what it gets from the scale below is reduced to a palette, the
       five colours of the image in the size of this scale, in training and always.
+    dtype: of the inputs of convolutions, but for the last of each block; the gradient penalty is float32.
     """
 
     min_size: int = 25
@@ -88,6 +90,7 @@ class Config:
     recon_weight: float = 10.0
     sr_factor: float | None = None
     paint_scale: int | None = None
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -174,6 +177,7 @@ class ConvBlock(nn.Module):
     norm: bool = True
     activate: bool = True
     conv: Callable | None = None
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -188,6 +192,7 @@ class ConvBlock(nn.Module):
             use_bias=not self.norm,
             kernel_init=nn.initializers.normal(0.02),
             conv_general_dilated=self.conv,
+            dtype=self.dtype,
             name='conv',
         )(x)
         if self.norm:
@@ -207,14 +212,16 @@ class Block(nn.Module):
     pad: str = 'VALID'
     norm: bool = True
     conv: Callable | None = None
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         layer = functools.partial(ConvBlock, kernel_size=self.kernel_size, pad=self.pad, conv=self.conv)
         for i, width in enumerate(self.widths):
             name = f'body{i}' if i else 'head'
-            x = layer(width, norm=self.norm, name=name)(x, train)
-        return layer(self.out, norm=False, activate=False, name='tail')(x, train)
+            x = layer(width, norm=self.norm, dtype=self.dtype, name=name)(x, train)
+        with jax.default_matmul_precision('highest'):  # colours and scores
+            return layer(self.out, norm=False, activate=False, name='tail')(x, train)
 
 
 def widths(model: Config, scale: int) -> tuple[int, ...]:
@@ -227,12 +234,13 @@ def widths(model: Config, scale: int) -> tuple[int, ...]:
 def g_block(model: Config, scale: int) -> Block:
     """Generator of a scale."""
     pad = model.padding.removesuffix('-layer') if model.padding.endswith('-layer') else 'VALID'
-    return Block(widths(model, scale), 3, model.kernel_size, pad)
+    return Block(widths(model, scale), 3, model.kernel_size, pad, dtype=jnp.dtype(model.dtype))
 
 
 def d_block(model: Config, scale: int) -> Block:
     """Critic of a scale: images [N, h, w, 3] -> [N, h - 2P, w - 2P, 1]."""
-    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm, conv=conv_of_patches)
+    dtype = jnp.dtype(model.dtype)
+    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm, conv=conv_of_patches, dtype=dtype)
 
 
 # Forward pass ---------------------------------------------------------------------------------------------------------
@@ -360,10 +368,11 @@ def d_loss(
     real_map, stats = criticise(model, scale, params, stats, real)
 
     def total(x: jax.Array, stats: dict = stats) -> tuple[jax.Array, dict]:
-        out, stats = criticise(model, scale, params, stats, x)
+        out, stats = criticise(dataclasses.replace(model, dtype='float32'), scale, params, stats, x)
         return jnp.sum(out), stats
 
-    grads, stats = jax.grad(total, has_aux=True)(mix * real + (1 - mix) * fake)
+    with jax.default_matmul_precision('highest'):  # as `losses.input_gradients`
+        grads, stats = jax.grad(total, has_aux=True)(mix * real + (1 - mix) * fake)
     penalty = model.gp_weight * losses.unit_gradient_penalty(grads, axis=(-1,))
     on_fake, on_real = jnp.mean(fake_map), jnp.mean(real_map)
     metrics = {'critic/fake': on_fake, 'critic/real': on_real, 'loss/gp': penalty}

@@ -269,6 +269,12 @@ def test_a_workdir_of_another_model_is_refused_and_left_alone(folder, tmp_path):
     with pytest.raises(ValueError, match=r'holds a run of another model \(model.width: 8 -> 16\)'):
         loop.run(dataclasses.replace(config, model=toy.Config(width=16)), tmp_path)
     assert (tmp_path / 'config.json').read_text() == before
+    # A field that the model did not have then is no difference.
+    tree = json.loads(before)
+    del tree['model']['width']
+    (tmp_path / 'config.json').write_text(json.dumps(tree))
+    loop.run(config, tmp_path)
+    assert (tmp_path / 'config.json').read_text() == before
 
 
 def test_a_batch_that_does_not_divide_over_devices_names_sizes_that_do():
