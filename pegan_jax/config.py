@@ -86,6 +86,8 @@ def load_config(spec: str, overrides: typing.Sequence[str] = ()) -> Config:
     """
     name, _, arg = spec.partition(':')
     path = _config_path(name)
+    if path.suffix != '.py':
+        raise ConfigError(f'{path} is no configuration, which is a Python file (.py).')
     module_spec = importlib.util.spec_from_file_location(f'pegan_jax_config_{path.stem}', path)
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module

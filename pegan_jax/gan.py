@@ -154,7 +154,13 @@ def sample_normal(key: jax.Array, index: jax.Array, shape: tuple[int, ...]) -> j
 
 
 def latents(seeds: Iterable[int], z_dim: int) -> np.ndarray:
-    """One z per seed, [N, z_dim] float32: `numpy.random.RandomState(seed).randn(1, z_dim)`, the field's convention."""
+    """One z per seed, [N, z_dim] float32: `numpy.random.RandomState(seed).randn(1, z_dim)`, the field's convention.
+
+    Raises: ValueError for seeds outside of [0, 2^32).
+    """
+    seeds = list(seeds)
+    if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise UserError(f'seed={wrong[0]}; a seed is a whole number from 0 to 2^32 - 1.')
     return np.concatenate([np.random.RandomState(s).randn(1, z_dim) for s in seeds]).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pegan_jax.files import whole
 from pegan_jax.settings import UserError
@@ -87,6 +87,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"more pixels than Pillow's limit of {2 * Image.MAX_IMAGE_PIXELS}") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f'not an image of type {", ".join(FORMATS)}') from error
     except Exception as error:  # Pillow's decoders raise many types on malformed headers
         raise UnreadableImage(f'not an image: {error}') from error
     if image.width * image.height > max_pixels:

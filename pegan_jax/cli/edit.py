@@ -53,8 +53,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--size', type=options.size, metavar='H[xW]', help='of samples; default: that of the training image')
     p.add_argument('--start-scale', type=int, default=0, help='scales below it show the training image (default 0)')
     p.add_argument('--frames', type=int, default=100, help='of an animation (default 100, at 10 per second)')
-    p.add_argument('--alpha', type=float, default=0.1, help='pull of an animation towards the image (default 0.1)')
-    p.add_argument('--beta', type=float, default=0.9, help='smoothness of an animation (default 0.9)')
+    p.add_argument(
+        '--alpha', type=options.real, default=0.1, help='pull of an animation towards the image (default 0.1)'
+    )
+    p.add_argument('--beta', type=options.real, default=0.9, help='smoothness of an animation (default 0.9)')
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png|FILE.gif|FILE.mp4')
 
 

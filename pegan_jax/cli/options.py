@@ -1,6 +1,7 @@
 """Arguments that several commands share, and what they stand for."""
 
 import argparse
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -29,7 +30,15 @@ def size(text: str) -> tuple[int, int]:
     return (parts[0], parts[-1])
 
 
-def tuple_of(kind: type, form: str) -> Callable[[str], tuple]:
+def real(text: str) -> float:
+    """'0.5' -> 0.5; neither nan nor inf"""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f'{text!r} is not finite.')
+    return value
+
+
+def tuple_of(kind: Callable[[str], float], form: str) -> Callable[[str], tuple]:
     """A parser of as many numbers as the form has, such as 'X,Y'."""
     count = form.count(',') + 1
 
@@ -53,7 +62,7 @@ def add_styles(p: argparse.ArgumentParser) -> None:
     """Which image a seed stands for."""
     p.add_argument('--class', type=int, dest='label', metavar='N', help='of a model that was trained with labels')
     p.add_argument(
-        '--truncation-psi', type=float, default=1.0, metavar='PSI', help='1 (default) is off, 0 the mean image'
+        '--truncation-psi', type=real, default=1.0, metavar='PSI', help='1 (default) is off, 0 the mean image'
     )
     p.add_argument('--truncation-cutoff', type=int, metavar='N', help='truncate the first N styles only (default: all)')
     p.add_argument('--noise-mode', choices=('const', 'random', 'none'), help="of StyleGAN2's noise (default: const)")

@@ -32,19 +32,21 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--size', type=options.size, metavar='H[xW]', help='pixels; default: the training size')
     p.add_argument(
-        '--extent', type=options.tuple_of(float, 'X0,X1,Y0,Y1'), metavar='X0,X1,Y0,Y1',
+        '--extent', type=options.tuple_of(options.real, 'X0,X1,Y0,Y1'), metavar='X0,X1,Y0,Y1',
         help='coordinates of the borders; the training frame is -1,1,-1,1; default: that on the shorter side, '
         'and more on the longer one, so that nothing is stretched',
     )  # fmt: skip
     p.add_argument(
         '--translate',
-        type=options.tuple_of(float, 'DX,DY'),
+        type=options.tuple_of(options.real, 'DX,DY'),
         default=(0.0, 0.0),
         metavar='DX,DY',
         help='move the content',
     )
-    p.add_argument('--rotate', type=float, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise')
-    p.add_argument('--zoom', type=float, default=1.0, help='enlarge the content')
+    p.add_argument(
+        '--rotate', type=options.real, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise'
+    )
+    p.add_argument('--zoom', type=options.real, default=1.0, help='enlarge the content')
     p.add_argument(
         '--crop',
         type=options.tuple_of(int, 'TOP,LEFT,H,W'),
@@ -52,7 +54,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help='only this window of the image, in pixels',
     )
     p.add_argument(
-        '--foveate', type=float, metavar='FRACTION',
+        '--foveate', type=options.real, metavar='FRACTION',
         help='synthesise this share of the pixels, dense in the middle, and interpolate the others',
     )  # fmt: skip
     options.add_styles(p)

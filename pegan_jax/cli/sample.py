@@ -35,10 +35,12 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--size', type=options.size, metavar='H[xW]', help='a larger image shows more, at the pitch of training'
     )
     p.add_argument(
-        '--translate', type=options.tuple_of(float, 'X,Y'), default=(0.0, 0.0), metavar='X,Y',
+        '--translate', type=options.tuple_of(options.real, 'X,Y'), default=(0.0, 0.0), metavar='X,Y',
         help='move the content right and down, in image widths, as the official script of StyleGAN3 does',
     )  # fmt: skip
-    p.add_argument('--rotate', type=float, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise')
+    p.add_argument(
+        '--rotate', type=options.real, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise'
+    )
     p.add_argument('--columns', type=int, default=8, help='of the grid (default 8)')
     p.add_argument(
         '--out',
@@ -59,6 +61,7 @@ def _mix(text: str) -> tuple[list[int], list[int]]:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    options.at_least_one(args, 'columns')
     if args.out.suffix:
         options.check_picture(args.out)
     model, chosen = options.load(args), {'size': args.size, 'noise_mode': args.noise_mode, **options.styles(args)}

@@ -217,7 +217,7 @@ def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) ->
         raise CheckpointError(f'no checkpoint in {root}; has the run saved one yet?')
     chosen = {None: steps[-1], 'best': manager.best_step()}.get(step, step)
     if chosen not in steps:
-        raise CheckpointError(f'no checkpoint of step {chosen} in {root}; there are {", ".join(map(str, steps))}.')
+        raise CheckpointError(f'no checkpoint of step {step} in {root}; there are {", ".join(map(str, steps))}.')
     reason = verify(root / str(chosen))
     if reason is not None:
         raise CheckpointError(f'the checkpoint of step {chosen} in {root} is damaged: {reason}. Others: {steps}.')

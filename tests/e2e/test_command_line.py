@@ -99,6 +99,9 @@ def test_dry_run_reports_without_training(tmp_path, capsys):
         ('sample --model {run} --out {tmp}/a.png --config.train.seed=1', 'is for the command train'),
         ('sample --model {run} --seeds 0 --out {run}/config.json/a.png', 'config.json'),
         ('sample --model {run} --seeds 0 --out {tmp}/a.pgn', "no picture is written as '.pgn'"),
+        ('sample --model {run} --seeds 0 --columns 0 --out {tmp}/a.png', '--columns 0 must be at least 1'),
+        ('render --model {run} --seed -1 --out {tmp}/a.png', 'seed=-1; a seed is a whole number from 0'),
+        ('train --config {run}/metrics.jsonl --workdir {tmp}', 'is no configuration, which is a Python file'),
         ('render --model {run} --crop 9,0,9,9 --out {tmp}/a.png', 'outside of'),
         ('render --model {run} --foveate 2 --out {tmp}/a.png', 'fraction=2.0 must be in'),
     ],
@@ -109,6 +112,21 @@ def test_an_error_is_one_line(workdir, tmp_path, capsys, command, message):
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
     assert len(errors) == 1 and message.format(**names) in errors[0]
     assert not (tmp_path / 'no').exists()
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ('--zoom nan', "'nan' is not finite"),
+        ('--extent=-1,inf,-1,1', "'inf' is not finite"),
+        ('--size 8x', 'invalid size value'),
+        ('--crop 1,2', 'write TOP,LEFT,H,W'),
+    ],
+)
+def test_an_option_that_is_no_number_is_refused_before_anything_else(capsys, options, message):
+    with pytest.raises(SystemExit, match='2'):
+        main(['render', '--model', 'none', '--out', 'a.png', *options.split()])
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('error', [KeyError('dtype'), ValueError('shapes differ'), OSError('no path of a user')])
