@@ -328,7 +328,7 @@ def synthesise(
 def style_mix(model: Any, w: jax.Array, other: jax.Array, crossover: int) -> jax.Array:
     """One style per layer: w [N, z_dim] before layer `crossover` (of `layer_names`), the other one from there on.
 
-    Returns: ws [N, num_layers, z_dim], for `sample` with space='ws'.
+    Returns: ws [N, num_layers, z_dim], for `cips.images`.
     Raises: ValueError unless 0 <= crossover <= num_layers.
     """
     layers = len(layer_names(model))
@@ -343,7 +343,7 @@ def blend_around(w: jax.Array, other: jax.Array, grid: jax.Array) -> jax.Array:
     Args:
       w, other: [N, z_dim], the styles at x = 0 and at x = 1 and -1.
       grid: coordinates [..., 2].
-    Returns: w of every position [N, *grid.shape[:-1], z_dim], for `sample` with space='w_map'.
+    Returns: w of every position [N, *grid.shape[:-1], z_dim], for `synthesise`.
     """
     share = jnp.abs(coords.wrap(grid[..., 0]))[None, ..., None]
     ones = (w.shape[0], *(1,) * (grid.ndim - 1), w.shape[1])

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import pathlib
 
 import jax
@@ -14,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from pegan_jax import config as configs
 from pegan_jax.config import Config, ConfigError
 from pegan_jax.data import pipeline
+from pegan_jax.files import whole
 from pegan_jax.gan import GAN
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.log import RunLog
@@ -47,7 +47,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', **kept)))
         state, resumed = _first_state(gan, config, mesh, checkpoints)
         step, nimg = int(state.step), int(state.nimg)
-        together(lambda: _write_atomically(workdir / 'config.json', configs.to_json(config)), first_only=True)
+        together(lambda: _write_config(workdir / 'config.json', config), first_only=True)
         batches = _open_data(config, gan.c_dim, workdir)
         data = stack.enter_context(
             contextlib.closing(
@@ -165,7 +165,6 @@ def _check_workdir(workdir: pathlib.Path, config: Config) -> None:
         log.warning('resuming with a changed %s', change)
 
 
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(text)
-    os.replace(temporary, path)
+def _write_config(path: pathlib.Path, config: Config) -> None:
+    with whole(path) as unfinished:
+        unfinished.write_text(configs.to_json(config))
