@@ -153,6 +153,17 @@ def sample_normal(key: jax.Array, index: jax.Array, shape: tuple[int, ...]) -> j
     return jax.vmap(lambda k: jax.random.normal(k, shape))(sample_keys(key, index))
 
 
+def fewer_rows(batch: dict, divisor: int) -> dict:
+    """A part of a batch: the first b // divisor of a device's b rows, at least one.
+
+    Their index counts from 0 over all devices, so that a part of a batch draws the same numbers however it is divided.
+    """
+    rows = len(batch['index'])
+    count = max(rows // divisor, 1)
+    few = {name: value[:count] for name, value in batch.items()}
+    return {**few, 'index': batch['index'][0] // rows * count + jnp.arange(count)}
+
+
 def latents(seeds: Iterable[int], z_dim: int) -> np.ndarray:
     """One z per seed, [N, z_dim] float32: `numpy.random.RandomState(seed).randn(1, z_dim)`, the field's convention.
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import encodings, filters, losses, ops, optim
-from pegan_jax.gan import GAN, Sampler, Stage, Update, latents, sample_keys, sample_normal, size_of
+from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, latents, sample_keys, sample_normal, size_of
 from pegan_jax.layers import EqualConv, EqualDense, lrelu, mean_w, minibatch_std, pixel_norm
 from pegan_jax.models.discriminator import DiscriminatorBlock, num_halvings, widths
 from pegan_jax.models.stylegan2 import ToRGB
@@ -523,7 +523,7 @@ def build(config: Any) -> GAN:
         loss = losses.logistic_g(score(state.params['d'], state, fakes(params, state, batch, main_key, stage)))
         metrics, fields = {'loss/g': loss}, {}
         if 'path' in stage.flags:
-            few = {'index': batch['index'][: max(len(batch['index']) // model.pl_batch_shrink, 1)]}
+            few = fewer_rows({'index': batch['index']}, model.pl_batch_shrink)
             ws, keys = styles(model, params, few, path_key)
             variables = {'params': params, 'buffers': state.buffers['g']}
             y = sample_normal(y_key, few['index'], (*model.size, 3))

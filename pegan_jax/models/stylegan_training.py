@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from pegan_jax import losses, ops, optim
-from pegan_jax.gan import GAN, Sampler, Stage, Update, latents, sample_keys, sample_normal
+from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, latents, sample_keys, sample_normal
 from pegan_jax.models.discriminator import Discriminator, num_halvings, widths
 from pegan_jax.settings import ConfigError, at_least
 
@@ -364,8 +364,7 @@ def assemble(
         return loss, ({}, metrics)
 
     def g_pl_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
-        rows = max(len(batch['index']) // model.pl_batch_shrink, 1)
-        few = {name: batch[name][:rows] for name in ('index', 'label') if name in batch}
+        few = fewer_rows({name: batch[name] for name in ('index', 'label') if name in batch}, model.pl_batch_shrink)
         latents_key, noise_key = jax.random.split(key)
         noise = sample_normal(noise_key, few['index'], (height, width, 3))
         latents, mean = draw_latents(model, few, latents_key), state.stats['pl_mean']

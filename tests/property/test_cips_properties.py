@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pegan_jax import coords
+from pegan_jax import coords, encodings
 from pegan_jax.config import Config, DataConfig
 from pegan_jax.gan import images_of
 from pegan_jax.models import cips, cips_generator
@@ -153,20 +153,44 @@ def test_noise_without_strength_does_nothing_and_with_it_differs_by_pixel_and_im
     np.testing.assert_array_equal(again, images)
 
 
-def test_noise_adds_to_a_layer_in_proportion_to_its_strength(params):
-    """One layer, one pixel, by hand: activation(U x + strength n + bias)."""
+def by_hand(model, params, ws, xy, embedding, noise=None):
+    """One colour, in NumPy: ws holds one style per layer of `layer_names`, noise a number per layer that has any."""
+    params, x, before = jax.tree.map(np.float64, params), None, None
+    rgb, noise = np.zeros(3), iter(np.zeros(99) if noise is None else np.float64(noise))
+
+    def dense(layer, w, x):
+        s = w @ layer['affine']['kernel'] / np.sqrt(len(w)) + layer['affine']['bias']
+        u = layer['weight'] * s[:, None] / np.sqrt(len(x))
+        return x @ (u / np.sqrt(np.sum(u**2, axis=0)) if 'noise_strength' in layer else u) + layer['bias']
+
+    def styled(layer, w, x):
+        y = dense(layer, w, x) + layer['noise_strength'] * next(noise)
+        return np.where(y > 0, y, 0.2 * y) * np.sqrt(2)
+
+    for name, w in zip(cips.layer_names(model), np.float64(ws), strict=True):
+        first, _, second = name.partition('/')
+        layer = params[first][second] if second else params[first]
+        if x is None:
+            angles = np.float64(xy) @ params['lff']['kernel'] + params['lff']['bias']
+            x = styled(layer, w, np.concatenate([np.sin(angles), np.float64(embedding)]))
+        elif 'to_rgb' in name:
+            rgb = rgb + dense(layer, w, x)
+        elif second == 'conv2':
+            skip = params[first].get('skip')
+            shortcut = before if skip is None else before @ skip['kernel'] / np.sqrt(len(before))
+            x = (styled(layer, w, x) + shortcut) / np.sqrt(2)
+        else:
+            before, x = x, styled(layer, w, x)
+    return rgb
+
+
+def test_a_pixel_is_what_its_layers_and_their_noise_make_of_it_by_hand(params):
     styles = {k: v[0] for k, v in cips.Generator(MODEL).apply({'params': params}, Z).items()}
     xy, embedding, noise = jnp.array([0.3, -0.2]), jnp.arange(6.0) / 6, jnp.array([0.5, -1.0, 2.0, 0.1, 1.5])
-    x = np.concatenate([np.sin(xy @ params['lff']['kernel'] + params['lff']['bias']), embedding])
-    rgb = np.zeros(3)
-    for i, (name, to_rgb) in enumerate(
-        [('conv1', None), ('linears_0', None), ('linears_1', 0), ('linears_2', None), ('linears_3', 1)]
-    ):
-        y = x @ styles[name] + params[name]['noise_strength'] * noise[i] + params[name]['bias']
-        x = np.where(y > 0, y, 0.2 * y) * np.sqrt(2)
-        if to_rgb is not None:
-            rgb = rgb + x @ styles[f'to_rgbs_{to_rgb}'] + params[f'to_rgbs_{to_rgb}']['bias']
-    CLOSE(cips_generator.pixel(MODEL, params, styles, xy, embedding, noise), rgb)
+    w = np.repeat(GAN.sampler.map({'params': params}, Z[:1], None), len(cips.layer_names(MODEL)), axis=0)
+    for numbers in (None, noise):
+        want = by_hand(MODEL, params, w, xy, embedding, numbers)
+        CLOSE(cips_generator.pixel(MODEL, params, styles, xy, embedding, numbers), want)
 
 
 def test_an_image_batch_is_one_matmul_per_layer(params):
@@ -240,10 +264,12 @@ def test_style_mixing_changes_layers_from_the_crossover_on(name):
     mixed = {k: run(variables, cips_generator.style_mix(model, w, w[::-1], k), grid) for k in (0, 3, len(names))}
     CLOSE(mixed[len(names)], sample(variables, Z, grid=grid))
     CLOSE(mixed[0], sample(variables, Z[::-1], grid=grid))
-    first, second = (module.apply(variables, v, method='modulate') for v in (w, w[::-1]))
-    styles = {name: (first if i < 3 else second)[name] for i, name in enumerate(names)}
-    image = functools.partial(cips_generator.synthesise, model)
-    CLOSE(mixed[3], jax.jit(jax.vmap(image, (None, 0, None)))(variables['params'], styles, grid))
+    row, column = 1, 2  # of a grid of 4 x 4, in an embedding of 8 x 8
+    points = np.asarray(grid)
+    embedding = encodings.embedding(variables['params']['emb'], points[row, column])
+    for i in range(3):
+        ws = np.stack([w[i]] * 3 + [w[2 - i]] * (len(names) - 3))
+        CLOSE(mixed[3][i, row, column], by_hand(model, variables['params'], ws, points[row, column], embedding))
     with pytest.raises(ValueError, match='crossover=9'):
         cips_generator.style_mix(model, w, w, 9)
 

@@ -159,8 +159,13 @@ def test_a_cylinder_crop_covers_its_span_and_wraps():
 
 def test_foveation_refuses_impossible_settings():
     g = coords.grid(4, 4)
-    for points, fraction, std in ((g, 0, 0.4), (g, 1.1, 0.4), (g, 0.5, 0), (g.reshape(-1, 2), 0.5, 0.4)):
-        with pytest.raises(ValueError, match=r'fraction|points'):
+    for points, fraction, std, message in (
+        (g, 0, 0.4, 'fraction=0 must'),
+        (g, 1.1, 0.4, r'fraction=1\.1 must'),
+        (g, 0.5, 0, 'std=0 positive'),
+        (g.reshape(-1, 2), 0.5, 0.4, r'points has shape \(16, 2\)'),
+    ):
+        with pytest.raises(ValueError, match=message):
             coords.foveated(jax.random.key(0), points, fraction, std=std)
 
 

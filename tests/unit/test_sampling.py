@@ -146,10 +146,11 @@ def test_the_table_of_style_mixing(kind, request):
     np.testing.assert_array_equal(table[0, 0], -1)
     np.testing.assert_allclose(table[1:, 0], sample(model, rows, truncation_psi=0.8, **label), atol=1e-5)
     np.testing.assert_allclose(table[0, 1:], sample(model, columns, truncation_psi=0.8, **label), atol=1e-5)
-    w = model.styles([1, 4], 0.8, **label)
-    ws = jnp.repeat(w[:, None], model.num_ws, axis=1)
-    mixed = ws[:1].at[:, :2].set(ws[1:, :2])
-    np.testing.assert_allclose(table[1, 2], model.synthesise(mixed)[0], atol=1e-5)
+    # Styles of all layers from the column are the column; those of the others from the row, seen from the column.
+    every = style_mix(model, rows, columns, range(model.num_ws), truncation_psi=0.8, **label)
+    np.testing.assert_allclose(every[1:, 1:], np.repeat(table[None, 0, 1:], 2, axis=0), atol=1e-5)
+    others = style_mix(model, columns, rows, range(2, model.num_ws), truncation_psi=0.8, **label)
+    np.testing.assert_allclose(table[1:, 1:], others[1:, 1:].swapaxes(0, 1), atol=1e-5)
     assert min(np.abs(table[1, 2] - table[1, 0]).max(), np.abs(table[1, 2] - table[0, 2]).max()) > 1e-3
     for bad in ([], [0, 99]):
         with pytest.raises(ValueError, match='layers'):

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import toy
 
-from pegan_jax.gan import GAN, Sampler, Stage, Update, sample_normal
+from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, sample_normal
 from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
 
 
@@ -157,3 +157,12 @@ def test_the_state_is_donated():
     state = _state(gan)
     _step(gan, state, images)
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+
+
+def test_a_part_of_a_batch_draws_the_same_numbers_however_it_is_divided():
+    for devices in (1, 2, 4):
+        parts = [fewer_rows({'index': i, 'label': 10 * i}, 2) for i in jnp.arange(8).reshape(devices, -1)]
+        np.testing.assert_array_equal(np.concatenate([part['index'] for part in parts]), np.arange(4))
+        # What is not drawn is that of the device's first rows.
+        np.testing.assert_array_equal(parts[-1]['label'], 10 * (8 - 8 // devices + np.arange(4 // devices)))
+    assert fewer_rows({'index': jnp.array([5])}, 2)['index'].tolist() == [5]
