@@ -336,7 +336,7 @@ def images(
 
     Args:
       variables: {'params': the generator's, ...}.
-      w: [N, z_dim], or one per layer, [N, num_layers, z_dim], in the order of `layer_names` (`style_mix`).
+      w: [N, z_dim], or one per layer, [N, num_layers, z_dim], in the order of `layer_names`.
       grid: coordinates [..., 2]; None: the native grid, on a cylinder the arc about azimuth 0.
       chunk: coordinates computed at once; None: as in `synthesise`.
       noise: keys [N]; numbers [N, ..., demodulated layers]; None: none, unlike the released program.

@@ -325,18 +325,6 @@ def synthesise(
     return coords.map_chunks(points, grid, chunk, *per_point.values())
 
 
-def style_mix(model: Any, w: jax.Array, other: jax.Array, crossover: int) -> jax.Array:
-    """One style per layer: w [N, z_dim] before layer `crossover` (of `layer_names`), the other one from there on.
-
-    Returns: ws [N, num_layers, z_dim], for `cips.images`.
-    Raises: ValueError unless 0 <= crossover <= num_layers.
-    """
-    layers = len(layer_names(model))
-    if not 0 <= crossover <= layers:
-        raise ValueError(f'crossover={crossover} with {layers} layers; use 0 (all of the other) to {layers} (none).')
-    return jnp.stack([w] * crossover + [other] * (layers - crossover), axis=1)
-
-
 def blend_around(w: jax.Array, other: jax.Array, grid: jax.Array) -> jax.Array:
     """Two styles on opposite sides of a cylinder: (1 - |x|) w + |x| other, with x brought into [-1, 1).
 
