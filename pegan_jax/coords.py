@@ -148,7 +148,9 @@ def crop(image: jax.Array, top: int, left: int, height: int, width: int) -> jax.
     size = image.shape[-3:-1]
     for name, start, length, limit in (('top', top, height, size[0]), ('left', left, width, size[1])):
         known = start if isinstance(start, (int, np.integer)) else 0
-        if not (length >= 1 and 0 <= known <= limit - length):
+        if not 1 <= length <= limit:
+            raise UserError(f'a window of {length} samples lies outside of {limit}; use 1 to {limit} of them.')
+        if not 0 <= known <= limit - length:
             raise UserError(f'{name}={start}, {length} samples: outside of {limit}; use 0 to {limit - length}.')
     out = jax.lax.dynamic_slice_in_dim(image, top, height, axis=-3)
     return jax.lax.dynamic_slice_in_dim(out, left, width, axis=-2)
