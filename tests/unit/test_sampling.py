@@ -47,6 +47,10 @@ def test_truncation_moves_images_to_one_mean_image(model):
     assert spread[0] > 1.2 * spread[1] > 1e-3
 
 
+def test_models_are_told_apart_by_identity(model):
+    assert len({model, model, dataclasses.replace(model)}) == 2
+
+
 def test_an_image_does_not_depend_on_its_batch(model):
     np.testing.assert_allclose(sample(model, [7, 1, 2], batch_size=2)[2], sample(model, [2])[0], atol=1e-5)
 

@@ -10,6 +10,7 @@ import pytest
 from pegan_jax import editing
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig
 from pegan_jax.models import singan, singan_pyramid
+from pegan_jax.sampling import Model, interpolate, sample
 
 SMALL = {'base_channels': 8, 'min_feat_channels': 8}
 SIZES = ((40, 52), (52, 68), (68, 90))
@@ -176,6 +177,16 @@ def test_scales_that_were_not_trained_yet_only_enlarge():
     assert np.max(np.abs(whole - first)) > 0.01
 
 
+def test_a_seed_gives_the_same_image_whatever_generator_of_random_numbers_is_the_default():
+    model = singan.Config(**SMALL)
+    net, latent = networks(model), singan.draw([3])
+    np.testing.assert_array_equal(latent, np.random.RandomState(3).randn(1, 2).astype(np.float32).view(np.uint32))
+    first = jax.jit(functools.partial(singan.synthesise, model))(net, latent)
+    with jax.default_prng_impl('rbg'):
+        again = jax.jit(functools.partial(singan.synthesise, model))(net, latent)
+    np.testing.assert_array_equal(first, again)
+
+
 def test_samples_have_any_size_and_depend_on_their_seed_alone():
     model = singan.Config(**SMALL)
     net = networks(model)
@@ -191,6 +202,14 @@ def test_samples_have_any_size_and_depend_on_their_seed_alone():
     ):
         with pytest.raises(ValueError, match=match):
             singan.synthesise(model, net, z, **options)
+
+
+def test_there_is_nothing_between_two_seeds():
+    config = Config('singan', singan.Config(**SMALL), DataConfig(image='photo.png'), train=TrainConfig(keep_best=0))
+    model = Model(config, singan.build(config), networks(config.model), 0)
+    with pytest.raises(ValueError, match='singan has nothing between two seeds'):
+        interpolate(model, 0, 1, 3)
+    np.testing.assert_allclose(sample(model, [1]), model.synthesise(singan.draw([0, 1]))[1:], atol=1e-5)
 
 
 def test_a_later_start_scale_leaves_less_to_chance():
