@@ -147,7 +147,10 @@ def _open_data(config: Config, c_dim: int, workdir: pathlib.Path) -> functools.p
 
 
 def _check_workdir(workdir: pathlib.Path, config: Config) -> None:
-    """A workdir holds one model; other settings may change between launches, and are told."""
+    """A workdir holds one model; other settings may change between launches, and are told.
+
+    Fields that the version of its first launch did not have are at their defaults.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / 'config.json').is_file() or not any((workdir / 'checkpoints').glob('[0-9]*')):
         return

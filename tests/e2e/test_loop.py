@@ -277,6 +277,15 @@ def test_a_workdir_of_another_model_is_refused_and_left_alone(folder, tmp_path):
     assert (tmp_path / 'config.json').read_text() == before
 
 
+def test_a_run_from_before_a_field_was_there_goes_on(folder, tmp_path):
+    config = _config(folder, total_kimg=0.032)
+    loop.run(config, tmp_path)
+    written = json.loads((tmp_path / 'config.json').read_text())
+    del written['model']['width'], written['train']['compilation_cache']
+    (tmp_path / 'config.json').write_text(json.dumps(written))
+    assert int(loop.run(_config(folder, total_kimg=0.04), tmp_path).step) == 5
+
+
 def test_a_batch_that_does_not_divide_over_devices_names_sizes_that_do():
     from pegan_jax.train.step import check_batch_size
 
