@@ -154,9 +154,8 @@ def _check_workdir(workdir: pathlib.Path, config: Config) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / 'config.json').is_file() or not any((workdir / 'checkpoints').glob('[0-9]*')):
         return
-    # Fields that came after the last launch have their defaults.
-    old = configs.from_dict(json.loads((workdir / 'config.json').read_text()))
-    old, new = (json.loads(configs.to_json(c)) for c in (old, config))
+    launched = configs.from_json((workdir / 'config.json').read_text())
+    old, new = (json.loads(configs.to_json(c)) for c in (launched, config))
     changes = [f'system: {old["system"]} -> {new["system"]}'] if old['system'] != new['system'] else []
     for section in ('model', 'data', 'optim', 'train'):
         before, after = old[section], new[section]
