@@ -17,7 +17,7 @@ TINY = deepfill.Config(img_resolution=(16, 24), cnum=4, d_cnum=2)
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def params_of(module, *inputs, seed=0):
@@ -82,6 +82,11 @@ def runner(model):
     return jax.jit(deepfill.Generator(model).apply)
 
 
+@functools.cache
+def completer(model):
+    return jax.jit(functools.partial(deepfill.complete, model))
+
+
 @pytest.fixture(scope='module')
 def example():
     image = jnp.tanh(normal(3, 2, 16, 24, 3))
@@ -100,7 +105,7 @@ def test_what_is_under_a_hole_changes_nothing_and_what_is_around_it_stays(exampl
     for name in ('coarse', 'refined'):
         painted = getattr(a, name)
         assert painted.shape == image.shape and np.abs(painted).max() < 1 and np.ptp(painted) > 1e-3
-    completed = deepfill.complete(TINY, {'params': params, 'buffers': {}}, {'image': image, 'mask': mask})
+    completed = completer(TINY)({'params': params, 'buffers': {}}, {'image': image, 'mask': mask})
     known = np.broadcast_to(mask == 0, image.shape)
     np.testing.assert_array_equal(np.asarray(completed)[known], np.asarray(image)[known])
     np.testing.assert_allclose(np.asarray(completed)[~known], np.asarray(a.refined)[~known], atol=1e-5)
@@ -121,7 +126,7 @@ def test_without_holes_the_completion_is_the_image_and_without_anything_else_att
     nothing = runner(TINY)({'params': params}, image, 0 * mask)
     np.testing.assert_array_equal(deepfill.composite(nothing.refined, image, 0 * mask), image)
     f = normal(5, 1, 8, 8, 3)
-    np.testing.assert_array_equal(attention.contextual_attention(f, f, jnp.ones((1, 4, 4, 1))).y, 0 * f)
+    np.testing.assert_array_equal(jax.jit(attention.contextual_attention)(f, f, jnp.ones((1, 4, 4, 1))).y, 0 * f)
     everything = runner(TINY)({'params': params}, image, 0 * mask + 1)
     assert np.isfinite(everything.refined).all()
 
@@ -170,8 +175,8 @@ def test_a_sketch_counts_inside_the_holes_only():
     assert np.abs(run(lines).coarse - run(0 * lines).coarse).max() > 1e-4
     variables = {'params': params, 'buffers': {}}
     np.testing.assert_array_equal(
-        deepfill.complete(model, variables, {'image': image, 'mask': mask}),
-        deepfill.complete(model, variables, {'image': image, 'mask': mask, 'sketch': 0 * lines}),
+        completer(model)(variables, {'image': image, 'mask': mask}),
+        completer(model)(variables, {'image': image, 'mask': mask, 'sketch': 0 * lines}),
     )
     np.testing.assert_array_equal(deepfill.d_input(image, mask, lines)[..., 4:], lines * mask)
     edges = deepfill.sketch_of(model, {'image': image, 'edge': np.array([152, 153, 154, 255], np.uint8)})
