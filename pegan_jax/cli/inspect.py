@@ -34,12 +34,21 @@ def run(args: argparse.Namespace) -> None:
 
 def _inspect_foreign(args: argparse.Namespace) -> None:
     tree = interop.read(args.model)
-    found = interop.importer_of(tree).arrays(tree)
+    try:
+        importer, problem = interop.importer_of(tree), None
+    except reader.ForeignFileError as error:
+        importer, problem = reader, error
+    found = importer.arrays(tree)
     for name, array in found.items():
         print(f'{reader.shown(name):60} {array.dtype!s:9} {"x".join(map(str, array.shape)) or "scalar"}')
+    for name, record in reader.records(tree).items():
+        settings = ', '.join(f'{reader.shown(key)}={reader.shown(value)}' for key, value in record.items())
+        print(f'{reader.shown(name)} ({reader.shown(record.class_name)}): {settings or "no attributes"}')
     print(f'{sum(x.size for x in found.values()):,} numbers in {len(found)} arrays\n')
     try:
+        if problem:
+            raise problem
         config, inferred = interop.infer(tree, activation=args.activation)
-        print(interop.described(config.system, inferred, interop.importer_of(tree).LICENCE))
+        print(interop.described(config.system, inferred, importer.LICENCE))
     except reader.ForeignFileError as error:
         print(f'{args.model} cannot be converted as it is: {error}')

@@ -6,14 +6,20 @@ import pathlib
 import shutil
 import tempfile
 import types
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from pegan_jax.config import Config, to_dict, to_json
-from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan
+from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan, singan_original, stylegan2
 from pegan_jax.interop.imported import Imported
 from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import Checkpoints, split_state
-from pegan_jax.weights import reader, tensor_bundle
+from pegan_jax.weights import kinds, reader, tensor_bundle
+
+IMPORTERS = (nvidia, singan_original, singan, mmgen, mmgen_early, deepfill, stylegan2, cips)
+WRAPPERS = ('state_dict', 'model', 'params_ema', 'g_ema', 'ema', 'G_ema', 'generator', 'params', 'netG')
 
 
 def convert(
@@ -67,20 +73,69 @@ def convert(
 
 
 def is_foreign(path: str | pathlib.Path) -> bool:
-    """Whether a path names a file of another program, or a checkpoint of TensorFlow, which is several files."""
-    return pathlib.Path(path).is_file() or tensor_bundle.find(path) is not None
+    """Whether a path names a file of another program, or one of its checkpoints that are several files."""
+    return any((pathlib.Path(path).is_file(), singan_original.find(path), tensor_bundle.find(path)))
 
 
 def read(path: str | pathlib.Path) -> Any:
-    """What a file holds: `tensor_bundle.read` of a checkpoint of TensorFlow, `reader.read` of all others."""
+    """What a file holds: `tensor_bundle.read` of a checkpoint of TensorFlow, `singan_original.read` of a SinGAN's four
+    files, `reader.read` of all others.
+
+    Where networks lie in a wrapper that no program of `IMPORTERS` writes, or their names are flattened, as people save
+    them again, they come as their own program has them.
+    """
+    if folder := singan_original.find(path):
+        return singan_original.read(folder)
     index = tensor_bundle.find(path)
-    return reader.read(path) if index is None else tensor_bundle.read(index)
+    tree = reader.read(path) if index is None else tensor_bundle.read(index)
+    known = (form for form in _forms(tree, 2) if any(module.recognises(form) for module in IMPORTERS))
+    return next(known, tree)
+
+
+def _forms(tree: Any, depth: int) -> Iterator[Any]:
+    """A tree, then others with the same networks: unwrapped, with their own names, nested, in the usual wrappers."""
+    yield tree
+    if not isinstance(tree, dict) or not tree:
+        return
+    names = [name for name in tree if isinstance(name, str)]
+    flat = len(names) == len(tree) and all(isinstance(array, np.ndarray) for array in tree.values())
+    if flat and all(name.startswith('module.') for name in names):  # of torch's DataParallel
+        yield from _forms({name.removeprefix('module.'): array for name, array in tree.items()}, depth)
+        return
+    if flat:
+        nets = {}
+        for name, array in tree.items():
+            net, _, rest = name.partition('.')
+            nets.setdefault(net, {})[rest] = array
+        yield from (nets, {'state_dict': tree}, {'G': tree})
+    elif any(
+        isinstance(found, dict) and found and all(str(k).startswith('module.') for k in found)
+        for found in tree.values()
+    ):
+        yield from _forms({name: _without_module(found) for name, found in tree.items()}, depth)
+    if depth:
+        for name in WRAPPERS:
+            if isinstance(tree.get(name), dict):
+                yield from _forms(tree[name], depth - 1)
+
+
+def _without_module(found: Any) -> Any:
+    if isinstance(found, dict) and all(str(name).startswith('module.') for name in found):
+        return {name.removeprefix('module.'): array for name, array in found.items()}
+    return found
 
 
 def importer_of(tree: Any) -> types.ModuleType:
-    """The module that reads what `read` gave; `cips`, which says what is missing, for what none recognises."""
-    modules = (nvidia, singan, mmgen, mmgen_early, deepfill)
-    return next((module for module in modules if module.recognises(tree)), cips)
+    """The module that reads what `read` gave. Raises: ForeignFileError, which says what it seems to be instead."""
+    for module in IMPORTERS:
+        if module.recognises(tree):
+            return module
+    found = tree if isinstance(tree, dict) else {}
+    arrays = reader.arrays(tree)
+    if not arrays:
+        names = ', '.join(reader.shown(name) for name in list(found)[:8])
+        raise reader.ForeignFileError(f'holds no arrays, so no networks; it holds {names or reader.shown(tree)}.')
+    raise reader.ForeignFileError(kinds.program(arrays))
 
 
 def infer(

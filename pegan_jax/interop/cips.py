@@ -79,6 +79,11 @@ def d_rules(side: int) -> tuple[Rule, ...]:
     )
 
 
+def recognises(tree: Any) -> bool:
+    """Whether what `reader.read` gave is a CIPS."""
+    return isinstance(tree, dict) and any(isinstance(f, dict) and 'emb.input' in f for f in (tree, tree.get('g_ema')))
+
+
 def load(tree: Any, *, activation: str | None = None, sampling_only: bool = False) -> Imported:
     """Converts what `reader.read` gave.
 

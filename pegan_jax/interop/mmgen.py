@@ -5,6 +5,7 @@ network: 'generator_ema.', which is what to sample from, 'generator.' and 'discr
 here: the channels of all layers that see or make colours are turned around.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -195,12 +196,17 @@ def infer(tree: Any, *, config: str | None = None, sampling_only: bool = False) 
         if wrong := _differences(settings.model, fields):
             raise ForeignFileError(f'is not of --config {config}: {"; ".join(wrong)}.')
         return settings, fields
-    fitting = [row for row in PUBLISHED if not _differences(load_config(f'mspie:{row}').model, fields)]
+    fitting = {row: load_config(f'mspie:{row}') for row in PUBLISHED}
+    fitting = {row: found for row, found in fitting.items() if not _differences(found.model, fields)}
     if len(fitting) == 1:
-        return load_config(f'mspie:{fitting[0]}'), fields
-    if fitting or fields['head'] == 'spe':
-        choices = ', '.join(f'mspie:{row}' for row in fitting) or 'a file with its settings'
-        raise ForeignFileError(f'does not tell all of its settings: say which it has with --config, of {choices}.')
+        return fitting.popitem()[1], fields
+    if fitting:
+        raise ForeignFileError(_choices(fitting))
+    if fields['head'] == 'spe':
+        raise ForeignFileError(
+            'has sinusoids of sizes that no published configuration has, and does not tell whether they are resized or '
+            'go on at other scales: write a configuration with its settings, and name it with --config FILE.'
+        )
     try:
         scales = {'scales': (0, 2, 4)} if fields.get('d_pool') else {}
         model = mspie.Config(**fields | scales)
@@ -208,6 +214,18 @@ def infer(tree: Any, *, config: str | None = None, sampling_only: bool = False) 
         return Config('mspie', model, DataConfig(resolution=largest)), fields
     except ConfigError as error:
         raise ForeignFileError(f'does not describe a model of this library: {error}') from None
+
+
+def _choices(fitting: Mapping[str, Config]) -> str:
+    """What to choose from, and how the choices differ."""
+    every = {row: dataclasses.asdict(found.model) for row, found in fitting.items()}
+    first = next(iter(every.values()))
+    differing = [name for name in first if any(fields[name] != first[name] for fields in every.values())]
+    choices = ' or '.join(
+        f'--config mspie:{row} ({", ".join(f"{name}={fields[name]}" for name in differing)})'
+        for row, fields in every.items()
+    )
+    return f'fits several published configurations, which weights do not tell apart: choose {choices}.'
 
 
 def _differences(model: mspie.Config, fields: Mapping[str, Any]) -> list[str]:

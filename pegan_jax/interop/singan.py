@@ -166,8 +166,10 @@ def load(tree: Any, *, sampling_only: bool = False, noises: Any = None) -> Impor
     return Imported(config, inferred, {'params': generator['params'], 'buffers': buffers}, None)
 
 
-def networks(model: singan.Config, found: Mapping[str, np.ndarray], prefix: str, count: int, block: Any) -> dict:
-    """{'params', 'stats'} of `count` blocks from the arrays under `prefix`, with colours in RGB order."""
+def networks(
+    model: singan.Config, found: Mapping[str, np.ndarray], prefix: str, count: int, block: Any, bgr: bool = True
+) -> dict:
+    """{'params', 'stats'} of `count` blocks from the arrays under `prefix`; their colours, bgr or not, become RGB."""
     source = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
     target, side = {'params': {}, 'stats': {}}, 2 * model.margin + 1
     for s in range(count):
@@ -180,7 +182,7 @@ def networks(model: singan.Config, found: Mapping[str, np.ndarray], prefix: str,
         out = rules.apply(source, RULES, target, ignored=IGNORED)
     except ForeignFileError as error:
         raise ForeignFileError(f'{prefix}blocks: {error}') from None
-    for params in out['params'].values():
+    for params in out['params'].values() if bgr else ():
         head, tail = params['head']['conv'], params['tail']['conv']
         if head['kernel'].shape[2] == 3:
             head['kernel'] = head['kernel'][:, :, ::-1]

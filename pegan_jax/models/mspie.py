@@ -22,7 +22,7 @@ from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, latents, samp
 from pegan_jax.layers import EqualConv, EqualDense, lrelu, mean_w, minibatch_std, pixel_norm
 from pegan_jax.models.discriminator import DiscriminatorBlock, num_halvings, widths
 from pegan_jax.models.stylegan2 import ToRGB
-from pegan_jax.models.stylegan_training import check_widths, mix_styles
+from pegan_jax.models.stylegan_training import check_channels, check_widths, mix_styles
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 Scale = int | tuple[int, int]  # added to both sides of the generator's input, or to (height, width)
@@ -97,16 +97,12 @@ class Config:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f'model.{name}={getattr(self, name)} must lie in [0, 1].')
         try:
-            levels = num_halvings(self.size) + 1
+            num_halvings(self.size)
         except ValueError as error:
             raise ConfigError(f'model.img_resolution={self.img_resolution}: {error}') from None
         for prefix in ('', 'd_'):
             check_widths(self, prefix)
-            explicit = getattr(self, f'{prefix}channels')
-            if explicit is not None and (len(explicit) != levels or min(explicit) < 1):
-                raise ConfigError(
-                    f'model.{prefix}channels={explicit} must be {levels} positive widths, from 4 pixels up.'
-                )
+            check_channels(self, prefix)
         if not self.padding and self.upsampling == 'deconv':
             raise ConfigError(
                 "model.padding=False needs model.upsampling='resize-conv' (published) or 'conv-resize': a transposed "

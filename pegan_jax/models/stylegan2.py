@@ -32,10 +32,11 @@ class Config:
     mapping_layers: dense layers of the mapping network.
     w_avg_beta: of the running mean of w; 0.995 in StyleGAN2-ADA.
     channel_base, channel_max: a layer of side s has min(channel_base / s, channel_max) channels.
+    channels: widths at 4 pixels, 8, and so on up to the resolution, in place of these.
     architecture: of the generator, see `Generator`.
     use_noise: whether its convolutions add noise.
     conv_clamp: limit of activations in both networks; None: no limit.
-    d_architecture, d_channel_base, d_channel_max, d_mapping_layers: of the discriminator.
+    d_architecture, d_channel_base, d_channel_max, d_channels, d_mapping_layers: of the discriminator.
     mbstd_group_size: samples per group of its minibatch standard deviation.
     freeze_layers: convolutions of D that are not trained, from the images on (fine-tuning with Freeze-D).
     r1_gamma: the R1 term is r1_gamma / 2 times the penalty, 0: off; None: 0.0002 height width / batch, a first guess.
@@ -60,12 +61,14 @@ class Config:
     w_avg_beta: float = 0.998
     channel_base: int = 32768
     channel_max: int = 512
+    channels: tuple[int, ...] | None = None
     architecture: Literal['skip', 'resnet', 'orig'] = 'skip'
     use_noise: bool = True
     conv_clamp: float | None = 256.0
     d_architecture: Literal['resnet', 'skip', 'orig'] = 'resnet'
     d_channel_base: int = 32768
     d_channel_max: int = 512
+    d_channels: tuple[int, ...] | None = None
     d_mapping_layers: int = 8
     mbstd_group_size: int = 4
     freeze_layers: int = 0
@@ -91,6 +94,7 @@ class Config:
             raise ConfigError(f'model.w_avg_beta={self.w_avg_beta} must lie in [0, 1); published: 0.998.')
         stylegan_training.check(self)
         stylegan_training.check_widths(self)
+        stylegan_training.check_channels(self)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -319,7 +323,7 @@ class Generator(nn.Module):
 
 def generator(model: Config) -> Generator:
     """The Linen module of a configuration."""
-    channels = widths(model.size, model.channel_base, model.channel_max)
+    channels = model.channels or widths(model.size, model.channel_base, model.channel_max)
     return Generator(
         channels,
         base=tuple(side >> (len(channels) - 1) for side in model.size),

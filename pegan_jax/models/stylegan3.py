@@ -83,6 +83,7 @@ class Config:
     d_architecture: Literal['resnet', 'skip', 'orig'] = 'resnet'
     d_channel_base: int = 32768
     d_channel_max: int = 512
+    d_channels: tuple[int, ...] | None = None
     d_mapping_layers: int = 8
     mbstd_group_size: int = 4
     freeze_layers: int = 0

@@ -29,6 +29,13 @@ def check_widths(model: Any, prefix: str = '') -> None:
         )
 
 
+def check_channels(model: Any, prefix: str = '') -> None:
+    """Raises ConfigError unless explicit widths, if any, are one for every level; prefix as in `check_widths`."""
+    explicit, levels = getattr(model, f'{prefix}channels'), num_halvings(model.size) + 1
+    if explicit is not None and (len(explicit) != levels or min(explicit) < 1):
+        raise ConfigError(f'model.{prefix}channels={explicit} must be {levels} positive widths, from 4 pixels up.')
+
+
 def check(model: Any) -> None:
     """Checks the fields of a configuration that training and the discriminator read. Raises ConfigError."""
     try:
@@ -36,6 +43,7 @@ def check(model: Any) -> None:
     except ValueError as error:
         raise ConfigError(f'model.img_resolution={model.img_resolution}: {error}') from None
     check_widths(model, 'd_')
+    check_channels(model, 'd_')
     for name in ('d_mapping_layers', 'mbstd_group_size', 'r1_interval', 'pl_batch_shrink'):
         at_least(model, name, 1)
     for name in ('c_dim', 'freeze_layers', 'pl_weight', 'pl_interval', 'blur_init_sigma', 'num_fp16_res'):
@@ -132,7 +140,7 @@ def networks(model: Any, generator: Callable, synthesise: Callable) -> Networks:
 def discriminator(model: Any) -> Discriminator:
     """The Linen module of a configuration, of StyleGAN2 or StyleGAN3."""
     return Discriminator(
-        widths(model.size, model.d_channel_base, model.d_channel_max)[::-1],
+        (model.d_channels or widths(model.size, model.d_channel_base, model.d_channel_max))[::-1],
         model.d_architecture,
         mapping_layers=model.d_mapping_layers,
         mbstd_group_size=model.mbstd_group_size,

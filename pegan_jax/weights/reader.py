@@ -1,8 +1,11 @@
-"""Reads torch checkpoints (zip and legacy) and plain pickles into NumPy, without torch and without running the file.
+"""Reads torch checkpoints (zip and legacy), plain pickles and safetensors into NumPy, without torch and without running
+the file.
 
-A pickle is a program. Here a small interpreter runs it, which `pickletools` decodes: the names that it asks for are
-looked up in one table of harmless constructors, nothing is ever imported or called on the file's behalf, and every
-other name is refused. Each size that a file declares is checked against the bytes that are really there.
+A pickle is a program. Here a small interpreter runs it, which `pickletools` decodes: the functions that it calls are
+looked up in one table of harmless constructors, and nothing is ever imported or called on the file's behalf. An object
+of a class that is not in the table is read as a record of its attributes if the class is another program's; a name of
+Python, NumPy or torch that is not in the table is refused. Each size that a file declares is checked against the bytes
+that are really there.
 """
 
 import io
@@ -10,6 +13,7 @@ import math
 import pathlib
 import pickletools
 import re
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
@@ -17,8 +21,10 @@ from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
+import safetensors
 
 from pegan_jax.settings import UserError
+from pegan_jax.weights import kinds
 
 MAX_BYTES = 16 * 2**30  # of a file: far above every published checkpoint
 MAX_WORK = 5_000_000  # instructions and items copied: a state dict of a thousand tensors takes some fifty thousand
@@ -41,8 +47,23 @@ _DTYPES = {
 }
 
 
+# By the names that safetensors has for them.
+_SAFE_DTYPES = {
+    'F64': np.float64, 'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16, 'I64': np.int64,
+    'I32': np.int32, 'I16': np.int16, 'I8': np.int8, 'U8': np.uint8, 'BOOL': np.bool_,
+}  # fmt: skip
+
+
 class ForeignFileError(UserError):
     """A file that is damaged, asks for something that is not allowed, or does not hold what is expected."""
+
+
+class Record(dict):
+    """An object of another program: its attributes; of a torch module, {name: array} of its state dict."""
+
+    def __init__(self, class_name: str) -> None:
+        super().__init__()
+        self.class_name = class_name
 
 
 def shown(word: Any) -> str:
@@ -54,12 +75,13 @@ def shown(word: Any) -> str:
 
 
 def read(path: str | pathlib.Path) -> Any:
-    """The object that a torch checkpoint or a pickle holds; tensors are read-only NumPy views of their storages.
+    """The object that a torch checkpoint, a pickle or a safetensors file holds; tensors are read-only NumPy arrays.
 
-    Containers, numbers, strings and NumPy arrays come as they are, torch.Size as a tuple, network objects of NVIDIA's
-    pickles as the dictionaries that describe them (the source text in them is never used).
+    Containers, numbers, strings and NumPy arrays come as they are, torch.Size as a tuple, torch.device and paths as
+    text, network objects of NVIDIA's pickles as the dictionaries that describe them (the source text in them is never
+    used), objects of other programs as `Record`s.
 
-    Raises: ForeignFileError.
+    Raises: ForeignFileError, which says what the file is if it is none of these.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -69,10 +91,13 @@ def read(path: str | pathlib.Path) -> Any:
         raise ForeignFileError(f'{path} has {size:,} bytes; at most {MAX_BYTES:,} are read.')
     try:
         with path.open('rb') as stream:
-            if stream.read(4) == b'PK\x03\x04':
-                return _read_zip(stream)
+            head = stream.read(kinds.HEAD)
             stream.seek(0)
-            return _read_stream(stream, size, _Budget())
+            if problem := kinds.refusal(head):
+                raise ForeignFileError(problem)
+            if kinds.is_safetensors(head):
+                return _read_safetensors(stream.read())
+            return _read_zip(stream) if head.startswith(b'PK\x03\x04') else _read_stream(stream, size, _Budget())
     except ForeignFileError as error:
         raise ForeignFileError(f'{path}: {error}') from None
 
@@ -98,6 +123,12 @@ def arrays(tree: Any) -> dict[str, np.ndarray]:
                 yield from walk(value, (*names, str(i)))
 
     return dict(walk(tree, ()))
+
+
+def records(tree: Any) -> dict[str, Record]:
+    """{name: record} of the settings that lie beside the networks of a file, which are read but not used."""
+    found = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    return {str(name): value for name, value in found if isinstance(value, Record) and not arrays(value)}
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -193,6 +224,19 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         raise ForeignFileError(f'the zip member {shown(info.filename)} is damaged: {shown(error)}.') from None
 
 
+def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
+    try:
+        found = safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
+        raise ForeignFileError(f'is a damaged safetensors file: {shown(error)}.') from None
+    if unknown := {tensor['dtype'] for _, tensor in found} - _SAFE_DTYPES.keys():
+        raise ForeignFileError(f'has tensors of the type {shown(unknown.pop())}; only plain numbers are read.')
+    return {
+        name: _from_bytes(bytes(tensor['data']), np.dtype(_SAFE_DTYPES[tensor['dtype']])).reshape(tensor['shape'])
+        for name, tensor in found
+    }
+
+
 def _read_zip(stream: BinaryIO) -> Any:
     try:
         archive = zipfile.ZipFile(stream)
@@ -200,13 +244,18 @@ def _read_zip(stream: BinaryIO) -> Any:
         raise ForeignFileError(f'is a damaged zip file: {shown(error)}.') from None
     with archive:
         members = archive.infolist()
-        _check_members(members, stream.seek(0, io.SEEK_END))
         pickles = [m for m in members if m.filename.count('/') == 1 and m.filename.endswith('/data.pkl')]
-        if len(pickles) != 1:
+        if not pickles:
+            raise ForeignFileError(kinds.refusal_of_zip(archive.namelist()))
+        _check_members(members, stream.seek(0, io.SEEK_END))
+        if len(pickles) > 1:
             raise ForeignFileError(f'is a zip file with {len(pickles)} data.pkl, so it is no torch checkpoint.')
         root = pickles[0].filename.removesuffix('/data.pkl')
         if f'{root}/constants.pkl' in archive.namelist():
-            raise ForeignFileError('is a TorchScript program, not a checkpoint.')
+            raise ForeignFileError(
+                'is a TorchScript program, which is code and weights in one; save the weights alone where it was made: '
+                "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')."
+            )
         if f'{root}/byteorder' in archive.namelist():
             order = _member(archive, archive.getinfo(f'{root}/byteorder'))
             if order != b'little':
@@ -355,6 +404,40 @@ def _empty_array(machine: '_Machine', *_: Any) -> np.ndarray:
     return np.zeros(0, np.uint8)  # BUILD gives it shape, dtype and values.
 
 
+def _array_of_buffer(machine: '_Machine', data: Any, dtype: Any, shape: Any, order: Any = 'C') -> np.ndarray:
+    """An array as pickle protocol 5 has it."""
+    array = _empty_array(machine)
+    machine.build(array, (1, shape, dtype, order == 'F', data))
+    return array
+
+
+def _device(machine: '_Machine', *parts: Any) -> str:
+    return shown(':'.join(map(str, parts)))
+
+
+def _path(machine: '_Machine', *parts: Any) -> str:
+    return shown('/'.join(map(str, parts)).replace('//', '/'))
+
+
+def _record(name: str) -> Callable:
+    return lambda machine, *_: Record(name)
+
+
+def _default_dict(machine: '_Machine', *factory: Any) -> dict:
+    return {}
+
+
+def _object(machine: '_Machine', kind: Any, base: Any, *_: Any) -> Any:
+    """What protocols 0 and 1 write for NEWOBJ."""
+    return machine.new(kind, ())
+
+
+_TORCH_DTYPES = (
+    'float32', 'float64', 'float16', 'bfloat16', 'uint8', 'int8', 'int16', 'int32', 'int64', 'bool', 'complex64',
+    'channels_last', 'contiguous_format', 'preserve_format', 'strided',
+)  # fmt: skip
+_PATHS = ('Path', 'PosixPath', 'WindowsPath', 'PurePath', 'PurePosixPath', 'PureWindowsPath')
+
 # Every name that a checkpoint may ask for, and the function (machine, *arguments) that stands in for it; None: the name
 # is only ever an argument.
 _ALLOWED: dict[str, Callable | None] = {
@@ -372,6 +455,15 @@ _ALLOWED: dict[str, Callable | None] = {
     **{f'torch.{name}': None for name in _DTYPES},
     **{f'{m}.multiarray._reconstruct': _empty_array for m in ('numpy.core', 'numpy._core')},
     **{f'{m}.multiarray.scalar': _scalar for m in ('numpy.core', 'numpy._core')},
+    **{f'{m}.numeric._frombuffer': _array_of_buffer for m in ('numpy.core', 'numpy._core')},
+    # Settings beside the networks.
+    'argparse.Namespace': _record('argparse.Namespace'),
+    'types.SimpleNamespace': _record('types.SimpleNamespace'),
+    'collections.defaultdict': _default_dict,
+    'torch.device': _device,
+    **{f'torch.{name}': None for name in _TORCH_DTYPES},
+    **{f'pathlib.{name}': _path for name in _PATHS} | {f'pathlib._local.{name}': _path for name in _PATHS},
+    **{f'{m}._reconstructor': _object for m in ('copyreg', 'copy_reg')},
 }
 for _module in ('builtins', '__builtin__'):
     _ALLOWED |= {
@@ -380,14 +472,25 @@ for _module in ('builtins', '__builtin__'):
         f'{_module}.list': lambda machine, items=(): list(_sequence(machine, items)),
         f'{_module}.tuple': lambda machine, items=(): tuple(_sequence(machine, items)),
         f'{_module}.dict': _dict,
+        f'{_module}.object': None,
     }
+# Modules whose names are refused if they are not in the table: what is not another program's class, or acts when made.
+_OURS = sys.stdlib_module_names | {'__builtin__', 'copy_reg', 'commands', 'numpy', 'torch', 'jax', 'jaxlib'}
+_MODULES = re.compile(r'torch\.nn\.modules\.\w+\.\w+|torch\.nn\.parameter\.Parameter(Dict|List)')
+
+
+def _is_foreign_class(full: str) -> bool:
+    """Whether a name that is not in the table is of another program, so that an object of it can be a record."""
+    if full in _ALLOWED or not re.fullmatch(r'[^\W\d]\w*(\.[^\W\d]\w*)+', full):
+        return False
+    return full.partition('.')[0] not in _OURS or _MODULES.fullmatch(full) is not None
 
 
 # The interpreter ------------------------------------------------------------------------------------------------------
 
 _LITERALS = frozenset(
     'INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES '
-    'SHORT_BINBYTES BINBYTES8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8'.split()
+    'SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8'.split()
 )
 _CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}
 _EMPTY = {'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple, 'EMPTY_DICT': dict, 'EMPTY_SET': set}
@@ -425,7 +528,7 @@ class _Machine:
     def _step(self, op: str, argument: Any) -> None:
         stack = self._stack
         if op in _LITERALS:
-            stack.append(argument)
+            stack.append(bytes(argument) if op == 'BYTEARRAY8' else argument)
         elif op in _CONSTANTS:
             stack.append(_CONSTANTS[op])
         elif op in _EMPTY:
@@ -471,12 +574,18 @@ class _Machine:
         elif op == 'STACK_GLOBAL':
             name, module = stack.pop(), stack.pop()
             stack.append(self._name(module, name))
-        elif op in ('REDUCE', 'NEWOBJ'):
+        elif op == 'REDUCE':
             arguments, function = stack.pop(), stack.pop()
             stack.append(self._call(function, arguments))
+        elif op == 'NEWOBJ':
+            arguments, kind = stack.pop(), stack.pop()
+            stack.append(self.new(kind, arguments))
+        elif op == 'NEWOBJ_EX':
+            _, arguments, kind = stack.pop(), stack.pop(), stack.pop()
+            stack.append(self.new(kind, arguments))
         elif op == 'BUILD':
             state = stack.pop()
-            self._build(stack[-1], state)
+            self.build(stack[-1], state)
         elif op == 'BINPERSID':
             stack.append(self._storage(stack.pop()))
         else:
@@ -489,20 +598,37 @@ class _Machine:
 
     def _name(self, module: Any, name: Any) -> _Name:
         full = f'{shown(module)}.{shown(name)}'
-        if full not in _ALLOWED:
+        if full not in _ALLOWED and not _is_foreign_class(full):
             raise ForeignFileError(f'asks for {full}, which is not allowed; the file may be hostile.')
         return _Name(full)
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        if not isinstance(function, _Name) or _ALLOWED[function.name] is None:
+        if not isinstance(function, _Name) or _ALLOWED.get(function.name) is None:
             what = function.name if isinstance(function, _Name) else f'a {type(function).__name__}'
             raise ForeignFileError(f'calls {what}, which is not allowed; the file may be hostile.')
         if not isinstance(arguments, tuple):
             raise ForeignFileError(f'calls {function.name} with a {type(arguments).__name__} for arguments.')
         return _ALLOWED[function.name](self, *arguments)
 
-    def _build(self, value: Any, state: Any) -> None:
-        """State of NumPy objects; that of dictionaries (attributes, such as a state dict's `_metadata`) is not used."""
+    def new(self, kind: Any, arguments: Any) -> Any:
+        """An object of a class: of the table what it has for it, of another program's a record without attributes."""
+        if isinstance(kind, _Name) and _is_foreign_class(kind.name):
+            return Record(kind.name)
+        return self._call(kind, arguments)
+
+    def _module(self, state: dict) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) of a torch module with these attributes, as its state dict has them."""
+        passing = state.get('_non_persistent_buffers_set', ())
+        for name, array in [*state['_parameters'].items(), *state.get('_buffers', {}).items()]:
+            if isinstance(array, np.ndarray) and name not in passing:
+                yield str(name), array
+        for name, module in state['_modules'].items():
+            if isinstance(module, Record):
+                self.budget.spend(len(module))
+                yield from ((f'{name}.{inner}', array) for inner, array in module.items())
+
+    def build(self, value: Any, state: Any) -> None:
+        """State of NumPy objects and records; that of dictionaries (such as a state dict's `_metadata`) is not used."""
         if isinstance(value, _DType):
             order = state[1]
             if order not in ('<', '|', '='):
@@ -516,10 +642,20 @@ class _Machine:
                 raise ForeignFileError(f'has a NumPy array of shape {shape} and {dtype.value} with {len(data)} bytes.')
             self.budget.spend(1 + len(data) // 1024)
             value.__setstate__((1, shape, dtype.value, bool(fortran), data))
+        elif isinstance(value, Record):
+            if isinstance(state, tuple) and len(state) == 2:  # those of __dict__, those of __slots__
+                state = (state[0] or {}) | (state[1] or {})
+            if not isinstance(state, dict):
+                raise ForeignFileError(f'gives {value.class_name} a {type(state).__name__} for attributes.')
+            self.budget.spend(len(state))
+            is_module = all(isinstance(state.get(k), dict) for k in ('_parameters', '_modules'))
+            value.update(self._module(state) if is_module else state)
         elif not isinstance(value, dict):
             raise ForeignFileError(f'sets attributes of a {type(value).__name__}, which is not allowed.')
 
-    def _storage(self, identity: Any) -> _Storage:
+    def _storage(self, identity: Any) -> '_Storage | _Name':
+        if isinstance(identity, tuple) and len(identity) == 4 and identity[0] == 'module':
+            return identity[1]  # a class; the source text beside it is never used
         if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != 'storage':
             raise ForeignFileError('refers to something outside that is no storage.')
         if self._storages is None:

@@ -36,7 +36,7 @@ def apply(source: Mapping[str, np.ndarray], rules: Sequence[Rule], target: Any, 
     wanted = {_path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(target)}
     filled, problems = {}, []
     for name, array in source.items():
-        path, changed = _renamed(name, array, rules)
+        path, changed = renamed(name, array, rules)
         if path is None:
             if not any(re.fullmatch(pattern, name) for pattern in ignored):
                 problems.append(f'left over: {shown(name)} {array.shape}')
@@ -59,7 +59,8 @@ def _path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
-def _renamed(name: str, array: np.ndarray, rules: Sequence[Rule]) -> tuple[str | None, np.ndarray | None]:
+def renamed(name: str, array: np.ndarray, rules: Sequence[Rule]) -> tuple[str | None, np.ndarray | None]:
+    """The path and the changed array of the first rule that matches a name; (None, None) if none does."""
     for rule in rules:
         if match := re.fullmatch(rule.pattern, name, flags=re.ASCII):
             groups = [g.replace('.', '_') for g in match.groups()]

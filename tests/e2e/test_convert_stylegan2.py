@@ -1,0 +1,202 @@
+"""StyleGAN2 of the PyTorch port and of the first release: convert, and compute what the official networks compute."""
+
+import json
+import pathlib
+import pickle
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+from compare import assert_close, nhwc
+from safetensors.numpy import save_file
+
+from pegan_jax import convert, load
+from pegan_jax.cli import main
+from pegan_jax.gan import per_layer
+from pegan_jax.interop import stylegan2 as importer
+from pegan_jax.models import stylegan_training
+from pegan_jax.sampling.model import truncate
+from pegan_jax.weights import reader
+from pegan_jax.weights.reader import ForeignFileError
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'fixtures' / 'stylegan2_port'
+FILE = FOLDER / 'stylegan2_port_tiny.pt'
+
+
+@pytest.fixture(scope='module')
+def golden():
+    with np.load(FOLDER / 'stylegan2_port_tiny_expected.npz') as file:
+        arrays = dict(file)
+    return arrays, json.loads(str(arrays.pop('meta')))
+
+
+@pytest.fixture(scope='module')
+def tree():
+    return reader.read(FILE)
+
+
+def assert_images(folder, golden, mean=True):
+    arrays, meta = golden
+    model = load(folder)
+    images = jax.jit(model.sampler.synthesise, static_argnames='noise')
+    w = model.sampler.map(model.variables, arrays['in/z'], None)
+    assert_close('w', w, arrays['out/w'], meta['tolerance'])
+    ws = per_layer(model.sampler, w)
+    for mode in ('const', 'none'):
+        got = images(model.variables, ws, noise=mode)
+        assert_close(mode, got, nhwc(arrays[f'out/img_noise_{mode}']), meta['tolerance'])
+    if mean:
+        got = images(model.variables, per_layer(model.sampler, truncate(w, model.w_avg, 0.6, None)), noise='const')
+        assert_close('truncated', got, nhwc(arrays['out/img_trunc_0.6']), meta['tolerance'])
+    return model
+
+
+def assert_logits(config, imported, golden):
+    arrays, meta = golden
+    state = imported.state
+    got = stylegan_training.score(config.model, state.params['d'], state.buffers['d'], nhwc(arrays['in/x']), None)
+    assert_close('logits', got[:, None], arrays['out/logits'], meta['tolerance'])
+
+
+def test_a_training_file_of_the_port(tmp_path, golden, tree, capsys):
+    assert main(['convert', str(FILE), '--out', str(tmp_path / 'out')]) == 0
+    assert 'stylegan2, with these settings' in capsys.readouterr().out
+    model = assert_images(tmp_path / 'out', golden)
+    imported = importer.load(tree)
+    assert_logits(imported.config, imported, golden)
+    assert model.config.model.channels == (9, 8, 6) and model.config.model.ema_rampup is None
+    assert main(['inspect', '--model', str(FILE)]) == 0
+    assert 'args (argparse.Namespace): size=16, latent=12' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('form', ['bare', 'wrapped', 'parallel', 'safetensors', 'flat'])
+def test_a_generator_as_people_save_it_again(tmp_path, golden, tree, form):
+    bare = {**reader.arrays(tree['g_ema'])}
+    path = tmp_path / 'model.pt'
+    if form in ('safetensors', 'flat'):
+        prefix = 'g_ema.' if form == 'flat' else ''
+        path = tmp_path / 'model.safetensors'
+        save_file({f'{prefix}{name}': np.ascontiguousarray(array) for name, array in bare.items()}, path)
+    else:
+        named = {f'module.{name}': array for name, array in bare.items()} if form == 'parallel' else bare
+        path.write_bytes(pickle.dumps({'params_ema': named, 'iter': 3} if form == 'wrapped' else named, 5))
+    convert(path, tmp_path / 'out')
+    model = assert_images(tmp_path / 'out', golden, mean=False)
+    # Without a mean of w in the file, that of many latents: near the mean of all.
+    z = np.random.default_rng(1).standard_normal((2000, 12), np.float32)
+    expected = np.mean(model.sampler.map(model.variables, z, None), 0)
+    np.testing.assert_allclose(model.w_avg, expected, atol=0.1)
+    assert np.any(np.asarray(model.w_avg) != 0)
+
+
+def test_widths_of_the_published_table_are_told_by_its_base():
+    shape = {'channels': (512, 512, 512, 512, 256), 'd_channels': (512, 512, 512, 256, 128)}
+    model = importer.stylegan2.Config(img_resolution=64, **shape)
+    for prefix in ('', 'd_'):
+        model = importer._published_widths(model, prefix)
+    assert (model.channel_base, model.channels) == (256 * 64, None)
+    assert (model.d_channel_base, model.d_channels) == (128 * 64, None)
+    other = importer.stylegan2.Config(img_resolution=16, channels=(9, 8, 6))
+    assert importer._published_widths(other, '') is other
+
+
+# The first release: what its file holds is written from the port's arrays, by the public description of both layouts.
+
+
+class Network:
+    """Pickled as dnnlib.tflib.network.Network is: an object and its state."""
+
+
+Network.__module__, Network.__qualname__ = 'dnnlib.tflib.network', 'Network'
+
+
+def network(name, variables, components=None):
+    out = Network()
+    out.__dict__.update(
+        version=4, name=name, static_kwargs={'resolution': 16, 'architecture': 'skip'}, build_module_src='raise SystemExit',
+        build_func_name='G', variables=list(variables.items()), components=components or {},
+    )  # fmt: skip
+    return out
+
+
+def hwio(array):
+    return np.ascontiguousarray(array.transpose(2, 3, 1, 0))
+
+
+def tf_generator(state, mean):
+    mapping = {}
+    for i in range(1, 4):
+        mapping[f'Dense{i - 1}/weight'] = state[f'style.{i}.weight'].T
+        mapping[f'Dense{i - 1}/bias'] = state[f'style.{i}.bias']
+    synthesis = {'lod': np.float32(0), '4x4/Const/const': state['input.input']}
+    places = {'conv1': '4x4/Conv', 'to_rgb1': '4x4/ToRGB'}
+    for i, side in enumerate((8, 16)):
+        places |= {f'convs.{2 * i}': f'{side}x{side}/Conv0_up', f'convs.{2 * i + 1}': f'{side}x{side}/Conv1'}
+        places[f'to_rgbs.{i}'] = f'{side}x{side}/ToRGB'
+    for theirs, place in places.items():
+        kernel = hwio(state[f'{theirs}.conv.weight'][0])
+        synthesis[f'{place}/weight'] = kernel[::-1, ::-1] if place.endswith('_up') else kernel
+        synthesis[f'{place}/mod_weight'] = state[f'{theirs}.conv.modulation.weight'].T
+        synthesis[f'{place}/mod_bias'] = state[f'{theirs}.conv.modulation.bias'] - 1
+        if 'RGB' in place:
+            synthesis[f'{place}/bias'] = state[f'{theirs}.bias'].reshape(-1)
+        else:
+            synthesis[f'{place}/bias'] = state[f'{theirs}.activate.bias']
+            synthesis[f'{place}/noise_strength'] = state[f'{theirs}.noise.weight'].reshape(())
+    synthesis |= {f'noise{i}': state[f'noises.noise_{i}'] for i in range(5)}
+    parts = {'mapping': network('G_mapping', mapping), 'synthesis': network('G_synthesis', synthesis)}
+    return network('G', {'lod': np.float32(0), 'dlatent_avg': mean}, parts)
+
+
+def tf_discriminator(state):
+    out = {'lod': np.float32(0)}
+    places = {'convs.0.0': ('16x16/FromRGB', 'convs.0.1')}
+    for i, side in ((1, 16), (2, 8)):
+        places[f'convs.{i}.conv1.0'] = (f'{side}x{side}/Conv0', f'convs.{i}.conv1.1')
+        places[f'convs.{i}.conv2.1'] = (f'{side}x{side}/Conv1_down', f'convs.{i}.conv2.2')
+        places[f'convs.{i}.skip.1'] = (f'{side}x{side}/Skip', None)
+    places['final_conv.0'] = ('4x4/Conv', 'final_conv.1')
+    for theirs, (place, bias) in places.items():
+        out[f'{place}/weight'] = hwio(state[f'{theirs}.weight'])
+        if bias:
+            out[f'{place}/bias'] = state[f'{bias}.bias']
+    for theirs, place in (('final_linear.0', '4x4/Dense0'), ('final_linear.1', 'Output')):
+        out[f'{place}/weight'] = state[f'{theirs}.weight'].T
+        out[f'{place}/bias'] = state[f'{theirs}.bias']
+    return network('D', out)
+
+
+@pytest.fixture
+def first_release(tmp_path, tree, monkeypatch):
+    ema, g, d = (reader.arrays(tree[net]) for net in ('g_ema', 'g', 'd'))
+    value = tf_generator(g, tree['latent_avg']), tf_discriminator(d), tf_generator(ema, tree['latent_avg'])
+    module = types.ModuleType('dnnlib.tflib.network')
+    module.Network = Network
+    with monkeypatch.context() as patch:
+        for name in ('dnnlib', 'dnnlib.tflib'):
+            patch.setitem(sys.modules, name, types.ModuleType(name))
+        patch.setitem(sys.modules, 'dnnlib.tflib.network', module)
+        (tmp_path / 'network.pkl').write_bytes(pickle.dumps(value, 4))
+    return tmp_path / 'network.pkl'
+
+
+def test_a_pickle_of_the_first_release(tmp_path, golden, first_release):
+    config = convert(first_release, tmp_path / 'out')
+    assert_images(tmp_path / 'out', golden)
+    assert_logits(config, importer.load(reader.read(first_release)), golden)
+
+
+def test_what_is_left_over_or_missing_is_named(tmp_path, tree):
+    for change, match in (
+        (lambda t: t | {'extra': np.zeros(3)}, 'left over: extra'),
+        (lambda t: t | {'g_ema': t['g_ema'] | {'more.weight': np.zeros(3)}}, r'g_ema: .*left over: more.weight'),
+        (lambda t: t | {'d': {}}, 'd has none of the layers'),
+        (lambda t: {'g_ema': {k: v for k, v in t['g_ema'].items() if 'convs.1.' not in k}}, 'b8/conv1'),
+    ):
+        path = tmp_path / 'a.pkl'
+        path.write_bytes(pickle.dumps(change({'g_ema': reader.arrays(tree['g_ema']), 'd': reader.arrays(tree['d'])}), 4))
+        with pytest.raises(ForeignFileError, match=match):
+            convert(path, tmp_path / 'out')
+        assert not (tmp_path / 'out').exists()
