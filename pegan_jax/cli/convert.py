@@ -15,7 +15,10 @@ EPILOG = """sample, render and inspect take the new directory as --model; traini
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     p.add_argument(
-        'source', type=pathlib.Path, metavar='FILE', help='of a TensorFlow checkpoint, any of its files or the folder'
+        'source',
+        type=pathlib.Path,
+        metavar='FILE',
+        help='the checkpoint; where it is several files (TensorFlow, the original SinGAN), the folder or one of them',
     )
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='DIR', help='a new directory')
     p.add_argument(

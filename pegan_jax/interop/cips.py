@@ -81,7 +81,12 @@ def d_rules(side: int) -> tuple[Rule, ...]:
 
 def recognises(tree: Any) -> bool:
     """Whether what `reader.read` gave is a CIPS."""
-    return isinstance(tree, dict) and any(isinstance(f, dict) and 'emb.input' in f for f in (tree, tree.get('g_ema')))
+    found = (tree, tree.get('g_ema'), tree.get('g')) if isinstance(tree, dict) else ()
+    return any(map(_is_generator, found))
+
+
+def _is_generator(net: Any) -> bool:
+    return isinstance(net, dict) and not {'emb.input', 'lff.ffm.conv.weight'}.isdisjoint(net)
 
 
 def load(tree: Any, *, activation: str | None = None, sampling_only: bool = False) -> Imported:
@@ -147,17 +152,11 @@ def infer(tree: Any, *, activation: str | None = None, sampling_only: bool = Fal
 
 
 def _parts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
-    """{'g_ema': {name: array}}, in a training file also 'g' and 'd'."""
-    if not isinstance(tree, dict):
-        raise ForeignFileError(f'is not a CIPS checkpoint: it holds {shown(tree)}, not a dictionary.')
-    if 'emb.input' in tree:
+    """{'g_ema': {name: array}} of what `recognises` finds, in a training file also 'g' and 'd'."""
+    if _is_generator(tree):
         return {'g_ema': arrays(tree)}
     if not isinstance(tree.get('g_ema'), dict):
-        names = ', '.join(shown(name) for name in list(tree)[:8])
-        raise ForeignFileError(
-            f"is not a CIPS checkpoint: it has neither 'emb.input', as a released generator, nor 'g_ema', as a "
-            f'training file; it begins with {names or "nothing"}.'
-        )
+        raise ForeignFileError("has no 'g_ema', the running mean of the generator, to sample from.")
     nets = [name for name in ('g', 'd') if name in tree]
     if len(nets) == 1:
         raise ForeignFileError(f'has {nets[0]!r} without the other network of a training file.')

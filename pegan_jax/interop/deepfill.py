@@ -91,7 +91,7 @@ def _layout(tree: Any) -> str | None:
     g = tree.get('G')
     if not isinstance(g, dict):
         return None
-    first = {'port-pt': 'stage1.conv1.conv.weight', 'port-tf': 'conv1.conv.weight'}
+    first = {'port-pt': 'stage1.conv1.conv.weight', 'port-tf': 'xconv1.conv.weight'}
     return next((layout for layout, name in first.items() if name in g), None)
 
 
@@ -179,9 +179,10 @@ def infer(tree: Any, *, colours: str | None = None) -> tuple[Config, dict[str, A
         raise UserError(f"colours={colours!r}; use 'rgb' or 'bgr'.")
     nets, skipped = parts(tree)
     first = {'official': f'{_OFFICIAL_G}conv1/kernel', 'port-tf': 'conv1.conv.weight'}
-    kernel = nets['g'][first.get(layout, 'stage1.conv1.conv.weight')]
-    if kernel.ndim != 4:
-        raise ForeignFileError(f'the kernel of conv1 has the shape {kernel.shape}; expected four axes.')
+    kernel = nets['g'].get(first.get(layout, 'stage1.conv1.conv.weight'))
+    if kernel is None or kernel.ndim != 4:
+        shape = 'is missing' if kernel is None else f'has the shape {kernel.shape}; expected four axes'
+        raise ForeignFileError(f'the kernel of conv1 {shape}.')
     inputs, cnum = kernel.shape[2:] if layout == 'official' else kernel.shape[1::-1]
     if inputs not in (5, 6):
         raise ForeignFileError(f'conv1 has {inputs} input channels; known are 5, and 6 with sketches.')

@@ -77,8 +77,9 @@ def refusal_of_zip(members: Iterable[str]) -> str:
 
 
 def program(names: Collection[str]) -> str:
-    """A sentence on a file with arrays of these names that no importer recognises."""
+    """What a file with arrays of these names, safe to print, seems to be if no importer recognises it."""
     for pattern, what in _PROGRAMS:
         if any(re.search(rf'(^|\.){pattern}', name) for name in names):
             return f'looks like {what}, which is not converted; what is converted: {_CONVERTED}.'
-    return f'is not of a program that is converted: {_CONVERTED}.'
+    first = ', '.join(list(names)[:4])
+    return f'is not of a program that is converted: {_CONVERTED}. Its arrays begin with {first}.'

@@ -306,7 +306,7 @@ def _refused(source, out, match, **options):
         ({'style.2.bias': np.zeros(8, np.float32)}, r'style.2.bias for mapping/fc1/bias is \(8,\), expected \(7,\)'),
         ({'conv1.noise.weight': np.full(1, np.nan, np.float32)}, 'not finite: conv1.noise.weight'),
         ({'conv1.noise.weight': np.zeros(1, np.int64)}, 'wrong type: conv1.noise.weight'),
-        ({'emb.input': None}, "neither 'emb.input'"),
+        ({'emb.input': None}, 'is not a CIPS checkpoint: emb.input is missing'),
         ({'emb.input': np.zeros((1, 6, 8), np.float32)}, r'emb.input has the shape \(1, 6, 8\); expected 4 axes'),
         ({'emb.input': np.zeros((1, 6, 2, 2), np.float32)}, 'does not describe a CIPS model: model.img_resolution=2'),
         ({'to_rgbs.1.conv.weight': np.zeros((1, 3, 9, 1, 1), np.float32)}, 'wrong shape: linears.2.conv.weight'),
@@ -342,7 +342,7 @@ def _without(value, *path):
     [
         (lambda v, s: v | {'more': tensor(s, np.zeros(2, np.float32))}, 'left over: more'),
         (lambda v, s: _without(v, 'd'), "has 'g' without the other network"),
-        (lambda v, s: _without(v, 'g_ema'), "nor 'g_ema'"),
+        (lambda v, s: _without(v, 'g_ema'), "has no 'g_ema'"),
         (lambda v, s: _without(v, 'g', 'conv1.noise.weight'), 'g: .*not filled: conv1/noise_strength'),
         (lambda v, s: _without(v, 'd', 'final_linear.1.bias'), 'd: .*not filled: params/b4/out/bias'),
         (lambda v, s: _without(v, 'd', 'convs.1.skip.0.kernel'), 'd: .*not filled: buffers/b8/skip/resample_filter'),
@@ -389,7 +389,15 @@ def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, golden, monkeyp
     assert [p.name for p in tmp_path.iterdir()] == ['a.pt']
 
 
-def test_other_files_are_not_taken_for_cips(tmp_path):
-    for value, match in (([1], 'it holds a list'), ({'state_dict': {}}, 'it begins with state_dict'), ({}, 'nothing')):
-        foreign.write_zip(tmp_path / 'a.pt', value, Storages())
+def test_other_files_are_told_what_they_seem_to_be(tmp_path):
+    storages = Storages()
+    array = tensor(storages, np.zeros(2, np.float32))
+    for value, match in (
+        ([1], 'holds no arrays.*a list'),
+        ({'state_dict': {}}, 'holds no arrays, so no networks; it holds state_dict'),
+        ({'features.0.weight': array}, 'looks like a VGG or AlexNet classifier, which is not converted'),
+        ({'state_dict': {'encoder.body.0.x': array}}, 'looks like an encoder into StyleGAN2'),
+        ({'head.weight': array}, 'not of a program that is converted.*begin with head.weight'),
+    ):
+        foreign.write_zip(tmp_path / 'a.pt', value, storages)
         _refused(tmp_path / 'a.pt', tmp_path / 'out', match)

@@ -103,3 +103,91 @@ def test_files_that_do_not_fit_are_refused(tmp_path, change, match):
     with pytest.raises(ForeignFileError, match=match):
         convert(networks, tmp_path / 'out', noises=noises)
     assert not (tmp_path / 'out').exists()
+
+
+def original(folder, change=lambda files: None):
+    """The four files of the original program, whose generators are whole modules, from a fixture."""
+    arrays, meta = golden('orig_random_samples')
+    count = len(meta['call']['sizes'])
+    pad = [(0, 0), (0, 0), (5, 5), (5, 5)]
+    files = {
+        'Gs': [
+            module({k.removeprefix(f'param/Gs.{s}.'): v for k, v in arrays.items() if f'/Gs.{s}.' in k})
+            for s in range(count)
+        ],
+        'Zs': [np.pad(np.zeros_like(arrays[f'in/real_{s}']), pad) for s in range(count)],
+        'NoiseAmp': [float(a) for a in arrays['in/noise_amp']],
+        'reals': [arrays[f'in/real_{s}'] for s in range(count)],
+    }
+    files['Zs'][0] = arrays['in/z_rec_0_padded']
+    change(files)
+    for name, value in files.items():
+        storages = foreign.Storages()
+        foreign.write_zip(folder / f'{name}.pth', written(value, storages), storages)
+    return arrays, meta
+
+
+def module(arrays):
+    """{'_parameters', '_buffers', '_modules'} of {'head.conv.weight': array}."""
+    here, inside = {}, {}
+    for name, array in arrays.items():
+        head, dot, rest = name.partition('.')
+        if dot:
+            inside.setdefault(head, {})[rest] = array
+        else:
+            here[name] = array
+    buffers = {k: v for k, v in here.items() if k.startswith(('running', 'num'))}
+    return {
+        '_parameters': {k: v for k, v in here.items() if k not in buffers},
+        '_buffers': buffers,
+        '_modules': {k: module(v) for k, v in inside.items()},
+        'training': False,
+    }
+
+
+def written(value, storages):
+    if isinstance(value, np.ndarray):
+        return foreign.tensor(storages, value)
+    if isinstance(value, list):
+        return [written(item, storages) for item in value]
+    if isinstance(value, dict):
+        value = {k: written(v, storages) for k, v in value.items()}
+        is_module = '_modules' in value
+        made = (foreign.Name('theirs.models.Generator'), foreign.Name('builtins.object'), None)
+        return foreign.Call('copyreg._reconstructor', made, value) if is_module else value
+    return value
+
+
+@pytest.mark.parametrize('name', ['', 'Gs.pth'])
+def test_the_four_files_of_the_original_program(tmp_path, name):
+    (tmp_path / 'TrainedModels').mkdir()
+    arrays, meta = original(tmp_path / 'TrainedModels')
+    config = convert(tmp_path / 'TrainedModels' / name, tmp_path / 'out')
+    assert (config.model.rules, config.model.padding, config.model.base_channels) == ('original', 'zero', 8)
+    model = load(tmp_path / 'out')
+    np.testing.assert_array_equal(editing.real_image(model), arrays['in/real_2'][0].transpose(1, 2, 0))
+    # The file's sampling starts at scale 1, from the noise of the reconstruction.
+    z = [model.variables['buffers']['noise'][None], *(jnp.asarray(nhwc(arrays[f'in/z_{s}'])) for s in (1, 2))]
+    images, _ = jax.jit(functools.partial(singan.generate, config.model, ratio=meta['call']['scale_factor']))(
+        model.variables['params'], model.variables['buffers'], z
+    )
+    tolerance = meta['tolerance']
+    for s, image in enumerate(images):
+        off = np.abs(image - nhwc(arrays[f'out/I_{s}']))
+        assert np.mean(off <= tolerance['atol']) >= tolerance['fraction_within'] and off.max() <= tolerance['hard_atol']
+    assert main(['inspect', '--model', str(tmp_path / 'TrainedModels')]) == 0
+
+
+@pytest.mark.parametrize(
+    'change, match',
+    [
+        (lambda files: files.pop('Zs'), 'has a Gs.pth but not Zs.pth; the four files'),
+        (lambda files: files['NoiseAmp'].pop(), '3 generators, 3 noises and 2 amplitudes'),
+        (lambda files: files['Gs'][1]['_modules'].pop('tail'), 'block1/tail/conv/kernel'),
+        (lambda files: files['Zs'].__setitem__(0, files['Zs'][0][:, :, 1:]), 'does not fit the image of 12x15'),
+    ],
+)
+def test_original_files_that_do_not_fit_are_refused(tmp_path, change, match):
+    original(tmp_path, change)
+    with pytest.raises(ForeignFileError, match=match):
+        convert(tmp_path, tmp_path / 'out')

@@ -114,10 +114,9 @@ Network.__module__, Network.__qualname__ = 'dnnlib.tflib.network', 'Network'
 
 def network(name, variables, components=None):
     out = Network()
-    out.__dict__.update(
-        version=4, name=name, static_kwargs={'resolution': 16, 'architecture': 'skip'}, build_module_src='raise SystemExit',
-        build_func_name='G', variables=list(variables.items()), components=components or {},
-    )  # fmt: skip
+    state = {'version': 4, 'name': name, 'static_kwargs': {'resolution': 16}, 'build_module_src': 'raise SystemExit'}
+    state |= {'build_func_name': 'G', 'variables': list(variables.items()), 'components': components or {}}
+    out.__dict__.update(state)
     return out
 
 
@@ -196,7 +195,9 @@ def test_what_is_left_over_or_missing_is_named(tmp_path, tree):
         (lambda t: {'g_ema': {k: v for k, v in t['g_ema'].items() if 'convs.1.' not in k}}, 'b8/conv1'),
     ):
         path = tmp_path / 'a.pkl'
-        path.write_bytes(pickle.dumps(change({'g_ema': reader.arrays(tree['g_ema']), 'd': reader.arrays(tree['d'])}), 4))
+        path.write_bytes(
+            pickle.dumps(change({'g_ema': reader.arrays(tree['g_ema']), 'd': reader.arrays(tree['d'])}), 4)
+        )
         with pytest.raises(ForeignFileError, match=match):
             convert(path, tmp_path / 'out')
         assert not (tmp_path / 'out').exists()

@@ -8,7 +8,10 @@ import re
 import nbclient
 import nbformat
 import numpy as np
+import pytest
 from PIL import Image
+
+pytestmark = pytest.mark.slow
 
 NOTEBOOKS = pathlib.Path(__file__).parents[2] / 'colab'
 

@@ -493,11 +493,16 @@ def test_a_configuration_is_one_run():
 @pytest.mark.parametrize(
     'words',
     [
-        'landscapes256,no-embedding',
-        'churches256,no-skips,sine',
-        'satellite-buildings,no-modulation',
-        'ffhq1024,no-fourier',
         'panorama,patches,sinrelu',
+        *(
+            pytest.param(words, marks=pytest.mark.slow)
+            for words in (
+                'landscapes256,no-embedding',
+                'churches256,no-skips,sine',
+                'satellite-buildings,no-modulation',
+                'ffhq1024,no-fourier',
+            )
+        ),
     ],
 )
 def test_tiny_runs_take_a_training_step(words):

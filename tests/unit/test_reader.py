@@ -1,15 +1,20 @@
 """The reader of foreign files: what it reads, and everything that it refuses."""
 
+import argparse
+import json
 import os
+import pathlib
 import pickle
 import struct
 import sys
+import types
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 
 import foreign
 import numpy as np
 import pytest
+import safetensors.numpy
 from foreign import Call, Name, Persistent, Raw, Storages, tensor
 
 from pegan_jax.weights import reader
@@ -87,12 +92,12 @@ def test_what_python_pickles_is_read_in_every_protocol(tmp_path, protocol):
     value |= {'d': OrderedDict([('a', {1: 2}), ('b', [])])}
     if protocol > 2:
         value |= {'bytes': b'\x00\xff' * 200, 'set': {1, 2}, 'frozen': frozenset('ab')}
-    if protocol in (3, 4):  # In protocol 5 NumPy asks for other names.
+    if protocol > 2:
         value |= {'array': np.arange(6, dtype=np.int16).reshape(2, 3).T, 'number': np.float64(0.25)}
     path = tmp_path / 'a.pkl'
     path.write_bytes(pickle.dumps(value, protocol=protocol))
     got = reader.read(path)
-    if protocol in (3, 4):
+    if protocol > 2:
         np.testing.assert_array_equal(got.pop('array'), value.pop('array'))
     assert got == value
 
@@ -118,6 +123,100 @@ def test_the_networks_in_a_pickle_are_dictionaries_and_their_source_is_only_text
     found = reader.arrays(got)
     assert list(found) == ['G_ema.state._parameters.weight']
     np.testing.assert_array_equal(found['G_ema.state._parameters.weight'], np.arange(6).reshape(2, 3))
+
+
+class Module:
+    """Pickled as a torch module is: an object of a class of its program, and its state."""
+
+    def __init__(self, parameters=(), buffers=(), modules=(), **attributes):
+        self._parameters, self._buffers, self._modules = (
+            OrderedDict(parameters),
+            OrderedDict(buffers),
+            OrderedDict(modules),
+        )
+        self._backward_hooks = OrderedDict()
+        self.__dict__ |= attributes
+
+
+@pytest.mark.parametrize('protocol', [0, 1, 2, 4, 5])
+def test_whole_modules_are_their_state_dicts(tmp_path, protocol, monkeypatch):
+    weight, mean = np.arange(6.0).reshape(2, 3), np.ones(3)
+    conv = Module(
+        {'weight': weight, 'bias': None}, {'mean': mean, 'passing': mean}, _non_persistent_buffers_set={'passing'}
+    )
+    net = Module(modules={'head': conv, 'act': Module(), 'none': None}, training=False)
+    module = types.ModuleType('theirs.models')
+    module.Module, Module.__module__ = Module, 'theirs.models'
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, 'theirs', types.ModuleType('theirs'))
+        patch.setitem(sys.modules, 'theirs.models', module)
+        (tmp_path / 'Gs.pth').write_bytes(pickle.dumps([net, net], protocol))
+    got = reader.read(tmp_path / 'Gs.pth')
+    assert [g.class_name for g in got] == ['theirs.models.Module'] * 2
+    assert list(got[0]) == ['head.weight', 'head.mean']
+    np.testing.assert_array_equal(got[1]['head.weight'], weight)
+
+
+def test_the_class_of_a_legacy_module_comes_with_its_source_which_is_not_used(tmp_path):
+    class_ = Persistent(('module', Name('theirs.Net'), 'net.py', 'raise SystemExit'))
+    new = Call('copyreg._reconstructor', (class_, Name('builtins.object'), None), {'_parameters': {}, '_modules': {}})
+    path = _write(tmp_path / 'a.pt', [new], Storages(), 'legacy')
+    assert reader.read(path) == [{}] and reader.read(path)[0].class_name == 'theirs.Net'
+
+
+@pytest.mark.parametrize('protocol', [0, 2, 5])
+def test_settings_beside_the_networks_are_inert(tmp_path, protocol):
+    value = {'args': argparse.Namespace(size=8, root=pathlib.PurePosixPath('/a/b')), 'more': defaultdict(list, a=[1])}
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps(value, protocol))
+    got = reader.read(path)
+    assert got == {'args': {'size': 8, 'root': '/a/b'}, 'more': {'a': [1]}}
+    assert got['args'].class_name == 'argparse.Namespace' and list(reader.records(got)) == ['args']
+    path.write_bytes(foreign.dumps([Call('torch.device', ('cuda', 1)), Name('torch.float16'), 3]))
+    device, _, three = reader.read(path)
+    assert (device, three) == ('cuda:1', 3)
+
+
+def test_safetensors_are_read(tmp_path):
+    path = tmp_path / 'a.safetensors'
+    safetensors.numpy.save_file({'a.b': np.arange(6, dtype=np.float16).reshape(2, 3), 'n': np.int64([7])}, path)
+    got = reader.read(path)
+    assert got['a.b'].dtype == np.float16 and got['n'].tolist() == [7]
+    np.testing.assert_array_equal(got['a.b'], np.arange(6).reshape(2, 3))
+    path.write_bytes(path.read_bytes()[:-3])
+    assert _refused(path, 'is a damaged safetensors file')
+    header = json.dumps({'x': {'dtype': 'BF16', 'shape': [2], 'data_offsets': [0, 4]}}).encode()
+    path.write_bytes(struct.pack('<Q', len(header)) + header + bytes([128, 63, 0, 192]))
+    np.testing.assert_array_equal(reader.read(path)['x'].astype(np.float32), [1.0, -2.0])
+
+
+@pytest.mark.parametrize(
+    'data, match',
+    [
+        (b'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n', 'is a Git LFS pointer.*git lfs pull'),
+        (b'<!DOCTYPE html><html><body>Sign in</body></html>', 'is a web page that was saved in place of a download'),
+        (b'\n<HTML lang="en">', 'is a web page'),
+        (b'{"weights": 1}', 'is JSON text'),
+        (b'\x89HDF\r\n\x1a\n' + bytes(9), 'is an HDF5 file'),
+        (b'\x1f\x8b\x08' + bytes(9), 'is compressed by gzip; unpack it'),
+        (b'a/' + bytes(255) + b'ustar' + bytes(250), 'is a tar archive'),
+        (b'\x89PNG\r\n', 'is an image'),
+        (b'\x93NUMPY\x01', 'is one NumPy array'),
+        (b'', 'is empty'),
+    ],
+)
+def test_a_refusal_says_what_the_file_is(tmp_path, data, match):
+    (tmp_path / 'a.pt').write_bytes(data)
+    assert _refused(tmp_path / 'a.pt', match)
+
+
+def test_zip_files_without_a_checkpoint_are_told_apart(tmp_path):
+    np.savez_compressed(tmp_path / 'a.npz', x=np.zeros(3))
+    assert _refused(tmp_path / 'a.npz', r'is a NumPy archive \(\.npz\)')
+    for name, match in (('x/a.PNG', 'is a ZIP of images'), ('x/net.pth', 'with checkpoints inside; unpack it')):
+        with zipfile.ZipFile(tmp_path / 'b.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(name, 'x')
+        assert _refused(tmp_path / 'b.zip', match)
 
 
 # Hostile pickles ------------------------------------------------------------------------------------------------------
@@ -193,6 +292,11 @@ def test_a_storage_inside_a_storage_is_refused(tmp_path):
         (Raw(b'\x8c\x02os\x8c\x06system\x93'), 'asks for os.system'),
         (Raw(b'\x8c\x08builtins\x8c\x0edict.__class__\x93'), 'asks for builtins.dict.__class__'),
         (Raw(b'K\x01K\x02\x93'), 'asks for 1.2'),
+        (Call('theirs.models.run', ()), 'calls theirs.models.run, which is not allowed'),
+        (Call('argparse.Namespace', (), [1]), 'gives argparse.Namespace a list for attributes'),
+        (Raw(b'cos\nsystem\n)\x81'), 'asks for os.system'),
+        (Raw(b'cnumpy\nload\n)\x81'), 'asks for numpy.load'),
+        (Raw(b'ctorch.hub\nload\n)\x81'), 'asks for torch.hub.load'),
         (Name('os.\x1b[31mred'), r"asks for (os|'os).*x1b.*not allowed"),
         (Call('builtins.set', ([((((),),),)],)), 'key of type tuple'),
         (Raw(b'}}N\x73'), 'key of type dict'),
@@ -322,7 +426,7 @@ def test_other_zip_files_are_refused_with_the_reason(tmp_path):
     assert _refused(tmp_path / 'script.pt', 'TorchScript')
     with zipfile.ZipFile(tmp_path / 'other.zip', 'w') as archive:
         archive.writestr('readme.txt', 'hello')
-    assert _refused(tmp_path / 'other.zip', 'no torch checkpoint')
+    assert _refused(tmp_path / 'other.zip', 'without a torch checkpoint')
 
 
 def test_big_endian_files_are_refused(tmp_path):
@@ -345,7 +449,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path, kind):
     first = len(foreign.dumps(foreign.MAGIC))
     for end in range(0, len(whole) - 1, 7):
         path.write_bytes(whole[:end])
-        assert _refused(path, 'damaged|cut off|is a zip|byte order')
+        assert _refused(path, 'damaged|cut off|is a zip|byte order|is empty')
     assert first < len(whole)
 
 

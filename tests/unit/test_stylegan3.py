@@ -121,7 +121,7 @@ def test_without_filters_a_fraction_of_a_sample_is_not_a_shift():
     """Half a sample of the first layers: the filters keep frequencies out that would not move along."""
 
     def error(**changes):
-        *_, run = network('r', **changes)
+        *_, run = network('t', **changes)
         square, moved = run(jnp.eye(3)), run(coords.translate(1 / 32, 0))
         return decibels(moved[:, 6:-6, 7:-5], square[:, 6:-6, 6:-6])
 

@@ -12,14 +12,19 @@ from pegan_jax.pixels import to_uint8
 
 
 @functools.cache
-def samples(count=500):
-    """uint8 worlds 0 to count - 1 at 64 x 64, and their truths."""
-    images = [to_uint8(worlds.render_world(jnp.arange(k, k + 100), 64, 64)) for k in range(0, count, 100)]
-    return np.concatenate(images), jax.vmap(worlds.truth)(jnp.arange(count))
+def samples(count=200):
+    """uint8 worlds 0 to count - 1 at 48 x 48, and their truths."""
+    render = jax.jit(lambda seeds: worlds.render_world(seeds, 48, 48))
+    images = [to_uint8(render(jnp.arange(k, k + 50))) for k in range(0, count, 50)]
+    return np.concatenate(images), truths(count)
+
+
+def truths(count):
+    return jax.jit(jax.vmap(worlds.truth))(jnp.arange(count))
 
 
 def test_horizon_hour_and_season_cover_their_ranges():
-    _, truth = samples()
+    truth = truths(500)
     for values, low, high in ((truth.horizon, -0.25, 0.35), (truth.hour, 5, 21)):
         assert values.min() >= low and values.max() <= high
         np.testing.assert_allclose(
@@ -38,7 +43,7 @@ def test_estimated_horizon_is_within_a_few_hundredths_of_the_frame_height():
     images, truth = samples()
     error = np.abs(worlds.horizon_height(images) - np.asarray(truth.horizon)) / 2
     assert error.mean() < 0.018
-    assert np.median(error) < 0.005
+    assert np.median(error) < 0.006  # a third of a pixel
     assert np.quantile(error, 0.95) < 0.07
 
 
@@ -47,15 +52,15 @@ def test_estimated_horizon_survives_noise_and_blur():
     noise = np.random.default_rng(0).normal(0, 8, images.shape)
     blurred = (images[:, :, 1:] * 0.5 + images[:, :, :-1] * 0.5) + noise[:, :, 1:]
     error = np.abs(worlds.horizon_height(blurred) - np.asarray(truth.horizon)) / 2
-    assert np.median(error) < 0.006 and error.mean() < 0.03
+    assert np.median(error) < 0.008 and error.mean() < 0.03
 
 
 def test_estimated_horizon_knows_the_extent():
     seeds = jnp.array([0, 3, 4, 8])
-    wide = worlds.render_world(seeds, 128, 128, x=(-2.0, 2.0), y=(-2.0, 2.0))
-    truth = jax.vmap(worlds.truth)(seeds).horizon
-    np.testing.assert_allclose(worlds.horizon_height(wide, y=(-2.0, 2.0)), truth, atol=0.03)
-    np.testing.assert_allclose(worlds.horizon_height(wide[2], y=(-2.0, 2.0)), truth[2], atol=0.03)
+    wide = jax.jit(lambda seeds: worlds.render_world(seeds, 96, 48, x=(-1.0, 1.0), y=(-2.0, 2.0)))(seeds)
+    truth = truths(9).horizon[seeds]
+    np.testing.assert_allclose(worlds.horizon_height(wide, y=(-2.0, 2.0)), truth, atol=0.04)
+    np.testing.assert_allclose(worlds.horizon_height(wide[2], y=(-2.0, 2.0)), truth[2], atol=0.04)
 
 
 def test_estimated_horizon_of_a_plain_edge_is_exact():
@@ -84,7 +89,8 @@ def test_ground_colour_is_the_mean_over_many_fields():
 
 
 def test_sky_colour_is_that_of_a_cloudless_sky():
-    cloudless = [seed for seed in range(40) if worlds._scene(seed).clouds == 0][:5]
+    clouds = jax.jit(jax.vmap(lambda seed: worlds._scene(seed).clouds))(jnp.arange(40))
+    cloudless = np.flatnonzero(clouds == 0)[:5]
     assert len(cloudless) == 5
     x, y = jnp.full(256, 9.0), jnp.linspace(-2.5, -1.2, 256)
     for seed in cloudless:
