@@ -14,7 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pegan_jax.files import whole
 from pegan_jax.settings import UserError
 
-FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF')
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'TIFF', 'GIF', 'AVIF', 'JPEG2000', 'PPM', 'TGA')
+HEIF = (b'heic', b'heix', b'mif1', b'msf1', b'heim', b'heis')  # brands of files, after 'ftyp'
 
 
 class UnreadableImage(UserError):
@@ -83,12 +84,20 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Reads the header only. Raises UnreadableImage for what is no image, or has more than max_pixels."""
     if not data:
         raise UnreadableImage('empty file')
+    formats = FORMATS
+    if data[4:8] == b'ftyp' and data[8:12] in HEIF:
+        try:
+            import pillow_heif  # an extra
+        except ImportError:
+            raise UnreadableImage("a HEIC photograph, which needs: pip install 'pegan_jax[heif]'") from None
+        pillow_heif.register_heif_opener()
+        formats = ('HEIF',)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"more pixels than Pillow's limit of {2 * Image.MAX_IMAGE_PIXELS}") from error
     except UnidentifiedImageError as error:
-        raise UnreadableImage(f'not an image of type {", ".join(FORMATS)}') from error
+        raise UnreadableImage(f'not an image of type {", ".join(formats)}') from error
     except Exception as error:  # Pillow's decoders raise many types on malformed headers
         raise UnreadableImage(f'not an image: {error}') from error
     if image.width * image.height > max_pixels:
@@ -97,7 +106,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.ndarray:
-    """Decodes PNG, JPEG, WebP, BMP or TIFF bytes to uint8 RGB [H, W, 3].
+    """Decodes image bytes (of the FORMATS, and HEIC with the extra `heif`) to uint8 RGB [H, W, 3].
 
     Turned upright by its EXIF orientation; transparency is composited over black; 16-bit grey is scaled to 8 bits; of
     several frames, the first.

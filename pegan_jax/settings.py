@@ -63,6 +63,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        not_empty(self, 'tfds', 'folder', 'image', 'data_dir')
         if self.folder is not None and self.image is not None:
             raise ConfigError(
                 f'data.folder={self.folder!r} and data.image={self.image!r} exclude each other; set one of them.'
@@ -122,6 +123,8 @@ class TrainConfig:
     init_from: a run's working directory, or what `convert` made: a new run begins with the networks in its newest
       checkpoint, and with a fresh discriminator where that has none; optimisers begin anew. Running means go on as if
       they had warmed up, and a blur of the first images is over.
+    init_partial: take what fits of init_from's networks, such as everything but the first layers of another resolution
+      or another number of classes; the log tells what begins anew.
     """
 
     batch_size: int = 32
@@ -139,9 +142,11 @@ class TrainConfig:
     checksums: bool = True
     compilation_cache: str | None = '~/.cache/pegan_jax'
     init_from: str | None = None
+    init_partial: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
+        not_empty(self, 'compilation_cache', 'init_from')
         for name in ('batch_size', 'log_every', 'keep', 'inner_steps'):
             at_least(self, name, 1)
         for name in ('total_kimg', 'seed', 'sample_every', 'checkpoint_every', 'keep_best', 'metric_images'):
@@ -177,6 +182,15 @@ def at_least(config: Any, name: str, low: float) -> None:
     """Raises ConfigError unless field `name` of the dataclass is >= low."""
     if getattr(config, name) < low:
         raise ConfigError(f'{_section(config)}.{name}={getattr(config, name)} must be at least {low}.')
+
+
+def not_empty(config: Any, *names: str) -> None:
+    """Raises ConfigError if one of these fields of the dataclass is an empty text, which names nothing."""
+    for name in names:
+        if getattr(config, name) == '':
+            raise ConfigError(
+                f'{_section(config)}.{name} is empty; write --config.{_section(config)}.{name}=VALUE, or leave it out.'
+            )
 
 
 def matches(value: Any, hint: Any) -> bool:

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from pegan_jax.data import worlds
+from pegan_jax.data.sources import Contents
 from pegan_jax.pixels import UnreadableImage, to_uint8
 from pegan_jax.settings import ConfigError
 
@@ -23,10 +24,20 @@ logger = logging.getLogger(__name__)
 class Records:
     """A split of a TFDS dataset; images stay encoded."""
 
+    name: str
     records: Any  # TFDS data source
     image: str  # names of features
     label: str | None
-    c_dim: int = 0
+    classes: tuple[str, ...] = ()
+
+    @property
+    def c_dim(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    def contents(self) -> Contents:
+        """What it holds; images are not counted by class, which would read them all."""
+        return Contents(self.name, len(self.records), self.classes)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -82,7 +93,7 @@ def open_builder(builder: tfds.core.DatasetBuilder, split: str, labels: bool = F
         raise ConfigError(
             f'data.split={split!r} of {name!r}: {error}; known: {", ".join(builder.info.splits)}.'
         ) from error
-    source = Records(records, image, label, 0 if label is None else features[label].num_classes)
+    source = Records(name, records, image, label, () if label is None else tuple(features[label].names))
     try:
         source[0], source[len(source) - 1]
     except Exception as error:  # array_record raises many types on missing and cut files

@@ -4,15 +4,18 @@ A source has `__len__`, `__getitem__(index) -> {'image': encoded bytes}`, with '
 'edge', encoded too, where files of edges were, and `c_dim`, the number of classes or the length of a label; 0 without.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import logging
 import os
 import pathlib
 import zipfile
 import zlib
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +26,43 @@ from pegan_jax.settings import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
+SUFFIXES = (
+    '.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib', '.tif', '.tiff', '.gif', '.avif', '.jp2', '.j2k',
+    '.jpx', '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.heic', '.heif',
+)  # fmt: skip
+RUN_FOLDERS = ('checkpoints', 'damaged', 'samples', 'tensorboard', 'tfds')  # which a run makes in its workdir
+SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'}  # of data sets, which are no classes
+
+
+class Contents(NamedTuple):
+    """What a source holds, to tell people and to compare with another time.
+
+    root: its path or name.
+    images: how many.
+    classes: their names, in order, and how many images each has, where that is known; empty without.
+    passed_over: {what: how many} of the files that are not used.
+    files: {name: size, or checksum where it is at hand}; None where they are not files.
+    single: whether it is one image, named by itself.
+    """
+
+    root: str
+    images: int
+    classes: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+    passed_over: dict[str, int] | None = None
+    files: dict[str, Any] | None = None
+    single: bool = False
+
+    def told(self) -> str:
+        """A line about it."""
+        line = f'data: {self.images:,} image{"" if self.images == 1 else "s"} of {self.root}'
+        if self.classes:
+            counts = [f' {count:,}' for count in self.counts] or [''] * len(self.classes)
+            pairs = [f'{name}{count}' for name, count in zip(self.classes, counts, strict=True)]
+            line += f', {len(pairs)} classes ({", ".join(pairs[:10])}{", ..." if len(pairs) > 10 else ""})'
+        if self.passed_over:
+            line += f'; passed over: {", ".join(f"{count:,} {what}" for what, count in self.passed_over.items())}'
+        return line
 
 
 class Source(Protocol):
@@ -31,6 +70,7 @@ class Source(Protocol):
 
     c_dim: int
 
+    def contents(self) -> Contents: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
@@ -44,14 +84,32 @@ Path = pathlib.Path | zipfile.Path
 class Files:
     """Image files, in a folder or a ZIP file, in a fixed order.
 
+    root: the folder or ZIP file, or the only image.
+    paths: of the images, below it.
     labels: int32 [n] or float32 [n, c_dim], or None.
     edges: of every image the file of its edges, or None.
+    classes: names of the classes.
+    passed_over: see `Contents`.
     """
 
+    root: Path
     paths: tuple[Path, ...]
     labels: np.ndarray | None = None
     c_dim: int = 0
     edges: tuple[Path, ...] | None = None
+    classes: tuple[str, ...] = ()
+    passed_over: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def contents(self) -> Contents:
+        """What it holds."""
+        if self.paths == (self.root,):
+            digest = hashlib.sha256(self.root.read_bytes()).hexdigest()
+            return Contents(str(self.root), 1, files={self.root.name: digest}, single=True)
+        zipped = isinstance(self.root, zipfile.Path)
+        files = {_name(self.root, path): _stamp(path)[zipped] for path in self.paths}
+        counts = tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist()) if self.classes else ()
+        root = str(self.root.root.filename if zipped else self.root)
+        return Contents(root, len(files), self.classes, counts, dict(self.passed_over), files)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -60,6 +118,11 @@ class Files:
         label = {} if self.labels is None else {'label': self.labels[index]}
         edge = {} if self.edges is None else {'edge': _read(self.edges[index])}
         return {'image': _read(self.paths[index]), **edge, **label}
+
+
+def _name(root: Path, path: Path) -> str:
+    """Of a file below its root."""
+    return path.at if isinstance(path, zipfile.Path) else path.relative_to(root).as_posix()
 
 
 def _read(path: Path) -> bytes:
@@ -110,18 +173,39 @@ def _defects(root: Path, names: list[str], max_pixels: int, workdir: pathlib.Pat
 
 def image_names(root: Path) -> list[str]:
     """Relative paths of the image files in a folder or ZIP file, sorted, without hidden files and folders."""
+    return _listed(root)[0]
+
+
+def _listed(root: Path, workdir: pathlib.Path | None = None) -> tuple[list[str], dict[str, int]]:
+    """The image files as `image_names` gives them, and how many others there are of each kind.
+
+    Links are followed. What a run writes in `workdir` is passed over without being counted.
+    """
     if isinstance(root, zipfile.Path):
         names = [n for n in root.root.namelist() if not n.endswith('/')]
     else:
-        names = []
-        for where, folders, files in os.walk(root):
-            folders[:] = [f for f in folders if not f.startswith('.')]
+        names, seen = [], set()
+        ours = set() if workdir is None else {workdir.resolve()}
+        if root.resolve() in ours:
+            ours = {root.resolve() / name for name in RUN_FOLDERS}
+        for where, folders, files in os.walk(root, followlinks=True):
+            here = pathlib.Path(where).resolve()
+            if here in seen or here in ours:  # a link to a folder above it, or one that is listed already
+                folders.clear()
+                continue
+            seen.add(here)
+            folders[:] = sorted(f for f in folders if not f.startswith('.'))
             found = (pathlib.Path(where, f).relative_to(root) for f in files)
             names += [f.as_posix() for f in found if (root / f).is_file()]
     hidden = ('.', '__MACOSX')
-    return sorted(
-        n for n in names if n.lower().endswith(SUFFIXES) and not any(p.startswith(hidden) for p in n.split('/'))
+    visible = sorted(n for n in names if not any(p.startswith(hidden) for p in n.split('/')))
+    images = [n for n in visible if n.lower().endswith(SUFFIXES)]
+    others = collections.Counter(
+        pathlib.PurePath(n).suffix.lower() or 'without suffix'
+        for n in set(visible) - set(images)
+        if pathlib.PurePath(n).name not in ('dataset.json', 'checked_images.json')
     )
+    return images, dict(sorted(others.items()))
 
 
 def edge_files(names: list[str]) -> dict[str, str]:
@@ -131,26 +215,25 @@ def edge_files(names: list[str]) -> dict[str, str]:
     return {n: edge for n, edge in found.items() if edge is not None}
 
 
-def _labels(root: Path, folder: str, names: list[str]) -> tuple[dict[str, Any], int]:
-    """The label of every name, and c_dim.
+def _labels(root: Path, folder: str, names: list[str]) -> tuple[dict[str, Any], int, tuple[str, ...]]:
+    """The label of every name, c_dim, and the names of the classes if they have any.
 
-    As `dataset.json` says, {'labels': [[name, class or vector], ...]}, the format of NVlabs/stylegan3; where there is
-    no such file, classes are the first-level folders, in sorted order.
+    As `dataset.json` says, {'labels': [[name, class or vector], ...]}, the format of NVlabs/stylegan3, at the top or in
+    the only folder there; where there is no such file, classes are the first-level folders, in sorted order.
     """
-    if not (root / 'dataset.json').is_file():
-        classes = sorted({n.partition('/')[0] for n in names if '/' in n})
-        if loose := [n for n in names if '/' not in n]:
-            raise ConfigError(
-                f'data.labels=True, but {loose[0]} is in no sub-folder of data.folder={folder!r}, and there is no '
-                'dataset.json; put every class in a folder of its own, or set data.labels=False.'
-            )
-        return {n: classes.index(n.partition('/')[0]) for n in names}, len(classes)
+    tops = {n.partition('/')[0] for n in names}
+    inside = f'{next(iter(tops))}/' if len(tops) == 1 and '/' in names[0] else ''
+    place = next((p for p in ('', inside) if (root / p / 'dataset.json').is_file()), None)
+    if place is None:
+        return _folder_labels(folder, names)
     try:
-        table = dict(json.loads((root / 'dataset.json').read_text())['labels'] or {})
-        values = [table[n] for n in names]
+        table = dict(json.loads((root / place / 'dataset.json').read_text())['labels'] or {})
+        values = [table[n.removeprefix(place)] for n in names]
         labels = np.array(values)
         if labels.dtype == object or labels.ndim > 2 or (labels.ndim == 1 and labels.dtype.kind != 'i'):
             raise UserError('labels must be whole numbers, or lists of numbers of one length')
+        if not np.all(np.isfinite(labels)):
+            raise UserError(f'the label of {names[int(np.argwhere(~np.isfinite(labels))[0][0])]} is not finite')
     except KeyError as error:
         raise ConfigError(
             f'data.labels=True, but dataset.json of data.folder={folder!r} has no label of {error}; set '
@@ -159,10 +242,26 @@ def _labels(root: Path, folder: str, names: list[str]) -> tuple[dict[str, Any], 
     except (ValueError, TypeError) as error:
         raise ConfigError(f'dataset.json of data.folder={folder!r} cannot be used: {error}.') from error
     if labels.ndim == 2:
-        return dict(zip(names, values, strict=True)), labels.shape[1]
+        return dict(zip(names, values, strict=True)), labels.shape[1], ()
     if labels.min() < 0:
         raise ConfigError(f'dataset.json of data.folder={folder!r} has a negative class, {labels.min()}.')
-    return dict(zip(names, values, strict=True)), int(labels.max()) + 1
+    classes = tuple(map(str, range(int(labels.max()) + 1)))
+    return dict(zip(names, values, strict=True)), len(classes), classes
+
+
+def _folder_labels(folder: str, names: list[str]) -> tuple[dict[str, int], int, tuple[str, ...]]:
+    classes = sorted({n.partition('/')[0] for n in names if '/' in n})
+    if loose := [n for n in names if '/' not in n]:
+        raise ConfigError(
+            f'data.labels=True, but {loose[0]} is in no sub-folder of data.folder={folder!r}, and there is no '
+            'dataset.json; put every class in a folder of its own, or set data.labels=False.'
+        )
+    if {c.lower() for c in classes} <= SPLITS:
+        raise ConfigError(
+            f'data.labels=True, but the folders in data.folder={folder!r} are splits, not classes: '
+            f'{", ".join(classes)}; name one of them, such as --config.data.folder={folder.rstrip("/")}/{classes[0]}.'
+        )
+    return {n: classes.index(n.partition('/')[0]) for n in names}, len(classes), tuple(classes)
 
 
 def open_folder(
@@ -171,19 +270,20 @@ def open_folder(
     """All readable images under a folder, or in a ZIP file, sorted by their relative path.
 
     Every image is read and checked once, which `workdir` remembers; unusable files are left out and reported. Hidden
-    files, hidden folders and other file types are passed over, and so are the edges of other images (see `edge_files`).
+    files and folders are passed over, and so are other file types, which are counted, the edges of other images (see
+    `edge_files`), and what a run wrote in `workdir`. Links are followed.
 
     Args:
       labels: read a label for every image, from `dataset.json` or the sub-folders' names.
       edges: read the file of edges of every image.
     Raises: ConfigError if there is no such folder or ZIP file, it holds no readable image, or labels or edges lack.
     """
-    root = pathlib.Path(folder)
+    root = pathlib.Path(folder).expanduser()
     if zipfile.is_zipfile(root):
         root = zipfile.Path(zipfile.ZipFile(root))
     elif not root.is_dir():
         raise ConfigError(f'data.folder={folder!r} is not a folder of images, nor a ZIP file; give the path of one.')
-    names = image_names(root)
+    names, passed_over = _listed(root, workdir)
     edge_of = edge_files(names)
     names = sorted(set(names) - set(edge_of.values()))
     if edge_of and not edges:
@@ -204,27 +304,30 @@ def open_folder(
         shown = ''.join(f'\n  {n}: {reason}' for n, reason in list(bad.items())[:5])
         more = f'\n  and {len(bad) - 5} more' if len(bad) > 5 else ''
         logger.warning('%d of %d images in %s are left out:%s%s', len(bad), len(names), folder, shown, more)
+        passed_over = {'unreadable': len(bad), **passed_over}
     usable = [n for n in names if n not in bad]
     if not usable:
+        others = ', '.join(f'{count} {what}' for what, count in passed_over.items())
         raise ConfigError(
-            f'data.folder={folder!r} holds no readable image ({len(bad)} unreadable); '
-            f'expected files named {", ".join("*" + s for s in SUFFIXES)}, in any sub-folder.'
+            f'data.folder={folder!r} holds no readable image{f" ({others})" if others else ""}; expected files named '
+            f'{", ".join("*" + s for s in SUFFIXES)}, in any sub-folder.'
         )
     paths = tuple(root / n for n in usable)
     edge_paths = tuple(root / edge_of[n] for n in usable) if edges else None
     if not labels:
-        return Files(paths, edges=edge_paths)
+        return Files(root, paths, edges=edge_paths, passed_over=passed_over)
     # Of all files, so that a damaged one does not change the numbers of the classes.
-    table, c_dim = _labels(root, folder, names)
+    table, c_dim, classes = _labels(root, folder, names)
     values = np.array([table[n] for n in usable])
-    return Files(paths, values.astype(np.int32 if values.ndim == 1 else np.float32), c_dim, edge_paths)
+    values = values.astype(np.int32 if values.ndim == 1 else np.float32)
+    return Files(root, paths, values, c_dim, edge_paths, classes, passed_over)
 
 
 def open_image(image: str, max_pixels: int) -> Files:
     """A source of length one. Raises ConfigError if the file does not exist or cannot be read."""
-    path = pathlib.Path(image)
+    path = pathlib.Path(image).expanduser()
     if not path.is_file():
         raise ConfigError(f'data.image={image!r} is not a file.')
     if reason := _defect(path, max_pixels):
         raise ConfigError(f'data.image={image!r} is unusable: {reason}.')
-    return Files((path,))
+    return Files(path, (path,))

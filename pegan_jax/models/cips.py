@@ -23,6 +23,12 @@ from pegan_jax.models.cips_views import doublings, image_grid, prepare, stage_at
 from pegan_jax.models.discriminator import Discriminator, num_halvings
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
+# Fields that change how a model is trained, not what it is: a run may change them between launches.
+TRAINING_FIELDS = frozenset(
+    'train_lookup train_chunk progressive_kimg mbstd_group_size r1_gamma r1_interval g_reg_interval ema_decay '
+    'ema_kimg ema_rampup dtype'.split()
+)
+
 
 @dataclass(frozen=True)
 class Config:

@@ -22,6 +22,10 @@ from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 Encoding = Literal['none', 'csg', 'spe']
 
 
+# Fields that change how a model is trained, not what it is: a run may change them between launches.
+TRAINING_FIELDS = frozenset({'dtype'})
+
+
 @dataclass(frozen=True)
 class Config:
     """The model; defaults are those of the published program.

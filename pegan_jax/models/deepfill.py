@@ -33,6 +33,10 @@ VARIANTS = {
 SKETCH_THRESHOLD = 0.6  # of edges in [0, 1]: above it there is a line
 
 
+# Fields that change how a model is trained, not what it is: a run may change them between launches.
+TRAINING_FIELDS = frozenset('masks mask_folder gan_loss gan_weight l1_weight dtype'.split())
+
+
 @dataclass(frozen=True)
 class Config:
     """The model; defaults are those of the official release (VARIANTS['official']) for Places2.

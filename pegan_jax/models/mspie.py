@@ -28,6 +28,13 @@ from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 Scale = int | tuple[int, int]  # added to both sides of the generator's input, or to (height, width)
 
 
+# Fields that change how a model is trained, not what it is: a run may change them between launches.
+TRAINING_FIELDS = frozenset(
+    'mbstd_group_size scales scale_probs r1_gamma r1_interval pl_weight pl_interval pl_batch_shrink pl_decay '
+    'style_mixing_prob ema_beta dtype'.split()
+)
+
+
 @dataclass(frozen=True)
 class Config:
     """The model and its losses; defaults are StyleGAN2 at 256 pixels, configuration a of the paper.

@@ -29,6 +29,10 @@ KERNELS = (7, 5, 5)  # of the encoder's first layers; behind them 3
 LOSS_WEIGHTS = {'valid': 1.0, 'hole': 6.0, 'perceptual': 0.05, 'style_out': 120.0, 'style_comp': 120.0, 'tv': 0.1}
 
 
+# Fields that change how a model is trained, not what it is: a run may change them between launches.
+TRAINING_FIELDS = frozenset('freeze_encoder_bn masks mask_folder dtype'.split())
+
+
 @dataclass(frozen=True)
 class Config:
     """The model; defaults are those of the paper, at 256 pixels.

@@ -30,6 +30,10 @@ LR_FACTORS = {128: 1.5, 256: 2.0, 512: 3.0, 1024: 3.0}
 EMA_DECAY = 0.999
 
 
+# Fields that change how a model is trained, not what it is: a run may change them between launches.
+TRAINING_FIELDS = frozenset('mbstd_group_size gp_weight drift_weight dtype'.split())
+
+
 @dataclass(frozen=True)
 class Config:
     """The model; defaults are those of the published program.

@@ -34,6 +34,10 @@ from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 MAX_CHANNELS = 128
 
 
+# Fields that change how a model is trained, not what it is: a run may change them between launches.
+TRAINING_FIELDS = frozenset('d_steps g_steps lr_decay_iter gp_weight recon_weight dtype'.split())
+
+
 @dataclass(frozen=True)
 class Config:
     """The model; defaults are those of the original program.

@@ -22,6 +22,13 @@ from pegan_jax.settings import ConfigError, at_least, check_types
 validate = stylegan_training.validate
 
 
+# Fields that change how a model is trained, not what it is: a run may change them between launches.
+TRAINING_FIELDS = frozenset(
+    'w_avg_beta mbstd_group_size freeze_layers r1_gamma r1_interval pl_weight pl_interval pl_batch_shrink '
+    'pl_decay style_mixing_prob blur_init_sigma blur_fade_kimg ema_kimg ema_rampup num_fp16_res dtype'.split()
+)
+
+
 @dataclass(frozen=True)
 class Config:
     """The model and its losses; defaults are those of the 'stylegan2' preset of the StyleGAN3 release.

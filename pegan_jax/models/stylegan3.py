@@ -25,6 +25,14 @@ from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 validate = stylegan_training.validate
 
 
+# Fields that change how a model is trained, not what it is: a run may change them between launches.
+TRAINING_FIELDS = frozenset(
+    'w_avg_beta magnitude_ema_beta mbstd_group_size freeze_layers r1_gamma r1_interval pl_weight pl_interval '
+    'pl_batch_shrink pl_decay style_mixing_prob blur_init_sigma blur_fade_kimg ema_kimg ema_rampup '
+    'num_fp16_res dtype'.split()
+)
+
+
 @dataclass(frozen=True)
 class Config:
     """The model; defaults are StyleGAN3-T, and configs/stylegan3.py has R and the published data sets.

@@ -4,11 +4,13 @@ A step's folder holds the items `sampling` (what sampling needs: EMA parameters 
 of the state), `meta` (JSON: configuration, images shown) and `checksums.json`.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -207,17 +209,38 @@ def load_networks(root: pathlib.Path) -> dict[str, dict]:
     return networks | {'d_buffers': training['d_buffers'], **training['params']}
 
 
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keeps a library's warnings to itself."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) -> tuple[dict, int]:
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda m: m['swd'], best_mode='min', read_only=True, create=False, save_interval_steps=0
     )
-    manager = ocp.CheckpointManager(root.absolute(), options=options)
+    if not root.is_dir():
+        what = 'has no checkpoints' if root.parent.is_dir() else 'does not exist'
+        raise CheckpointError(f'{root.parent} {what}; give the --workdir of a run, or what convert made.')
+    with _quiet('absl'):  # which warns of every folder that is opened to be read only
+        manager = ocp.CheckpointManager(root.absolute(), options=options)
     steps = sorted(manager.all_steps())
     if not steps:
-        raise CheckpointError(f'no checkpoint in {root}; has the run saved one yet?')
+        raise CheckpointError(f'{root.parent} has saved no checkpoint yet; let the run go on to its first one.')
     chosen = {None: steps[-1], 'best': manager.best_step()}.get(step, step)
     if chosen not in steps:
-        raise CheckpointError(f'no checkpoint of step {step} in {root}; there are {", ".join(map(str, steps))}.')
+        there = f'there are {", ".join(map(str, steps))}'
+        if step == 'best':
+            raise CheckpointError(
+                f'{root.parent} has no best checkpoint, because none was measured (train.keep_best=0); {there}.'
+            )
+        raise CheckpointError(f'{root.parent} has no checkpoint of step {step}; {there}.')
     reason = verify(root / str(chosen))
     if reason is not None:
         raise CheckpointError(f'the checkpoint of step {chosen} in {root} is damaged: {reason}. Others: {steps}.')
@@ -236,11 +259,16 @@ def _networks(state: TrainState) -> dict[str, Any]:
     return {**state.params, **buffers, **({} if state.ema is None else {'ema': state.ema})}
 
 
-def read_networks(template: TrainState, init_from: str) -> dict[str, Any]:
+def read_networks(template: TrainState, init_from: str, partial: bool = False) -> tuple[dict[str, Any], list[str]]:
     """The networks that another run's newest checkpoint has for this model, on the host.
 
     What is frozen in one of the runs is among its buffers, and among the parameters of the other: a network is compared
     as a whole.
+
+    Args:
+      partial: leave out what does not fit, which is None in the result.
+    Returns: the networks, and the paths of what was left out.
+    Raises: ConfigError for another model, unless `partial` and something fits.
     """
 
     def leaves(networks: dict[str, Any]) -> dict[str, Any]:
@@ -248,21 +276,32 @@ def read_networks(template: TrainState, init_from: str) -> dict[str, Any]:
             _variable(name, path): x for name, tree in networks.items() for path, x in jax.tree.leaves_with_path(tree)
         }
 
-    found = load_networks(pathlib.Path(init_from) / 'checkpoints')
+    root = pathlib.Path(init_from).expanduser() / 'checkpoints'
+    if not root.is_dir():
+        raise ConfigError(
+            f'train.init_from={init_from!r} has no checkpoints; give the --workdir of a run, or what convert made.'
+        )
+    found = load_networks(root)
     wanted = {name: tree for name, tree in _networks(template).items() if name in found}
     here, there = leaves(wanted), leaves({name: found[name] for name in wanted})
     shapes = [{path: x.shape for path, x in tree.items()} for tree in (here, there)]
-    wrong = [
-        f'{path} is {shapes[0].get(path, "not")} here and {shapes[1].get(path, "not")} there'
-        for path in sorted(here.keys() | there.keys())
-        if shapes[0].get(path) != shapes[1].get(path)
-    ]
-    if wrong:
-        raise ConfigError(f'train.init_from={init_from!r} holds another model than this run: {"; ".join(wrong)}.')
-    return {
-        name: jax.tree_util.tree_map_with_path(lambda path, _, name=name: there[_variable(name, path)], tree)
+    wrong = [path for path in sorted(here.keys() | there.keys()) if shapes[0].get(path) != shapes[1].get(path)]
+    if wrong and (not partial or not here.keys() - set(wrong)):
+        told = '; '.join(
+            f'{path} is {shapes[0].get(path, "not")} here and {shapes[1].get(path, "not")} there' for path in wrong[:3]
+        )
+        more = f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''
+        way = 'Nothing fits' if partial else 'To take what fits, add --config.train.init_partial=True'
+        raise ConfigError(
+            f'train.init_from={init_from!r} holds another model than this run, in {len(wrong)} of {len(here)} arrays: '
+            f'{told}{more}. {way}.'
+        )
+    fitting = {path: x for path, x in there.items() if path not in wrong}
+    networks = {
+        name: jax.tree_util.tree_map_with_path(lambda path, _, name=name: fitting.get(_variable(name, path)), tree)
         for name, tree in wanted.items()
     }
+    return networks, [path for path in wrong if path in here]
 
 
 def _variable(name: str, path: tuple) -> str:
@@ -271,11 +310,13 @@ def _variable(name: str, path: tuple) -> str:
 
 
 def with_networks(state: TrainState, networks: dict[str, Any]) -> TrainState:
-    """The state with these networks in place of its own."""
+    """The state with these networks in place of its own; an array that is None there stays as it is."""
+
+    def taken(x: jax.Array, y: np.ndarray | None) -> jax.Array:
+        return x if y is None else jax.device_put(np.asarray(y, x.dtype), x.sharding)
+
     new = {
-        name: jax.tree.map(lambda x, y: jax.device_put(np.asarray(y, x.dtype), x.sharding), tree, networks[name])
-        if name in networks
-        else tree
+        name: jax.tree.map(taken, tree, networks[name]) if name in networks else tree
         for name, tree in _networks(state).items()
     }
     return state.replace(

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import json
-import logging
 import pathlib
 
 import jax
@@ -11,9 +9,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax import config as configs
-from pegan_jax.config import Config, ConfigError
+from pegan_jax.config import Config
 from pegan_jax.data import pipeline
-from pegan_jax.files import whole
 from pegan_jax.gan import GAN
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.log import RunLog
@@ -23,16 +20,16 @@ from pegan_jax.train.processes import StopSignal, together
 from pegan_jax.train.programs import Programs
 from pegan_jax.train.state import TrainState, create_state
 from pegan_jax.train.step import check_batch_size, data_mesh, persistent_cache, place_batch, replicated_state
-
-log = logging.getLogger(__name__)
+from pegan_jax.train.workdir import check_config, check_data, locked, write
 
 
 def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
     """Trains to `config.train.total_kimg`; a second call with the same workdir goes on where the first one stopped.
 
-    Writes in workdir only: config.json, checkpoints/, samples/, tensorboard/, metrics.jsonl (and tfds/ for 'worlds');
-    and compiled programs in train.compilation_cache. SIGTERM or SIGINT saves and returns. On several processes, every
-    process calls it after jax.distributed.initialize, with the same arguments and a workdir that all of them see.
+    Writes in workdir only: config.json, data.json, checkpoints/, samples/, tensorboard/, metrics.jsonl (and tfds/ for
+    'worlds'); and compiled programs in train.compilation_cache. SIGTERM or SIGINT saves and returns. On several
+    processes, every process calls it after jax.distributed.initialize, with the same arguments and a workdir that all
+    of them see.
 
     Raises: ConfigError, ValueError for what cannot run; CheckpointError; NonFiniteError.
     """
@@ -41,14 +38,18 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
     persistent_cache(train.compilation_cache)
     gan = configs.system_module(config.system).build(config)
     total_steps = train.total_steps if gan.num_steps is None else gan.num_steps()
-    together(lambda: _check_workdir(workdir, config), first_only=True)
     with contextlib.ExitStack() as stack:
+        together(lambda: stack.enter_context(locked(workdir)), first_only=True)
+        together(lambda: check_config(workdir, config), first_only=True)
+        source = _open_data(config, gan.c_dim, workdir)
+        contents = source.contents()
+        changes = together(lambda: check_data(workdir, contents), first_only=True)
         kept = {'keep': train.keep, 'keep_best': train.keep_best, 'checksums': train.checksums}
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', **kept)))
-        state, resumed = _first_state(gan, config, mesh, checkpoints)
+        state, lines = _first_state(gan, config, mesh, checkpoints)
         step, nimg = int(state.step), int(state.nimg)
-        together(lambda: _write_config(workdir / 'config.json', config), first_only=True)
-        batches = _open_data(config, gan.c_dim, workdir)
+        together(lambda: write(workdir, config, contents), first_only=True)
+        batches = functools.partial(pipeline.batches, source, config.data, seed=config.train.seed)
         data = stack.enter_context(
             contextlib.closing(
                 batches(
@@ -63,10 +64,8 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
         runlog = stack.enter_context(contextlib.closing(RunLog(workdir, total_steps * train.batch_size, nimg, main)))
         metrics, pictures = Metrics(checkpoints, runlog, train.batch_size), Pictures(gan, config, batches)
         programs = Programs(gan, train, mesh, announce=metrics.paused)
-        if resumed:
-            runlog.say(f'resumed from step {step} ({nimg / 1000:.1f} kimg)')
-        elif train.init_from is not None:
-            runlog.say(f'starts from {train.init_from}: as if its running mean had warmed up and its blur were over')
+        for line in (contents.told(), *(changes or ()), *lines):
+            runlog.say(line)
         if train.sample_every and step == 0:
             for name, picture in pictures.start():
                 runlog.image(name, 0, picture)
@@ -118,22 +117,28 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
 
 def _first_state(
     gan: GAN, config: Config, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
-) -> tuple[TrainState, bool]:
-    """The newest state that the run has saved, or its first one; and whether it was saved."""
+) -> tuple[TrainState, list[str]]:
+    """The newest state that the run has saved, or its first one; and lines that tell where it is from."""
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())),
         jax.eval_shape(functools.partial(create_state, gan, config.train.seed)),
     )
     if (restored := checkpoints.restore(template)) is not None:
-        return restored[0], True
-    networks = {}
-    if config.train.init_from is not None:
-        networks = together(lambda: read_networks(template, config.train.init_from))
-    return with_networks(replicated_state(gan, config.train.seed, mesh), networks), False
+        state = restored[0]
+        return state, [f'resumed from step {int(state.step)} ({int(state.nimg) / 1000:.1f} kimg)']
+    networks, lines, train = {}, [], config.train
+    if train.init_from is not None:
+        networks, left = together(lambda: read_networks(template, train.init_from, train.init_partial))
+        lines.append(f'starts from {train.init_from}: as if its running mean had warmed up and its blur were over')
+        if left:
+            lines.append(
+                f'{len(left)} arrays do not fit and begin anew: {", ".join(left[:8])}{", ..." * (len(left) > 8)}'
+            )
+    return with_networks(replicated_state(gan, train.seed, mesh), networks), lines
 
 
-def _open_data(config: Config, c_dim: int, workdir: pathlib.Path) -> functools.partial:
-    """`pipeline.batches` of the run's images, without the place in the stream."""
+def _open_data(config: Config, c_dim: int, workdir: pathlib.Path) -> pipeline.sources.Source:
+    """The run's images."""
 
     def opened() -> pipeline.sources.Source:
         source = pipeline.open_source(config.data, workdir)
@@ -142,31 +147,4 @@ def _open_data(config: Config, c_dim: int, workdir: pathlib.Path) -> functools.p
 
     # The first process prepares what has to be prepared; the others then find it there.
     first = together(opened, first_only=True)
-    source = together(lambda: opened() if first is None else first)
-    return functools.partial(pipeline.batches, source, config.data, seed=config.train.seed)
-
-
-def _check_workdir(workdir: pathlib.Path, config: Config) -> None:
-    """A workdir holds one model; other settings may change between launches, and are told.
-
-    Fields that the version of its first launch did not have are at their defaults.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / 'config.json').is_file() or not any((workdir / 'checkpoints').glob('[0-9]*')):
-        return
-    launched = configs.from_json((workdir / 'config.json').read_text())
-    old, new = (json.loads(configs.to_json(c)) for c in (launched, config))
-    changes = [f'system: {old["system"]} -> {new["system"]}'] if old['system'] != new['system'] else []
-    for section in ('model', 'data', 'optim', 'train'):
-        before, after = old[section], new[section]
-        names = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
-        changes += [f'{section}.{k}: {before.get(k)} -> {after.get(k)}' for k in names]
-    if refused := [c for c in changes if c.startswith(('system', 'model.'))]:
-        raise ConfigError(f'{workdir} holds a run of another model ({"; ".join(refused)}); choose another --workdir.')
-    for change in changes:
-        log.warning('resuming with a changed %s', change)
-
-
-def _write_config(path: pathlib.Path, config: Config) -> None:
-    with whole(path) as unfinished:
-        unfinished.write_text(configs.to_json(config))
+    return together(lambda: opened() if first is None else first)

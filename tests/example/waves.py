@@ -17,6 +17,8 @@ from pegan_jax.gan import GAN, Sampler, Stage, Update, latents, sample_normal
 from pegan_jax.layers import mean_w
 from pegan_jax.settings import ConfigError, at_least, check_types
 
+TRAINING_FIELDS = frozenset({'noise'})  # what a run may change between launches: not what the model is
+
 
 @dataclass(frozen=True)
 class Config:

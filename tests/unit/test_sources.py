@@ -94,7 +94,8 @@ BROKEN = {
     'large': (huge_png(200, 300), '200 x 300 pixels, more than data.max_pixels=10000'),
     'bomb': (huge_png(60_000, 60_000), 'pixels'),
     'floats': (encode(Image.fromarray(np.zeros((2, 2), np.float32)), 'tiff'), 'float pixels'),
-    'other format': (encode(RED, 'gif'), 'not an image'),
+    'other format': (encode(RED, 'pdf'), 'not an image'),
+    'heic': (b'\0\0\0\x18ftypheic' + bytes(40), 'a HEIC photograph, which needs|not an image'),
 }
 
 
@@ -142,7 +143,7 @@ def test_broken_files_are_left_out_and_reported_once(folder, tmp_path, caplog):
     files = sources.open_folder(str(folder), LIMIT, tmp_path / 'work')
     assert names(files, folder) == ['a.png', 'a/c/y.webp', 'a/z.JPG', 'b.png']
     (record,) = caplog.records
-    assert f'{len(BROKEN)} of {len(BROKEN) + 4} images' in record.message and 'and 4 more' in record.message
+    assert f'{len(BROKEN)} of {len(BROKEN) + 4} images' in record.message and 'and 5 more' in record.message
 
 
 def test_unchanged_files_are_not_read_again(folder, tmp_path, monkeypatch):
@@ -224,6 +225,7 @@ def test_labels_of_folders_and_zip_files(tmp_path):
         ([[name, -1] for name, _ in LABELS], 'negative class, -1'),
         ([[name, [0.0] * i] for i, (name, _) in enumerate(LABELS)], 'cannot be used'),
         ([[name, 0.5] for name, _ in LABELS], 'whole numbers'),
+        ([[name, [0.5, float('nan')]] for name, _ in LABELS], 'label of 0/a.png is not finite'),
     ],
 )
 def test_unusable_labels_are_errors(tmp_path, labels, message):
@@ -257,6 +259,67 @@ def test_a_single_image_is_a_source_of_length_one(tmp_path):
         sources.open_image(str(path), 10)
     with pytest.raises(ConfigError, match='is not a file'):
         sources.open_image(str(tmp_path), LIMIT)
+
+
+@pytest.mark.parametrize('kind', ['gif', 'ppm', 'tga', 'jpeg2000', 'avif'])
+def test_whatever_pillow_reads_is_read(kind):
+    pixels = decode_image(encode(RED, kind), LIMIT)
+    assert pixels.shape == (4, 6, 3) and abs(int(pixels[0, 0, 0]) - RED.getpixel((0, 0))[0]) < 10
+
+
+def test_links_are_followed_and_circles_end(tmp_path):
+    store, root = tmp_path / 'store', tmp_path / 'data'
+    for name in 'abc':
+        (store / name).mkdir(parents=True)
+        (store / name / 'x.png').write_bytes(encode(RED))
+    root.mkdir()
+    (root / 'a').symlink_to(store / 'a')
+    (root / 'b').symlink_to(store / 'b', target_is_directory=True)
+    (store / 'b' / 'circle').symlink_to(root)
+    (root / 'c').mkdir()
+    (root / 'c' / 'y.png').symlink_to(store / 'c' / 'x.png')
+    source = sources.open_folder(str(root), LIMIT, tmp_path / 'work', labels=True)
+    assert source.contents().classes == ('a', 'b', 'c') and source.contents().counts == (1, 1, 1)
+
+
+def test_what_is_passed_over_is_counted(folder, tmp_path):
+    (folder / 'a' / 'README').write_text('x')
+    (folder / 'bad.png').write_bytes(b'')
+    contents = sources.open_folder(str(folder), LIMIT, tmp_path / 'work').contents()
+    assert contents.passed_over == {'unreadable': 1, '.txt': 1, 'without suffix': 1} and contents.images == 4
+    assert contents.told().endswith('passed over: 1 unreadable, 1 .txt, 1 without suffix')
+
+
+def test_a_workdir_inside_the_data_is_no_data(folder, tmp_path):
+    for workdir in (folder / 'run', folder):
+        (workdir / 'samples').mkdir(parents=True)
+        (workdir / 'samples' / 'samples_00000000.png').write_bytes(encode(RED))
+        found = names(sources.open_folder(str(folder), LIMIT, workdir), folder)
+        assert found == ['a.png', 'a/c/y.webp', 'a/z.JPG', 'b.png']
+        shutil.rmtree(workdir / 'samples')
+
+
+@pytest.mark.parametrize('kind', ['zip', 'folder'])
+def test_labels_in_the_only_folder_of_a_data_set(tmp_path, kind):
+    with zipfile.ZipFile(tmp_path / 'x.zip', 'w') as file:
+        for i in range(3):
+            file.writestr(f'faces/0/{i}.png', encode(RED))
+        file.writestr('faces/dataset.json', json.dumps({'labels': [[f'0/{i}.png', i] for i in range(3)]}))
+    if kind == 'folder':
+        with zipfile.ZipFile(tmp_path / 'x.zip') as file:
+            file.extractall(tmp_path / 'x')
+    source = sources.open_folder(str(tmp_path / ('x.zip' if kind == 'zip' else 'x')), LIMIT, tmp_path, labels=True)
+    assert source.c_dim == 3 and [source[i]['label'] for i in range(3)] == [0, 1, 2]
+
+
+def test_splits_are_no_classes(tmp_path):
+    for split in ('train', 'val'):
+        (tmp_path / 'data' / split / 'cat').mkdir(parents=True)
+        (tmp_path / 'data' / split / 'cat' / 'a.png').write_bytes(encode(RED))
+    with pytest.raises(ConfigError, match=r'are splits, not classes: train, val; name one .*data/train'):
+        sources.open_folder(str(tmp_path / 'data'), LIMIT, tmp_path, labels=True)
+    assert sources.open_folder(str(tmp_path / 'data' / 'train'), LIMIT, tmp_path, labels=True).classes == ('cat',)
+    assert len(sources.open_folder(str(tmp_path / 'data'), LIMIT, tmp_path)) == 2
 
 
 # TFDS
@@ -374,4 +437,4 @@ def test_damaged_datasets_are_explained(prepared, tmp_path, left):
 
 def test_a_missing_record_is_an_unreadable_image():
     with pytest.raises(UnreadableImage, match='the record is missing'):
-        records.Records([{'image': None, 'label': None}], 'image', 'label')[0]
+        records.Records('theirs', [{'image': None, 'label': None}], 'image', 'label')[0]

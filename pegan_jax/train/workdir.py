@@ -1,0 +1,132 @@
+"""A run's folder: one process writes in it at a time, it holds one model, and it knows what that was trained on."""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import filelock
+import jax
+
+from pegan_jax import config as configs
+from pegan_jax.config import Config, ConfigError
+from pegan_jax.data.sources import Contents
+from pegan_jax.files import whole
+from pegan_jax.settings import UserError
+from pegan_jax.train.state import create_state
+
+log = logging.getLogger(__name__)
+
+CONFIG, DATA = 'config.json', 'data.json'
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the folder, and keeps other runs out of it. The lock of a process that has died does not count.
+
+    Raises: UserError, which names the process that is at work there.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock, owner = filelock.FileLock(workdir / '.lock'), workdir / '.lock.json'
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        try:
+            by = json.loads(owner.read_text())
+            told = f'process {by["process"]} on {by["host"]}, since {by["since"]}'
+        except (OSError, ValueError, KeyError):  # it is just being written, or removed
+            told = 'another process'
+        raise UserError(f'{workdir} is in use by {told}: wait for it, stop it, or choose another --workdir.') from None
+    try:
+        who = {'process': os.getpid(), 'host': socket.gethostname(), 'since': time.strftime('%Y-%m-%d %H:%M:%S')}
+        owner.write_text(json.dumps(who))
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def check_config(workdir: pathlib.Path, config: Config) -> None:
+    """A workdir holds one model; settings that change nothing of what it is may change between launches, and are told.
+
+    Fields that the version of its first launch did not have are at their defaults.
+
+    Raises: ConfigError for another model, or another image that a run of a single image learns.
+    """
+    if not (workdir / CONFIG).is_file() or not any((workdir / 'checkpoints').glob('[0-9]*')):
+        return
+    launched = configs.from_json((workdir / CONFIG).read_text())
+    old, new = (json.loads(configs.to_json(c)) for c in (launched, config))
+    changes = {'system': (old['system'], new['system'])} if old['system'] != new['system'] else {}
+    for section in ('model', 'data', 'optim', 'train'):
+        before, after = old[section], new[section]
+        names = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+        changes |= {f'{section}.{k}': (before.get(k), after.get(k)) for k in names}
+    training = {f'model.{name}' for name in configs.system_module(config.system).TRAINING_FIELDS}
+    refused = {k: v for k, v in changes.items() if k == 'system' or (k.startswith('model.') and k not in training)}
+    if not refused and changes.keys() & training and _shapes(launched) != _shapes(config):
+        refused = {k: v for k, v in changes.items() if k in training}
+    if refused:
+        told = '; '.join(f'{k}: {before} -> {after}' for k, (before, after) in refused.items())
+        raise ConfigError(
+            f'{workdir} holds a run of another model ({told}). Choose another --workdir; --config.train.init_from='
+            f'{workdir} --config.train.init_partial=True begins there with the networks of this one, where they fit.'
+        )
+    for name, (before, after) in changes.items():
+        log.warning('resuming with a changed %s: %s -> %s', name, before, after)
+
+
+def _shapes(config: Config) -> Any:
+    """Paths, shapes and types of a run's state, without computing it."""
+    gan = configs.system_module(config.system).build(config)
+    state = jax.eval_shape(functools.partial(create_state, gan, config.train.seed))
+    return [(jax.tree_util.keystr(path), x.shape, x.dtype) for path, x in jax.tree.leaves_with_path(state)]
+
+
+def check_data(workdir: pathlib.Path, contents: Contents) -> list[str]:
+    """What has changed in the data since the last launch, as lines.
+
+    Raises: ConfigError if the run has begun to learn another single image.
+    """
+    try:
+        before = Contents(**json.loads((workdir / DATA).read_text()))
+    except (OSError, ValueError, TypeError):  # there is none, it is of another version, or damaged
+        return []
+    if before.files is None or contents.files is None or before.files == contents.files:
+        return []
+    if before.single and contents.single:
+        if any((workdir / 'checkpoints').glob('[0-9]*')):
+            raise ConfigError(
+                f'{workdir} has learned {before.root}, and data.image={contents.root!r} is another image. A run of one '
+                'image is this image: choose another --workdir for the new one.'
+            )
+        return []
+    old, new = before.files, contents.files
+    kinds = {
+        'added': [n for n in new if n not in old],
+        'gone': [n for n in old if n not in new],
+        'changed': [n for n in new if n in old and new[n] != old[n]],
+    }
+    told = [f'{len(names)} {kind}, such as {names[0]}' for kind, names in kinds.items() if names]
+    return [f'the data have changed since the last launch: {"; ".join(told)}']
+
+
+def write(workdir: pathlib.Path, config: Config, contents: Contents) -> None:
+    """Writes config.json, and data.json: what the run is trained on."""
+    for name, text in ((CONFIG, configs.to_json(config)), (DATA, json.dumps(contents._asdict()))):
+        with whole(workdir / name) as unfinished:
+            unfinished.write_text(text)
+
+
+def read_classes(workdir: pathlib.Path) -> tuple[str, ...]:
+    """The names of the classes that a run was trained with, in order; none where they have no names."""
+    try:
+        return tuple(json.loads((workdir / DATA).read_text())['classes'])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
