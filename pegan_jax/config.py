@@ -76,18 +76,36 @@ def _config_path(name: str) -> pathlib.Path:
     raise ConfigError(f'no configuration file {name!r}{nearest(stem, known)}; shipped: {", ".join(known)}.')
 
 
+def _split(spec: str) -> tuple[str, str]:
+    """'path.py:arg' -> its two parts; a path that has colons itself is recognised by its file."""
+    places = [i for i, letter in enumerate(spec) if letter == ':']
+    for i in (len(spec), *reversed(places)):
+        if pathlib.Path(spec[:i]).is_file():
+            return spec[:i], spec[i + 1 :]
+    name, _, arg = spec.partition(':')
+    return name, arg
+
+
 def load_config(spec: str, overrides: typing.Sequence[str] = ()) -> Config:
     """Reads a configuration.
 
     Args:
-      spec: 'path.py' or the name of a shipped file, then optionally ':arg'; arguments combine with commas ('cips:a,b').
+      spec: 'path.py' or the name of a shipped file, then optionally ':arg'; arguments combine with commas ('cips:a,b');
+        or the config.json of a run.
       overrides: 'a.b=value' strings; the value is a Python literal, or else a string.
     Raises: ConfigError.
     """
-    name, _, arg = spec.partition(':')
+    name, arg = _split(spec)
     path = _config_path(name)
+    if path.suffix == '.json':
+        if arg:
+            raise ConfigError(f'{path} is the configuration of a run, which takes no argument {arg!r}; leave it out.')
+        try:
+            return override(from_json(path.read_text()), overrides)
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+            raise ConfigError(f'{path} is not the config.json of a run: {error}.') from None
     if path.suffix != '.py':
-        raise ConfigError(f'{path} is no configuration, which is a Python file (.py).')
+        raise ConfigError(f'{path} is no configuration, which is a Python file (.py) or the config.json of a run.')
     module_spec = importlib.util.spec_from_file_location(f'pegan_jax_config_{path.stem}', path)
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module

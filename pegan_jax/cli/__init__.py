@@ -6,6 +6,7 @@ A command is a module with HELP, EPILOG, add_arguments(parser) and run(arguments
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -69,6 +70,8 @@ def _run(argv: list[str]) -> int:
         if word.startswith('--config.'):
             item = word.removeprefix('--config.')
             overrides.append(item if '=' in item else f'{item}={next(words, "")}')
+        elif re.match(r'-[\d.]', word) and rest and rest[-1].startswith('--') and '=' not in rest[-1]:
+            rest[-1] += f'={word}'  # --extent -2,2,-2,2: argparse would take the numbers for an option
         else:
             rest.append(word)
     try:

@@ -86,3 +86,19 @@ def test_total_steps_covers_total_kimg():
     train = configs.TrainConfig(batch_size=30, total_kimg=0.1)
     assert train.total_steps == 4
     assert dataclasses.replace(train, total_kimg=0.09).total_steps == 3
+
+
+def test_the_json_of_a_run_is_a_configuration(tmp_path):
+    path = tmp_path / 'a:b' / 'config.json'
+    path.parent.mkdir()
+    path.write_text(configs.to_json(load_config('cips:tiny')))
+    assert load_config(str(path), ['optim.g_lr=0.5']) == load_config('cips:tiny', ['optim.g_lr=0.5'])
+    with pytest.raises(ConfigError, match=r"takes no argument 'tiny'; leave it out"):
+        load_config(f'{path}:tiny')
+    path.write_text('[]')
+    with pytest.raises(ConfigError, match='is not the config.json of a run'):
+        load_config(str(path))
+    (tmp_path / 'a:b' / 'mine.py').write_text(
+        'from pegan_jax.config import load_config\n\ndef get_config(arg):\n    return load_config(f"dcgan:{arg}")\n'
+    )
+    assert load_config(f'{tmp_path}/a:b/mine.py:tiny') == load_config('dcgan:tiny')
