@@ -126,6 +126,22 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.nda
     return pixels if alpha is None else np.round(pixels * (alpha[..., None] / 255)).astype(np.uint8)
 
 
+def decode_raw(data: bytes, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The numbers of an image: uint8 or uint16 [H, W, 1] where it has no colours, else uint8 [H, W, 3]; and its alpha.
+
+    Turned upright by its EXIF orientation; of several frames, the first. Raises: UnreadableImage as `decode_image`.
+    """
+    image = _open(data, max_pixels)
+    try:
+        if has_16_bits(image) and image.mode.startswith('I'):
+            grey = np.clip(np.asarray(ImageOps.exif_transpose(image)).astype(np.int64), 0, 65535)
+            return grey.astype(np.uint16)[..., None], None
+        pixels, alpha = to_rgb(image)
+    except Exception as error:  # Pillow's decoders raise many types on damaged data
+        raise UnreadableImage(f'cannot be decoded: {error}') from error
+    return pixels[..., :1] if (pixels == pixels[..., :1]).all() else pixels, alpha
+
+
 def read_image(path: pathlib.Path, max_pixels: int) -> np.ndarray:
     """`decode_image` of a file. Raises: UnreadableImage, with its name."""
     try:

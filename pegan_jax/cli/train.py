@@ -18,7 +18,10 @@ EPILOG = """Single settings are changed with --config.SECTION.FIELD=VALUE, for e
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     p.add_argument(
-        '--config', required=True, metavar='FILE[:ARG]', help='a configuration file, the name of a shipped one, or the config.json of a run'
+        '--config',
+        required=True,
+        metavar='FILE[:ARG]',
+        help='a configuration file, the name of a shipped one, or the config.json of a run',
     )
     p.add_argument('--workdir', type=pathlib.Path, help='everything is written here; a second launch resumes')
     p.add_argument(

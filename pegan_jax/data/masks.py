@@ -1,25 +1,19 @@
-"""Holes for inpainting: random boxes and brush strokes (Yu et al. 2019), folders of masks, classes of hole ratios.
+"""Holes for inpainting: random boxes and brush strokes (Yu et al. 2019), classes of hole ratios.
 
 One polarity everywhere: 1 (in files: white) is a hole, 0 is a known pixel.
 """
 
 import functools
-import logging
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from pegan_jax.data import sources
-from pegan_jax.pixels import UnreadableImage, decode_image
+from pegan_jax.data import mask_files
 from pegan_jax.settings import ConfigError, UserError
-
-logger = logging.getLogger(__name__)
 
 Kind = Literal['box', 'brush', 'union']
 
@@ -165,13 +159,13 @@ def sampler(
 ) -> Callable[[jax.Array], jax.Array]:
     """key -> a mask of training, [height, width, 1] float32: a random one, or any of those in a folder.
 
-    Raises: ConfigError as `read_folder`, or for a kind without its folder.
+    Raises: ConfigError as `mask_files.read_folder`, or for a kind without its folder.
     """
     if kind != 'folder':
         return functools.partial(draw, height=height, width=width, kind=kind)
     if folder is None:
         raise ConfigError("model.masks='folder' needs a folder of masks: set model.mask_folder=PATH.")
-    masks = read_folder(folder, height, width)
+    masks = mask_files.read_folder(folder, height, width)
 
     def pick(key: jax.Array) -> jax.Array:
         return jnp.asarray(masks)[jax.random.randint(key, (), 0, len(masks)), ..., None].astype(jnp.float32)
@@ -223,61 +217,4 @@ def draw_in_bucket(
                 f'no mask of kind={kind!r} and {height} x {width} pixels with a share of holes in ({low}, {high}] '
                 'among 1000; choose another class, or another kind of mask.'
             )
-    return masks
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def binary(image: np.ndarray, name: str, *, invert: bool = False) -> np.ndarray:
-    """uint8 [H, W, 3] or [H, W] -> [H, W] uint8, 1 for a hole: where the first channel is white.
-
-    An image of 0 and 255, or of 0 and 1, is taken as it is; any other is cut at 127.5, with a warning.
-
-    Args:
-      name: of the image, for the warning.
-      invert: the image has known pixels in white.
-    """
-    grey = image[..., 0] if image.ndim == 3 else image
-    values = set(np.unique(grey).tolist())
-    if values <= {0, 1}:
-        holes = grey > 0
-    else:
-        holes = grey > 127.5
-        if not values <= {0, 255}:
-            logger.warning(
-                'mask %s has %d grey values; those above 127.5 count as %s.',
-                name, len(values), 'known pixels' if invert else 'holes',
-            )  # fmt: skip
-    return (holes != invert).astype(np.uint8)
-
-
-def read_folder(folder: str | pathlib.Path, height: int, width: int, *, max_pixels: int = 100_000_000) -> np.ndarray:
-    """All masks in a folder, searched recursively, in the order of their paths, resized by nearest neighbours.
-
-    Args:
-      max_pixels: larger files are refused before they are decoded.
-    Returns: [K, height, width] uint8; 1 is a hole. All are held in memory.
-    Raises: ConfigError if there is no such folder, no image in it, an image that cannot be read or is a hole
-      everywhere, or no hole in any.
-    """
-    root = pathlib.Path(folder)
-    if not root.is_dir():
-        raise ConfigError(f'{str(folder)!r} is not a folder of masks; give the path of one.')
-    paths = [root / n for n in sources.image_names(root)]
-    if not paths:
-        raise ConfigError(
-            f'{str(folder)!r} holds no mask; expected images named {", ".join("*" + s for s in sources.SUFFIXES)}.'
-        )
-    masks = np.empty((len(paths), height, width), np.uint8)
-    for k, path in enumerate(paths):
-        try:
-            mask = binary(decode_image(path.read_bytes(), max_pixels), str(path))
-        except (UnreadableImage, OSError) as error:
-            raise ConfigError(f'mask {path} is unusable: {error}; repair it or take it out of the folder.') from error
-        masks[k] = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-        if masks[k].all():
-            raise ConfigError(f'mask {path} is a hole everywhere: white is a hole. Turn it around, or take it out.')
-    if not masks.any():
-        raise ConfigError(f'no mask in {str(folder)!r} has a hole; white is a hole.')
     return masks

@@ -67,7 +67,9 @@ def test_training_settings_may_change_and_are_told_and_the_model_may_not(photos,
         loop.run(other, tmp_path / 'run')
     assert 'init_partial=True' in str(caught.value)
     train = dataclasses.replace(other.train, init_from=str(tmp_path / 'run'))
-    with pytest.raises(ConfigError, match=r'in 8 of 8 arrays: .*and 5 more. To take what fits, add .*init_partial=True'):
+    with pytest.raises(
+        ConfigError, match=r'in 8 of 8 arrays: .*and 5 more. To take what fits, add .*init_partial=True'
+    ):
         loop.run(dataclasses.replace(other, train=train), tmp_path / 'new')
     train = dataclasses.replace(train, init_partial=True)
     with pytest.raises(ConfigError, match='Nothing fits'):

@@ -96,7 +96,7 @@ def test_the_json_of_a_run_is_a_configuration(tmp_path):
     with pytest.raises(ConfigError, match=r"takes no argument 'tiny'; leave it out"):
         load_config(f'{path}:tiny')
     path.write_text('[]')
-    with pytest.raises(ConfigError, match='is not the config.json of a run'):
+    with pytest.raises(ConfigError, match=r'is not the config\.json of a run'):
         load_config(str(path))
     (tmp_path / 'a:b' / 'mine.py').write_text(
         'from pegan_jax.config import load_config\n\ndef get_config(arg):\n    return load_config(f"dcgan:{arg}")\n'

@@ -20,7 +20,15 @@ def test_imports_go_down_only_and_never_in_circles():
 
 
 def test_an_import_inside_a_function_is_of_a_heavy_library_and_says_so():
-    heavy = ('grain', 'imageio', 'pillow_heif', 'scipy', 'skimage', 'tensorboardX', 'pegan_jax.data.records')  # records need TFDS
+    heavy = (
+        'grain',
+        'imageio',
+        'pillow_heif',
+        'scipy',
+        'skimage',
+        'tensorboardX',
+        'pegan_jax.data.records',
+    )  # records need TFDS
     for path in sorted((ROOT / 'pegan_jax').rglob('*.py')):
         lines = path.read_text().splitlines()
         functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]

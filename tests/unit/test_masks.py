@@ -155,45 +155,11 @@ def test_a_class_that_boxes_cannot_have_is_refused():
         masks.draw_in_bucket(0, 1, 64, 64, 'box', (0.01, 0.1))
 
 
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def save(path, image):
-    path.parent.mkdir(exist_ok=True, parents=True)
-    Image.fromarray(image).save(path)
-
-
-def test_a_folder_of_masks_is_read_as_holes_where_it_is_white(tmp_path, caplog):
-    left = np.zeros((8, 16), np.uint8)
-    left[:, :8] = 255
-    save(tmp_path / 'a.png', left)
-    save(tmp_path / 'b' / 'rgb.png', np.repeat(left.T[..., None], 3, axis=-1))
-    save(tmp_path / 'c.bmp', left // 255)
-    (tmp_path / 'notes.txt').write_text('no mask')
-    found = masks.read_folder(tmp_path, 4, 4)
-    assert found.shape == (3, 4, 4) and found.dtype == np.uint8 and not caplog.records
-    half = np.repeat([[1, 1, 0, 0]], 4, axis=0)
-    np.testing.assert_array_equal(found, [half, half.T, half])
-
-
-def test_masks_are_resized_by_taking_single_pixels(tmp_path):
-    thin = np.zeros((8, 8), np.uint8)
-    thin[:, 2] = 255
-    save(tmp_path / 'thin.png', thin)
-    np.testing.assert_array_equal(masks.read_folder(tmp_path, 2, 2), [[[1, 0], [1, 0]]])
-
-
-def test_grey_masks_are_cut_in_the_middle_with_a_warning(tmp_path, caplog):
-    save(tmp_path / 'grey.png', np.array([[0, 100], [127, 128]], np.uint8))
-    np.testing.assert_array_equal(masks.read_folder(tmp_path, 2, 2), [[[0, 0], [0, 1]]])
-    assert 'grey.png has 4 grey values' in caplog.text
-
-
 def test_a_sampler_of_a_folder_draws_every_mask(tmp_path):
     for i in range(3):
         image = np.zeros((8, 8), np.uint8)
         image[i] = 255
-        save(tmp_path / f'{i}.png', image)
+        Image.fromarray(image).save(tmp_path / f'{i}.png')
     draw = jax.jit(masks.sampler('folder', 8, 8, str(tmp_path)))
     rows = {int(np.argmax(draw(jax.random.key(i))[:, 0, 0])) for i in range(16)}
     assert rows == {0, 1, 2} and draw(jax.random.key(0)).shape == (8, 8, 1)
@@ -201,20 +167,3 @@ def test_a_sampler_of_a_folder_draws_every_mask(tmp_path):
     np.testing.assert_array_equal(masks.sampler('brush', 32, 32)(key), masks.draw(key, 32, 32, 'brush'))
     with pytest.raises(ConfigError, match='needs a folder of masks'):
         masks.sampler('folder', 8, 8)
-
-
-def test_folders_without_usable_masks_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match='is not a folder'):
-        masks.read_folder(tmp_path / 'none', 8, 8)
-    with pytest.raises(ConfigError, match='holds no mask'):
-        masks.read_folder(tmp_path, 8, 8)
-    save(tmp_path / 'black.png', np.zeros((8, 8), np.uint8))
-    with pytest.raises(ConfigError, match='has a hole'):
-        masks.read_folder(tmp_path, 8, 8)
-    save(tmp_path / 'all.png', np.full((8, 8), 255, np.uint8))
-    with pytest.raises(ConfigError, match=r'all\.png is a hole everywhere'):
-        masks.read_folder(tmp_path, 8, 8)
-    (tmp_path / 'all.png').unlink()
-    (tmp_path / 'broken.png').write_bytes(b'no image')
-    with pytest.raises(ConfigError, match=r'broken\.png is unusable'):
-        masks.read_folder(tmp_path, 8, 8)
