@@ -17,16 +17,24 @@ from pegan_jax.gan import GAN, Completer, Sampler, per_layer
 from pegan_jax.layers import truncate
 from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import load_sampling
+from pegan_jax.train.workdir import read_classes
+
+Label = int | str | Sequence[int] | Sequence[str] | np.ndarray  # see `Model.labels`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A trained model; variables: {'params', 'buffers'} of the generator, EMA where the run kept one."""
+    """A trained model.
+
+    variables: {'params', 'buffers'} of the generator, EMA where the run kept one.
+    classes: names of the classes that it was trained with, in order, where they have names.
+    """
 
     config: configs.Config
     gan: GAN
     variables: dict
     step: int
+    classes: tuple[str, ...] = ()
 
     @property
     def sampler(self) -> Sampler:
@@ -93,20 +101,43 @@ class Model:
     def _map(self) -> Callable:
         return jax.jit(self.sampler.map)
 
-    def labels(self, label: int | np.ndarray | None, count: int) -> np.ndarray | None:
-        """A class, or a label [c_dim], `count` times: [count, c_dim] float32; None for a model without labels.
+    def labels(self, label: Label | None, count: int) -> np.ndarray | None:
+        """Labels of `count` images, [count, c_dim] float32; None for a model without labels.
 
-        Raises: ValueError for a class that there is not, a label where there are none, none where there are.
+        Args:
+          label: whole numbers or names are classes, one for all images or one of each; other numbers are labels
+            themselves, [c_dim] for all or [count, c_dim].
+        Raises: UserError for a class that there is not, other shapes, a label where there are none, none where there
+          are.
         """
         c_dim = self.gan.c_dim
         if not c_dim:
             if label is not None:
-                raise UserError(f'label={label}, but the model has no classes.')
+                raise UserError(f'label={label}, but the model was trained without labels; leave it out.')
             return None
-        if label is None or (np.ndim(label) == 0 and not 0 <= label < c_dim) or np.shape(label) not in ((), (c_dim,)):
-            raise UserError(f'label={label}; this model needs a class from 0 to {c_dim - 1}, or {c_dim} numbers.')
-        row = np.eye(c_dim)[label] if np.ndim(label) == 0 else np.asarray(label)
-        return np.tile(row.astype(np.float32), (count, 1))
+        known = f'a class from 0 to {c_dim - 1}'
+        if self.classes:
+            known += f' or its name ({", ".join(self.classes[:10])}{", ..." * (len(self.classes) > 10)})'
+        if label is None:
+            raise UserError(f'this model was trained with labels: give label, {known}, or {c_dim} numbers.')
+        given = np.asarray(label)
+        if given.dtype.kind == 'U':
+            if unknown := [name for name in given.flat if name not in self.classes]:
+                raise UserError(f'label={unknown[0]!r} is no class of this model; it takes {known}.')
+            given = np.array([self.classes.index(name) for name in given.flat]).reshape(given.shape)
+        if given.dtype.kind in 'iu':
+            if given.shape not in ((), (1,), (count,)):
+                raise UserError(f'label has {given.shape} classes for {count} images; give one, or one of each.')
+            if given.min() < 0 or given.max() >= c_dim:
+                raise UserError(f'label={label} is no class of this model; it takes {known}.')
+            rows = np.eye(c_dim)[given]
+        elif given.dtype.kind == 'f' and given.shape in ((c_dim,), (count, c_dim)):
+            rows = given
+        else:
+            raise UserError(
+                f'label is {given.dtype} {given.shape}; give {known}, or floats [{c_dim}] or [{count}, {c_dim}].'
+            )
+        return np.broadcast_to(rows.astype(np.float32), (count, c_dim)).copy()
 
     def styles(
         self,
@@ -114,18 +145,16 @@ class Model:
         truncation_psi: float = 1.0,
         *,
         truncation_cutoff: int | None = None,
-        label: int | np.ndarray | None = None,
+        label: Label | None = None,
     ) -> jax.Array:
-        """w of seeds, [N, w_dim]; truncated, w_avg + psi (w - w_avg), for truncation_psi below 1.
+        """w of seeds, [N, w_dim], truncated: w_avg + psi (w - w_avg).
 
         Args:
+          truncation_psi: 1 is off; below, images are more alike and better, above, more different.
           truncation_cutoff: truncate the styles of this many layers only, which makes them ws [N, num_ws, w_dim].
           label: as for `labels`.
-        Raises: ValueError for truncation_psi above 1, a cutoff that is not a number of layers, a system that completes
-          images, and as `labels`.
+        Raises: UserError for a cutoff that is not a number of layers, a system that completes images, and as `labels`.
         """
-        if truncation_psi > 1:
-            raise UserError(f'truncation_psi={truncation_psi} must be at most 1, which is off.')
         z, label = self.sampler.draw(seeds), self.labels(label, len(seeds))
         w = jnp.asarray(z) if self.sampler.map is None else self._map(self.variables, z, label)
         if truncation_cutoff is not None:
@@ -148,7 +177,8 @@ def load(path: str | pathlib.Path, step: int | str | None = None) -> Model:
     """
     variables, meta, step = load_sampling(pathlib.Path(path) / 'checkpoints', step)
     config = configs.from_dict(meta['config'])
-    return Model(config, configs.system_module(config.system).build(config), variables, step)
+    gan = configs.system_module(config.system).build(config)
+    return Model(config, gan, variables, step, read_classes(pathlib.Path(path)))
 
 
 def local_mesh() -> Mesh:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pegan_jax import coords
 from pegan_jax.gan import per_layer
-from pegan_jax.sampling.model import Model
+from pegan_jax.sampling.model import Label, Model
 from pegan_jax.settings import UserError
 
 
@@ -78,7 +78,7 @@ def sample(
     model: Model,
     seeds: Sequence[int],
     *,
-    label: int | np.ndarray | None = None,
+    label: Label | None = None,
     truncation_psi: float = 1.0,
     truncation_cutoff: int | None = None,
     grid: np.ndarray | jax.Array | None = None,
@@ -90,8 +90,9 @@ def sample(
     """Images of seeds.
 
     Args:
-      label: class, or label [c_dim], of a model that was trained with labels.
-      truncation_psi: 1 is off, 0 the mean image.
+      label: of a model that was trained with labels: a class or its name, for all images or one of each; or labels
+        themselves, floats [c_dim] or [N, c_dim].
+      truncation_psi: 1 is off, 0 the mean image; above 1 images differ more.
       truncation_cutoff: how many layers, from the first on, are truncated; None: all.
       grid: of CIPS: coordinates [..., 2] from `coords`; None: the training grid.
       size: of models with coordinates: (height, width); a larger image shows more, at the pixel pitch of training.
@@ -100,7 +101,7 @@ def sample(
       noise_mode: of StyleGAN2: 'const' (default) takes the numbers of the model, 'random' draws them, 'none' has none.
       batch_size: images computed at once.
     Returns: float32 [N, H, W, C], with a grid [N, *grid.shape[:-1], C]; nominally in [-1, 1], not clamped.
-    Raises: ValueError for no seeds, truncation_psi above 1, options that the model does not have, a transform that is
+    Raises: ValueError for no seeds, options that the model does not have, a transform that is
       not affine or neither one for all images nor one for each.
     """
     if not len(seeds):
@@ -116,7 +117,7 @@ def interpolate(
     seed_b: int,
     steps: int,
     *,
-    label: int | np.ndarray | None = None,
+    label: Label | None = None,
     truncation_psi: float = 1.0,
     truncation_cutoff: int | None = None,
     **options: Any,
@@ -142,7 +143,7 @@ def style_mix(
     columns: Sequence[int],
     layers: Iterable[int],
     *,
-    label: int | np.ndarray | None = None,
+    label: Label | None = None,
     truncation_psi: float = 1.0,
     truncation_cutoff: int | None = None,
     **options: Any,
