@@ -41,6 +41,28 @@ def as_floats(images: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     return images.astype(np.float32) / 127.5 - 1
 
 
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 pixels [..., C] with another number of channels: 1 is grey, 3 is RGB, 4 is RGBA.
+
+    Opacity that is left out puts colours over black; opacity that is added is 255. Grey is the luminance of ITU-R
+    BT.601, 0.299 R + 0.587 G + 0.114 B, rounded as Pillow does: of equal colours exactly their value.
+    """
+    if pixels.shape[-1] == 4 != channels:
+        pixels = np.round(pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
+    if pixels.shape[-1] == 1 != channels:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    if channels == 1 != pixels.shape[-1]:
+        return ((pixels.astype(np.int32) @ np.array([19595, 38470, 7471]) + 2**15) >> 16).astype(np.uint8)[..., None]
+    if channels == 4 != pixels.shape[-1]:
+        return np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=-1)
+    return pixels
+
+
+def picture(pixels: np.ndarray) -> Image.Image:
+    """Pillow's image of uint8 [H, W, C]: grey, RGB or RGBA for a C of 1, 3 or 4."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     """Images [N, H, W, C] side by side, row by row: [rows * H, columns * W, C]; missing ones are zeros."""
     rows = -(-len(images) // columns)
@@ -96,13 +118,13 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.ndarray:
-    """Decodes PNG, JPEG, WebP, BMP or TIFF bytes to uint8 RGB [H, W, 3].
+def decode_image(data: bytes, max_pixels: int, channels: int = 3, *, draft: bool = False) -> np.ndarray:
+    """Decodes PNG, JPEG, WebP, BMP or TIFF bytes to uint8 [H, W, channels].
 
-    Turned upright by its EXIF orientation; transparency is composited over black; 16-bit grey is scaled to 8 bits; of
-    several frames, the first.
+    Turned upright by its EXIF orientation; 16-bit grey is scaled to 8 bits; of several frames, the first.
 
     Args:
+      channels: 1, 3 or 4, as `with_channels` makes them.
       draft: JPEG only: read everything, but compute an eighth of the resolution.
     Raises: UnreadableImage for what is no image, is truncated, has float pixels, or has more than max_pixels (which the
       header says, before anything is decoded; Pillow's own limit of 179 million applies as well).
@@ -114,13 +136,13 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.nda
         pixels, alpha = to_rgb(image)
     except Exception as error:  # as above, and truncated data
         raise UnreadableImage(f'cannot be decoded: {error}') from error
-    return pixels if alpha is None else np.round(pixels * (alpha[..., None] / 255)).astype(np.uint8)
+    return with_channels(pixels if alpha is None else np.concatenate([pixels, alpha[..., None]], axis=-1), channels)
 
 
-def read_image(path: pathlib.Path, max_pixels: int) -> np.ndarray:
+def read_image(path: pathlib.Path, max_pixels: int, channels: int = 3) -> np.ndarray:
     """`decode_image` of a file. Raises: UnreadableImage, with its name."""
     try:
-        return decode_image(path.read_bytes(), max_pixels)
+        return decode_image(path.read_bytes(), max_pixels, channels)
     except UnreadableImage as error:
         raise UnreadableImage(f'{path}: {error}') from error
 
