@@ -1,10 +1,11 @@
 """Pixels for people and files: [-1, 1] and integers, pictures of several images, decoding, writing piece by piece."""
 
 import io
+import itertools
 import pathlib
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import jax
@@ -15,6 +16,7 @@ from pegan_jax.files import whole
 from pegan_jax.settings import UserError
 
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF')
+PNG_COLOURS = {1: 0, 3: 2, 4: 6}  # the colour type of a number of channels
 
 
 class UnreadableImage(UserError):
@@ -58,7 +60,7 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     return pixels
 
 
-def picture(pixels: np.ndarray) -> Image.Image:
+def as_image(pixels: np.ndarray) -> Image.Image:
     """Pillow's image of uint8 [H, W, C]: grey, RGB or RGBA for a C of 1, 3 or 4."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
@@ -159,10 +161,11 @@ def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ..
     """Writes colours [n, C] that arrive in pieces, in order, so that memory does not grow with the image.
 
     Args:
-      path: an RGB .png, clamped to [-1, 1] and rounded to `bits`; or .npy, float32 as it is. It appears when complete.
+      path: a .png, clamped to [-1, 1] and rounded to `bits`; or .npy, float32 as it is. It appears when complete. A PNG
+        is grey, RGB or RGBA for a C of 1, 3 or 4.
       shape: of the whole without its last axis; of a PNG (height, width).
       bits: 8 or 16, of each channel of a PNG.
-    Raises: ValueError for another suffix, other bits, a PNG of another shape.
+    Raises: ValueError for another suffix, other bits, a PNG of another shape or number of channels.
     """
     if path.suffix not in ('.png', '.npy'):
         raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .png, or .npy for float32.')
@@ -172,7 +175,7 @@ def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ..
         raise UserError(f'bits={bits}; a PNG has 8 or 16 per channel.')
     with whole(path) as unfinished, unfinished.open('wb') as file:
         if path.suffix == '.png':
-            _write_png(file, pieces, *shape, bits)
+            _write_png(file, iter(pieces), *shape, bits)
             return
         for number, piece in enumerate(pieces):
             if number == 0:
@@ -181,17 +184,21 @@ def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ..
             file.write(piece.astype('<f4').tobytes())
 
 
-def _write_png(file: BinaryIO, pieces: Iterable[np.ndarray], height: int, width: int, bits: int) -> None:
-    """An RGB image whose pixels arrive in pieces, in order; Pillow writes no 16-bit RGB, and images only as a whole."""
+def _write_png(file: BinaryIO, pieces: Iterator[np.ndarray], height: int, width: int, bits: int) -> None:
+    """An image whose pixels arrive in pieces, in order; Pillow writes no 16-bit RGB, and images only as a whole."""
+    first, *_ = head = list(itertools.islice(pieces, 1))
+    channels = first.shape[-1]
+    if channels not in PNG_COLOURS:
+        raise UserError(f'{channels} channels; a PNG has 1 (grey), 3 (RGB) or 4 (RGBA).')
 
     def block(kind: bytes, data: bytes) -> None:
         file.write(struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)))
 
     file.write(b'\x89PNG\r\n\x1a\n')
-    block(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, 2, 0, 0, 0))
-    compressor, row_bytes = zlib.compressobj(), width * 3 * bits // 8
+    block(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, PNG_COLOURS[channels], 0, 0, 0))
+    compressor, row_bytes = zlib.compressobj(), width * channels * bits // 8
     waiting, above = np.zeros(0, np.uint8), np.zeros((1, row_bytes), np.uint8)
-    for piece in pieces:
+    for piece in itertools.chain(head, pieces):
         levels = to_uint(piece, bits).astype(f'>u{bits // 8}')
         waiting = np.concatenate([waiting, levels.reshape(-1).view(np.uint8)])
         rows = waiting[: len(waiting) // row_bytes * row_bytes].reshape(-1, row_bytes)

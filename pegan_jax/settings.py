@@ -190,7 +190,7 @@ def matches(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(matches(value, a) for a in args)
     if origin is Literal:
-        return value in args
+        return any(value == a and type(value) is type(a) for a in args)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pegan_jax.data import edges, sources
-from pegan_jax.pixels import UnreadableImage, decode_image, picture
+from pegan_jax.pixels import UnreadableImage, as_image, decode_image
 from pegan_jax.settings import ConfigError, DataConfig
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
         height, width = max(height, round(h * scale)), max(width, round(w * scale))
     if (h, w) == (height, width):
         return image
-    resized = picture(image).resize((width, height), Image.Resampling.LANCZOS, box)
+    resized = as_image(image).resize((width, height), Image.Resampling.LANCZOS, box)
     return np.asarray(resized).reshape(height, width, -1)
 
 

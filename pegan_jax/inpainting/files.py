@@ -21,7 +21,7 @@ from pegan_jax.inpainting.arrays import (
     inputs,
     padded_size,
 )
-from pegan_jax.pixels import FORMATS, has_16_bits, to_rgb
+from pegan_jax.pixels import FORMATS, as_image, has_16_bits, to_rgb
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 
@@ -42,7 +42,7 @@ class Pair(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A decoded image: uint8 [H, W, 3]; its transparency [H, W] if it has any; its colour profile if it has one."""
+    """A decoded image: uint8 [H, W, C]; its transparency [H, W] if it has any apart; its colour profile if it has one."""
 
     pixels: np.ndarray
     alpha: np.ndarray | None
@@ -83,6 +83,25 @@ def read_picture(path: pathlib.Path, max_pixels: int = 100_000_000) -> Picture:
             return Picture(*to_rgb(image), profile)
         except Exception as error:  # as above, and what Pillow raises for damaged files, of many types
             raise UserError(f'{path} cannot be decoded: {error}.') from None
+
+
+def as_seen(picture: Picture, channels: int, path: pathlib.Path) -> Picture:
+    """What `read_picture` gave of a file, as a model of 1, 3 or 4 channels sees it: of RGBA, opacity is the fourth one.
+
+    Raises: ValueError for colours that a grey model would not keep.
+    """
+    pixels, alpha, profile = picture
+    if channels == 3:
+        return picture
+    if channels == 4:
+        opaque = np.full(pixels.shape[:2], 255, np.uint8) if alpha is None else alpha
+        return Picture(np.concatenate([pixels, opaque[..., None]], axis=-1), None, profile)
+    if (pixels != pixels[..., :1]).any():
+        raise UserError(
+            f'{path} has colours, and the model is grey (model.img_channels=1): known pixels would not stay as they '
+            'are; make the file grey before, or use a model of colours.'
+        )
+    return Picture(pixels[..., :1], alpha, None)
 
 
 def _binary(path: pathlib.Path, size: tuple[int, int], max_pixels: int, what: str) -> np.ndarray:
@@ -133,7 +152,7 @@ def save(path: pathlib.Path, picture: Picture) -> None:
     channels = pixels if alpha is None else np.concatenate([pixels, alpha[..., None]], axis=-1)
     options = {} if profile is None else {'icc_profile': profile}
     with whole(path) as unfinished:
-        Image.fromarray(channels).save(unfinished, SUFFIXES[path.suffix.lower()], **options)
+        as_image(channels).save(unfinished, SUFFIXES[path.suffix.lower()], **options)
 
 
 def check_suffix(path: pathlib.Path) -> None:
@@ -215,7 +234,8 @@ def inpaint_files(
 ) -> None:
     """Completes image files, images of one size together; every result is written as soon as it is there.
 
-    The transparency of an image comes back as it is, and its colours under it count as known. An image whose mask has
+    The transparency of an image comes back as it is, and its colours under it count as known; a model of RGBA completes
+    it too. A grey model takes files without colours, whatever their mode, and its results are grey. An image whose mask has
     no hole is written as it is, with a warning.
 
     Args:
@@ -245,7 +265,8 @@ def inpaint_files(
         for group in groups.values():
             step = 1 if model is None else min(batch_size, len(group))
             for i in range(0, len(group), step):
-                loaded = [_load(p, invert_mask, invert_sketch, max_pixels) for p in group[i : i + step]]
+                channels = 3 if model is None else model.config.data.channels
+                loaded = [_load(p, channels, invert_mask, invert_sketch, max_pixels) for p in group[i : i + step]]
                 for item, pixels in zip(loaded, _filled(model, loaded, step), strict=True):
                     out = item.pair.out
                     out.parent.mkdir(parents=True, exist_ok=True)
@@ -270,8 +291,8 @@ def _check_outputs(files: Sequence[Pair], flow: bool) -> None:
             taken[out.resolve()] = 'is another result'
 
 
-def _load(pair: Pair, invert_mask: bool, invert_sketch: bool, max_pixels: int) -> _Loaded:
-    picture = read_picture(pair.image, max_pixels)
+def _load(pair: Pair, channels: int, invert_mask: bool, invert_sketch: bool, max_pixels: int) -> _Loaded:
+    picture = as_seen(read_picture(pair.image, max_pixels), channels, pair.image)
     size = picture.pixels.shape[:2]
     mask = read_mask(pair.mask, size, invert=invert_mask, max_pixels=max_pixels)
     if not mask.any():
