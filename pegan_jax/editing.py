@@ -1,7 +1,7 @@
 """Uses of a trained SinGAN and its image (Shaham et al. 2019, section 4): edit, harmonise, paint, enlarge, animate.
 
-`model` is what `pegan_jax.load` gives for a run of the system 'singan'; images are float32 [H, W, C] in [-1, 1], with the
-channels of the one that was learned.
+`model` is what `pegan_jax.load` gives for a run of the system 'singan'; images are float32 [H, W, C] in [-1, 1], with
+the channels of the one that was learned.
 """
 
 import functools

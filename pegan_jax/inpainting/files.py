@@ -42,7 +42,7 @@ class Pair(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A decoded image: uint8 [H, W, C]; its transparency [H, W] if it has any apart; its colour profile if it has one."""
+    """A decoded image: uint8 [H, W, C]; its transparency [H, W] if it has any apart; its colour profile, if any."""
 
     pixels: np.ndarray
     alpha: np.ndarray | None
@@ -235,8 +235,8 @@ def inpaint_files(
     """Completes image files, images of one size together; every result is written as soon as it is there.
 
     The transparency of an image comes back as it is, and its colours under it count as known; a model of RGBA completes
-    it too. A grey model takes files without colours, whatever their mode, and its results are grey. An image whose mask has
-    no hole is written as it is, with a warning.
+    it too. A grey model takes files without colours, whatever their mode, and its results are grey. An image whose mask
+    has no hole is written as it is, with a warning.
 
     Args:
       model: None: `biharmonic`.

@@ -37,10 +37,12 @@ def test_images_have_the_channels_that_the_configuration_says_and_few_layers_kno
     (rgb, size), (grey, _), (rgba, _) = (shapes(system, n) for n in (3, 1, 4))
     for channels in (1, 4):
         assert shapes(system, channels)[1] == (*size[:-1], channels)
-    # A layer that sees images, or makes them, has a number of its own per channel; all others have none.
+    # Axes that images come in or go out by grow with their channels; all others stay.
     for net in rgb.params:
-        counts = [sum(x.size for x in jax.tree.leaves(state.params[net])) for state in (grey, rgb, rgba)]
-        assert counts[1] - counts[0] == 2 * (counts[2] - counts[1]) > 0
+        of = [[x.shape for x in jax.tree.leaves(state.params[net])] for state in (grey, rgb, rgba)]
+        axes = list(zip(*([n for shape in shapes for n in shape] for shapes in of), strict=True))
+        grown = [(a, b, c) for a, b, c in axes if not a == b == c]
+        assert grown and all(b - a == 2 and c - b == 1 for a, b, c in grown)
 
 
 @pytest.mark.parametrize(('cnum', 'channels'), [(12, 3), (4, 1)])
