@@ -61,7 +61,7 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def as_image(pixels: np.ndarray) -> Image.Image:
-    """Pillow's image of uint8 [H, W, C]: grey, RGB or RGBA for a C of 1, 3 or 4."""
+    """Pillow's image of uint8 [H, W, C]: grey, RGB or RGBA for a C of 1, 3 or 4, and for 2 grey with opacity."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
