@@ -190,7 +190,7 @@ def grey(arrays, meta):
     """The first colour alone, of a generator of which every colour depends on its own numbers at the end."""
     colours = r'param/to_?rgb.*(\.conv\.weight_orig|(?<!modulation)\.bias)|out/.*/(img|mid/to_rgb.*)'
     arrays = {
-        name: np.take(value, [0], value.shape.index(3)) if re.fullmatch(colours, name) else value
+        name: np.take(value, [0], 0 if name.startswith('param/torgb') else 1) if re.fullmatch(colours, name) else value
         for name, value in without(arrays, 'out/.*/mid/(?!to_rgb).*').items()
     }
     return arrays, meta | {'constructor': meta['constructor'] | {'out_channels': 1}}
