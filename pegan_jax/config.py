@@ -54,6 +54,11 @@ class Config:
         check_types(self, 'config')
         if not isinstance(self.model, module.Config):
             raise ConfigError(f'model={type(self.model).__name__} is not the configuration of system={self.system!r}.')
+        if self.model.img_channels != self.data.channels:
+            raise ConfigError(
+                f'model.img_channels={self.model.img_channels} differs from data.channels={self.data.channels}: set '
+                'both to 1 (grey), 3 (RGB) or 4 (RGBA).'
+            )
         module.validate(self)
 
 

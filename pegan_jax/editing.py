@@ -1,6 +1,7 @@
 """Uses of a trained SinGAN and its image (Shaham et al. 2019, section 4): edit, harmonise, paint, enlarge, animate.
 
-`model` is what `pegan_jax.load` gives for a run of the system 'singan'; images are float32 [H, W, 3] in [-1, 1].
+`model` is what `pegan_jax.load` gives for a run of the system 'singan'; images are float32 [H, W, C] in [-1, 1], with
+the channels of the one that was learned.
 """
 
 import functools
@@ -14,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pegan_jax.models import singan, singan_pyramid
-from pegan_jax.pixels import to_uint8
+from pegan_jax.pixels import as_image, to_uint8, with_channels
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 
@@ -28,13 +29,13 @@ def _parts(model: Model) -> tuple[singan.Config, dict, dict]:
 
 
 def real_image(model: Model) -> np.ndarray:
-    """The image that the model learned, [H, W, 3], in its finest scale."""
+    """The image that the model learned, [H, W, C], in its finest scale."""
     _, _, buffers = _parts(model)
     return np.asarray(buffers['reals'][f'scale{len(buffers["reals"]) - 1}'])
 
 
 def reconstruct(model: Model) -> np.ndarray:
-    """The model's own version of its image, [H, W, 3]."""
+    """The model's own version of its image, [H, W, C]."""
     config, params, buffers = _parts(model)
     noises = singan.fixed_noises(config, buffers, len(buffers['reals']))
     return np.asarray(singan.generate_trained(config, params, buffers, noises)[0])
@@ -43,7 +44,7 @@ def reconstruct(model: Model) -> np.ndarray:
 def samples(
     model: Model, seeds: Sequence[int], *, size: tuple[int, int] | None = None, start_scale: int = 0
 ) -> np.ndarray:
-    """Random images of any size, [N, H, W, 3]; the arguments are those of `singan.synthesise`."""
+    """Random images of any size, [N, H, W, C]; the arguments are those of `singan.synthesise`."""
     _parts(model)
     if not len(seeds):
         raise UserError('seeds is empty; give at least one, such as seeds=[0].')
@@ -58,17 +59,22 @@ def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.nda
     """Runs the scales from `scale` on, with `image` in place of what the scales below would give.
 
     Args:
-      image: [h, w, 3], of any size; it is brought to that of the model's image.
+      image: [h, w, C], of any size; it is brought to that of the model's image.
       scale: 1 to the finest; the coarser, the freer.
       seed: of the noise.
-    Returns: [H, W, 3].
-    Raises: ValueError for a scale that does not exist, or not the one for which a model with a palette was trained.
+    Returns: [H, W, C].
+    Raises: ValueError for a scale that does not exist, or not the one for which a model with a palette was trained, and
+      for an image of other channels.
     """
     config, params, buffers = _parts(model)
     sizes, ratio = singan.sizes_of(buffers), singan.ratio_of(config, buffers)
     finest = len(sizes) - 1
     if not 1 <= scale <= finest:
         raise UserError(f'scale={scale}; an image can enter at scales 1 to {finest} of this model.')
+    if np.ndim(image) != 3 or np.shape(image)[-1] != config.img_channels:
+        raise UserError(
+            f'the image has the shape {np.shape(image)}; this model knows images [h, w, {config.img_channels}].'
+        )
     x = jnp.asarray(image, jnp.float32)[None]
     if x.shape[1:3] != sizes[finest]:
         x = singan_pyramid.resize_quantised(x, size=sizes[finest])
@@ -108,9 +114,9 @@ def edit(
     """Makes an edited copy of the model's image look like it: `inject`, blended in by `soft_mask` of the changed part.
 
     Args:
-      image: the edited copy, [h, w, 3]; mask: [h, w], not 0 where it was changed.
+      image: the edited copy, [h, w, C]; mask: [h, w], not 0 where it was changed.
       radius: EDIT_RADIUS, or HARMONISE_RADIUS for an object that was pasted in.
-    Returns: [H, W, 3]: (1 - M) image of the model + M injected.
+    Returns: [H, W, C]: (1 - M) image of the model + M injected.
     Raises: ValueError as `inject` and `soft_mask`, or if the shapes of image and mask differ.
     """
     if np.shape(image)[:2] != np.shape(mask)[:2]:
@@ -131,7 +137,7 @@ def edit(
 def super_resolve(model: Model, seed: int = 0) -> np.ndarray:
     """The model's image enlarged by `model.sr_factor`: its finest block again and again, each time a little larger.
 
-    Returns: [floor(F H), floor(F W), 3].
+    Returns: [floor(F H), floor(F W), C].
     Raises: ValueError for a model that was not trained for it.
     """
     config, params, buffers = _parts(model)
@@ -182,7 +188,7 @@ def animate(
     start_scale: int = 1,
     seed: int = 0,
 ) -> np.ndarray:
-    """Frames [T, H, W, 3] of the image in motion: every scale's noise walks at random about that of the reconstruction.
+    """Frames [T, H, W, C] of the image in motion: every scale's noise walks at random about that of the reconstruction.
 
     Args:
       alpha: pull towards the reconstruction; beta: smoothness of the motion.
@@ -209,21 +215,25 @@ def animate(
 
 
 def save_animation(frames: np.ndarray, path: str | pathlib.Path, fps: int = 10) -> None:
-    """Writes frames [T, H, W, 3] as a .gif, or a .mp4, for which imageio and its ffmpeg are needed.
+    """Writes frames [T, H, W, C] as a .gif, or a .mp4, for which imageio and its ffmpeg are needed.
+
+    A .gif has transparent pixels or opaque ones, nothing between; in a .mp4 they are over black.
 
     Raises: ValueError for another suffix, or a missing library.
     """
     path, images = pathlib.Path(path), to_uint8(frames)
     if path.suffix == '.gif':
-        first, *rest = (Image.fromarray(image) for image in images)
-        first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+        first, *rest = (as_image(image) for image in images)
+        # Behind a transparent pixel there is the background, not the frame before.
+        disposal = 2 if images.shape[-1] == 4 else 0
+        first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, disposal=disposal)
     elif path.suffix == '.mp4':
         try:
             import imageio.v3 as iio  # not a dependency: videos alone need it
 
             # Most players want even sides.
             height, width = (n - n % 2 for n in images.shape[1:3])
-            iio.imwrite(path, images[:, :height, :width], fps=fps, macro_block_size=2)
+            iio.imwrite(path, with_channels(images[:, :height, :width], 3), fps=fps, macro_block_size=2)
         except (ImportError, OSError) as error:
             raise UserError(
                 f"{path.name} cannot be written ({error}); pip install 'pegan_jax[video]', or use .gif."

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pegan_jax.data import masks, pipeline, worlds
 from pegan_jax.files import whole
 from pegan_jax.metrics import image as measures
-from pegan_jax.pixels import decode_image, to_uint8
+from pegan_jax.pixels import decode_image, to_uint8, with_channels
 from pegan_jax.settings import DataConfig, UserError
 
 METRICS = tuple(measures.DEFINITIONS)
@@ -59,7 +59,7 @@ def data_of(name: str, data: DataConfig) -> DataConfig:
 
 
 def read_images(data: DataConfig, count: int) -> np.ndarray:
-    """The first `count` images of a data set, cropped to the middle, or as many as there are: uint8 [N, H, W, 3].
+    """The first `count` images of a data set, cropped to the middle, or as many as there are: uint8 [N, H, W, C].
 
     The procedural worlds are those from HELD_OUT on, which no training sees.
 
@@ -67,11 +67,13 @@ def read_images(data: DataConfig, count: int) -> np.ndarray:
     """
     if data.tfds == 'worlds' and data.folder is None and data.image is None:
         seeds = [np.arange(i, i + 1, dtype=np.int32) for i in range(HELD_OUT, HELD_OUT + count)]
-        return np.concatenate([to_uint8(worlds.render_world(seed, *data.size)) for seed in seeds])
+        drawn = np.concatenate([to_uint8(worlds.render_world(seed, *data.size)) for seed in seeds])
+        return with_channels(drawn, data.channels)
     with tempfile.TemporaryDirectory() as folder:
         source = pipeline.open_source(data, pathlib.Path(folder))
         encoded = [source[i]['image'] for i in range(min(count, len(source)))]
-    return np.stack([pipeline.fit(decode_image(e, data.max_pixels), data.size, 'center') for e in encoded])
+    decoded = (decode_image(e, data.max_pixels, data.channels) for e in encoded)
+    return np.stack([pipeline.fit(pixels, data.size, 'center') for pixels in decoded])
 
 
 def check_metrics(metrics: Sequence[str], size: tuple[int, int]) -> None:
@@ -94,9 +96,9 @@ def evaluate(
     """Scores of methods of inpainting.
 
     Args:
-      methods: by name, (images [N, H, W, 3] uint8, masks [N, H, W]) -> completed images, such as
+      methods: by name, (images [N, H, W, C] uint8, masks [N, H, W]) -> completed images, such as
         functools.partial(pegan_jax.inpaint, model).
-      images: uint8 [N, H, W, 3]; masked: of `cases`.
+      images: uint8 [N, H, W, C]; masked: of `cases`.
       metrics: names among METRICS.
     Returns: {method: {kind or 'all': {'0.1-0.2' or 'all': {'images', 'hole_ratio', metric: mean}}}}; means are over
       images, None where no image has a finite value.

@@ -1,10 +1,11 @@
 """Pixels for people and files: [-1, 1] and integers, pictures of several images, decoding, writing piece by piece."""
 
 import io
+import itertools
 import pathlib
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import jax
@@ -16,6 +17,7 @@ from pegan_jax.settings import UserError
 
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'TIFF', 'GIF', 'AVIF', 'JPEG2000', 'PPM', 'TGA')
 HEIF = (b'heic', b'heix', b'mif1', b'msf1', b'heim', b'heis')  # brands of files, after 'ftyp'
+PNG_COLOURS = {1: 0, 3: 2, 4: 6}  # the colour type of a number of channels
 
 
 class UnreadableImage(UserError):
@@ -40,6 +42,28 @@ def to_uint8(images: np.ndarray | jax.Array) -> np.ndarray:
 def as_floats(images: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     """0..255 to [-1, 1], float32."""
     return images.astype(np.float32) / 127.5 - 1
+
+
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 pixels [..., C] with another number of channels: 1 is grey, 3 is RGB, 4 is RGBA.
+
+    Opacity that is left out puts colours over black; opacity that is added is 255. Grey is the luminance of ITU-R
+    BT.601, 0.299 R + 0.587 G + 0.114 B, rounded as Pillow does: of equal colours exactly their value.
+    """
+    if pixels.shape[-1] == 4 != channels:
+        pixels = np.round(pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
+    if pixels.shape[-1] == 1 != channels:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    if channels == 1 != pixels.shape[-1]:
+        return ((pixels.astype(np.int32) @ np.array([19595, 38470, 7471]) + 2**15) >> 16).astype(np.uint8)[..., None]
+    if channels == 4 != pixels.shape[-1]:
+        return np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=-1)
+    return pixels
+
+
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """Pillow's image of uint8 [H, W, C]: grey, RGB or RGBA for a C of 1, 3 or 4, and for 2 grey with opacity."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
@@ -105,13 +129,13 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.ndarray:
-    """Decodes image bytes (of the FORMATS, and HEIC with the extra `heif`) to uint8 RGB [H, W, 3].
+def decode_image(data: bytes, max_pixels: int, channels: int = 3, *, draft: bool = False) -> np.ndarray:
+    """Decodes image bytes (of the FORMATS, and HEIC with the extra `heif`) to uint8 [H, W, channels].
 
-    Turned upright by its EXIF orientation; transparency is composited over black; 16-bit grey is scaled to 8 bits; of
-    several frames, the first.
+    Turned upright by its EXIF orientation; 16-bit grey is scaled to 8 bits; of several frames, the first.
 
     Args:
+      channels: 1, 3 or 4, as `with_channels` makes them.
       draft: JPEG only: read everything, but compute an eighth of the resolution.
     Raises: UnreadableImage for what is no image, is truncated, has float pixels, or has more than max_pixels (which the
       header says, before anything is decoded; Pillow's own limit of 179 million applies as well).
@@ -123,7 +147,7 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = False) -> np.nda
         pixels, alpha = to_rgb(image)
     except Exception as error:  # as above, and truncated data
         raise UnreadableImage(f'cannot be decoded: {error}') from error
-    return pixels if alpha is None else np.round(pixels * (alpha[..., None] / 255)).astype(np.uint8)
+    return with_channels(pixels if alpha is None else np.concatenate([pixels, alpha[..., None]], axis=-1), channels)
 
 
 def decode_raw(data: bytes, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -142,10 +166,10 @@ def decode_raw(data: bytes, max_pixels: int) -> tuple[np.ndarray, np.ndarray | N
     return pixels[..., :1] if (pixels == pixels[..., :1]).all() else pixels, alpha
 
 
-def read_image(path: pathlib.Path, max_pixels: int) -> np.ndarray:
+def read_image(path: pathlib.Path, max_pixels: int, channels: int = 3) -> np.ndarray:
     """`decode_image` of a file. Raises: UnreadableImage, with its name."""
     try:
-        return decode_image(path.read_bytes(), max_pixels)
+        return decode_image(path.read_bytes(), max_pixels, channels)
     except UnreadableImage as error:
         raise UnreadableImage(f'{path}: {error}') from error
 
@@ -162,10 +186,11 @@ def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ..
     """Writes colours [n, C] that arrive in pieces, in order, so that memory does not grow with the image.
 
     Args:
-      path: an RGB .png, clamped to [-1, 1] and rounded to `bits`; or .npy, float32 as it is. It appears when complete.
+      path: a .png, clamped to [-1, 1] and rounded to `bits`; or .npy, float32 as it is. It appears when complete. A PNG
+        is grey, RGB or RGBA for a C of 1, 3 or 4.
       shape: of the whole without its last axis; of a PNG (height, width).
       bits: 8 or 16, of each channel of a PNG.
-    Raises: ValueError for another suffix, other bits, a PNG of another shape.
+    Raises: ValueError for another suffix, other bits, a PNG of another shape or number of channels.
     """
     if path.suffix not in ('.png', '.npy'):
         raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .png, or .npy for float32.')
@@ -175,7 +200,7 @@ def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ..
         raise UserError(f'bits={bits}; a PNG has 8 or 16 per channel.')
     with whole(path) as unfinished, unfinished.open('wb') as file:
         if path.suffix == '.png':
-            _write_png(file, pieces, *shape, bits)
+            _write_png(file, iter(pieces), *shape, bits)
             return
         for number, piece in enumerate(pieces):
             if number == 0:
@@ -184,17 +209,21 @@ def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ..
             file.write(piece.astype('<f4').tobytes())
 
 
-def _write_png(file: BinaryIO, pieces: Iterable[np.ndarray], height: int, width: int, bits: int) -> None:
-    """An RGB image whose pixels arrive in pieces, in order; Pillow writes no 16-bit RGB, and images only as a whole."""
+def _write_png(file: BinaryIO, pieces: Iterator[np.ndarray], height: int, width: int, bits: int) -> None:
+    """An image whose pixels arrive in pieces, in order; Pillow writes no 16-bit RGB, and images only as a whole."""
+    first, *_ = head = list(itertools.islice(pieces, 1))
+    channels = first.shape[-1]
+    if channels not in PNG_COLOURS:
+        raise UserError(f'{channels} channels; a PNG has 1 (grey), 3 (RGB) or 4 (RGBA).')
 
     def block(kind: bytes, data: bytes) -> None:
         file.write(struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)))
 
     file.write(b'\x89PNG\r\n\x1a\n')
-    block(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, 2, 0, 0, 0))
-    compressor, row_bytes = zlib.compressobj(), width * 3 * bits // 8
+    block(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, PNG_COLOURS[channels], 0, 0, 0))
+    compressor, row_bytes = zlib.compressobj(), width * channels * bits // 8
     waiting, above = np.zeros(0, np.uint8), np.zeros((1, row_bytes), np.uint8)
-    for piece in pieces:
+    for piece in itertools.chain(head, pieces):
         levels = to_uint(piece, bits).astype(f'>u{bits // 8}')
         waiting = np.concatenate([waiting, levels.reshape(-1).view(np.uint8)])
         rows = waiting[: len(waiting) // row_bytes * row_bytes].reshape(-1, row_bytes)

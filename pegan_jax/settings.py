@@ -34,6 +34,8 @@ class DataConfig:
     data_dir: TFDS data directory; None: the TFDS default, and `<workdir>/tfds` for 'worlds'.
     num_worlds: how many images 'worlds' holds.
     resolution: side, or (height, width), of the images that training sees.
+    channels: 1 is grey, by luminance; 3 is RGB; both have transparent pixels over black. 4 is RGBA: colours as they are
+      under their opacity, which is 255 where an image has none, and counts as a fourth channel like the others.
     crop: 'center' cuts the largest window of the wanted aspect and resizes it; 'random' resizes the same way and cuts a
       random window of the wanted size; 'window' cuts that from the image as it is, enlarged only where it is smaller;
       'stretch' resizes and ignores the aspect.
@@ -54,6 +56,7 @@ class DataConfig:
     data_dir: str | None = None
     num_worlds: int = 4096
     resolution: int | tuple[int, int] = 64
+    channels: Literal[1, 3, 4] = 3
     crop: Literal['center', 'random', 'window', 'stretch'] = 'center'
     flip: bool = True
     labels: bool = False
@@ -201,7 +204,7 @@ def matches(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(matches(value, a) for a in args)
     if origin is Literal:
-        return value in args
+        return any(value == a and type(value) is type(a) for a in args)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False

@@ -88,7 +88,7 @@ def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
 
     Args:
       models: by the name to show; of the system 'deepfill', with gated convolutions.
-      images: [N, H, W, 3] float32 in [-1, 1], sides multiples of 8.
+      images: [N, H, W, C] float32 in [-1, 1], sides multiples of 8.
     Raises: ValueError for models without gates.
     """
     inputs = {'image': images, 'mask': box_mask(*images.shape[1:3])}

@@ -44,12 +44,15 @@ def random_models(names: Sequence[str], key: jax.Array) -> dict[str, Model]:
 
 
 def worlds_for(models: dict[str, Model], count: int = 4) -> np.ndarray:
-    """Procedural worlds that training does not see, of the models' size: [count, H, W, 3] float32 in [-1, 1].
+    """Procedural worlds that training does not see, of the models' size: [count, H, W, C] float32 in [-1, 1].
 
-    Raises: ValueError for models of several sizes.
+    Raises: ValueError for models of several sizes or numbers of channels.
     """
     sizes = {model.config.data.size for model in models.values()}
     if len(sizes) > 1:
         raise UserError(f'the models are for images of {sorted(sizes)}; compare models of one size.')
-    images = read_images(DataConfig(tfds='worlds', resolution=sizes.pop()), count)
+    channels = {model.config.data.channels for model in models.values()}
+    if len(channels) > 1:
+        raise UserError(f'the models are for images of {sorted(channels)} channels; compare models of one kind.')
+    images = read_images(DataConfig(tfds='worlds', resolution=sizes.pop(), channels=channels.pop()), count)
     return as_floats(images)

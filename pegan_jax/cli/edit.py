@@ -4,11 +4,10 @@ import argparse
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from pegan_jax import editing
 from pegan_jax.cli import options
-from pegan_jax.pixels import as_floats, image_grid, read_image, to_uint8
+from pegan_jax.pixels import as_floats, as_image, image_grid, read_image, to_uint8
 from pegan_jax.settings import UserError
 
 HELP = 'What a SinGAN can do with the image that it learned.'
@@ -21,6 +20,8 @@ EPILOG = """What --mode does, with the files that it needs:
   harmonise    --image --mask          the same with a narrower border, for an object that was pasted in
   super-resolution                     the training image enlarged; trained with configs/singan.py:sr
   animate                              the training image in motion, as .gif or .mp4
+
+An --image is read as the training image was: a model of a grey one (data.channels=1) sees the luminance of colours.
 
 examples:
   --mode samples --seeds 0-5 --size 250x500 --out wide.png
@@ -66,9 +67,10 @@ def run(args: argparse.Namespace) -> None:
         given, needed = getattr(args, name) is not None, name in MODES[args.mode]
         if given != needed:
             raise UserError(f'--mode {args.mode} {"needs" if needed else "does not take"} --{name}.')
-    if args.mode != 'animate':
-        options.check_picture(args.out)
     model, seed = options.load(args), args.seeds[0]
+    data = model.config.data
+    if args.mode != 'animate':
+        options.check_picture(args.out, data.channels)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.mode == 'animate':
         chosen = {'alpha': args.alpha, 'beta': args.beta, 'start_scale': args.start_scale, 'seed': seed}
@@ -79,15 +81,15 @@ def run(args: argparse.Namespace) -> None:
         elif args.mode == 'super-resolution':
             images = np.stack([editing.super_resolve(model, seed) for seed in args.seeds])
         else:
-            image = as_floats(read_image(args.image, model.config.data.max_pixels))
+            image = as_floats(read_image(args.image, data.max_pixels, data.channels))
             if args.mask is None:
                 images = np.stack([editing.inject(model, image, args.scale, seed) for seed in args.seeds])
             else:
-                mask = np.asarray(Image.fromarray(read_image(args.mask, model.config.data.max_pixels)).convert('L'))
+                mask = read_image(args.mask, data.max_pixels, 1)[..., 0]
                 radius = editing.EDIT_RADIUS if args.mode == 'edit' else editing.HARMONISE_RADIUS
                 images = np.stack(
                     [editing.edit(model, image, mask, args.scale, seed, radius=radius) for seed in args.seeds]
                 )
         grid = image_grid(to_uint8(images), min(4, len(images)))
-        Image.fromarray(grid).save(args.out)
+        as_image(grid).save(args.out)
     print(args.out)

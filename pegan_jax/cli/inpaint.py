@@ -4,15 +4,19 @@ import argparse
 import pathlib
 import sys
 
+from PIL import ImageColor
+
 from pegan_jax import inpainting
 from pegan_jax.cli import options
 from pegan_jax.settings import UserError
 
 HELP = 'Fill the holes of images; all other pixels stay as they are.'
 
-EPILOG = """White in the mask is the hole, black is known; known pixels are written as they are, which takes a format
-without losses. Of folders, images, masks and sketches belong together by their names without suffix; one mask may serve
-a whole folder of images.
+EPILOG = """White in the mask is the hole, black is known. Labels, colours and transparency are understood too, and what
+is guessed is told. Known pixels are written as they are, which takes a format without losses. Of folders, images, masks
+and sketches belong together by their names without suffix, and photo_mask.png is the mask of photo.jpg, also in the
+same folder; one mask may serve a whole folder of images. A file that cannot be read does not keep the others from being
+filled.
 
 Sketches are for models that were trained with them (configs/deepfill.py:guided): white lines on black, of which those
 in the hole count.
@@ -23,6 +27,8 @@ examples:
   --model runs/faces --image photo.jpg --mask hole.png --out filled.png
   --model runs/guided --image photo.jpg --mask hole.png --sketch lines.png --flow --out filled.png
   --model runs/faces --image photos --mask masks --out filled
+  --model runs/faces --image photos --mask photos --out filled           photos/a.jpg with photos/a_mask.png
+  --model runs/faces --image photo.jpg --mask labels.png --mask-colour 3 --out filled.png
   --method biharmonic --image photo.jpg --mask hole.png --out smooth.png
 """
 
@@ -36,10 +42,26 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--mask', type=pathlib.Path, required=True, metavar='FILE|FOLDER', help='white is the hole')
     p.add_argument('--sketch', type=pathlib.Path, metavar='FILE|FOLDER', help='white lines, of a guided model')
     p.add_argument('--invert-mask', action='store_true', help='black is the hole')
+    p.add_argument(
+        '--mask-colour', type=_colour, metavar='R,G,B|NAME|N',
+        help='the hole is what has this colour, such as 255,0,0 or red, or of a mask of labels this value',
+    )  # fmt: skip
     p.add_argument('--invert-sketch', action='store_true', help='lines are black')
     p.add_argument('--flow', action='store_true', help='write NAME_flow.png too: from where the attention copies')
     p.add_argument('--batch-size', type=int, default=8, help='images of one size computed at once (default 8)')
     p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png|FOLDER')
+
+
+def _colour(text: str) -> int | tuple[int, ...]:
+    """'255,0,0', 'red' or '#f00' -> (255, 0, 0); '3' -> 3"""
+    if text.isdigit():
+        return int(text)
+    try:
+        return ImageColor.getrgb(f'rgb({text})' if text.count(',') == 2 and text[0].isdigit() else text)[:3]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no colour; write 255,0,0 or red, or of a mask of labels a number.'
+        ) from None
 
 
 def run(args: argparse.Namespace) -> None:
@@ -54,8 +76,9 @@ def run(args: argparse.Namespace) -> None:
     files = inpainting.pairs(args.image, args.mask, args.out, args.sketch)
     model = None if args.model is None else options.load(args)
     inpainting.inpaint_files(
-        model, files, invert_mask=args.invert_mask, invert_sketch=args.invert_sketch, flow=args.flow,
-        batch_size=args.batch_size, progress=len(files) > 1 and sys.stderr.isatty(),
+        model, files, invert_mask=args.invert_mask, mask_colour=args.mask_colour,
+        invert_sketch=args.invert_sketch, flow=args.flow,
+        batch_size=args.batch_size, progress=sys.stderr.isatty(),
     )  # fmt: skip
     if model is None:
         print('smooth interpolation (biharmonic equation, scikit-image), no model')

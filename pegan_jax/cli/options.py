@@ -1,13 +1,16 @@
 """Arguments that several commands share, and what they stand for."""
 
 import argparse
+import io
 import math
 import pathlib
 from collections.abc import Callable
 
+import numpy as np
 from PIL import Image
 
 from pegan_jax import sampling
+from pegan_jax.pixels import as_image
 from pegan_jax.settings import UserError
 
 
@@ -95,8 +98,13 @@ def at_least_one(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f'--{name.replace("_", "-")} {getattr(args, name)} must be at least 1.')
 
 
-def check_picture(path: pathlib.Path) -> None:
-    """Raises: UserError unless the suffix is of a format that Pillow writes."""
+def check_picture(path: pathlib.Path, channels: int) -> None:
+    """Raises: UserError unless the suffix is of a format in which Pillow writes images of so many channels."""
     Image.init()
-    if Image.EXTENSION.get(path.suffix.lower()) not in Image.SAVE:
+    kind = Image.EXTENSION.get(path.suffix.lower())
+    if kind not in Image.SAVE:
         raise UserError(f'--out {path}: no picture is written as {path.suffix!r}; use .png.')
+    try:
+        as_image(np.zeros((8, 8, channels), np.uint8)).save(io.BytesIO(), kind)
+    except (OSError, ValueError) as error:
+        raise UserError(f'--out {path}: images of the model have {channels} channels; use .png ({error}).') from None

@@ -4,11 +4,9 @@ import argparse
 import math
 import pathlib
 
-from PIL import Image
-
 from pegan_jax import coords, sampling
 from pegan_jax.cli import options
-from pegan_jax.pixels import image_grid, to_uint8
+from pegan_jax.pixels import as_image, image_grid, to_uint8
 from pegan_jax.settings import UserError
 
 HELP = 'Images of seeds, as one grid or one file each.'
@@ -62,9 +60,10 @@ def _mix(text: str) -> tuple[list[int], list[int]]:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     options.at_least_one(args, 'columns')
+    model = options.load(args)
     if args.out.suffix:
-        options.check_picture(args.out)
-    model, chosen = options.load(args), {'size': args.size, 'noise_mode': args.noise_mode, **options.styles(args)}
+        options.check_picture(args.out, model.config.data.channels)
+    chosen = {'size': args.size, 'noise_mode': args.noise_mode, **options.styles(args)}
     if args.rotate or any(args.translate):
         turn = coords.rotate(math.radians(args.rotate))
         chosen['transform'] = coords.compose(turn, coords.translate(*args.translate))
@@ -77,9 +76,9 @@ def run(args: argparse.Namespace) -> None:
         images = to_uint8(sampling.sample(model, args.seeds, **chosen))
     if args.out.suffix:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image_grid(images, min(args.columns, len(images)))).save(args.out)
+        as_image(image_grid(images, min(args.columns, len(images)))).save(args.out)
     else:
         args.out.mkdir(parents=True, exist_ok=True)
         for seed, image in zip(args.seeds, images, strict=True):
-            Image.fromarray(image).save(args.out / f'seed{seed:06d}.png')
+            as_image(image).save(args.out / f'seed{seed:06d}.png')
     print(args.out)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pegan_jax.data import sources
 from pegan_jax.files import whole
-from pegan_jax.pixels import UnreadableImage, read_image
+from pegan_jax.pixels import UnreadableImage, read_image, with_channels
 from pegan_jax.settings import DataConfig, UserError
 
 logger = logging.getLogger(__name__)
@@ -25,17 +25,20 @@ SIGMA = 1.4  # pixels, of the Gaussian
 def extract(image: np.ndarray, method: Method) -> np.ndarray:
     """Lines of an image, made thicker by a pixel on both sides, about as those of HED are.
 
+    Grey values are 0.299 R + 0.587 G + 0.114 B, of RGBA over black.
     'canny': Canny's edges of grey values, with thresholds at a tenth and a fifth of the largest gradient.
     'dog': where the gradient of the Gaussian-blurred grey values (derivative of Gaussian) exceeds 0.6 times its 99.5th
     percentile; no thinning.
 
     Args:
-      image: uint8 [H, W, 3].
+      image: uint8 [H, W, C], of 1, 3 or 4 channels.
     Returns: uint8 [H, W, 1].
     Raises: ValueError for another method.
     """
     from skimage import feature, filters  # takes long to import
 
+    if image.shape[-1] != 3:
+        image = with_channels(image, 3)
     grey = image @ np.array([0.299, 0.587, 0.114]) / 255
     if method not in ('canny', 'dog'):
         raise UserError(f"method={method!r} of edges; use 'canny' or 'dog'.")

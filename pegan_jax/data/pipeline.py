@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pegan_jax.data import edges, sources
-from pegan_jax.pixels import UnreadableImage, decode_image
+from pegan_jax.pixels import UnreadableImage, as_image, decode_image
 from pegan_jax.settings import ConfigError, DataConfig
 
 logger = logging.getLogger(__name__)
@@ -48,14 +48,16 @@ def check_labels(source: sources.Source, c_dim: int) -> None:
 
 
 def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
-    """Resizes uint8 [h, w, 3] with a Lanczos filter, as wide as the reduction.
+    """Resizes uint8 [h, w, C] with a Lanczos filter, as wide as the reduction.
+
+    Colours count by their opacity where there is one, so that none leaks from what is transparent.
 
     Args:
       size: (height, width) that is wanted.
       crop: 'stretch' ignores the aspect; 'center' takes the largest centred window of the wanted aspect; 'random' keeps
         everything: the smallest size of the image's own aspect that covers the wanted one; 'window' as well, but it
         makes no image smaller.
-    Returns: uint8 [height, width, 3], larger along one axis for 'random', and any for 'window'.
+    Returns: uint8 [height, width, C], larger along one axis for 'random', and any for 'window'.
     """
     (h, w), (height, width) = image.shape[:2], size
     box = None
@@ -68,7 +70,8 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
         height, width = max(height, round(h * scale)), max(width, round(w * scale))
     if (h, w) == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS, box))
+    resized = as_image(image).resize((width, height), Image.Resampling.LANCZOS, box)
+    return np.asarray(resized).reshape(height, width, -1)
 
 
 def _loader(source: sources.Source, data: DataConfig) -> Any:
@@ -78,8 +81,9 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
     def read(index: int) -> dict[str, np.ndarray] | None:
         try:
             example = source[index]
-            pictures = {k: decode_image(example[k], data.max_pixels) for k in ('image', 'edge') if k in example}
-            if len({picture.shape for picture in pictures.values()}) > 1:
+            channels = {'image': data.channels, 'edge': 3}
+            pictures = {k: decode_image(example[k], data.max_pixels, n) for k, n in channels.items() if k in example}
+            if len({pixels.shape[:2] for pixels in pictures.values()}) > 1:
                 sizes = ' and '.join(f'{p.shape[1]} x {p.shape[0]}' for p in pictures.values())
                 raise UnreadableImage(f'the image and its edges differ in size, {sizes}')
         except (UnreadableImage, OSError) as error:
@@ -90,7 +94,7 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
                         '%d unreadable images replaced by the next ones; image %d: %s', len(unreadable), index, error
                     )
             return None
-        return example | {k: fit(picture, data.size, data.crop) for k, picture in pictures.items()}
+        return example | {k: fit(pixels, data.size, data.crop) for k, pixels in pictures.items()}
 
     def load(index: int) -> dict[str, np.ndarray]:
         candidates = [(index + k) % len(source) for k in range(min(SUBSTITUTES + 1, len(source)))]
@@ -112,7 +116,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Any:
-    """Endless batches of {'image': uint8 [batch_size / process_count, H, W, 3]}.
+    """Endless batches of {'image': uint8 [batch_size / process_count, H, W, data.channels]}.
 
     With 'label' if the source has labels, and 'edge', uint8 [..., H, W, 1] with 255 on lines, unless data.edges='none'.
 

@@ -486,16 +486,18 @@ def horizon_height(images: np.ndarray, y: tuple[float, float] = (-1.0, 1.0)) -> 
     0.003, 95 % quantile 0.041. What is far off is mostly a level bank of clouds, or night.
 
     Args:
-      images: [H, W, 3] or [N, H, W, 3]; floats, or uint8.
+      images: [H, W, C] or [N, H, W, C]; floats, or uint8; grey, RGB, or RGBA, whose opacity does not count.
       y: (low, high) of the images in coordinates.
     Returns: y of the horizon in coordinates, [] or [N].
     Raises: ValueError for other shapes, or fewer than 8 rows.
     """
     images = np.asarray(images, np.float32)
-    if images.ndim not in (3, 4) or images.shape[-1] != 3 or images.shape[-3] < 8:
-        raise UserError(f'images {images.shape} must be [H, W, 3] or [N, H, W, 3] with at least 8 rows.')
+    if images.ndim not in (3, 4) or images.shape[-1] not in (1, 3, 4) or images.shape[-3] < 8:
+        raise UserError(
+            f'images {images.shape} must be [H, W, C] or [N, H, W, C] with at least 8 rows and 1, 3 or 4 channels.'
+        )
     height = images.shape[-3]
-    slope = gaussian_filter1d(images, 0.7 * max(height / 64, 1), axis=-3, order=1, mode='nearest')
+    slope = gaussian_filter1d(images[..., :3], 0.7 * max(height / 64, 1), axis=-3, order=1, mode='nearest')
     strength = np.linalg.norm(np.median(slope, -2), axis=-1).reshape(-1, height)
     row = np.argmax(strength[:, 1:-1], -1) + 1
     before, best, after = (np.take_along_axis(strength, (row + k)[:, None], 1)[:, 0] for k in (-1, 0, 1))

@@ -17,7 +17,7 @@ def inpaint(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarra
 
     Args:
       model: of the system 'deepfill' or 'pconv', from `pegan_jax.load`.
-      image: [H, W, 3] or [N, H, W, 3] uint8, of any size; what it shows in the holes does not matter.
+      image: [H, W, C] or [N, H, W, C] uint8, of any size; what it shows in the holes does not matter.
       mask: [H, W] or [N, H, W] of 0 and 1 (or booleans): 1 is a hole.
       sketch: as mask, of a guided model: 1 is a line, of which those in the holes count.
     Returns: as image; known pixels are those of the image.
@@ -40,7 +40,7 @@ def attention_flow(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np
     check_attention(model)
     image, mask, sketch = _checked(model, image, mask, sketch)
     if image.ndim != 3:
-        raise UserError(f'image has the shape {image.shape}; the flow is that of one image, [H, W, 3].')
+        raise UserError(f'image has the shape {image.shape}; the flow is that of one image, [H, W, C].')
     height, width = mask.shape
     padded = inputs(model, *(None if a is None else a[None] for a in (image, mask, sketch)))
     offsets = _offsets(model.config.model, model.variables['params'], padded)
@@ -58,7 +58,7 @@ def biharmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     A baseline. It continues shades and does not invent texture.
 
-    Args: image [H, W, 3] or [N, H, W, 3] uint8; mask [H, W] or [N, H, W], 1 is a hole.
+    Args: image [H, W, C] or [N, H, W, C] uint8; mask [H, W] or [N, H, W], 1 is a hole.
     Returns: as image; known pixels are those of the image.
     Raises: ValueError as `inpaint`.
     """
@@ -85,8 +85,10 @@ def _checked(
     if model is not None:
         check_model(model, sketch=sketch is not None)
     image, mask = np.asarray(image), np.asarray(mask)
-    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
-        raise UserError(f'image is {image.dtype} {image.shape}; expected uint8 [H, W, 3] or [N, H, W, 3].')
+    channels = (1, 3, 4) if model is None else (model.config.data.channels,)
+    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] not in channels:
+        c = ' or '.join(map(str, channels))
+        raise UserError(f'image is {image.dtype} {image.shape}; expected uint8 [H, W, C] or [N, H, W, C], C = {c}.')
     for name, array in (('mask', mask), ('sketch', sketch)):
         if array is None:
             continue

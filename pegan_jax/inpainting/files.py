@@ -1,16 +1,18 @@
 """Completes image files, and folders of them."""
 
+import contextlib
 import logging
+import math
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pegan_jax.data import sources
-from pegan_jax.data.masks import binary
+from pegan_jax.data import mask_files, sources
 from pegan_jax.files import whole
 from pegan_jax.inpainting.arrays import (
     attention_flow,
@@ -21,7 +23,7 @@ from pegan_jax.inpainting.arrays import (
     inputs,
     padded_size,
 )
-from pegan_jax.pixels import FORMATS, has_16_bits, to_rgb
+from pegan_jax.pixels import FORMATS, as_image, has_16_bits, to_rgb
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = {'.png': 'PNG', '.tif': 'TIFF', '.tiff': 'TIFF'}  # of results: formats that keep every pixel
 LINE = 0.6 * 255  # of sketches: lighter pixels are lines
+MASK = '_mask'  # behind the name of an image, its mask
+LARGE = 4_000_000  # pixels of an image, from which on a model takes long
 _ORIENTATION = 0x0112  # EXIF
 
 
@@ -42,11 +46,14 @@ class Pair(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A decoded image: uint8 [H, W, 3]; its transparency [H, W] if it has any; its colour profile if it has one."""
+    """A decoded image: uint8 [H, W, C]; its transparency [H, W] if it has any apart.
+
+    kept: what a file says besides, as Pillow's `save` takes it: colour profile, EXIF without orientation, resolution.
+    """
 
     pixels: np.ndarray
-    alpha: np.ndarray | None
-    profile: bytes | None
+    alpha: np.ndarray | None = None
+    kept: Mapping[str, Any] = MappingProxyType({})
 
 
 def _open(path: pathlib.Path, max_pixels: int) -> Image.Image:
@@ -79,31 +86,72 @@ def read_picture(path: pathlib.Path, max_pixels: int = 100_000_000) -> Picture:
         try:
             if has_16_bits(image):
                 logger.warning('%s has 16 bits per channel; the result has 8.', path)
-            profile = image.info.get('icc_profile') if image.mode in ('RGB', 'RGBA') else None
-            return Picture(*to_rgb(image), profile)
+            kept = _kept(image)
+            return Picture(*to_rgb(image), kept)
         except Exception as error:  # as above, and what Pillow raises for damaged files, of many types
             raise UserError(f'{path} cannot be decoded: {error}.') from None
 
 
-def _binary(path: pathlib.Path, size: tuple[int, int], max_pixels: int, what: str) -> np.ndarray:
-    """uint8 [H, W, 3] of a mask or sketch; of what is transparent, black. Raises: ValueError for another size."""
-    pixels, alpha, _ = read_picture(path, max_pixels)
-    if pixels.shape[:2] != size:
-        (h, w), (height, width) = pixels.shape[:2], size
-        raise UserError(f'{path} has {w} x {h} pixels and the image {width} x {height}; the {what} must be as large.')
-    return pixels if alpha is None else np.where(alpha[..., None] > 127, pixels, 0).astype(np.uint8)
+def _kept(image: Image.Image) -> dict[str, Any]:
+    kept = {}
+    if image.mode in ('RGB', 'RGBA') and (profile := image.info.get('icc_profile')):
+        kept['icc_profile'] = profile
+    if image.format != 'TIFF':  # where it is how pixels are stored
+        exif = Image.Exif()
+        exif.load(image.getexif().tobytes())  # a copy, because the orientation is needed to turn the image upright
+        exif.pop(_ORIENTATION, None)
+        if len(exif):
+            kept['exif'] = exif.tobytes()
+    if dpi := image.info.get('dpi'):
+        kept['dpi'] = tuple(map(float, dpi))
+    return kept
 
 
-def read_mask(path: pathlib.Path, size: tuple[int, int], *, invert: bool = False, max_pixels: int) -> np.ndarray:
-    """The holes of a mask file, bool [H, W]: white, or with `invert` black; grey is cut at 127.5, with a warning.
+def as_seen(picture: Picture, channels: int, path: pathlib.Path) -> Picture:
+    """What `read_picture` gave of a file, as a model of 1, 3 or 4 channels sees it: of RGBA, opacity is the fourth one.
 
-    Raises: ValueError as `read_picture`, for another size, or if nothing is known.
+    Raises: ValueError for colours that a grey model would not keep.
     """
-    mask = binary(_binary(path, size, max_pixels, 'mask'), str(path), invert=invert).astype(bool)
+    pixels, alpha, kept = picture
+    if channels == 3:
+        return picture
+    if channels == 4:
+        opaque = np.full(pixels.shape[:2], 255, np.uint8) if alpha is None else alpha
+        return Picture(np.concatenate([pixels, opaque[..., None]], axis=-1), None, kept)
+    if (pixels != pixels[..., :1]).any():
+        raise UserError(
+            f'{path} has colours, and the model is grey (model.img_channels=1): known pixels would not stay as they '
+            'are; make the file grey before, or use a model of colours.'
+        )
+    return Picture(pixels[..., :1], alpha, {k: v for k, v in kept.items() if k != 'icc_profile'})
+
+
+def _check_size(path: pathlib.Path, found: tuple[int, int], size: tuple[int, int], what: str) -> None:
+    if found != size:
+        raise UserError(
+            f'{path} has {found[1]} x {found[0]} pixels and the image {size[1]} x {size[0]}; the {what} must be as '
+            'large.'
+        )
+
+
+def read_mask(
+    path: pathlib.Path,
+    size: tuple[int, int],
+    *,
+    invert: bool = False,
+    colour: mask_files.Colour | None = None,
+    max_pixels: int,
+) -> np.ndarray:
+    """The hole of a mask file, bool [H, W], as `mask_files.read` finds it.
+
+    Raises: ValueError as `mask_files.read`, for another size, or if nothing is known.
+    """
+    mask = mask_files.read(path, invert=invert, colour=colour, max_pixels=max_pixels)
+    _check_size(path, mask.shape, size, 'mask')
     if mask.all():
         raise UserError(
-            f'{path} is {"black" if invert else "white"} everywhere, so that nothing is known which the hole could be '
-            f'filled from; {"black" if invert else "white"} is the hole, and --invert-mask exchanges both.'
+            f'{path} is a hole everywhere ({"black" if invert else "white"}), so that nothing is known which it could '
+            'be filled from; --invert-mask exchanges hole and known pixels.'
         )
     return mask
 
@@ -113,7 +161,9 @@ def read_sketch(path: pathlib.Path, size: tuple[int, int], *, invert: bool = Fal
 
     Raises: ValueError as `read_picture`, or for another size.
     """
-    grey = _binary(path, size, max_pixels, 'sketch')[..., 0]
+    pixels, alpha, _ = read_picture(path, max_pixels)
+    _check_size(path, pixels.shape[:2], size, 'sketch')
+    grey = pixels[..., 0] if alpha is None else np.where(alpha > 127, pixels[..., 0], 0).astype(np.uint8)
     lines = (255 - grey if invert else grey) > LINE
     if lines.mean() > 0.5:
         logger.warning(
@@ -129,11 +179,10 @@ def save(path: pathlib.Path, picture: Picture) -> None:
     Raises: ValueError for a suffix other than those of SUFFIXES.
     """
     check_suffix(path)
-    pixels, alpha, profile = picture
+    pixels, alpha, kept = picture
     channels = pixels if alpha is None else np.concatenate([pixels, alpha[..., None]], axis=-1)
-    options = {} if profile is None else {'icc_profile': profile}
     with whole(path) as unfinished:
-        Image.fromarray(channels).save(unfinished, SUFFIXES[path.suffix.lower()], **options)
+        as_image(channels).save(unfinished, SUFFIXES[path.suffix.lower()], **kept)
 
 
 def check_suffix(path: pathlib.Path) -> None:
@@ -148,7 +197,8 @@ def check_suffix(path: pathlib.Path) -> None:
 def pairs(image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pathlib.Path | None = None) -> list[Pair]:
     """The files to work on: single ones, or those in folders, matched by their names without suffix.
 
-    A single mask (or sketch) beside a folder of images is for all of them.
+    A single mask (or sketch) beside a folder of images is for all of them. The mask of photo.jpg may be named
+    photo_mask.png as well, in a folder of its own or beside the image.
 
     Raises: ValueError for missing files, images without a mask or sketch, names that occur twice, an `out` that does
       not fit.
@@ -161,16 +211,22 @@ def pairs(image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pa
         return [Pair(image, mask, sketch, out)]
     if out.suffix.lower() in SUFFIXES or out.is_file():
         raise UserError(f'--image {image} is a folder, so --out is one as well; {out} looks like a file.')
-    images = _by_stem(image)
-    partners = {}
+    images, partners = _by_stem(image), {}
+    if mask.is_dir() and mask.samefile(image):
+        images = {stem: path for stem, path in images.items() if not stem.endswith(MASK)}
     for what, path in (('mask', mask), ('sketch', sketch)):
         if path is None or path.is_file():
             partners[what] = dict.fromkeys(images, path)
             continue
-        partners[what] = _by_stem(path)
-        if missing := [stem for stem in images if stem not in partners[what]]:
+        found = _by_stem(path)
+        beside = what == 'mask' and path.samefile(image)
+        partners[what] = {stem: found.get(stem + MASK, None if beside else found.get(stem)) for stem in images}
+        if missing := [stem for stem, partner in partners[what].items() if partner is None]:
             more = f' and {len(missing) - 5} more' if len(missing) > 5 else ''
-            raise UserError(f'{path} has no {what} named as {", ".join(missing[:5])}{more} in {image}.')
+            named = f'{missing[0]}{MASK}.png' if beside else f'{missing[0]}.png'
+            raise UserError(
+                f'{path} has no {what} of {", ".join(missing[:5])}{more} in {image}; it would be named {named}.'
+            )
     return [
         Pair(path, partners['mask'][stem], partners['sketch'][stem], out / f'{stem}.png')
         for stem, path in images.items()
@@ -207,6 +263,7 @@ def inpaint_files(
     files: Sequence[Pair],
     *,
     invert_mask: bool = False,
+    mask_colour: mask_files.Colour | None = None,
     invert_sketch: bool = False,
     flow: bool = False,
     batch_size: int = 8,
@@ -215,14 +272,17 @@ def inpaint_files(
 ) -> None:
     """Completes image files, images of one size together; every result is written as soon as it is there.
 
-    The transparency of an image comes back as it is, and its colours under it count as known. An image whose mask has
-    no hole is written as it is, with a warning.
+    The transparency of an image comes back as it is, and its colours under it count as known; a model of RGBA completes
+    it too. A grey model takes files without colours, whatever their mode, and its results are grey. An image whose mask
+    has no hole is written as it is, with a warning. What cannot be read does not keep the other images from being
+    completed.
 
     Args:
       model: None: `biharmonic`.
+      invert_mask, mask_colour: see `mask_files.holes`.
       flow: writes `attention_flow` beside every result as well, as NAME_flow.png.
-    Raises: ValueError as `read_picture`, `read_mask`, `read_sketch`, `inpaint`, before anything is computed as far as
-      headers tell it; and if a result would overwrite an input or another result.
+    Raises: ValueError as `read_picture`, `read_mask`, `read_sketch`, `inpaint`, of several images after all others are
+      written, naming those that are not; and at once if a result would overwrite an input or another result.
     """
     if model is not None:
         check_model(model, sketch=any(pair.sketch is not None for pair in files))
@@ -231,29 +291,65 @@ def inpaint_files(
     elif flow or any(pair.sketch is not None for pair in files):
         raise UserError('the method biharmonic has neither attention nor sketches; leave out --flow and --sketch.')
     _check_outputs(files, flow)
-    groups = {}
+    channels = 3 if model is None else model.config.data.channels
+    groups, failures = {}, {}
     for pair in files:
-        size = _size(pair.image, max_pixels)
-        for path in (pair.mask, pair.sketch):
-            if path is not None and (other := _size(path, max_pixels)) != size:
-                raise UserError(
-                    f'{path} has {other[1]} x {other[0]} pixels and {pair.image} {size[1]} x {size[0]}; '
-                    'they must be of one size.'
-                )
-        groups.setdefault(size if model is None else padded_size(model, size), []).append(pair)
+        with _noted(pair, failures):
+            size = _pair_size(pair, max_pixels)
+            if model is not None and math.prod(size) > LARGE:
+                logger.warning(
+                    '%s has %.0f megapixels, which take some %.0f GB of memory, and minutes on a CPU; a smaller image, '
+                    'or a crop around the hole, takes less.',
+                    pair.image, math.prod(size) / 1e6, math.prod(size) * 0.45e-6,
+                )  # fmt: skip
+            groups.setdefault(size if model is None else padded_size(model, size), []).append(pair)
     with tqdm(total=len(files), unit='image', disable=not progress) as bar:
         for group in groups.values():
             step = 1 if model is None else min(batch_size, len(group))
             for i in range(0, len(group), step):
-                loaded = [_load(p, invert_mask, invert_sketch, max_pixels) for p in group[i : i + step]]
+                loaded = []
+                for pair in group[i : i + step]:
+                    with _noted(pair, failures):
+                        options = {'invert': invert_mask, 'colour': mask_colour}
+                        loaded.append(_load(pair, channels, options, invert_sketch, max_pixels))
                 for item, pixels in zip(loaded, _filled(model, loaded, step), strict=True):
                     out = item.pair.out
                     out.parent.mkdir(parents=True, exist_ok=True)
                     save(out, item.picture._replace(pixels=pixels))
                     if flow:
                         colours = attention_flow(model, item.picture.pixels, item.mask, item.sketch)
-                        save(_flow_path(out), Picture(colours, None, None))
-                    bar.update()
+                        save(_flow_path(out), Picture(colours))
+                bar.update(len(group[i : i + step]))
+    if len(files) == 1 and failures:
+        raise UserError(*failures.values())
+    if failures:
+        raise UserError(
+            f'{len(failures)} of {len(files)} images could not be filled, and the others are written: '
+            f'{" ".join(failures.values())}'
+        )
+
+
+@contextlib.contextmanager
+def _noted(pair: Pair, failures: dict[Pair, str]) -> Iterator[None]:
+    """Notes why a file cannot be used."""
+    try:
+        yield
+    except UserError as error:
+        failures[pair] = str(error)
+    except OSError as error:
+        failures[pair] = f'{error.filename or pair.image}: {error.strerror or error}.'
+
+
+def _pair_size(pair: Pair, max_pixels: int) -> tuple[int, int]:
+    """(height, width) of all files of a pair, from their headers. Raises: UserError if they differ."""
+    size = _size(pair.image, max_pixels)
+    for path in (pair.mask, pair.sketch):
+        if path is not None and (other := _size(path, max_pixels)) != size:
+            raise UserError(
+                f'{path} has {other[1]} x {other[0]} pixels and {pair.image} {size[1]} x {size[0]}; '
+                'they must be of one size.'
+            )
+    return size
 
 
 def _flow_path(out: pathlib.Path) -> pathlib.Path:
@@ -270,10 +366,10 @@ def _check_outputs(files: Sequence[Pair], flow: bool) -> None:
             taken[out.resolve()] = 'is another result'
 
 
-def _load(pair: Pair, invert_mask: bool, invert_sketch: bool, max_pixels: int) -> _Loaded:
-    picture = read_picture(pair.image, max_pixels)
+def _load(pair: Pair, channels: int, of_mask: dict[str, Any], invert_sketch: bool, max_pixels: int) -> _Loaded:
+    picture = as_seen(read_picture(pair.image, max_pixels), channels, pair.image)
     size = picture.pixels.shape[:2]
-    mask = read_mask(pair.mask, size, invert=invert_mask, max_pixels=max_pixels)
+    mask = read_mask(pair.mask, size, **of_mask, max_pixels=max_pixels)
     if not mask.any():
         logger.warning('%s has no hole; %s is written as it is.', pair.mask, pair.image)
     if pair.sketch is None:
@@ -285,6 +381,8 @@ def _filled(model: Model | None, loaded: Sequence[_Loaded], count: int) -> Itera
     """The completed pixels; of a model, `count` at once: the batch is filled up, so that one program serves all."""
     if model is None:
         yield from (biharmonic(item.picture.pixels, item.mask) for item in loaded)
+        return
+    if not loaded:
         return
     items = [*loaded, *[loaded[-1]] * (count - len(loaded))]
     # Images of a group may differ in size by less than a multiple: each is padded by itself.

@@ -136,7 +136,7 @@ def infer(tree: Any, *, activation: str | None = None, sampling_only: bool = Fal
     fields = _generator_fields(parts['g_ema'], activation)
     optim = {}
     if 'd' in parts and not sampling_only:
-        fields |= _discriminator_fields(parts['d'], fields['img_resolution'])
+        fields |= _discriminator_fields(parts['d'], fields)
         optim = _adam_settings(tree)
     try:
         model = cips.Config(**fields)
@@ -145,7 +145,8 @@ def infer(tree: Any, *, activation: str | None = None, sampling_only: bool = Fal
             published = dataclasses.replace(model, **{name: None})
             if getattr(published, widths) == getattr(model, widths):
                 model = published
-        config = Config('cips', model, DataConfig(resolution=model.img_resolution), OptimConfig(**optim))
+        data = DataConfig(resolution=model.img_resolution, channels=model.img_channels)
+        config = Config('cips', model, data, OptimConfig(**optim))
         return config, fields | optim
     except ConfigError as error:
         raise ForeignFileError(f'does not describe a CIPS model: {error}') from None
@@ -193,7 +194,7 @@ def _generator_fields(g: Mapping[str, np.ndarray], activation: str | None) -> di
     else:
         levels = _count(g, r'to_rgbs\.\d+\.conv\.weight')
         widths = tuple(_shape(g, f'to_rgbs.{k}.conv.weight', 5)[2] for k in range(levels))
-    first = 'linears.0' if residual else 'conv1'
+    first, last = ('linears.0', 'to_rgb_last') if residual else ('conv1', 'to_rgbs.0')
     z_dim = _shape(g, f'{first}.conv.modulation.weight', 2)[1]
     if f'{first}.activate.bias' in g:
         if activation not in (None, 'lrelu'):
@@ -206,6 +207,7 @@ def _generator_fields(g: Mapping[str, np.ndarray], activation: str | None) -> di
         )
     return {
         'img_resolution': height if height == width else (height, width),
+        'img_channels': _shape(g, f'{last}.conv.weight', 5)[1],
         'hidden_size': hidden_size,
         'z_dim': z_dim,
         'mapping_layers': _count(g, r'style\.\d+\.weight'),
@@ -219,24 +221,25 @@ def _d_side(d: Mapping[str, np.ndarray]) -> int:
     return 4 * 2 ** _count(d, r'convs\.\d+\.conv1\.0\.weight')
 
 
-def _discriminator_fields(d: Mapping[str, np.ndarray], img_resolution: int | tuple[int, int]) -> dict[str, Any]:
+def _discriminator_fields(d: Mapping[str, np.ndarray], g: Mapping[str, Any]) -> dict[str, Any]:
     if extra := _count(d, r'convs\.[1-9]\d*\.0\.weight'):
         raise ForeignFileError(
             f'has a discriminator with {extra} more first layers, which is not supported; '
             '--sampling-only leaves the discriminator out.'
         )
     width, inputs = _shape(d, 'convs.0.0.weight', 4)[:2]
-    if inputs not in (3, 5):
+    image = g['img_channels']
+    if inputs not in (image, image + 2):
         raise ForeignFileError(
-            f'has a discriminator of {inputs} input channels; 3 (image) and 5 (with coordinates) exist.'
+            f'has a discriminator of {inputs} input channels; {image} (image) and {image + 2} (with coordinates) exist.'
         )
     side = _d_side(d)
     blocks = side.bit_length() - 3
     widths = (width, *(_shape(d, f'convs.{j + 1}.conv2.1.weight', 4)[0] for j in range(blocks)))
     return {
         'd_channels': widths,
-        'd_sees_coords': inputs == 5,
-        'patch_size': None if side == img_resolution else side,
+        'd_sees_coords': inputs == image + 2,
+        'patch_size': None if side == g['img_resolution'] else side,
     }
 
 

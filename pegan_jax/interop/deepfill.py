@@ -2,11 +2,10 @@
 
 An official checkpoint is {variable: array}, kernels [k, k, in, out]; a file of the port {'G': state dict, 'D': ...},
 kernels (out, in, k, k). Names tell its layout: 'port-tf', meant for converted official weights, or 'port-pt', its own
-networks. The official program reads BGR images; here everything is RGB, so its kernels are turned around.
+networks. The official program reads BGR images; here everything is RGB, so its colours are swapped.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -126,19 +125,15 @@ def _same(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def turn_colours(params: dict[str, dict]) -> None:
-    """Reverses the order of the colours in a generator's or discriminator's parameters, in place: BGR to RGB and back.
+def turn_colours(params: dict[str, dict], channels: int) -> None:
+    """Swaps the colours in a generator's or discriminator's parameters, in place: BGR to RGB and back.
 
-    Images come first among the inputs of all layers that see one.
+    channels: of images, which come first among the inputs of all layers that see one.
     """
-    sees = ('conv1', 'xconv1', 'pmconv1')
-    for name in params.keys() & {*sees, 'conv17', 'allconv17'}:
-        kernel, layer = np.array(params[name]['kernel']), params[name]
-        if name in sees:
-            kernel[:, :, :3] = kernel[:, :, 2::-1]
-        else:
-            kernel, layer['bias'] = kernel[..., ::-1], layer['bias'][::-1]
-        layer['kernel'] = np.ascontiguousarray(kernel)
+    for name in params.keys() & {'conv1', 'xconv1', 'pmconv1'}:
+        params[name]['kernel'] = rules.swap_colours(params[name]['kernel'], 2, channels)
+    for name in params.keys() & {'conv17', 'allconv17'}:
+        params[name] |= {leaf: rules.swap_colours(array) for leaf, array in params[name].items()}
 
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:
@@ -184,9 +179,16 @@ def infer(tree: Any, *, colours: str | None = None) -> tuple[Config, dict[str, A
         shape = 'is missing' if kernel is None else f'has the shape {kernel.shape}; expected four axes'
         raise ForeignFileError(f'the kernel of conv1 {shape}.')
     inputs, cnum = kernel.shape[2:] if layout == 'official' else kernel.shape[1::-1]
-    if inputs not in (5, 6):
-        raise ForeignFileError(f'conv1 has {inputs} input channels; known are 5, and 6 with sketches.')
-    fields = {'cnum': cnum, 'guided': inputs == 6, **deepfill.VARIANTS[layout]}
+    last = next(theirs for theirs, name in names(layout, 'g').items() if name == 'conv17')
+    bias = nets['g'].get(f'{last}/bias' if layout == 'official' else f'{last}.bias')
+    if bias is None or bias.ndim != 1:
+        raise ForeignFileError('the generator is not complete: conv17 has no bias.')
+    img_channels, more = bias.shape[0], inputs - bias.shape[0]
+    if more not in (2, 3):
+        raise ForeignFileError(
+            f'conv1 has {inputs} input channels; known are {img_channels + 2}, and {img_channels + 3} with sketches.'
+        )
+    fields = {'img_channels': img_channels, 'cnum': cnum, 'guided': more == 3, **deepfill.VARIANTS[layout]}
     if 'd' in nets:
         bias = nets['d'].get(f'{_OFFICIAL_D}conv1/bias' if layout == 'official' else 'conv1.conv_sn.bias')
         if bias is None or bias.ndim != 1:
@@ -199,7 +201,7 @@ def infer(tree: Any, *, colours: str | None = None) -> tuple[Config, dict[str, A
         config = Config(
             'deepfill',
             model,
-            DataConfig(resolution=256, crop='window', flip=False, **edges),
+            DataConfig(resolution=256, channels=img_channels, crop='window', flip=False, **edges),
             OptimConfig(g_lr=1e-4, d_lr=1e-4, beta1=0.5, beta2=0.999),
             TrainConfig(batch_size=16),
         )
@@ -231,7 +233,9 @@ def load(tree: Any, *, sampling_only: bool = False, colours: str | None = None) 
     out = {}
     for net, source in nets.items():
         target = {'params': shapes[0][net], 'buffers': shapes[1][net]}
-        out[net] = _network(source, rules_of(told['layout'], net), target, told['colours'])
+        out[net] = rules.apply(source, rules_of(told['layout'], net), target)
+        if told['colours'] == 'bgr':
+            turn_colours(out[net]['params'], told['img_channels'])
     sampling = {'params': out['g']['params'], 'buffers': out['g']['buffers']}
     if sampling_only or 'd' not in out:
         return Imported(config, told, sampling, None)
@@ -245,10 +249,3 @@ def load(tree: Any, *, sampling_only: bool = False, colours: str | None = None) 
         stats={},
     )
     return Imported(config, told, state.sampling, state)
-
-
-def _network(source: Mapping[str, np.ndarray], table: tuple[Rule, ...], target: dict, colours: str) -> dict:
-    out = rules.apply(source, table, target)
-    if colours == 'bgr':
-        turn_colours(out['params'])
-    return out

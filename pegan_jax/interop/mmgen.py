@@ -2,7 +2,7 @@
 
 A file is {'meta', 'state_dict'}, and 'optimizer' if it was not published. Names in the state dict begin with the
 network: 'generator_ema.', which is what to sample from, 'generator.' and 'discriminator.'. Images are BGR there and RGB
-here: the channels of all layers that see or make colours are turned around.
+here: the colours of all layers that see or make them are swapped.
 """
 
 import dataclasses
@@ -67,9 +67,9 @@ _LAYER = r'(conv1|convs\.\d+|to_rgb1|to_rgbs\.\d+)'
 
 
 def _modulated(array: np.ndarray) -> np.ndarray:
-    """(1, out, in, k, k) -> [k, k, in, out]; colours, of which there are 3, from BGR to RGB."""
+    """(1, out, in, k, k) -> [k, k, in, out]; of a to-RGB layer, whose kernel is 1 x 1, from BGR to RGB."""
     kernel = rules.conv(array[0])
-    return kernel[..., ::-1] if kernel.shape[:2] == (1, 1) else kernel
+    return rules.swap_colours(kernel) if kernel.shape[:2] == (1, 1) else kernel
 
 
 def _mapping(leaf: str) -> Callable:
@@ -93,7 +93,7 @@ G_RULES = (
     Rule(_LAYER + r'\.conv\.style_modulation\.linear\.weight_orig', 'params/synthesis/{0}/affine/kernel', rules.dense),
     Rule(_LAYER + r'\.conv\.style_modulation\.bias', 'params/synthesis/{0}/affine/bias', rules.flat),
     Rule(_LAYER + r'\.activate\.bias', 'params/synthesis/{0}/bias', rules.flat),
-    Rule(_LAYER + r'\.bias', 'params/synthesis/{0}/bias', lambda x: rules.flat(x)[::-1]),
+    Rule(_LAYER + r'\.bias', 'params/synthesis/{0}/bias', lambda x: rules.swap_colours(rules.flat(x))),
     Rule(_LAYER + r'\.noise_injector\.weight', 'params/synthesis/{0}/noise_strength', rules.scalar),
     Rule(_LAYER + r'\.conv\.blur\.kernel', 'buffers/synthesis/{0}/resample_filter', _quarter),
     Rule(r'to_rgbs\.(\d+)\.upsample\.kernel', 'buffers/synthesis/rgb_filter_{0}', _quarter),
@@ -111,7 +111,11 @@ def d_rules(model: mspie.Config) -> tuple[Rule, ...]:
         return lambda j: f'{collection}/b{side >> int(j) - 1}/{leaf}'
 
     return (
-        Rule(r'convs\.0\.0\.conv\.weight_orig', f'params/b{side}/fromrgb/kernel', lambda x: rules.conv(x)[:, :, ::-1]),
+        Rule(
+            r'convs\.0\.0\.conv\.weight_orig',
+            f'params/b{side}/fromrgb/kernel',
+            lambda x: rules.swap_colours(rules.conv(x), 2),
+        ),
         Rule(r'convs\.0\.1\.bias', f'params/b{side}/fromrgb/bias', rules.flat),
         Rule(r'convs\.(\d+)\.conv1\.0\.conv\.weight_orig', block('conv0/kernel'), rules.conv),
         Rule(r'convs\.(\d+)\.conv1\.1\.bias', block('conv0/bias'), rules.flat),
@@ -185,6 +189,13 @@ def infer(tree: Any, *, config: str | None = None, sampling_only: bool = False) 
     if sampling_only:
         parts.pop('discriminator', None)
     fields = _generator_fields(parts.get('generator_ema', parts.get('generator')))
+
+    def in_channels(settings: Config) -> Config:
+        """A published configuration for the images of the file, which need not be RGB."""
+        model = dataclasses.replace(settings.model, img_channels=fields['img_channels'])
+        data = dataclasses.replace(settings.data, channels=fields['img_channels'])
+        return dataclasses.replace(settings, model=model, data=data)
+
     if 'discriminator' in parts:
         fields |= _discriminator_fields(parts['discriminator'], fields)
     if config is not None:
@@ -193,10 +204,11 @@ def infer(tree: Any, *, config: str | None = None, sampling_only: bool = False) 
             raise ForeignFileError(
                 f'is not of the system {settings.system}, as --config {config} says; use one of mspie.'
             )
+        settings = in_channels(settings)
         if wrong := _differences(settings.model, fields):
             raise ForeignFileError(f'is not of --config {config}: {"; ".join(wrong)}.')
         return settings, fields
-    fitting = {row: load_config(f'mspie:{row}') for row in PUBLISHED}
+    fitting = {row: in_channels(load_config(f'mspie:{row}')) for row in PUBLISHED}
     fitting = {row: found for row, found in fitting.items() if not _differences(found.model, fields)}
     if len(fitting) == 1:
         return fitting.popitem()[1], fields
@@ -211,7 +223,7 @@ def infer(tree: Any, *, config: str | None = None, sampling_only: bool = False) 
         scales = {'scales': (0, 2, 4)} if fields.get('d_pool') else {}
         model = mspie.Config(**fields | scales)
         largest = mspie.output_size(model, max(model.scales))
-        return Config('mspie', model, DataConfig(resolution=largest)), fields
+        return Config('mspie', model, DataConfig(resolution=largest, channels=model.img_channels)), fields
     except ConfigError as error:
         raise ForeignFileError(f'does not describe a model of this library: {error}') from None
 
@@ -264,6 +276,7 @@ def _generator_fields(g: Mapping[str, np.ndarray]) -> dict[str, Any]:
     height, width = (side << levels - 1 for side in base)
     return {
         'img_resolution': height if height == width else (height, width),
+        'img_channels': _shape(g, 'to_rgb1.conv.weight_orig', 5)[1],
         'z_dim': _shape(g, 'style_mapping.1.linear.weight_orig', 2)[0],
         'mapping_layers': _count(g, r'style_mapping\.\d+\.bias'),
         'channels': widths,

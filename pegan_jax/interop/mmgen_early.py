@@ -1,7 +1,7 @@
 """Checkpoints of the mmgen program (PyTorch) of PGGAN and DCGAN.
 
 A file has {'state_dict': {'generator.noise2feat...': ..., 'discriminator...': ..., 'generator_ema...': ...}}; DCGAN has
-no EMA. Images are BGR there and RGB here: the channels of all layers that see or make colours are turned around.
+no EMA. Images are BGR there and RGB here: the colours of all layers that see or make them are swapped.
 """
 
 import re
@@ -159,7 +159,8 @@ def infer(tree: Any) -> tuple[Config, dict[str, Any]]:
         else:
             model = dcgan.Config(**fields)
             optim, batch_size = OptimConfig(g_lr=2e-4, d_lr=2e-4, beta1=0.5, beta2=0.999), 128
-        config = Config(system, model, DataConfig(resolution=side), optim, TrainConfig(batch_size=batch_size))
+        data = DataConfig(resolution=side, channels=model.img_channels)
+        config = Config(system, model, data, optim, TrainConfig(batch_size=batch_size))
     except ConfigError as error:
         raise ForeignFileError(f'does not describe a {system} of this library: {error}') from None
     return config, fields
@@ -187,6 +188,7 @@ def _pggan_fields(g: Mapping[str, np.ndarray]) -> dict[str, Any]:
     unfused = ups == pairs and any(out != inputs for out, inputs in pairs)
     return {
         'img_resolution': 4 * 2**last,
+        'img_channels': _shape(g, 'torgb_layers.0.conv.weight_orig', 4)[0],
         'z_dim': _shape(g, 'noise2feat.linear.weight_orig', 2)[1],
         'channel_base': widths[-1] * 2 ** (last + 1),
         'channel_max': widths[0],
@@ -198,6 +200,7 @@ def _dcgan_fields(g: Mapping[str, np.ndarray], d: Mapping[str, np.ndarray]) -> d
     z_dim, base = _shape(g, 'noise2feat.conv.weight', 4)[:2]
     fields = {
         'img_resolution': 8 * 2 ** _count(g, r'upsampling\.\d+\.conv\.weight'),
+        'img_channels': _shape(g, 'output_layer.conv.bias', 1)[0],
         'z_dim': z_dim,
         'base_channels': base,
     }
@@ -246,10 +249,10 @@ def network(config: Config, name: str, source: Mapping[str, np.ndarray]) -> dict
 
 
 def turn_colours(system: str, params: dict) -> None:
-    """Reverses the order of the colours in a generator or discriminator, in place: BGR to RGB and back."""
+    """Swaps the colours in a generator or discriminator, in place: BGR to RGB and back."""
     family = FAMILIES[system]
     for name, layer in params.items():
-        if re.fullmatch(family.makes, name) and layer['kernel'].shape[-1] == 3:
-            layer['kernel'], layer['bias'] = layer['kernel'][..., ::-1], layer['bias'][::-1]
+        if re.fullmatch(family.makes, name):
+            layer['kernel'], layer['bias'] = rules.swap_colours(layer['kernel']), rules.swap_colours(layer['bias'])
         elif re.fullmatch(family.sees, name):
-            layer['kernel'] = layer['kernel'][:, :, ::-1]
+            layer['kernel'] = rules.swap_colours(layer['kernel'], 2)

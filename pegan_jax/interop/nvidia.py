@@ -32,7 +32,7 @@ MAX_DEPTH = 32  # of modules inside modules
 # as tensors), or the values that this library can do.
 _Table = dict[str, str | tuple | None]
 _G: _Table = {name: name for name in ('z_dim', 'c_dim', 'w_dim', 'img_resolution', 'channel_base', 'channel_max')}
-_G |= {'num_fp16_res': 'num_fp16_res', 'conv_clamp': 'conv_clamp', 'img_channels': (3,), 'mapping_kwargs': None}
+_G |= {name: name for name in ('img_channels', 'num_fp16_res', 'conv_clamp')} | {'mapping_kwargs': None}
 _G2: _Table = _G | {'architecture': 'architecture', 'use_noise': 'use_noise', 'activation': ('lrelu',)}
 _G2 |= {'resample_filter': None, 'fused_modconv_default': None}
 _G3: _Table = _G | {
@@ -45,7 +45,7 @@ _G3: _Table = _G | {
 _MAPPING: _Table = {'num_layers': 'mapping_layers', 'w_avg_beta': 'w_avg_beta', 'lr_multiplier': (0.01,)}
 _MAPPING |= {'embed_features': (None,), 'layer_features': (None,), 'activation': ('lrelu',)}
 _D: _Table = {'architecture': 'd_architecture', 'channel_base': 'd_channel_base', 'channel_max': 'd_channel_max'}
-_D |= {'img_channels': (3,), 'cmap_dim': (None,), 'num_fp16_res': None}
+_D |= {'cmap_dim': (None,), 'num_fp16_res': None}
 _D |= {name: None for name in ('block_kwargs', 'mapping_kwargs', 'epilogue_kwargs')}
 _D_BLOCKS: _Table = {'freeze_layers': None, 'resample_filter': None, 'fp16_channels_last': None}
 _D_BLOCKS |= {'activation': ('lrelu',)}
@@ -195,7 +195,7 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
         config = Config(
             system,
             module.Config(**gamma, **fields),
-            DataConfig(resolution=fields['img_resolution'], **labels),
+            DataConfig(resolution=fields['img_resolution'], channels=fields['img_channels'], **labels),
             OptimConfig(g_lr=0.0025 if system == 'stylegan3' else 0.002),
         )
     except (ConfigError, KeyError, TypeError) as error:
@@ -224,7 +224,7 @@ def _settings(what: str, arguments: Mapping[str, Any], table: _Table) -> dict[st
 
 
 def _discriminator_settings(arguments: Mapping[str, Any], g: Mapping[str, Any], old: bool) -> dict[str, Any]:
-    shared = {name: arguments.get(name) for name in ('c_dim', 'img_resolution')}
+    shared = {name: arguments.get(name) for name in ('c_dim', 'img_resolution', 'img_channels')}
     shared['conv_clamp'] = arguments.get('conv_clamp', None if old else 256)
     for name, value in shared.items():
         if value != g.get(name, 256):

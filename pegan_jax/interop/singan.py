@@ -2,7 +2,7 @@
 
 A checkpoint has the networks, {'state_dict': {'generator.blocks.0.head.conv.weight': ...}}; a second file, a pickle,
 has the noise that makes the reconstruction and the amplitudes, {'fixed_noises', 'noise_weights', 'curr_stage'}. Images
-are BGR there and RGB here: the channels of all layers that see or make colours are turned around.
+are BGR there and RGB here: the colours of all layers that see or make them are swapped.
 """
 
 import re
@@ -74,7 +74,7 @@ def infer(tree: Any, *, noises: Any = None) -> tuple[Config, dict[str, Any]]:
     """The configuration of a run with this model, and {setting: value} of what the files tell.
 
     How borders are padded leaves no trace in the weights. It is taken from what was released: models with an encoding
-    pad every layer; of those without, the one whose noise has one channel at all scales pads nothing.
+    pad every layer; of those without, the one whose noise has one channel for all colours pads nothing.
 
     Args:
       noises: what the second file holds; without it, noise channels and sizes are unknown, and left as published.
@@ -86,14 +86,17 @@ def infer(tree: Any, *, noises: Any = None) -> tuple[Config, dict[str, Any]]:
     tail = found.get('generator.blocks.0.tail.conv.weight')
     if first.ndim != 4 or tail is None or tail.ndim != 4:
         raise ForeignFileError('is not a SinGAN of mmgen: the first block has no head and tail of convolutions.')
-    channels = first.shape[1]
-    encoding = {3: {'encoding': 'none'}, 2: {'encoding': 'csg'}}.get(channels)
+    channels, img_channels = first.shape[1], tail.shape[0]
+    encoding = {2: {'encoding': 'csg'}, img_channels: {'encoding': 'none'}}.get(channels)
     if encoding is None:
         if channels % 4:
-            raise ForeignFileError(f'has {channels} input channels at the coarsest scale; 3, 2 and 4 n are known.')
+            raise ForeignFileError(
+                f'has {channels} input channels at the coarsest scale; {img_channels}, 2 and 4 n are known.'
+            )
         encoding = {'encoding': 'spe', 'spe_dim': channels // 2}
     layers = sum(name.startswith('generator.blocks.0.') and name.endswith('conv.weight') for name in found)
     fields = {
+        'img_channels': img_channels,
         'kernel_size': first.shape[2],
         'num_layers': layers,
         'base_channels': first.shape[0],
@@ -105,14 +108,14 @@ def infer(tree: Any, *, noises: Any = None) -> tuple[Config, dict[str, Any]]:
     if noises is not None:
         shapes = [noise.shape for noise in _noises(noises, blocks)]
         fields |= {'first_noise_channels': shapes[0][1], 'noise_channels': shapes[-1][1]}
-    one = fields.get('noise_channels') == 1
-    fields['padding'] = ('interp' if one else 'zero') if channels == 3 else 'zero-layer'
+    one = fields.get('noise_channels') == 1 < img_channels
+    fields['padding'] = ('interp' if one else 'zero') if fields['encoding'] == 'none' else 'zero-layer'
     try:
         model = singan.Config(**fields)
         config = Config(
             'singan',
             model,
-            DataConfig(image='unknown'),
+            DataConfig(image='unknown', channels=img_channels),
             OptimConfig(g_lr=5e-4, d_lr=5e-4, beta1=0.5, beta2=0.999),
             TrainConfig(batch_size=1, keep_best=0),
         )
@@ -142,8 +145,8 @@ def load(tree: Any, *, sampling_only: bool = False, noises: Any = None) -> Impor
     if extra := [name for name in found if not name.startswith(('generator.', 'discriminator.'))]:
         raise ForeignFileError(f'left over: {", ".join(map(shown, extra))}.')
     fixed = [noise.transpose(0, 2, 3, 1)[0].astype(np.float32) for noise in _noises(noises, count)]
-    if fixed[0].shape[-1] == 3 and model.encoding == 'none':
-        fixed[0] = fixed[0][..., ::-1]
+    if model.encoding == 'none':
+        fixed[0] = rules.swap_colours(fixed[0])
     amp = np.asarray(noises['noise_weights'], np.float32)
     if amp.shape != (count,) or any(np.any(noise) for noise in fixed[1:]):
         raise ForeignFileError(
@@ -156,7 +159,7 @@ def load(tree: Any, *, sampling_only: bool = False, noises: Any = None) -> Impor
         'noise': fixed[0],
         'amp': amp,
         'scale': np.int32(min(int(noises.get('curr_stage', count - 1)), count - 1)),
-        'reals': {f'scale{s}': np.zeros((*size, 3), np.float32) for s, size in enumerate(sizes)},
+        'reals': {f'scale{s}': np.zeros((*size, model.img_channels), np.float32) for s, size in enumerate(sizes)},
     }
     on_device = jax.tree.map(jnp.asarray, buffers)
     images, _ = singan.generate(
@@ -173,7 +176,7 @@ def networks(
     source = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
     target, side = {'params': {}, 'stats': {}}, 2 * model.margin + 1
     for s in range(count):
-        channels = model.in_channels(s) if block is singan.g_block else 3
+        channels = model.in_channels(s) if block is singan.g_block else model.img_channels
         x = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
         shapes = jax.eval_shape(lambda x, s=s: block(model, s).init(jax.random.key(0), x, False), x)
         target['params'][f'block{s}'] = shapes['params']
@@ -182,12 +185,18 @@ def networks(
         out = rules.apply(source, RULES, target, ignored=IGNORED)
     except ForeignFileError as error:
         raise ForeignFileError(f'{prefix}blocks: {error}') from None
-    for params in out['params'].values() if bgr else ():
-        head, tail = params['head']['conv'], params['tail']['conv']
-        if head['kernel'].shape[2] == 3:
-            head['kernel'] = head['kernel'][:, :, ::-1]
-        tail['kernel'], tail['bias'] = tail['kernel'][..., ::-1], tail['bias'][::-1]
+    if bgr:
+        turn_colours(model, out['params'], block)
     return out
+
+
+def turn_colours(model: singan.Config, params: dict, block: Any) -> None:
+    """Swaps the colours in the blocks of a generator or critic, in place: BGR to RGB and back."""
+    for name, layers in params.items():
+        head, tail = layers['head']['conv'], layers['tail']['conv']
+        if block is singan.d_block or name != 'block0' or model.encoding == 'none':
+            head['kernel'] = rules.swap_colours(head['kernel'], 2)
+        tail['kernel'], tail['bias'] = rules.swap_colours(tail['kernel']), rules.swap_colours(tail['bias'])
 
 
 def _noises(noises: Any, count: int) -> list[np.ndarray]:

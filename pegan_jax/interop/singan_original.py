@@ -81,6 +81,7 @@ def infer(tree: Any) -> tuple[Config, dict[str, Any]]:
     margin = (kernel - 1) // 2 * layers
     sizes = [image.shape[2:] for image in reals]
     fields = {
+        'img_channels': tail.shape[0],
         'kernel_size': kernel,
         'num_layers': layers,
         'base_channels': first.shape[0],
@@ -93,7 +94,7 @@ def infer(tree: Any) -> tuple[Config, dict[str, Any]]:
         config = Config(
             'singan',
             singan.Config(**fields),
-            DataConfig(image='unknown'),
+            DataConfig(image='unknown', channels=tail.shape[0]),
             OptimConfig(g_lr=5e-4, d_lr=5e-4, beta1=0.5, beta2=0.999),
             TrainConfig(batch_size=1, keep_best=0),
         )

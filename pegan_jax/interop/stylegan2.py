@@ -249,7 +249,8 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
         model = stylegan2.Config(**fields | known)
         for prefix in ('', 'd_'):
             model = _published_widths(model, prefix)
-        return Config('stylegan2', model, DataConfig(resolution=model.img_resolution), OptimConfig(g_lr=0.002)), fields
+        data = DataConfig(resolution=model.img_resolution, channels=model.img_channels)
+        return Config('stylegan2', model, data, OptimConfig(g_lr=0.002)), fields
     except ConfigError as error:
         raise ForeignFileError(f'does not describe a StyleGAN2 of this library: {error}') from None
 
@@ -285,6 +286,7 @@ def _generator_fields(g: Mapping[str, np.ndarray], layout: _Layout) -> dict[str,
         scale = 2 ** (len(sides) - 1)
         return {
             'img_resolution': height * scale if height == width else (height * scale, width * scale),
+            'img_channels': shapes[f'synthesis/b{sides[-1]}/torgb/weight'][-1],
             'z_dim': shapes['mapping/fc0/kernel'][0],
             'w_dim': shapes['synthesis/b4/conv1/affine/kernel'][0],
             'mapping_layers': sum(re.fullmatch(layout.mapping, name) is not None for name in g),

@@ -1,4 +1,4 @@
-"""Errors of single images against what they should be. Images are uint8 [H, W, 3], measured as values in [0, 1].
+"""Errors of single images against what they should be. Images are uint8 [H, W, C], measured as values in [0, 1].
 
 Published tables of inpainting differ in what they call l1 and l2, so the three usual forms are all here: of the whole
 image, of its holes, and relative to the image.

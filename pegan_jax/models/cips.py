@@ -35,6 +35,7 @@ class Config:
     """The model; defaults are those of the published FFHQ run at 256 x 256.
 
     img_resolution: side, or (height, width), of the training images, of the native grid and of the embedding.
+    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
     hidden_size: Fourier features, and as many embedding channels.
     z_dim: size of the latent z and of the mapped latent w.
     mapping_layers, lr_multiplier: dense layers of the mapping network and their learning rate relative to the rest.
@@ -58,7 +59,7 @@ class Config:
       data must be large enough that no corner is missing.
     panorama_width: columns of the whole circle: the model lives on a cylinder, of which images are arcs; None: flat.
     d_channels: discriminator widths at the size it sees, half of it, and so on; None: the published ones.
-    d_sees_coords: the discriminator's input is [rgb, x, y].
+    d_sees_coords: the discriminator's input is the image beside its coordinates x and y.
     mbstd_group_size: samples per group of the discriminator's minibatch standard deviation.
     r1_gamma, r1_interval: the R1 term is r1_gamma / 2 times the penalty; steps between its updates.
     g_reg_interval: corrects G's Adam as if it had a lazy term, as the released program does without one; 0 is off.
@@ -69,6 +70,7 @@ class Config:
     """
 
     img_resolution: int | tuple[int, int] = 256
+    img_channels: Literal[1, 3, 4] = 3
     hidden_size: int = 512
     z_dim: int = 512
     mapping_layers: int = 8
@@ -247,7 +249,7 @@ def discriminator(model: Config) -> Discriminator:
 def generate(
     model: Config, params: dict, z: jax.Array, noise: jax.Array | None, grid: jax.Array | None = None
 ) -> jax.Array:
-    """Training images [b, H, W, 3].
+    """Training images [b, H, W, img_channels].
 
     Args:
       z: [b, z_dim].
@@ -264,12 +266,12 @@ def generate(
 
 
 def score(model: Config, params: dict, buffers: dict, images: jax.Array) -> jax.Array:
-    """Logits [b] of what the discriminator sees: rgb, or rgb and coordinates, [b, H, W, 3 or 5]."""
+    """Logits [b] of what the discriminator sees, images or images and coordinates: [b, H, W, C or C + 2]."""
     return discriminator(model).apply({'params': params, 'buffers': buffers}, images)
 
 
 def d_input(model: Config, images: jax.Array, grid: jax.Array | None = None) -> jax.Array:
-    """Images [b, H, W, 3], with their coordinates (None: native) as two more channels if `d_sees_coords`."""
+    """Images [b, H, W, C], with their coordinates (None: native) as two more channels if `d_sees_coords`."""
     if not model.d_sees_coords:
         return images
     grid = image_grid(model, model.size) if grid is None else grid
@@ -286,7 +288,7 @@ def d_main(
     noise: jax.Array | None,
     grid: jax.Array | None = None,
 ) -> tuple[jax.Array, dict]:
-    """The discriminator's logistic loss on real images [b, H, W, 3] and on generated ones; also metrics."""
+    """The discriminator's logistic loss on real images [b, H, W, img_channels] and on generated ones; also metrics."""
     fake = generate(model, g_params, z, noise, grid)
     real_logits = score(model, d_params, d_buffers, d_input(model, real, grid))
     fake_logits = score(model, d_params, d_buffers, d_input(model, fake, grid))
@@ -346,7 +348,7 @@ def images(
       grid: coordinates [..., 2]; None: the native grid, on a cylinder the arc about azimuth 0.
       chunk: coordinates computed at once; None: as in `synthesise`.
       noise: keys [N]; numbers [N, ..., demodulated layers]; None: none, unlike the released program.
-    Returns: [N, *grid.shape[:-1], 3] float32, nominally in [-1, 1], not clamped.
+    Returns: [N, *grid.shape[:-1], img_channels] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for grids of other shapes, chunk below 1, and styles per layer of a model without modulation.
     """
     if grid is not None and (grid.ndim < 1 or grid.shape[-1] != 2):
@@ -390,7 +392,8 @@ def build(config: Any) -> GAN:
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key = jax.random.split(key)
         g = Generator(model).init(g_key, jnp.zeros((1, model.z_dim)))
-        d = discriminator(model).init(d_key, jnp.zeros((1, *model.d_size, 5 if model.d_sees_coords else 3)))
+        seen = model.img_channels + 2 * model.d_sees_coords
+        d = discriminator(model).init(d_key, jnp.zeros((1, *model.d_size, seen)))
         return {'g': g['params'], 'd': d['params']}, {'g': {}, 'd': d['buffers']}, {}
 
     def draw(key: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:

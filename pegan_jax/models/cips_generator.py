@@ -127,9 +127,9 @@ class Generator(nn.Module):
                 setattr(self, f'linears_{k}', layer(i, o))
         if model.wiring == 'skip':
             for k, width in enumerate(widths):
-                setattr(self, f'to_rgbs_{k}', layer(width, 3, demodulate=False))
+                setattr(self, f'to_rgbs_{k}', layer(width, model.img_channels, demodulate=False))
         else:
-            self.to_rgb_last = layer(widths[-1], 3, demodulate=False)
+            self.to_rgb_last = layer(widths[-1], model.img_channels, demodulate=False)
 
     def map(self, z: jax.Array) -> jax.Array:
         """z [N, z_dim] -> w [N, z_dim]."""
@@ -230,7 +230,7 @@ def pixel(
       xy: [2] float32; [-1, 1] is the native range, or the whole circle.
       embedding: [hidden_size] float32, as looked up at xy; None if the model has none.
       noise: [demodulated layers] float32, before the learned strengths; None: no noise.
-    Returns: [3] float32, unbounded, nominally in [-1, 1].
+    Returns: [img_channels] float32, unbounded, nominally in [-1, 1].
     """
 
     names = layer_names(model)
@@ -248,7 +248,7 @@ def pixel(
         number = None if noise is None else noise[noisy.index(name)]
         return styled(model, _at(params, name), styles.get(name), x, number)
 
-    x, rgb = block(names[0], jnp.concatenate(encoding)), jnp.zeros(3)
+    x, rgb = block(names[0], jnp.concatenate(encoding)), jnp.zeros(model.img_channels)
     for name in names[1:]:
         if 'to_rgb' in name:
             rgb = rgb + dense(model, params[name], styles.get(name), x)
@@ -285,7 +285,7 @@ def synthesise(
       lookup: 'bilinear' reads the embedding at the coordinates; 'raw' takes its entries, for a grid of its shape.
       chunk: coordinates computed at once; None: CPU_CHUNK on CPU, elsewhere as many as the native grid has. Memory is
         constant in the number of chunks, also that of gradients, which compute every chunk again.
-    Returns: [..., 3] float32.
+    Returns: [..., img_channels] float32.
     Raises: ValueError if lookup is 'raw' and the grid does not have the embedding's shape.
     """
     shape = grid.shape[:-1]

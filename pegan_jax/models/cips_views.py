@@ -42,8 +42,8 @@ def prepare(config: Any, batch: dict, key: jax.Array, stage: Stage) -> dict:
     The scale of patches is drawn once per step for the whole batch, everything else per sample.
 
     Args:
-      batch: 'image' [b, *stage.size, 3] float32, 'index' [b].
-    Returns: the batch with 'image' [b, h, w, 3] and 'grid' [b, h, w, 2], of the size that the discriminator sees.
+      batch: 'image' [b, *stage.size, C] float32, 'index' [b].
+    Returns: the batch with 'image' [b, h, w, C] and 'grid' [b, h, w, 2], of the size that the discriminator sees.
     """
     model = config.model
     size = model.size if model.rotate else stage.size

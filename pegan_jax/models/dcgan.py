@@ -31,6 +31,7 @@ class Config:
     """The model; defaults are those of the published program.
 
     img_resolution: side of the images, a power of two.
+    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
     z_dim: numbers of a latent.
     base_channels: of the generator at 4 x 4; every layer halves them.
     d_base_channels: of the discriminator's first layer; every layer doubles them.
@@ -42,6 +43,7 @@ class Config:
     """
 
     img_resolution: int = 64
+    img_channels: Literal[1, 3, 4] = 3
     z_dim: int = 100
     base_channels: int = 1024
     d_base_channels: int = 128
@@ -169,7 +171,7 @@ def resize_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class Generator(nn.Module):
-    """z [N, z_dim] -> images [N, H, W, 3] in [-1, 1]; norm statistics of all devices on `axis_name`.
+    """z [N, z_dim] -> images [N, H, W, img_channels] in [-1, 1]; norm statistics of all devices on `axis_name`.
 
     head: (height, width) of the first feature maps, to which those of training, 4 x 4, are stretched.
     """
@@ -190,11 +192,11 @@ class Generator(nn.Module):
         x = append_encoding(ops.resize_align_corners(jax.nn.relu(x), head), self.model.encoding)
         for i in range(self.model.num_ups - 1):
             x = jax.nn.relu(inner(channels >> (i + 1), size, conv, name=f'upsampling_{i}')(x, train))
-        return jnp.tanh(layer(3, size, conv, norm=False, name='output_layer')(x, train))
+        return jnp.tanh(layer(self.model.img_channels, size, conv, norm=False, name='output_layer')(x, train))
 
 
 class Discriminator(nn.Module):
-    """Images [N, H, H, 3] -> logits [N]; norm statistics of all devices on `axis_name`."""
+    """Images [N, H, H, img_channels] -> logits [N]; norm statistics of all devices on `axis_name`."""
 
     model: Config
     axis_name: str | None = None
@@ -233,7 +235,7 @@ def build(config: Any) -> GAN:
         side = model.img_resolution
         both = {
             'g': g.init(g_key, jnp.zeros((1, model.z_dim)), True),
-            'd': d.init(d_key, jnp.zeros((1, side, side, 3)), True),
+            'd': d.init(d_key, jnp.zeros((1, side, side, model.img_channels)), True),
         }
         params, stats = ({net: both[net].get(part, {}) for net in both} for part in ('params', 'batch_stats'))
         return params, stats, {}
@@ -270,7 +272,7 @@ def synthesise(model: Config, variables: dict, z: jax.Array, *, size: tuple[int,
       variables: {'params', 'buffers'} of the generator; z: [N, z_dim].
       size: (height, width), multiples of img_resolution / 4. The first feature maps are stretched to it; the Cartesian
         grid stretches with them, sinusoids go on at their step.
-    Returns: [N, *size, 3] float32 in [-1, 1].
+    Returns: [N, *size, img_channels] float32 in [-1, 1].
     Raises: ValueError for other sizes.
     """
     head = head_size(size, model.img_resolution)

@@ -42,6 +42,7 @@ class Config:
     """The model; defaults are those of the official release (VARIANTS['official']) for Places2.
 
     img_resolution: side, or (height, width), of the training images; multiples of 8. Other sizes can be completed.
+    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
     cnum: channels of the first convolution, of which gating leaves half; a multiple of 4, all widths scale with it.
     d_cnum: channels of the discriminator's first layer.
     conv_type: 'gated'; or, on the same layers with the width that gating leaves, 'vanilla' convolutions, or 'partial'
@@ -64,6 +65,7 @@ class Config:
     """
 
     img_resolution: int | tuple[int, int] = 256
+    img_channels: Literal[1, 3, 4] = 3
     cnum: int = 48
     d_cnum: int = 64
     conv_type: Literal['gated', 'partial', 'vanilla'] = 'gated'
@@ -225,7 +227,7 @@ def attention_mask(mask: jax.Array, model: Config) -> jax.Array:
 
 
 class Result(NamedTuple):
-    """coarse, refined: [N, H, W, 3] in (-1, 1), all of the image; offsets: those of the attention."""
+    """coarse, refined: [N, H, W, img_channels] in (-1, 1), all of the image; offsets: those of the attention."""
 
     coarse: jax.Array
     refined: jax.Array
@@ -246,7 +248,7 @@ class Generator(nn.Module):
         """Completes images.
 
         Args:
-          image: [N, H, W, 3] in [-1, 1], sides multiples of 8; what it has in holes does not matter.
+          image: [N, H, W, img_channels] in [-1, 1], sides multiples of 8; what it has in holes does not matter.
           mask: [N or 1, H, W, 1], 1 in holes, 0 elsewhere.
           sketch: of a guided model, [N or 1, H, W, 1], 1 on lines; it counts inside the holes only.
         Raises: ValueError for other shapes, a sketch too much or too few.
@@ -278,20 +280,29 @@ class Generator(nn.Module):
         """The layers of a table, and where their outputs are valid, which only partial convolutions ask."""
         for name, layer in table.items():
             features = int(layer.width * self.model.cnum / 2)
-            x, valid = self._convolve(name, layer, features, jax.nn.relu if name == 'pmconv6' else jax.nn.elu, x, valid)
+            activation = jax.nn.relu if name == 'pmconv6' else jax.nn.elu
+            x, valid = self._convolve(name, layer, features, activation, x, valid, gated=True)
         return x, valid
 
     def _image(self, name: str, x: jax.Array, valid: jax.Array) -> jax.Array:
-        y, _ = self._convolve(name, Layer(0), 3, jnp.tanh, x, valid)
+        y, _ = self._convolve(name, Layer(0), self.model.img_channels, jnp.tanh, x, valid, gated=False)
         return y.astype(jnp.float32)
 
     def _convolve(
-        self, name: str, layer: Layer, features: int, activation: Callable, x: jax.Array, valid: jax.Array
+        self,
+        name: str,
+        layer: Layer,
+        features: int,
+        activation: Callable,
+        x: jax.Array,
+        valid: jax.Array,
+        *,
+        gated: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """(activation of the layer, or gated, and where it is valid); images are never gated."""
+        """(activation of the layer, or gated, and where it is valid); gated: in a model of gated convolutions."""
         model = self.model
         if model.conv_type != 'partial':
-            gate = model.gate if model.conv_type == 'gated' and features != 3 else None
+            gate = model.gate if model.conv_type == 'gated' and gated else None
             return GatedConv(model, features, layer, gate, activation, name=name)(x), valid
         if layer.up:
             x, valid = double(x), double(valid)
@@ -316,7 +327,7 @@ def check_inputs(model: Config, image: jax.Array, mask: jax.Array, sketch: jax.A
         fix = 'give one, zeros for no lines' if model.guided else 'leave it out, or train with model.guided=True'
         state = 'missing' if sketch is None else 'given'
         raise UserError(f'the sketch is {state}, and model.guided={model.guided}; {fix}.')
-    check_shapes(8, image, {'mask': mask, 'sketch': sketch} if model.guided else {'mask': mask})
+    check_shapes(8, model.img_channels, image, {'mask': mask, 'sketch': sketch} if model.guided else {'mask': mask})
 
 
 # Discriminator --------------------------------------------------------------------------------------------------------
@@ -332,7 +343,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, 4 or 5], the image, the mask and the sketch inside of it -> scores [N, h w channels], float32."""
+        """What `d_input` gives, [N, H, W, C + 1 or C + 2] -> scores [N, h w channels], float32."""
         leaky = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
 
         def conv(i: int, width: int, model: Config, x: jax.Array) -> jax.Array:
@@ -378,7 +389,7 @@ def normalised(model: Config, params: dict, buffers: dict) -> tuple[dict, dict]:
 
 
 def d_input(image: jax.Array, mask: jax.Array, sketch: jax.Array | None = None) -> jax.Array:
-    """What the discriminator sees, [N, H, W, 4 or 5]: the image, the mask, and the sketch inside of it."""
+    """What the discriminator sees, [N, H, W, C + 1 or C + 2]: the image, the mask, and the sketch inside of it."""
     ones = jnp.ones_like(image[..., :1])
     drawn = [] if sketch is None else [ones * sketch * mask]
     return jnp.concatenate([image, ones * mask, *drawn], axis=-1)
@@ -393,7 +404,7 @@ def d_main(model: Config, params: dict, buffers: dict, refined: jax.Array, batch
     """Loss of D on the images and on their completions, which it sees in one pass.
 
     Args:
-      refined: what the generator painted, [N, H, W, 3].
+      refined: what the generator painted, [N, H, W, img_channels].
       batch: 'image', 'mask' and 'sketch' (None without guidance).
     Returns: the loss, and (the parameters with divided kernels, new buffers, metrics).
     """
@@ -449,7 +460,7 @@ def build(config: Any) -> GAN:
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key, u_key = jax.random.split(key, 3)
-        image, mask = jnp.zeros((1, *model.size, 3)), jnp.zeros((1, *model.size, 1))
+        image, mask = (jnp.zeros((1, *model.size, channels)) for channels in (model.img_channels, 1))
         sketch = mask if model.guided else None
         g = Generator(model).init(g_key, image, mask, sketch)['params']
         d = Discriminator(model).init(d_key, d_input(image, mask, sketch))['params']
@@ -510,9 +521,9 @@ def complete(model: Config, variables: dict, inputs: dict) -> jax.Array:
 
     Args:
       variables: {'params', 'buffers'} of the generator.
-      inputs: 'image' [N, H, W, 3] in [-1, 1], 'mask' [N or 1, H, W, 1], and for a guided model 'sketch', 1 on lines;
-        without one nothing is drawn. Sides are multiples of 8.
-    Returns: [N, H, W, 3]; outside of the holes exactly the image.
+      inputs: 'image' [N, H, W, img_channels] in [-1, 1], 'mask' [N or 1, H, W, 1], and for a guided model 'sketch', 1
+        on lines; without one nothing is drawn. Sides are multiples of 8.
+    Returns: as the image; outside of the holes exactly the image.
     Raises: ValueError as `Generator`.
     """
     image, mask = inputs['image'], inputs['mask']

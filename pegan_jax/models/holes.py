@@ -34,12 +34,12 @@ def check_data(config: Any) -> None:
         raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
 
 
-def check_shapes(multiple: int, image: jax.Array, planes: dict[str, jax.Array]) -> None:
-    """Raises ValueError unless image is [N, H, W, 3], sides multiples of a number, and planes are [1 or N, H, W, 1]."""
+def check_shapes(multiple: int, channels: int, image: jax.Array, planes: dict[str, jax.Array]) -> None:
+    """Raises ValueError unless image is [N, H, W, channels], sides multiples, and planes are [1 or N, H, W, 1]."""
     n, height, width = image.shape[:3] if image.ndim == 4 else (0, 0, 0)
-    if image.shape != (n, height, width, 3) or not n or height % multiple or width % multiple:
+    if image.shape != (n, height, width, channels) or not n or height % multiple or width % multiple:
         raise ValueError(
-            f'image of shape {image.shape}; expected [N, H, W, 3] with sides that are multiples of {multiple}.'
+            f'image of shape {image.shape}; expected [N, H, W, {channels}] with sides that are multiples of {multiple}.'
         )
     for name, plane in planes.items():
         if plane.shape not in ((1, height, width, 1), (n, height, width, 1)):

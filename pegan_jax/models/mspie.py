@@ -41,6 +41,7 @@ class Config:
 
     img_resolution: side, or (height, width), of the images at scale 0; halving must end at 4 to 7 pixels on the shorter
       side, which is the size of the coarsest maps.
+    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
     z_dim: size of the latent and of the styles.
     mapping_layers: dense layers of the mapping network.
     channel_base, channel_max: at scale 0 a layer of side s has min(channel_base / s, channel_max) channels.
@@ -67,6 +68,7 @@ class Config:
     """
 
     img_resolution: int | tuple[int, int] = 256
+    img_channels: Literal[1, 3, 4] = 3
     z_dim: int = 512
     mapping_layers: int = 8
     channel_base: int = 32768
@@ -262,8 +264,9 @@ class Mapping(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """ws [N, num_ws, z_dim] -> images [N, H, W, 3] float32. Layers have the names of mmgen. Fields as in `Config`.
+    """ws [N, num_ws, z_dim] -> images [N, H, W, img_channels] float32. Layers have the names of mmgen.
 
+    Fields as in `Config`, and
     channels: widths from the coarsest maps on, whose size at scale 0 is `base`.
     """
 
@@ -274,6 +277,7 @@ class Synthesis(nn.Module):
     upsampling: Literal['deconv', 'conv-resize', 'resize-conv'] = 'deconv'
     resize: Literal['bilinear', 'nearest'] = 'bilinear'
     padding: bool = True
+    img_channels: int = 3
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -285,7 +289,7 @@ class Synthesis(nn.Module):
         x = self.input_at(scale, const)
         x = jnp.broadcast_to(x[None], (ws.shape[0], *x.shape))
         x = StyleConv(self.channels[0], 0, None, name='conv1', **options)(x, ws[:, 0], noise)
-        rgb = ToRGB(name='to_rgb1')(x, ws[:, 1])
+        rgb = ToRGB(self.img_channels, name='to_rgb1')(x, ws[:, 1])
         for b, features in enumerate(self.channels[1:]):
             first = 2 * b + 1  # a to-RGB layer shares its style with the next convolution
             up = StyleConv(features, first, self.upsampling, name=f'convs_{2 * b}', **options)
@@ -293,7 +297,7 @@ class Synthesis(nn.Module):
             x = StyleConv(features, first + 1, None, name=f'convs_{2 * b + 1}', **options)(x, ws[:, first + 1], noise)
             # Its borders are zero-padded in every configuration.
             fir = self.variable('buffers', f'rgb_filter_{b}', filters.setup_filter, (1, 3, 3, 1)).value
-            rgb = ops.upsample2d(rgb, fir) + ToRGB(name=f'to_rgbs_{b}')(x, ws[:, first + 2])
+            rgb = ops.upsample2d(rgb, fir) + ToRGB(self.img_channels, name=f'to_rgbs_{b}')(x, ws[:, first + 2])
         return rgb
 
     def input_at(self, scale: Scale, const: jax.Array | None) -> jax.Array:
@@ -322,6 +326,7 @@ class Generator(nn.Module):
     resize: Literal['bilinear', 'nearest'] = 'bilinear'
     padding: bool = True
     mapping_layers: int = 8
+    img_channels: int = 3
     dtype: Any = jnp.float32
 
     @property
@@ -339,6 +344,7 @@ class Generator(nn.Module):
             self.upsampling,
             self.resize,
             self.padding,
+            self.img_channels,
             self.dtype,
         )
 
@@ -347,7 +353,7 @@ class Generator(nn.Module):
         return self.mapping(z)
 
     def synthesise(self, ws: jax.Array, scale: Scale = 0, noise: Noise = 'const') -> jax.Array:
-        """Images [N, H, W, 3] of ws [N, num_ws, z_dim]; scale is static."""
+        """Images [N, H, W, img_channels] of ws [N, num_ws, z_dim]; scale is static."""
         return self.synthesis(ws, scale, noise)
 
     def __call__(self, z: jax.Array) -> jax.Array:
@@ -357,7 +363,7 @@ class Generator(nn.Module):
 
 def generator(model: Config) -> Generator:
     """The Linen module of a configuration."""
-    shared = ('head', 'interpolate_head', 'upsampling', 'resize', 'padding', 'mapping_layers')
+    shared = ('head', 'interpolate_head', 'upsampling', 'resize', 'padding', 'mapping_layers', 'img_channels')
     fields = {name: getattr(model, name) for name in shared}
     return Generator(g_widths(model), base_size(model), **fields, dtype=jnp.dtype(model.dtype))
 
@@ -366,7 +372,7 @@ def generator(model: Config) -> Generator:
 
 
 class Discriminator(nn.Module):
-    """Images [b, H, W, 3] -> logits [b]: StyleGAN2's residual blocks b256 ... b8, named after scale 0, then the end.
+    """Images [b, H, W, C] -> logits [b]: StyleGAN2's residual blocks b256 ... b8, named after scale 0, then the end.
 
     With `pool`, the maps in front of the dense layers are averaged to pool x pool, so that images have any size.
 
@@ -417,7 +423,7 @@ def synthesise(
       noise: keys [N] draw new noise for every image; a tuple holds the numbers of each layer.
       scale: static; also one that was not trained, negative, or (height, width). None: the largest that was trained,
         for which results are published.
-    Returns: [N, *output_size(model, scale), 3] float32, nominally in [-1, 1], not clamped.
+    Returns: [N, *output_size(model, scale), img_channels] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for a scale without pixels.
     """
     scale = max(model.scales) if scale is None else scale
@@ -496,7 +502,7 @@ def build(config: Any) -> GAN:
         g_key, d_key = jax.random.split(key)
         both = {
             'g': of_g.init(g_key, jnp.zeros((1, model.z_dim))),
-            'd': of_d.init(d_key, jnp.zeros((1, *model.size, 3))),
+            'd': of_d.init(d_key, jnp.zeros((1, *model.size, model.img_channels))),
         }
         params, buffers = ({net: both[net].get(part, {}) for net in both} for part in ('params', 'buffers'))
         return params, buffers, {'pl_mean': jnp.float32(0)}
@@ -529,7 +535,7 @@ def build(config: Any) -> GAN:
             few = fewer_rows({'index': batch['index']}, model.pl_batch_shrink)
             ws, keys = styles(model, params, few, path_key)
             variables = {'params': params, 'buffers': state.buffers['g']}
-            y = sample_normal(y_key, few['index'], (*model.size, 3))
+            y = sample_normal(y_key, few['index'], (*model.size, model.img_channels))
             penalty, mean = path_penalty(exact, variables, state.stats['pl_mean'], ws, keys, y)
             loss = loss + model.pl_interval * model.pl_weight * penalty
             fields, metrics = {'stats': {'pl_mean': mean}}, metrics | {'loss/pl': penalty, 'path_length': mean}

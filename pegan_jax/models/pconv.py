@@ -38,18 +38,20 @@ class Config:
     """The model; defaults are those of the paper, at 256 pixels.
 
     img_resolution: side, or (height, width), of the training images; multiples of 2^levels. Others can be completed.
+    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
     channel_base: channels behind the first layer, doubled by each of the next.
     channel_max: at most so many.
     freeze_encoder_bn: for fine-tuning: the encoder's batch normalisations keep their statistics and parameters. While
       holes are cut at random, batch statistics are of few valid pixels (section 4.2).
     vgg: a torch file of torchvision's vgg16, for the perceptual and the style terms. None: training goes without them,
-      which is not the published loss.
+      which is not the published loss. VGG knows colours: it sees a grey image as RGB, and RGBA is refused.
     masks: of training: strokes of a brush, a box, the union of both; or any of those in mask_folder ('folder').
     mask_folder: images, white where holes are, resized to img_resolution.
     dtype: of the inputs of convolutions.
     """
 
     img_resolution: int | tuple[int, int] = 256
+    img_channels: Literal[1, 3, 4] = 3
     channel_base: int = 64
     channel_max: int = 512
     freeze_encoder_bn: bool = False
@@ -66,6 +68,11 @@ class Config:
             raise ConfigError(
                 f'model.img_resolution={self.img_resolution}: sides must be at least 8 and, for {self.levels} levels, '
                 f'multiples of {2**self.levels}.'
+            )
+        if self.vgg is not None and self.img_channels == 4:
+            raise ConfigError(
+                f'model.vgg={self.vgg!r} with model.img_channels=4: VGG-16 knows no opacity; use model.vgg=None, or '
+                '3 channels.'
             )
         check_masks(self)
 
@@ -88,7 +95,7 @@ class Config:
 
 
 class Generator(nn.Module):
-    """image [N, H, W, 3] in [-1, 1] and mask [N or 1, H, W, 1] -> [N, H, W, 3] float32, not bounded.
+    """image [N, H, W, img_channels] in [-1, 1] and mask [N or 1, H, W, 1] -> as image, float32, not bounded.
 
     What the image has in holes does not matter. Every channel has valid positions of its own, so that those of
     features that are enlarged and of features of the encoder beside them count apart; they are sown into the collection
@@ -101,18 +108,19 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         model = self.model
-        check_shapes(2**model.levels, image, {'mask': mask})
+        check_shapes(2**model.levels, model.img_channels, image, {'mask': mask})
 
         def conv(name: str, x: jax.Array, valid: jax.Array, features: int, size: int, stride: int, bias: bool) -> tuple:
             pads = ((size // 2,) * 2,) * 2
             # A bias before a batch normalisation would do nothing but in holes.
             layer = PartialConv(features, size, stride, pads, use_bias=bias, dtype=jnp.dtype(model.dtype), name=name)
-            return layer(x, valid)
+            y, valid = layer(x, valid)
+            return y, jnp.broadcast_to(valid, (*valid.shape[:3], features))  # of a grey image there is one for all
 
         def norm(name: str, x: jax.Array, train: bool) -> jax.Array:
             return BatchNorm(axis_name=self.axis_name, name=name)(x, train)
 
-        x, valid = image, jnp.repeat(1 - mask, 3, axis=-1)
+        x, valid = image, jnp.repeat(1 - mask, model.img_channels, axis=-1)
         skips = []
         for level in range(1, model.levels + 1):
             skips.append((x, valid))
@@ -123,7 +131,7 @@ class Generator(nn.Module):
                 x = norm(f'enc_{level}_bn', x, train and not model.freeze_encoder_bn)
             x = jax.nn.relu(x)
         for level in range(model.levels, 0, -1):
-            (skip, skip_valid), features = skips.pop(), 3 if level == 1 else model.width(level - 1)
+            (skip, skip_valid), features = skips.pop(), model.img_channels if level == 1 else model.width(level - 1)
             x = jnp.concatenate([double(x), skip.astype(x.dtype)], axis=-1)
             valid = jnp.concatenate([double(valid), skip_valid], axis=-1)
             x, valid = conv(f'dec_{level}', x, valid, features, 3, 1, level == 1)
@@ -217,7 +225,7 @@ def build(config: Any) -> GAN:
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         if model.vgg is not None:
             vgg()  # to be missed before anything is compiled
-        image, mask = jnp.zeros((1, *model.size, 3)), jnp.zeros((1, *model.size, 1))
+        image, mask = (jnp.zeros((1, *model.size, channels)) for channels in (model.img_channels, 1))
         variables = g.init(key, image, mask, True)
         return {'g': variables['params']}, {'g': variables['batch_stats']}, {}
 
@@ -234,7 +242,9 @@ def build(config: Any) -> GAN:
         if model.vgg is None:
             logger.warning('model.vgg is not set: the loss has no perceptual and no style terms.')
         else:
-            maps = features.vgg_pools(vgg(), jnp.concatenate([out, composite(out, gt, mask), gt]))
+            images = jnp.concatenate([out, composite(out, gt, mask), gt])
+            colours = images if model.img_channels == 3 else jnp.repeat(images, 3, axis=-1)
+            maps = features.vgg_pools(vgg(), colours)
             terms |= feature_terms(*zip(*(jnp.split(x, 3) for x in maps), strict=True))
         metrics = {f'loss/{name}': value for name, value in terms.items()}
         name = 'loss/g_without_vgg' if model.vgg is None else 'loss/g'
@@ -258,8 +268,8 @@ def complete(model: Config, variables: dict, inputs: dict) -> jax.Array:
 
     Args:
       variables: {'params', 'buffers'} of the generator.
-      inputs: 'image' [N, H, W, 3] in [-1, 1] and 'mask' [N or 1, H, W, 1]; sides are multiples of 2^levels.
-    Returns: [N, H, W, 3]; outside of the holes exactly the image.
+      inputs: 'image' [N, H, W, img_channels] in [-1, 1] and 'mask' [N or 1, H, W, 1]; sides are multiples of 2^levels.
+    Returns: as the image; outside of the holes exactly the image.
     Raises: ValueError for a sketch, and for other shapes.
     """
     if 'sketch' in inputs:

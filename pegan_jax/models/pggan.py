@@ -39,6 +39,7 @@ class Config:
     """The model; defaults are those of the published program.
 
     img_resolution: side of the images of the last stage, a power of two; stages begin with 4 x 4 and double.
+    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
     z_dim: numbers of a latent.
     channel_base, channel_max: at resolution r there are min(2 channel_base / r, channel_max) channels.
     upsampling: how feature maps double. 'fused', a transposed convolution; 'unfused', a nearest resize and a
@@ -55,6 +56,7 @@ class Config:
     """
 
     img_resolution: int = 128
+    img_channels: Literal[1, 3, 4] = 3
     z_dim: int = 512
     channel_base: int = 8192
     channel_max: int = 512
@@ -177,7 +179,7 @@ class Projection(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latents [N, z_dim] -> images [N, H, W, 3], nominally in [-1, 1]."""
+    """Latents [N, z_dim] -> images [N, H, W, img_channels], nominally in [-1, 1]."""
 
     model: Config
 
@@ -204,7 +206,7 @@ class Generator(nn.Module):
             return pixel_norm(lrelu(layer(x)))
 
         def to_rgb(i: int, x: jax.Array) -> jax.Array:
-            return Conv(3, 1, padding=0, gain=1.0, name=f'torgb_layers_{i}')(x)
+            return Conv(model.img_channels, 1, padding=0, gain=1.0, name=f'torgb_layers_{i}')(x)
 
         x = Projection(model.channels(0), name='noise2feat')(z)
         x = ops.resize_align_corners(x, tuple(side + 2 * (1 - pad) for side in head))
@@ -223,7 +225,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The critic: images [N, H, H, 3] of any level -> scores [N]."""
+    """The critic: images [N, H, H, img_channels] of any level -> scores [N]."""
 
     model: Config
 
@@ -250,7 +252,7 @@ class Discriminator(nn.Module):
         """Uses every layer once, for `init`."""
         for level in range(self.model.last_level + 1):
             side = 4 * 2**level
-            self(jnp.zeros((1, side, side, 3)), level, 1.0)
+            self(jnp.zeros((1, side, side, self.model.img_channels)), level, 1.0)
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
@@ -265,7 +267,7 @@ def d_loss(
     mean D(real)^2), where GP is the mean over samples of (|gradient of D| - 1)^2.
 
     Args:
-      real, fake: [b, h, h, 3]; mix: [b, 1, 1, 1] in [0, 1].
+      real, fake: [b, h, h, img_channels]; mix: [b, 1, 1, 1] in [0, 1].
     Returns: the loss, and metrics.
     """
 
@@ -373,7 +375,7 @@ def synthesise(model: Config, variables: dict, z: jax.Array, *, size: tuple[int,
     """Images of latents; before training has reached the last stage, enlarged ones of the stage it is in.
 
     Args and errors as in `dcgan.synthesise`.
-    Returns: [N, *size, 3] float32, nominally in [-1, 1], not clamped.
+    Returns: [N, *size, img_channels] float32, nominally in [-1, 1], not clamped.
     """
     head, progress = head_size(size, model.img_resolution), variables['buffers']['progress']
     return Generator(model).apply({'params': variables['params']}, z, progress, None, head)

@@ -42,6 +42,7 @@ TRAINING_FIELDS = frozenset('d_steps g_steps lr_decay_iter gp_weight recon_weigh
 class Config:
     """The model; defaults are those of the original program.
 
+    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
     min_size: shorter side of the coarsest scale, in pixels.
     max_size: the image is shrunk until its longer side has at most this many pixels.
     scale_factor: ratio of the sides of neighbouring scales, before it is adapted to a whole number of scales.
@@ -54,7 +55,7 @@ class Config:
     encoding: added to the noise of the coarsest scale: the Cartesian grid (2 channels) or sinusoids (2 spe_dim).
     spe_dim, spe_div_half_dim, spe_center_shift: as for `encodings.spe`.
     first_noise_channels: of the coarsest scale, where one channel serves all; None: 1, or those of the encoding.
-    noise_channels: of the other scales, 3 or 1.
+    noise_channels: of the other scales, 1 or those of the images; None: those of the images.
     d_norm: batch normalisation in the critics.
     rules: 'original' or 'mmgen': which pyramid, which resize between scales, when noise amplitudes are measured, and
       whether finished scales are frozen wholly or keep normalising by the statistics of the batch.
@@ -65,10 +66,11 @@ class Config:
     sr_factor: for super-resolution by this factor: neighbouring scales have the ratio of its steps; published with
       min_size 18 and recon_weight 100.
     paint_scale: for paintings that enter at this scale: what it gets from the scale below is reduced to a palette, the
-      five colours of the image in the size of this scale, in training and always.
+      five colours (with their opacity) of the image in the size of this scale, in training and always.
     dtype: of the inputs of convolutions, but for the last of each block; the gradient penalty is float32.
     """
 
+    img_channels: Literal[1, 3, 4] = 3
     min_size: int = 25
     max_size: int = 250
     scale_factor: float = 0.75
@@ -82,7 +84,7 @@ class Config:
     spe_div_half_dim: bool = False
     spe_center_shift: int | None = 200
     first_noise_channels: int | None = None
-    noise_channels: int = 3
+    noise_channels: int | None = None
     d_norm: bool = True
     rules: Literal['original', 'mmgen'] = 'original'
     iters_per_scale: int = 2000
@@ -115,8 +117,11 @@ class Config:
             at_least(self, 'paint_scale', 1)
         if self.max_size < self.min_size:
             raise ConfigError(f'model.max_size={self.max_size} is below model.min_size={self.min_size}.')
-        if self.noise_channels not in (1, 3):
-            raise ConfigError(f'model.noise_channels={self.noise_channels}; use 3, or 1 for all colours together.')
+        if self.noise_channels not in (None, 1, self.img_channels):
+            raise ConfigError(
+                f'model.noise_channels={self.noise_channels}; use model.img_channels={self.img_channels}, or 1 for all '
+                'colours together.'
+            )
         if self.encoding == 'spe' and (self.spe_dim % 2 or (self.spe_dim == 2 and not self.spe_div_half_dim)):
             raise ConfigError(
                 f'model.spe_dim={self.spe_dim} must be even, and at least 4 unless spe_div_half_dim; use 4 or 8.'
@@ -139,12 +144,14 @@ class Config:
 
     def in_channels(self, scale: int) -> int:
         """Channels of the input of a block."""
-        return 3 if scale else {'none': 3, 'csg': 2, 'spe': 2 * self.spe_dim}[self.encoding]
+        return (
+            self.img_channels if scale or self.encoding == 'none' else 2 if self.encoding == 'csg' else 2 * self.spe_dim
+        )
 
     def noise_shape(self, scale: int, size: tuple[int, int]) -> tuple[int, int, int]:
         """Height, width and channels of the noise map of a scale whose images have `size`."""
         if scale:
-            channels = self.noise_channels
+            channels = self.noise_channels or self.img_channels
         elif self.first_noise_channels is None:
             channels = 1 if self.encoding == 'none' else self.in_channels(0)
         else:
@@ -238,11 +245,11 @@ def widths(model: Config, scale: int) -> tuple[int, ...]:
 def g_block(model: Config, scale: int) -> Block:
     """Generator of a scale."""
     pad = model.padding.removesuffix('-layer') if model.padding.endswith('-layer') else 'VALID'
-    return Block(widths(model, scale), 3, model.kernel_size, pad, dtype=jnp.dtype(model.dtype))
+    return Block(widths(model, scale), model.img_channels, model.kernel_size, pad, dtype=jnp.dtype(model.dtype))
 
 
 def d_block(model: Config, scale: int) -> Block:
-    """Critic of a scale: images [N, h, w, 3] -> [N, h - 2P, w - 2P, 1]."""
+    """Critic of a scale: images [N, h, w, img_channels] -> [N, h - 2P, w - 2P, 1]."""
     dtype = jnp.dtype(model.dtype)
     return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm, conv=conv_of_patches, dtype=dtype)
 
@@ -281,7 +288,8 @@ def block_input(model: Config, scale: int, noise: jax.Array, amp: jax.Array, ima
     """What a block sees.
 
     Args:
-      noise: [N, h, w, C], larger by 2 `noise_margin`; image: [N, h, w, 3], of the scale below in the size of this one.
+      noise: [N, h, w, C], larger by 2 `noise_margin`; image: [N, h, w, img_channels], of the scale below in the size
+        of this one.
     Returns: amp (noise + encoding) at the coarsest scale of a model with an encoding, otherwise amp noise + image; all
       padded as `model.padding` says.
     """
@@ -325,7 +333,7 @@ def generate(
     Args:
       params: {'block0': ...}; buffers: {'stats': {'block0': ...}, 'amp': [scales], ...}.
       noises: of each scale, [N, h, w, C] with the shape of `Config.noise_shape`; they set the sizes.
-      image: of the scale below in the size of scale `first`, [N, h, w, 3]; None: zeros.
+      image: of the scale below in the size of scale `first`, [N, h, w, img_channels]; None: zeros.
       ratio: of the pyramid.
       train: which blocks normalise by the statistics of their input, and change their running ones.
     Returns: the images of the scales, and the new running statistics.
@@ -338,7 +346,7 @@ def generate(
         if images:
             image = _hop(model, buffers, scale, images[-1], size, ratio)
         elif image is None:
-            image = jnp.zeros((noise.shape[0], *size, 3))
+            image = jnp.zeros((noise.shape[0], *size, model.img_channels))
         v = jax.lax.stop_gradient(block_input(model, scale, noise, buffers['amp'][scale], image))
         out, stats[name] = run_block(model, scale, params[name], stats[name], v, image, mode)
         images.append(out)
@@ -365,7 +373,7 @@ def d_loss(
     GP is the mean over pixels of (|gradient of sum D over the channels| - 1)^2.
 
     Args:
-      params, stats: of this critic; real: [1, h, w, 3]; fake: [b, h, w, 3]; mix: [b, 1, 1, 1] in [0, 1].
+      params, stats: of this critic; real: [1, h, w, C]; fake: [b, h, w, C]; mix: [b, 1, 1, 1] in [0, 1].
     Returns: the loss, and the running statistics after the three passes, and metrics.
     """
     fake_map, stats = criticise(model, scale, params, stats, fake)
@@ -427,9 +435,10 @@ def build(config: Any) -> GAN:
 
     @functools.cache
     def pyramid() -> tuple[list[np.ndarray], Pyramid]:
-        source = open_image(config.data.image, config.data.max_pixels)
+        data = config.data
+        source = open_image(data.image, data.max_pixels)
         with jax.ensure_compile_time_eval():  # the first call may come from inside a traced function
-            reals, shape = make_pyramid(decode_image(source[0]['image'], config.data.max_pixels), model)
+            reals, shape = make_pyramid(decode_image(source[0]['image'], data.max_pixels, data.channels), model)
         if model.paint_scale is not None and model.paint_scale >= len(reals):
             raise ConfigError(f'model.paint_scale={model.paint_scale}; the image has scales 0 to {len(reals) - 1}.')
         return reals, shape
@@ -444,7 +453,7 @@ def build(config: Any) -> GAN:
         for s, size in enumerate(shape.sizes):
             enough = (1, size[0] + 2 * model.margin, size[1] + 2 * model.margin)
             g = g_block(model, s).init(keys[2 * s], jnp.zeros((*enough, model.in_channels(s))), False)
-            d = d_block(model, s).init(keys[2 * s + 1], jnp.zeros((*enough, 3)), False)
+            d = d_block(model, s).init(keys[2 * s + 1], jnp.zeros((*enough, model.img_channels)), False)
             for net, variables in (('g', g), ('d', d)):
                 params[net][f'block{s}'] = variables['params']
                 stats[net][f'block{s}'] = variables.get('batch_stats', {})
@@ -575,7 +584,7 @@ def synthesise(
       variables: {'params': {'block0': ...}, 'buffers': ...} of the generator; words: of `draw`.
       size: (height, width) of the finest scale; None: that of training. Other scales follow, rounded half to even.
       start_scale: scales below it use the noise of the reconstruction.
-    Returns: [N, *size, 3] float32, nominally in [-1, 1], not clamped.
+    Returns: [N, *size, img_channels] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for a start_scale that does not exist, sizes that leave a scale empty.
     """
     params, buffers = variables['params'], variables['buffers']

@@ -165,8 +165,8 @@ def make_pyramid(image: np.ndarray, model: Any) -> tuple[list[np.ndarray], Pyram
     """The real images of all scales, coarse to fine.
 
     Args:
-      image: uint8 [H, W, 3].
-    Returns: float32 [h, w, 3] in [-1, 1] each; and their sizes.
+      image: uint8 [H, W, C].
+    Returns: float32 [h, w, C] in [-1, 1] each; and their sizes.
     Raises: ConfigError as `pyramid_sizes`.
     """
     pyramid = pyramid_sizes(*image.shape[:2], model)
@@ -184,14 +184,16 @@ def make_pyramid(image: np.ndarray, model: Any) -> tuple[list[np.ndarray], Pyram
 
 
 def find_palette(real: np.ndarray) -> np.ndarray:
-    """The five colours of an image [h, w, 3] that k-means finds, [5, 3]."""
+    """The five colours of an image [h, w, C] that k-means finds, [5, C]."""
     from scipy.cluster.vq import kmeans2  # not above: it takes long to import, and paintings alone need it
 
-    return kmeans2(real.reshape(-1, 3).astype(np.float64), 5, iter=100, minit='++', rng=0)[0].astype(np.float32)
+    return kmeans2(real.reshape(-1, real.shape[-1]).astype(np.float64), 5, iter=100, minit='++', rng=0)[0].astype(
+        np.float32
+    )
 
 
 def to_palette(images: jax.Array, palette: jax.Array) -> jax.Array:
-    """Images [N, h, w, 3] in the colours of a palette [K, 3], without a gradient (Shaham et al., paint-to-image).
+    """Images [N, h, w, C] in the colours of a palette [K, C], without a gradient (Shaham et al., paint-to-image).
 
     The colours of each image are clustered, k-means from those of the palette on; every pixel takes the palette's
     colour of its cluster, whatever the painter's shade of it.
@@ -209,5 +211,5 @@ def to_palette(images: jax.Array, palette: jax.Array) -> jax.Array:
 
         return nearest(jax.lax.scan(move, palette, length=20)[0]) @ palette
 
-    flat = jax.lax.stop_gradient(images).reshape(len(images), -1, 3)
+    flat = jax.lax.stop_gradient(images).reshape(len(images), -1, images.shape[-1])
     return jax.vmap(one)(flat).reshape(images.shape)

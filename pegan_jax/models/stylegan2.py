@@ -34,6 +34,7 @@ class Config:
     """The model and its losses; defaults are those of the 'stylegan2' preset of the StyleGAN3 release.
 
     img_resolution: side, or (height, width), of the images; halving must end at 4 to 7 pixels on the shorter side.
+    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
     c_dim: size of the labels (number of classes); 0: no labels.
     z_dim, w_dim: sizes of the latent and of the mapped latent.
     mapping_layers: dense layers of the mapping network.
@@ -61,6 +62,7 @@ class Config:
     """
 
     img_resolution: int | tuple[int, int] = 256
+    img_channels: Literal[1, 3, 4] = 3
     c_dim: int = 0
     z_dim: int = 512
     w_dim: int = 512
@@ -336,6 +338,7 @@ def generator(model: Config) -> Generator:
         base=tuple(side >> (len(channels) - 1) for side in model.size),
         w_dim=model.w_dim,
         architecture=model.architecture,
+        img_channels=model.img_channels,
         use_noise=model.use_noise,
         conv_clamp=model.conv_clamp,
         num_fp16_res=model.num_fp16_res,

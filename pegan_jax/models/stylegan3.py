@@ -41,6 +41,7 @@ class Config:
       pixels and differs between data sets.
     img_resolution: side, or (height, width), of the training images, both even. The schedule is that of the shorter
       side, which spans one unit of the coordinates; the longer one shows more at the same pixel pitch.
+    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
     z_dim, c_dim, w_dim: sizes of the latent z, of the label (0: none) and of the mapped latent w.
     mapping_layers, lr_multiplier: dense layers of the mapping network and their learning rate relative to the rest.
     w_avg_beta: decay of the running mean of w, per step.
@@ -66,6 +67,7 @@ class Config:
 
     r1_gamma: float
     img_resolution: int | tuple[int, int] = 256
+    img_channels: Literal[1, 3, 4] = 3
     z_dim: int = 512
     c_dim: int = 0
     w_dim: int = 512
@@ -203,7 +205,7 @@ def schedule(model: Config) -> list[Signal]:
     rates = model.resolution * np.exp2(np.ceil(np.log2(np.minimum(2 * stopbands / model.resolution, 1))))
     half_widths = np.maximum(stopbands, rates / 2) - cutoffs
     channels = np.rint(np.minimum(model.channel_base / 2 / cutoffs, model.channel_max)).astype(int)
-    channels[-1] = 3
+    channels[-1] = model.img_channels
     columns = (channels.tolist(), rates.tolist(), cutoffs.tolist(), half_widths.tolist())
     return [Signal(*row) for row in zip(*columns, strict=True)]
 
@@ -369,7 +371,7 @@ class SynthesisLayer(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """ws [N, num_ws, w_dim] -> images [N, *size, 3] float32."""
+    """ws [N, num_ws, w_dim] -> images [N, *size, img_channels] float32."""
 
     model: Config
 
@@ -416,7 +418,7 @@ class Generator(nn.Module):
         size: tuple[int, int] | None = None,
         update_emas: bool = False,
     ) -> jax.Array:
-        """Images [N, *size, 3] float32 of ws [N, num_ws, w_dim].
+        """Images [N, *size, img_channels] float32 of ws [N, num_ws, w_dim].
 
         Args:
           transform: [3, 3], or one per image [N, 3, 3], on positions in units of the training images' shorter side

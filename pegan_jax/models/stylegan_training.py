@@ -91,8 +91,8 @@ class Networks(NamedTuple):
     """What the losses need of a model: pure functions.
 
     map: (params, buffers, z [b, z_dim], c [b, c_dim] or None, update_emas) -> (ws [b, num_ws, w_dim], buffers), of 'g'.
-    synthesise: (params, buffers, ws, keys [b], update_emas) -> (images [b, H, W, 3], buffers), of 'g'; the keys draw
-      the noise of a model that has any.
+    synthesise: (params, buffers, ws, keys [b], update_emas) -> (images [b, H, W, img_channels], buffers), of 'g'; the
+      keys draw the noise of a model that has any.
     score: (params, buffers, images, c) -> logits [b], of 'd': `functools.partial(score, model)`.
     exact: the same in float32, for derivatives of derivatives; None: these are.
     """
@@ -152,7 +152,7 @@ def discriminator(model: Any) -> Discriminator:
 
 
 def score(model: Any, params: dict, buffers: dict, images: jax.Array, c: jax.Array | None) -> jax.Array:
-    """Logits [b] of images [b, H, W, 3] and labels [b, c_dim] or None."""
+    """Logits [b] of images [b, H, W, img_channels] and labels [b, c_dim] or None."""
     return discriminator(model).apply({'params': params, 'buffers': buffers}, images, c)
 
 
@@ -286,7 +286,7 @@ def d_main(
 
     Args:
       g: (params, buffers) of the generator.
-      real, c: images [b, H, W, 3] in [-1, 1] and their labels.
+      real, c: images [b, H, W, img_channels] in [-1, 1] and their labels.
     Returns: the loss, G's buffers with their running means updated, and metrics.
     """
     ws, g_buffers = styles(model, networks, *g, latents, update_emas=True)
@@ -353,7 +353,7 @@ def assemble(
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key = jax.random.split(key)
-        images = jnp.zeros((1, height, width, 3))
+        images = jnp.zeros((1, height, width, model.img_channels))
         c = jnp.zeros((1, model.c_dim)) if model.c_dim else None
         g = generator(model).init(g_key, jnp.zeros((1, model.z_dim)), c)
         both = {'g': g, 'd': discriminator(model).init(d_key, images, c)}
@@ -374,7 +374,7 @@ def assemble(
     def g_pl_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
         few = fewer_rows({name: batch[name] for name in ('index', 'label') if name in batch}, model.pl_batch_shrink)
         latents_key, noise_key = jax.random.split(key)
-        noise = sample_normal(noise_key, few['index'], (height, width, 3))
+        noise = sample_normal(noise_key, few['index'], (height, width, model.img_channels))
         latents, mean = draw_latents(model, few, latents_key), state.stats['pl_mean']
         loss, (mean, metrics) = g_pl(model, exact, params, state.buffers['g'], mean, latents, noise)
         return loss, ({'stats': {**state.stats, 'pl_mean': mean}}, metrics)

@@ -123,7 +123,7 @@ class Model:
         given = np.asarray(label)
         if given.dtype.kind == 'U':
             if unknown := [name for name in given.flat if name not in self.classes]:
-                raise UserError(f'label={unknown[0]!r} is no class of this model; it takes {known}.')
+                raise UserError(f'label={str(unknown[0])!r} is no class of this model; it takes {known}.')
             given = np.array([self.classes.index(name) for name in given.flat]).reshape(given.shape)
         if given.dtype.kind in 'iu':
             if given.shape not in ((), (1,), (count,)):

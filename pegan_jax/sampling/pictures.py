@@ -155,7 +155,7 @@ def style_mix(
       layers: where the style of the column replaces that of the row, counted from 0 (coarse) to num_ws - 1 (fine).
       The rest as in `interpolate`; random noise is that of the row.
     Returns: float32 [1 + rows, 1 + columns, H, W, C]: the images of the columns above, those of the rows at the left,
-      mixed ones elsewhere, and black at the top left.
+      mixed ones elsewhere, and black, of RGBA nothing, at the top left.
     Raises: ValueError for no seeds, layers that there are not, and as `sample`.
     """
     count, layers = model.num_ws, sorted(set(layers))

@@ -148,7 +148,8 @@ def render_file(
     """`render` into a file, piece by piece, so that memory does not grow with the image.
 
     Args:
-      path: an RGB .png, clamped to [-1, 1] and rounded to `bits`; or .npy, float32 as it is. It appears when complete.
+      path: a .png (grey, RGB or RGBA as the model is), clamped to [-1, 1] and rounded to `bits`; or .npy, float32
+        as it is. It appears when complete.
       bits: 8 or 16, of each channel of a PNG.
       styles: as in `render`.
     Raises: ValueError for another suffix, other bits, a PNG of a grid that is not [H, W, 2]; and as `render`.

@@ -6,8 +6,9 @@ import sys
 import time
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
+
+from pegan_jax.pixels import as_image
 
 
 class RunLog:
@@ -50,7 +51,7 @@ class RunLog:
     def image(self, name: str, step: int, grid: np.ndarray) -> None:
         """A uint8 image [H, W, C], as `samples/<name>.png` and in TensorBoard."""
         if self._main:
-            Image.fromarray(grid).save(self._samples / f'{name}.png')
+            as_image(grid).save(self._samples / f'{name}.png')
             self._events.add_image(name.rsplit('_', 1)[0], grid, step, dataformats='HWC')
 
     def say(self, text: str) -> None:

@@ -76,6 +76,8 @@ class Pictures:
 
 
 def drawn(inputs: dict) -> np.ndarray:
-    """Inputs of a system that completes images as pictures [N, H, W, 3]: holes are grey, lines in them white."""
+    """Inputs of a system that completes images as pictures [N, H, W, C]: holes are grey, lines in them white."""
     image, mask = np.asarray(inputs['image']), np.asarray(inputs['mask'])
-    return image * (1 - mask) + mask * np.asarray(inputs.get('sketch', 0.0))
+    holes = np.zeros_like(image) + np.asarray(inputs.get('sketch', 0.0))
+    holes[..., 3:] = 1  # opaque
+    return image * (1 - mask) + mask * holes

@@ -42,7 +42,7 @@ def matmul_flops(jaxpr: Any) -> int:
 
 def abstract_batch(config: Config, count: int) -> dict:
     """Shapes of `count` rows of a batch, as the source gives them."""
-    batch = {'image': jax.ShapeDtypeStruct((count, *config.data.size, 3), jnp.uint8)}
+    batch = {'image': jax.ShapeDtypeStruct((count, *config.data.size, config.data.channels), jnp.uint8)}
     if config.data.labels:
         batch['label'] = jax.ShapeDtypeStruct((count,), jnp.int32)
     if config.data.edges != 'none':

@@ -106,6 +106,17 @@ def conv(array: np.ndarray) -> np.ndarray:
     return array.transpose(2, 3, 1, 0)
 
 
+def swap_colours(array: np.ndarray, axis: int = -1, channels: int | None = None) -> np.ndarray:
+    """BGR to RGB and back, along an axis that begins with the channels of an image; grey and opacity stay in place.
+
+    channels: of the image; None: as many as the axis has.
+    """
+    order = np.arange(array.shape[axis])
+    if (channels or len(order)) >= 3:
+        order[:3] = 2, 1, 0
+    return np.take(array, order, axis)
+
+
 def flattened_dense(height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
     """Of a dense layer after a flattening: (out, C * H * W), as torch flattens -> [H * W * C, out], as NHWC does."""
 

@@ -53,7 +53,7 @@ def exported(layout, params, buffers=None, *, colours='rgb'):
     """Our parameters (of both networks with `buffers`) under the names of a layout."""
     params = {name: dict(layer) for name, layer in params.items()}
     if colours == 'bgr':
-        importer.turn_colours(params)
+        importer.turn_colours(params, 3)
     out = {}
     for theirs, name in importer.names(layout, 'g' if buffers is None else 'd').items():
         layer = params[name]
@@ -162,8 +162,8 @@ def test_a_file_with_converted_weights_has_its_own_preset_and_colours_on_request
     turned = convert(source, tmp_path / 'bgr', colours='bgr')
     assert turned == config
     rgb, bgr = (load_networks(tmp_path / name / 'checkpoints') for name in ('rgb', 'bgr'))
-    importer.turn_colours(bgr['g'])
-    importer.turn_colours(bgr['d'])
+    importer.turn_colours(bgr['g'], 3)
+    importer.turn_colours(bgr['d'], 3)
     same(bgr['g'], rgb['g'])
     same(bgr['d'], rgb['d'])
     np.testing.assert_array_equal(rgb['g']['conv1']['kernel'], g['conv1.conv.weight'].transpose(2, 3, 1, 0))

@@ -91,7 +91,7 @@ def test_render_shows_the_view_that_was_asked_for(workdir, tmp_path):
         ('render --chunk 100', '--chunk: stylegan3 computes whole images'),
         ('render --size 15', '15 x 15 pixels; both sides must be even'),
         ('render --noise-mode none', 'stylegan3 takes no noise'),
-        ('sample --class 2', 'label=2, but the model has no classes'),
+        ('sample --class 2', 'label=2, but the model was trained without labels'),
         ('sample --style-mix 3:9', 'layers=[9]; the model has layers 0 to 4'),
     ],
 )

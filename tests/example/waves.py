@@ -6,7 +6,7 @@ SGD, no batch statistics: sums and means over devices show in it.
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,12 @@ TRAINING_FIELDS = frozenset({'noise'})  # what a run may change between launches
 class Config:
     """The section `model` of a run's configuration.
 
-    img_resolution: side of the images; z_dim: size of a latent; width: of the layers; noise: deviation of the noise
-      that real images get.
+    img_resolution: side of the images; img_channels: 1 is grey, 3 RGB, 4 RGBA; z_dim: size of a latent; width: of the
+      layers; noise: deviation of the noise that real images get.
     """
 
     img_resolution: int = 8
+    img_channels: Literal[1, 3, 4] = 3
     z_dim: int = 3
     width: int = 8
     noise: float = 0.3
@@ -52,14 +53,14 @@ def map_latents(variables: dict, z: jax.Array, c: None = None) -> jax.Array:
 
 
 def synthesise(model: Config, variables: dict, w: jax.Array, grid: jax.Array | None = None) -> jax.Array:
-    """Images [N, ..., 3] of styles [N, width] at coordinates [..., 2]; None: those of the training images."""
+    """Images [N, ..., C] of styles [N, width] at coordinates [..., 2]; None: those of the training images."""
     grid, params = coords.grid(*2 * (model.img_resolution,)) if grid is None else grid, variables['params']
     waves = jnp.sin(w[:, None] + (3 * grid.reshape(-1, 2) @ params['xy'])[None])
-    return jnp.tanh(waves @ params['rgb']).reshape(len(w), *grid.shape[:-1], 3)
+    return jnp.tanh(waves @ params['rgb']).reshape(len(w), *grid.shape[:-1], model.img_channels)
 
 
 def score(params: dict, images: jax.Array) -> jax.Array:
-    """Logits [b] of images [b, H, W, 3]."""
+    """Logits [b] of images [b, H, W, C]."""
     return jnp.tanh(images.reshape(len(images), -1) @ params['hidden']) @ params['out']
 
 
@@ -68,9 +69,10 @@ def build(config: Any) -> GAN:
     model = config.model
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
-        keys, width, numbers = jax.random.split(key, 5), model.width, 3 * model.img_resolution**2
-        shapes = {'style': (model.z_dim, width), 'xy': (2, width), 'rgb': (width, 3)}
+        keys, width, channels = jax.random.split(key, 5), model.width, model.img_channels
+        shapes = {'style': (model.z_dim, width), 'xy': (2, width), 'rgb': (width, channels)}
         g = {name: jax.random.normal(k, shape) for k, (name, shape) in zip(keys, shapes.items(), strict=False)}
+        numbers = channels * model.img_resolution**2
         d = {'hidden': jax.random.normal(keys[3], (numbers, width)) / 7, 'out': jax.random.normal(keys[4], (width,))}
         return {'g': g, 'd': d}, {'g': {}, 'd': {}}, {'mean_logit': jnp.float32(0)}
 

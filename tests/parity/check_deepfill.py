@@ -211,10 +211,11 @@ def flow_image(arrays, meta):
 
 
 def generator_options(options):
-    """{'cnum', 'guided'} from the arguments of a generator, whose inputs are colours, a sketch, ones and the mask."""
-    guided = options.get('guided', options.get('cnum_in', 5) == 6)
-    rules = {'cnum': 'cnum', 'guided': anything, 'cnum_in': (5 + guided,), 'cnum_out': (3,), 'return_flow': anything}
-    return {'guided': guided} | fields(options, rules)
+    """Fields from the arguments of a generator, whose inputs are the image, a sketch, ones and the mask."""
+    channels = options.get('cnum_out', 3)
+    guided = options.get('guided', options.get('cnum_in') == channels + 3)
+    rules = {'cnum': 'cnum', 'guided': anything, 'cnum_in': (channels + 2 + guided,), 'cnum_out': 'img_channels'}
+    return {'guided': guided} | fields(options, rules | {'return_flow': anything})
 
 
 def generator(arrays, meta):
@@ -255,13 +256,13 @@ def generator(arrays, meta):
 def discriminator(arrays, meta):
     """Scores, norms and stored weights call by call; losses of two of the scores, and the gradient through the norm."""
     official = meta['variant'] == 'official'
-    # The colours, the mask, and a sketch that a guided one sees as well.
-    rules = {'cnum': 'd_cnum', 'cnum_in': (4, 5), 'cin': (4, 5)}
+    x, call, wanted = images_of(arrays, meta)['x'], meta['call'], outputs(arrays)
+    # The image, the mask, and a sketch that a guided one sees as well.
+    rules = {'cnum': 'd_cnum', 'cnum_in': (x.shape[-1],), 'cin': (x.shape[-1],)}
     model = config_of(meta, **fields(meta['ctor'], rules))
     found = places(select(arrays, 'param/'), LAYERS['d'])
     start = split_norm(layered(select(arrays, 'param/'), LAYERS['d']))
     params, buffers = start
-    x, call, wanted = images_of(arrays, meta)['x'], meta['call'], outputs(arrays)
 
     @jax.jit
     def run(params, buffers):
@@ -359,7 +360,7 @@ def training_gradients(arrays, meta):
     """Losses and all gradients of a step without its updates: D's first, then G's with D evaluated once more."""
     fields(meta['ctor'], {'G': anything, 'D': anything})
     g = generator_options(meta['ctor']['G'])
-    d = fields(meta['ctor']['D'], {'cnum': 'd_cnum', 'cnum_in': (4 + g['guided'],)})
+    d = fields(meta['ctor']['D'], {'cnum': 'd_cnum', 'cnum_in': (g.get('img_channels', 3) + 1 + g['guided'],)})
     model = config_of(meta, **g, **d)
     g_params = layered(select(arrays, 'param/G/'), LAYERS['g'])
     d_params, buffers = split_norm(layered(select(arrays, 'param/D/'), LAYERS['d']))

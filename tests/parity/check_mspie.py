@@ -97,7 +97,7 @@ def run_model(meta):
         'head_pos_encoding': lambda options: encoded(options, head + max(scales, default=0)),
         'head_pos_size': lambda size: {} if 'head_pos_encoding' not in options or set(size) == {head} else None,
     } | dict.fromkeys(('default_style_mode', 'eval_style_mode', 'mix_prob'), anything)  # of training alone
-    rules |= {name: (3,) for name in ('in_channels', 'out_channels')}
+    rules |= dict.fromkeys(('in_channels', 'out_channels'), 'img_channels')
     defaults = {'upsampling': upsampling, 'padding': padding, 'resize': 'nearest', 'z_dim': 512, 'mapping_layers': 8}
     defaults |= {'d_channels': (8,) * (side.bit_length() - 2)} | channels_of(meta, side)
     return mspie.Config(**defaults | fields(options, rules))
@@ -208,7 +208,7 @@ def d_model(meta):
         'mbstd_cfg': lambda chosen: fields(chosen, {'group_size': 'mbstd_group_size', 'channel_groups': (1,)}),
         'with_adaptive_pool': anything,
         'pool_size': lambda size: None if len(set(size)) > 1 else {'d_pool': size[0]} if pools else {},
-        'in_channels': (3,),
+        'in_channels': 'img_channels',
     }
     return mspie.Config(**{'d_pool': 2 if pools else None} | channels_of(meta, side, 'd_') | fields(options, rules))
 
@@ -219,7 +219,7 @@ def discriminator(arrays, meta):
         fields(call, dict.fromkeys(('name', 'batch', 'hw', 'note'), anything))
     model = d_model(meta)
     side, module = model.img_resolution, mspie.discriminator(model)
-    expected = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+    expected = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, side, side, model.img_channels)))
     variables = filled(arrays, d_rules(side, model.d_pool), expected)
 
     @jax.jit

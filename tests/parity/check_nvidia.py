@@ -71,11 +71,12 @@ def generator(shapes):
         return module, (z, c)
     names = {name.split('.')[1] for name in shapes if name.startswith('synthesis.L')}
     names = sorted(names, key=lambda name: int(name[1:].partition('_')[0]))
-    side = int(names[-1].split('_')[1])
+    side, img_channels = map(int, names[-1].split('_')[1:])
     widths = [shapes[f'synthesis.{name}.weight'][0] for name in names[:-1]]
     model = stylegan3.Config(
         r1_gamma=1.0,
         img_resolution=side,
+        img_channels=img_channels,
         z_dim=z.shape[1],
         c_dim=0 if c is None else c.shape[1],
         w_dim=w_dim,

@@ -17,7 +17,8 @@ from pegan_jax.models import dcgan, pggan
 
 def network(system, model, name, arrays):
     """{'params', 'buffers'} of the state dictionary in a file, colours in its order."""
-    config = Config(system, model, DataConfig(resolution=model.img_resolution), OptimConfig())
+    data = DataConfig(resolution=model.img_resolution, channels=model.img_channels)
+    config = Config(system, model, data, OptimConfig())
     out = mmgen_early.network(config, name, select(arrays, 'param/'))
     mmgen_early.turn_colours(system, out['params'])  # back from the order of this library
     return jax.tree.map(jnp.asarray, out)
@@ -35,13 +36,13 @@ DCGAN_OPTIONS = {
         'base_channels': 'base_channels',
         'no_pad': lambda off: {'padding': 'none' if off else 'zero'},
         'input_scale': (4,),
-        'out_channels': (3,),
+        'out_channels': 'img_channels',
     },
     'discriminator': {
         'input_scale': 'img_resolution',
         'base_channels': 'd_base_channels',
         'output_scale': (4,),
-        'in_channels': (3,),
+        'in_channels': 'img_channels',
         'out_channels': (1,),
     },
 }
@@ -81,12 +82,12 @@ PGGAN_OPTIONS = {
         'out_scale': 'img_resolution',
         'no_pad': lambda off: {'upsampling': 'no-pad'} if off else {},
         'fused_upconv': lambda on: {} if on else {'upsampling': 'unfused'},
-        'out_channels': (3,),
+        'out_channels': 'img_channels',
     },
     'discriminator': PGGAN_OPTIONS
     | {
         'in_scale': 'img_resolution',
-        'in_channels': (3,),
+        'in_channels': 'img_channels',
         'fused_downconv': (True,),
         'mbstd_cfg': lambda options: (
             None if options is None else fields(options, {'group_size': 'mbstd_group_size', 'channel_groups': (1,)})

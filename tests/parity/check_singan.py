@@ -16,7 +16,7 @@ from pegan_jax.models import singan, singan_pyramid
 
 COUNTERS = [r'(.*\.)?num_batches_tracked']  # nothing here counts batches
 BLOCKS = {name: name for name in ('base_channels', 'min_feat_channels', 'kernel_size', 'num_layers')}
-BLOCKS |= {'num_scales': anything, 'type': anything, 'in_channels': (3,)}
+BLOCKS |= {'num_scales': anything, 'type': anything, 'in_channels': 'img_channels'}
 
 
 def encoded(options):
@@ -34,7 +34,7 @@ def g_config(options, **changes):
     rules = (
         BLOCKS
         | {
-            'out_channels': (3,),
+            'out_channels': (whole.get('in_channels', 3),),
             # Only convolutions that are padded by half of their size keep the size of an image.
             'padding': (0, whole['kernel_size'] // 2),
             'padding_mode': ('zero', 'reflect'),
@@ -70,11 +70,7 @@ def networks_of(model, arrays, prefix, block):
     """{'params', 'stats'} of all blocks in the state dictionary under `prefix`, colours in its order."""
     count = 1 + max(int(re.match(r'blocks\.(\d+)', name)[1]) for name in select(arrays, prefix) if name.startswith('b'))
     out = singan_rules.networks(model, arrays, prefix, count, block)
-    for params in out['params'].values():  # back from the order of this library
-        head, tail = params['head']['conv'], params['tail']['conv']
-        if head['kernel'].shape[2] == 3:
-            head['kernel'] = head['kernel'][:, :, ::-1]
-        tail['kernel'], tail['bias'] = tail['kernel'][..., ::-1], tail['bias'][::-1]
+    singan_rules.turn_colours(model, out['params'], block)  # back from the order of this library
     return jax.tree.map(jnp.asarray, out)
 
 
@@ -433,7 +429,7 @@ def original_sampling(arrays, meta):
     margin = slice(model.margin, -model.margin)
     noises = [jnp.asarray(nhwc(arrays[f'in/z_{s}'])) for s in range(first, len(call['sizes']))]
     if call.get('gen_start_scale'):
-        rest = [(1, *call['sizes'][s], 3) for s in range(1, call['gen_start_scale'])]
+        rest = [(1, *call['sizes'][s], model.img_channels) for s in range(1, call['gen_start_scale'])]
         fixed = [jnp.asarray(nhwc(arrays['in/z_rec_0_padded'])[:, margin, margin]), *map(jnp.zeros, rest)]
         noises[: len(fixed)] = fixed
     buffers = {'stats': net['stats'], 'amp': jnp.asarray(arrays['in/noise_amp'])}

@@ -190,7 +190,7 @@ RUN_G = {
     'stylegan2': SHARED
     | LRELU
     | {
-        'img_channels': check_stylegan3.IMG_CHANNELS,
+        'img_channels': 'img_channels',
         'architecture': 'architecture',
         'use_noise': lambda on: None if on else {'use_noise': False},  # nobody wrote down which
         'resample_filter': anything,  # read as arrays
@@ -230,7 +230,9 @@ def run_of(meta, system, batch_size):
     model = system_module(system).Config(
         **options | fields(RUN_G_DEFAULTS[system] | g, RUN_G[system]) | fields(d, RUN_D | same)
     )
-    data = DataConfig(folder='images', resolution=model.img_resolution, labels=model.c_dim > 0)
+    data = DataConfig(
+        folder='images', resolution=model.img_resolution, channels=model.img_channels, labels=model.c_dim > 0
+    )
     return Config(system, model, data, train=TrainConfig(batch_size=batch_size))
 
 

@@ -1,6 +1,5 @@
 """StyleGAN3's generator, its layers and its schedule, against golden numbers."""
 
-import dataclasses
 import functools
 import re
 
@@ -46,9 +45,8 @@ SYNTHESIS_OPTIONS = LAYER_OPTIONS | {
 }  # fmt: skip
 MAPPING_OPTIONS = {'num_layers': 'mapping_layers', 'lr_multiplier': 'lr_multiplier', 'w_avg_beta': 'w_avg_beta'}
 MAPPING_OPTIONS |= {'activation': ('lrelu',)}
-IMG_CHANNELS = 'img_channels' if 'img_channels' in {field.name for field in dataclasses.fields(Config)} else (3,)
 G_OPTIONS = SYNTHESIS_OPTIONS | {
-    'img_channels': IMG_CHANNELS,
+    'img_channels': 'img_channels',
     'mapping_kwargs': lambda options: fields(options, MAPPING_OPTIONS),
 }
 

@@ -8,11 +8,7 @@ from compare import assert_outputs, fields, select
 
 from pegan_jax import interop
 from pegan_jax.models import deepfill
-
-
-def rgb(x):
-    """The file is BGR in the first three channels; converted weights see RGB."""
-    return jnp.concatenate([x[..., 2::-1], x[..., 3:]], axis=-1)
+from pegan_jax.weights.rules import swap_colours
 
 
 def tensor_bundle(arrays, meta):
@@ -26,6 +22,11 @@ def tensor_bundle(arrays, meta):
     model, state = imported.config.model, imported.state
     told = fields(meta['ctor'], {'cnum': 'cnum', 'guided': 'guided'})
     assert {name: getattr(model, name) for name in told} == told
+
+    def rgb(x):
+        """The file is BGR; converted weights see RGB. An image comes first."""
+        return jnp.asarray(swap_colours(x, channels=model.img_channels))
+
     given = {name: jnp.asarray(value) for name, value in select(arrays, 'in/').items()}
     got = {}
     if 'image' in given:

@@ -186,6 +186,16 @@ def mmgen_calls(arrays, meta):
     return without(arrays, 'out/.*/(mid|latent).*', f'(in|out)/{gone}/.*'), meta | {'calls': calls}
 
 
+def grey(arrays, meta):
+    """The first colour alone, of a generator of which every colour depends on its own numbers at the end."""
+    colours = r'param/to_?rgb.*(\.conv\.weight_orig|(?<!modulation)\.bias)|out/.*/(img|mid/to_rgb.*)'
+    arrays = {
+        name: np.take(value, [0], 0 if name.startswith('param/torgb') else 1) if re.fullmatch(colours, name) else value
+        for name, value in without(arrays, 'out/.*/mid/(?!to_rgb).*').items()
+    }
+    return arrays, meta | {'constructor': meta['constructor'] | {'out_channels': 1}}
+
+
 def mapping_calls(arrays, meta):
     """Results by other names, and one sample."""
     arrays = without(first_sample(arrays, '.*w_avg.*'), 'out/w_update', 'out/w_avg_after_update')
@@ -263,6 +273,8 @@ def one_transform(arrays, meta):
         ('cips/coord_embedding_r8', cips_embedding),
         ('positional_encoding_gans/stylegan2_g', mmgen_calls),
         ('positional_encoding_gans/pggan_g_unfused', mmgen_calls),
+        ('positional_encoding_gans/pggan_g_unfused', grey),
+        ('positional_encoding_gans/stylegan2_g', grey),
         ('stylegan3/mapping_sg2_1', mapping_calls),
         ('stylegan3/synthesis_layer_3', layer_alone),
         ('stylegan3/synthesis_input_1', one_transform),

@@ -42,6 +42,9 @@ def test_json_gives_an_equal_configuration_back():
         ('model=3', r'model is a section; override one of its fields'),
         ('model.dtype', r'override .* has no value'),
         ('data.tfds=None', r'no data: set one of'),
+        ('data.channels=1', r'model.img_channels=3 differs from data.channels=1: set both to 1 \(grey\), 3 \(RGB\)'),
+        ('data.channels=2', r'data.channels=2 is a int; expected 1 or 3 or 4'),
+        ('model.img_channels=True', r'model.img_channels=True is a bool; expected 1 or 3 or 4'),
         ('system=dcgann', r"unknown system 'dcgann'"),
     ],
 )

@@ -14,6 +14,7 @@ from pegan_jax.gan import Completer
 from pegan_jax.inpainting import arrays
 from pegan_jax.models import dcgan, pconv
 from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
 
 RNG = np.random.default_rng(0)
 
@@ -235,9 +236,9 @@ def test_a_mask_without_a_hole_changes_nothing_and_says_so_and_one_without_known
     image = photo()
     np.testing.assert_array_equal(run(tmp_path, image, hole() & False), image)
     assert 'has no hole' in caplog.text
-    with pytest.raises(ValueError, match=r'mask.png is white everywhere, .* --invert-mask'):
+    with pytest.raises(ValueError, match=r'mask.png is a hole everywhere \(white\), .* --invert-mask'):
         run(tmp_path, image, hole() | True, out='other.png')
-    with pytest.raises(ValueError, match='black everywhere'):
+    with pytest.raises(ValueError, match=r'a hole everywhere \(black\)'):
         run(tmp_path, image, hole() & False, out='other.png', invert_mask=True)
     assert not (tmp_path / 'other.png').exists()
 
@@ -342,7 +343,7 @@ def test_folders_that_do_not_match_are_refused(tmp_path):
         write(tmp_path / 'images' / f'{name}.png', photo())
     write(tmp_path / 'masks' / 'a.png', hole())
     images, masks, out = (tmp_path / name for name in ('images', 'masks', 'out'))
-    with pytest.raises(ValueError, match='has no mask named as b in'):
+    with pytest.raises(ValueError, match=r'has no mask of b in .*images; it would be named b\.png'):
         inpainting.pairs(images, masks, out)
     with pytest.raises(ValueError, match='--out is one as well'):
         inpainting.pairs(images, masks, tmp_path / 'out.png')
@@ -373,3 +374,37 @@ def test_the_command_for_the_baseline_says_what_it_is(tmp_path, capsys):
     ):
         assert main([*arguments, *more]) == 1
         assert match in capsys.readouterr().err
+
+
+def test_one_bad_file_does_not_cost_the_good_ones(tmp_path):
+    for name in 'abc':
+        write(tmp_path / 'images' / f'{name}.png', photo())
+        write(tmp_path / 'masks' / f'{name}.png', hole())
+    (tmp_path / 'images' / 'b.png').write_bytes((tmp_path / 'images' / 'b.png').read_bytes()[:200])
+    files = inpainting.pairs(tmp_path / 'images', tmp_path / 'masks', tmp_path / 'out')
+    with pytest.raises(UserError, match=r'1 of 3 images could not be filled, and the others are written: .*b\.png'):
+        inpainting.inpaint_files(_Model(), files)
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a.png', 'c.png']
+
+
+def test_masks_beside_the_images_are_named_after_them(tmp_path):
+    for name in 'ab':
+        write(tmp_path / f'{name}.png', photo())
+        write(tmp_path / f'{name}_mask.png', hole())
+    files = inpainting.pairs(tmp_path, tmp_path, tmp_path / 'out')
+    assert [(pair.image.name, pair.mask.name) for pair in files] == [('a.png', 'a_mask.png'), ('b.png', 'b_mask.png')]
+    (tmp_path / 'b_mask.png').unlink()
+    with pytest.raises(UserError, match=r'no mask of b .*named b_mask\.png'):
+        inpainting.pairs(tmp_path, tmp_path, tmp_path / 'out')
+
+
+def test_what_a_photograph_says_besides_its_pixels_is_kept(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = 'Camera', 6
+    Image.fromarray(photo()).save(tmp_path / 'a.jpg', exif=exif, dpi=(300, 300))
+    write(tmp_path / 'm.png', np.rot90(hole(), -1))
+    (pair,) = inpainting.pairs(tmp_path / 'a.jpg', tmp_path / 'm.png', tmp_path / 'out.png')
+    inpainting.inpaint_files(_Model(), [pair])
+    result = Image.open(tmp_path / 'out.png')
+    assert result.getexif().get(0x010F) == 'Camera' and 0x0112 not in result.getexif()
+    assert result.size == photo().shape[:2] and round(result.info['dpi'][0]) == 300

@@ -302,6 +302,7 @@ def test_a_file_of_weights_that_there_is_not_is_missed_before_training(tmp_path)
         (dict(masks='folder'), {}, "masks='folder' needs one"),
         (dict(mask_folder='masks'), {}, "masks='folder' needs one"),
         (dict(channel_max=0), {}, 'model.channel_max=0'),
+        (dict(vgg='vgg16.pth', img_channels=4), dict(channels=4), 'VGG-16 knows no opacity'),
         (dict(img_resolution=32), {}, 'data.resolution=16 differs'),
         ({}, dict(labels=True), 'data.labels=True'),
         ({}, dict(edges='canny'), 'take no sketch'),

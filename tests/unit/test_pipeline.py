@@ -48,6 +48,31 @@ def stream(count, **options):
     return np.concatenate([b['image'] for b in take(count, **options)])
 
 
+@pytest.mark.parametrize('crop', ['center', 'random', 'window', 'stretch'])
+def test_grey_and_transparent_images_are_cut_and_mirrored_as_colours_are(crop):
+    """Of equal colours, every kind of batch holds the same numbers."""
+
+    class Levels(Numbered):
+        def __getitem__(self, index):
+            level = np.random.default_rng(index).integers(0, 256, (6, 9, 1), np.uint8)
+            return {'image': encode(np.concatenate([level, level, level, 255 + 0 * level], -1))}
+
+    data = [DataConfig(resolution=4, crop=crop, channels=n) for n in (1, 3, 4)]
+    grey, rgb, rgba = (stream(5, data=d, source=Levels()) for d in data)
+    assert [x.shape for x in (grey, rgb, rgba)] == [(20, 4, 4, n) for n in (1, 3, 4)]
+    np.testing.assert_array_equal(np.repeat(grey, 3, -1), rgb)
+    np.testing.assert_array_equal(rgba[..., :3], rgb)
+    assert (rgba[..., 3] == 255).all()
+
+
+def test_no_colour_leaks_from_what_is_transparent():
+    left = np.zeros((8, 8, 4), np.uint8) + np.array([255, 0, 0, 0], np.uint8)
+    left[:, 4:] = [0, 0, 255, 255]
+    small = pipeline.fit(left, (3, 3), 'center')
+    assert small.shape == (3, 3, 4) and 0 < small[0, 1, 3] < 255
+    assert small[:, 1:, 0].max() == 0 and small[:, 1:, 2].min() > 250
+
+
 def numbers(images):
     return images[:, 0, 0, 0]
 

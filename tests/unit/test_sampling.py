@@ -133,10 +133,26 @@ def test_labels_choose_the_class(canvas_model, model):
     ones = [sample(canvas_model, [4], label=label) for label in (1, np.array([0.0, 1.0, 0.0]), 2)]
     np.testing.assert_array_equal(ones[0], ones[1])
     assert np.abs(ones[0] - ones[2]).max() > 1e-3
-    for label in (None, 3, -1, np.ones(2)):
-        with pytest.raises(ValueError, match='this model needs a class from 0 to 2, or 3 numbers'):
+    with pytest.raises(ValueError, match='trained with labels: give label, a class from 0 to 2, or 3 numbers'):
+        sample(canvas_model, [4])
+    for label, match in (
+        (3, 'label=3 is no class of this model; it takes a class from 0 to 2'),
+        (-1, 'label=-1 is no class'),
+        (np.ones(2), r'label is float64 \(2,\); give a class from 0 to 2, or floats \[3\] or \[1, 3\]'),
+        ([0, 1], r'label has \(2,\) classes for 1 images'),
+        ('cat', "label='cat' is no class of this model"),
+    ):
+        with pytest.raises(ValueError, match=match):
             sample(canvas_model, [4], label=label)
-    with pytest.raises(ValueError, match='label=0, but the model has no classes'):
+    # Whole numbers are a class of each image, also when there are as many as classes; floats are one label.
+    named = dataclasses.replace(canvas_model, classes=('cat', 'dog', 'owl'))
+    np.testing.assert_array_equal(named.labels(np.array([0, 2, 1]), 3), np.eye(3)[[0, 2, 1]])
+    np.testing.assert_array_equal(named.labels(['owl', 'cat'], 2), np.eye(3)[[2, 0]])
+    np.testing.assert_array_equal(named.labels('dog', 2), np.eye(3)[[1, 1]])
+    np.testing.assert_array_equal(named.labels([0.5, 0.5, 0.0], 2), [[0.5, 0.5, 0]] * 2)
+    with pytest.raises(ValueError, match=r"label='cow' is no class .* or its name \(cat, dog, owl\)"):
+        named.labels('cow', 1)
+    with pytest.raises(ValueError, match='label=0, but the model was trained without labels'):
         sample(model, [4], label=0)
 
 

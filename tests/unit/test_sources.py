@@ -15,7 +15,7 @@ from PIL import Image
 
 from pegan_jax.config import ConfigError
 from pegan_jax.data import records, sources
-from pegan_jax.pixels import UnreadableImage, decode_image
+from pegan_jax.pixels import UnreadableImage, decode_image, with_channels
 
 LIMIT = 10_000
 RED = Image.new('RGB', (6, 4), (200, 30, 10))
@@ -50,6 +50,37 @@ def test_sixteen_bit_grey_is_scaled():
         image = decode_image(encode(Image.fromarray(values), kind), LIMIT)
         np.testing.assert_array_equal(image[0, :, 0], [0, 1, 1, 128, 255])
         assert image.shape == (1, 5, 3) and (image == image[..., :1]).all()
+
+
+COLOURS = np.array([[[200, 100, 50, 0], [200, 100, 50, 255], [7, 7, 7, 51]]], np.uint8)
+
+
+@pytest.mark.parametrize('mode', ['L', 'LA', 'RGB', 'RGBA', 'P', 'I;16'])
+def test_grey_is_the_luminance_over_black(mode):
+    if mode == 'I;16':
+        image, want = Image.fromarray(np.array([[0, 257, 65535]], np.uint16)), [0, 1, 255]
+    elif mode == 'P':
+        image, want = Image.fromarray(COLOURS[..., :3]).quantize(3), [124, 124, 7]  # 59.8 + 58.7 + 5.7
+    else:
+        image = Image.fromarray(COLOURS).convert(mode)
+        want = {'L': [124, 124, 7], 'RGB': [124, 124, 7], 'LA': [0, 124, 1], 'RGBA': [0, 124, 1]}[mode]
+    pixels = decode_image(encode(image), LIMIT, 1)
+    assert pixels.shape == (1, 3, 1) and pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels[0, :, 0], want)
+
+
+def test_luminance_is_that_of_pillow_and_keeps_grey_exactly():
+    colours = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
+    np.testing.assert_array_equal(with_channels(colours, 1)[..., 0], Image.fromarray(colours).convert('L'))
+    levels = np.arange(256, dtype=np.uint8)[None, :, None]
+    np.testing.assert_array_equal(with_channels(with_channels(levels, 3), 1), levels)
+
+
+def test_opacity_is_kept_and_255_where_there_is_none():
+    np.testing.assert_array_equal(decode_image(encode(Image.fromarray(COLOURS)), LIMIT, 4), COLOURS)
+    grey = decode_image(encode(Image.fromarray(COLOURS[..., 0])), LIMIT, 4)
+    np.testing.assert_array_equal(grey[0], [[200, 200, 200, 255], [200, 200, 200, 255], [7, 7, 7, 255]])
+    assert decode_image(encode(RED), LIMIT, 4)[0, 0].tolist() == [200, 30, 10, 255]
 
 
 def test_transparency_is_composited_over_black():

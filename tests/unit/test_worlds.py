@@ -67,9 +67,12 @@ def test_estimated_horizon_of_a_plain_edge_is_exact():
     image = np.zeros((64, 16, 3))
     image[40:] = 1.0
     np.testing.assert_allclose(worlds.horizon_height(image), 40 / 32 - 1, atol=1e-6)
+    np.testing.assert_allclose(worlds.horizon_height(image[..., :1]), 40 / 32 - 1, atol=1e-6)
+    opacity = np.eye(64, 16)[..., None]
+    np.testing.assert_allclose(worlds.horizon_height(np.concatenate([image, 9 * opacity], -1)), 40 / 32 - 1, atol=1e-6)
 
 
-@pytest.mark.parametrize('shape', [(64, 64), (64, 64, 1), (4, 64, 3), (1, 2, 64, 64, 3)])
+@pytest.mark.parametrize('shape', [(64, 64), (64, 64, 2), (4, 64, 3), (1, 2, 64, 64, 3)])
 def test_estimator_refuses_what_is_no_image(shape):
     with pytest.raises(ValueError, match='at least 8 rows'):
         worlds.horizon_height(np.zeros(shape))
