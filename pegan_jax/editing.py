@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from pegan_jax.files import whole
 from pegan_jax.models import singan, singan_pyramid
 from pegan_jax.pixels import as_image, to_uint8, with_channels
 from pegan_jax.sampling import Model
@@ -222,21 +223,32 @@ def save_animation(frames: np.ndarray, path: str | pathlib.Path, fps: int = 10) 
     Raises: ValueError for another suffix, or a missing library.
     """
     path, images = pathlib.Path(path), to_uint8(frames)
-    if path.suffix == '.gif':
-        first, *rest = (as_image(image) for image in images)
-        # Behind a transparent pixel there is the background, not the frame before.
-        disposal = 2 if images.shape[-1] == 4 else 0
-        first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, disposal=disposal)
-    elif path.suffix == '.mp4':
-        try:
-            import imageio.v3 as iio  # not a dependency: videos alone need it
+    check_animation(path)
+    with whole(path) as unfinished:
+        if path.suffix.lower() == '.gif':
+            first, *rest = (as_image(image) for image in images)
+            # Behind a transparent pixel there is the background, not the frame before.
+            options = {'disposal': 2 if images.shape[-1] == 4 else 0, 'duration': round(1000 / fps), 'loop': 0}
+            first.save(unfinished, 'GIF', save_all=True, append_images=rest, **options)
+            return
+        import imageio.v3 as iio  # an extra, which is checked above
 
-            # Most players want even sides.
-            height, width = (n - n % 2 for n in images.shape[1:3])
-            iio.imwrite(path, with_channels(images[:, :height, :width], 3), fps=fps, macro_block_size=2)
-        except (ImportError, OSError) as error:
-            raise UserError(
-                f"{path.name} cannot be written ({error}); pip install 'pegan_jax[video]', or use .gif."
-            ) from None
-    else:
+        # Most players want even sides.
+        height, width = (n - n % 2 for n in images.shape[1:3])
+        frames = with_channels(images[:, :height, :width], 3)
+        iio.imwrite(unfinished, frames, extension='.mp4', plugin='FFMPEG', fps=fps, macro_block_size=2)
+
+
+def check_animation(path: pathlib.Path) -> None:
+    """Raises: UserError unless `save_animation` can write a file of this name here."""
+    if path.suffix.lower() not in ('.gif', '.mp4'):
         raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')
+    if path.suffix.lower() == '.mp4':
+        try:
+            import imageio_ffmpeg  # an extra: videos alone need it
+
+            imageio_ffmpeg.get_ffmpeg_exe()
+        except (ImportError, RuntimeError) as error:
+            raise UserError(
+                f"{path.name} needs FFmpeg ({error}): pip install 'pegan_jax[video]', or write a .gif."
+            ) from None

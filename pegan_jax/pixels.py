@@ -182,6 +182,14 @@ def save(image: np.ndarray, path: str | pathlib.Path, *, bits: int = 8) -> None:
     write(pathlib.Path(path), [image.reshape(-1, image.shape[-1])], image.shape[:-1], bits)
 
 
+def check_name(path: pathlib.Path) -> None:
+    """Raises: UserError unless `write` writes files of this name."""
+    if path.suffix.lower() not in ('.png', '.npy'):
+        raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .png, or .npy for float32.')
+    if path.is_dir():
+        raise UserError(f'{path} is a folder; name a file, such as {path / "image.png"}.')
+
+
 def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ...], bits: int) -> None:
     """Writes colours [n, C] that arrive in pieces, in order, so that memory does not grow with the image.
 
@@ -192,14 +200,14 @@ def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ..
       bits: 8 or 16, of each channel of a PNG.
     Raises: ValueError for another suffix, other bits, a PNG of another shape or number of channels.
     """
-    if path.suffix not in ('.png', '.npy'):
-        raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .png, or .npy for float32.')
-    if path.suffix == '.png' and len(shape) != 2:
+    check_name(path)
+    picture = path.suffix.lower() == '.png'
+    if picture and len(shape) != 2:
         raise UserError(f'grid has shape {(*shape, 2)}; a PNG needs [H, W, 2], other coordinates can go to .npy.')
     if bits not in (8, 16):
         raise UserError(f'bits={bits}; a PNG has 8 or 16 per channel.')
     with whole(path) as unfinished, unfinished.open('wb') as file:
-        if path.suffix == '.png':
+        if picture:
             _write_png(file, iter(pieces), *shape, bits)
             return
         for number, piece in enumerate(pieces):

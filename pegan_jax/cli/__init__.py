@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from pegan_jax.cli import analyze, convert, edges, edit, evaluate, inpaint, inspect, render, sample, train
+from pegan_jax.cli.interrupts import Interrupts
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train.step import persistent_cache
 
@@ -87,8 +88,11 @@ def _run(argv: list[str]) -> int:
         args.overrides = overrides
         if args.command != 'train':  # whose configuration says where
             persistent_cache(TrainConfig.compilation_cache)
-        COMMANDS[args.command].run(args)
+        with Interrupts(saves=args.command == 'train' and not args.dry_run and args.distributed is None):
+            COMMANDS[args.command].run(args)
         sys.stdout.flush()  # while a closed pipe can still be told
+    except KeyboardInterrupt:  # of a run that has nothing to save yet; it was heard, see Interrupts
+        return 130
     except (UserError, OSError) as error:
         if args.debug or not (isinstance(error, UserError) or error.filename):
             raise

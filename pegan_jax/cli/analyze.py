@@ -1,7 +1,6 @@
 """The command analyze."""
 
 import argparse
-import pathlib
 
 import jax
 import numpy as np
@@ -34,14 +33,14 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates', 'skips'))
     source = p.add_mutually_exclusive_group()
-    source.add_argument('--model', type=pathlib.Path, metavar='WORKDIR', help='the --workdir of a run')
+    source.add_argument('--model', type=options.path, metavar='WORKDIR', help='the --workdir of a run')
     source.add_argument(
         '--config', action='append', metavar='FILE[:ARG]', help='a generator with random weights; may be repeated'
     )
     p.add_argument('--step', help="step of the checkpoint of --model, or 'best'; default: the newest")
     p.add_argument('--samples', type=int, help='of maps, a multiple of 64; padding and position only (default 4096)')
     p.add_argument('--seed', type=int, default=0, help='of random weights and of samples (default 0)')
-    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FOLDER')
+    p.add_argument('--out', type=options.path, required=True, metavar='FOLDER')
 
 
 def run(args: argparse.Namespace) -> None:

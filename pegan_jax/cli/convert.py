@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pathlib
 
 from pegan_jax import interop
 from pegan_jax.cli import options
@@ -16,13 +15,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     p.add_argument(
         'source',
-        type=pathlib.Path,
+        type=options.path,
         metavar='FILE',
         help='the checkpoint; where it is several files (TensorFlow, the original SinGAN), the folder or one of them',
     )
-    p.add_argument('--out', type=pathlib.Path, required=True, metavar='DIR', help='a new directory')
+    p.add_argument('--out', type=options.path, required=True, metavar='DIR', help='a new directory')
     p.add_argument(
-        '--noises', type=pathlib.Path, metavar='FILE.pkl', help='of a SinGAN: the second file of the release'
+        '--noises', type=options.path, metavar='FILE.pkl', help='of a SinGAN: the second file of the release'
     )
     p.add_argument(
         '--config', metavar='FILE[:ARGUMENTS]', help='of an MS-PIE: its configuration, such as mspie:e, if need be'

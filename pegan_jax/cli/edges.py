@@ -2,8 +2,8 @@
 
 import argparse
 import functools
-import pathlib
 
+from pegan_jax.cli import options
 from pegan_jax.data import edges
 from pegan_jax.settings import UserError
 from pegan_jax.weights import features
@@ -15,10 +15,10 @@ EPILOG = """Writes <name>_edge.png for every image, in the same sub-folders. Tra
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('--folder', type=pathlib.Path, required=True, help='of images')
-    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FOLDER', help='may be the same folder')
+    p.add_argument('--folder', type=options.path, required=True, help='of images')
+    p.add_argument('--out', type=options.path, required=True, metavar='FOLDER', help='may be the same folder')
     p.add_argument('--method', choices=('canny', 'dog', 'hed'), default='canny', help='default: canny')
-    p.add_argument('--weights', type=pathlib.Path, metavar='FILE.pth', help='of HED')
+    p.add_argument('--weights', type=options.path, metavar='FILE.pth', help='of HED')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """The command edit."""
 
 import argparse
-import pathlib
 
 import numpy as np
 
@@ -45,9 +44,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
     p.add_argument('--mode', choices=tuple(MODES), required=True)
-    p.add_argument('--image', type=pathlib.Path, metavar='FILE', help='an edited copy, or a painting')
+    p.add_argument('--image', type=options.path, metavar='FILE', help='an edited copy, or a painting')
     p.add_argument(
-        '--mask', type=pathlib.Path, metavar='FILE', help='as large as --image; not black where it was changed'
+        '--mask', type=options.path, metavar='FILE', help='as large as --image; not black where it was changed'
     )
     p.add_argument('--scale', type=int, default=1, help='where --image enters: 1 (default) to the finest')
     p.add_argument('--seeds', type=options.numbers, default=[0], metavar='0,3,8-11', help='of the noise (default: 0)')
@@ -58,7 +57,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--alpha', type=options.real, default=0.1, help='pull of an animation towards the image (default 0.1)'
     )
     p.add_argument('--beta', type=options.real, default=0.9, help='smoothness of an animation (default 0.9)')
-    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png|FILE.gif|FILE.mp4')
+    p.add_argument('--out', type=options.path, required=True, metavar='FILE.png|FILE.gif|FILE.mp4')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
         given, needed = getattr(args, name) is not None, name in MODES[args.mode]
         if given != needed:
             raise UserError(f'--mode {args.mode} {"needs" if needed else "does not take"} --{name}.')
+    if args.mode == 'animate':
+        editing.check_animation(args.out)
     model, seed = options.load(args), args.seeds[0]
     data = model.config.data
     if args.mode != 'animate':

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import functools
-import pathlib
 import sys
 
 from pegan_jax import evaluation, inpainting
@@ -30,7 +29,7 @@ examples:
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('--model', type=pathlib.Path, metavar='WORKDIR', help='the --workdir of a run')
+    p.add_argument('--model', type=options.path, metavar='WORKDIR', help='the --workdir of a run')
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
     p.add_argument(
         '--method', choices=('biharmonic',), help='also this baseline; without --model, it alone (see inpaint --help)'
@@ -43,7 +42,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--masks', type=int, default=8, help='per kind and class of hole ratio (default 8)')
     p.add_argument('--seed', type=int, default=0, help='of the masks (default 0)')
     p.add_argument('--batch-size', type=int, default=8, help='images computed at once (default 8)')
-    p.add_argument('--out', type=pathlib.Path, metavar='FILE.json')
+    p.add_argument('--out', type=options.path, metavar='FILE.json')
 
 
 def run(args: argparse.Namespace) -> None:

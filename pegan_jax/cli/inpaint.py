@@ -1,7 +1,6 @@
 """The command inpaint."""
 
 import argparse
-import pathlib
 import sys
 
 from PIL import ImageColor
@@ -35,12 +34,12 @@ examples:
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('--model', type=pathlib.Path, metavar='WORKDIR', help='the --workdir of a run')
+    p.add_argument('--model', type=options.path, metavar='WORKDIR', help='the --workdir of a run')
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
     p.add_argument('--method', choices=('model', 'biharmonic'), default='model', help='default: model')
-    p.add_argument('--image', type=pathlib.Path, required=True, metavar='FILE|FOLDER')
-    p.add_argument('--mask', type=pathlib.Path, required=True, metavar='FILE|FOLDER', help='white is the hole')
-    p.add_argument('--sketch', type=pathlib.Path, metavar='FILE|FOLDER', help='white lines, of a guided model')
+    p.add_argument('--image', type=options.path, required=True, metavar='FILE|FOLDER')
+    p.add_argument('--mask', type=options.path, required=True, metavar='FILE|FOLDER', help='white is the hole')
+    p.add_argument('--sketch', type=options.path, metavar='FILE|FOLDER', help='white lines, of a guided model')
     p.add_argument('--invert-mask', action='store_true', help='black is the hole')
     p.add_argument(
         '--mask-colour', type=_colour, metavar='R,G,B|NAME|N',
@@ -49,7 +48,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--invert-sketch', action='store_true', help='lines are black')
     p.add_argument('--flow', action='store_true', help='write NAME_flow.png too: from where the attention copies')
     p.add_argument('--batch-size', type=int, default=8, help='images of one size computed at once (default 8)')
-    p.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE.png|FOLDER')
+    p.add_argument('--out', type=options.path, required=True, metavar='FILE.png|FOLDER')
 
 
 def _colour(text: str) -> int | tuple[int, ...]:

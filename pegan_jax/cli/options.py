@@ -3,8 +3,11 @@
 import argparse
 import io
 import math
+import os
 import pathlib
+import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,28 +17,72 @@ from pegan_jax.pixels import as_image
 from pegan_jax.settings import UserError
 
 
+def path(text: str) -> pathlib.Path:
+    """A path; ~ is the home folder."""
+    if not text:
+        raise argparse.ArgumentTypeError('the path is empty; name a file or folder.')
+    return pathlib.Path(text).expanduser()
+
+
+def seed(text: str) -> int:
+    """'7' -> 7"""
+    if not re.fullmatch(r'\d{1,10}', text.strip(), re.ASCII) or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f'{text!r} is no seed; write a whole number from 0 to {2**32 - 1}.')
+    return int(text)
+
+
 def numbers(text: str) -> list[int]:
     """'0,3,8-11' -> [0, 3, 8, 9, 10, 11]"""
     out = []
     for part in text.split(','):
-        low, dash, high = part.strip().partition('-')
-        out += range(int(low), int(high) + 1) if dash else [int(low)]
-    if not out:
-        raise argparse.ArgumentTypeError(f'{text!r} is an empty range; write the smaller number first.')
+        found = re.fullmatch(r'\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?', part, re.ASCII)
+        if not found:
+            raise argparse.ArgumentTypeError(f'{text!r} names no numbers; write 3, 0-31 or 0,3,8-11.')
+        low, high = int(found[1]), int(found[2] or found[1])
+        if high < low:
+            raise argparse.ArgumentTypeError(f'{text!r} is an empty range; write the smaller number first.')
+        if high >= 2**32:
+            raise argparse.ArgumentTypeError(f'{text!r} goes beyond the largest seed, {2**32 - 1}.')
+        out += range(low, high + 1)
     return out
 
 
 def size(text: str) -> tuple[int, int]:
     """'256' or '256x512' (height x width) -> (height, width)"""
-    parts = [int(p) for p in text.lower().split('x')]
-    if len(parts) > 2 or min(parts) < 1:
+    found = re.fullmatch(r'(\d+)(?:[x×](\d+))?', text.strip().lower(), re.ASCII)
+    parts = [int(p) for p in found.groups() if p is not None] if found else [0]
+    if min(parts) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not a size; write 256 or 256x512 (height x width).')
     return (parts[0], parts[-1])
 
 
+class Target(NamedTuple):
+    """Where results go, and whether that is a folder."""
+
+    path: pathlib.Path
+    folder: bool
+
+
+def picture_or_folder(text: str) -> Target:
+    """'a.png' -> a picture; 'images', 'psi0.7' and 'a.b/' -> folders."""
+    place = path(text)
+    suffix = place.suffix.lower()
+    Image.init()
+    if text.endswith(('/', os.sep)) or place.is_dir() or not re.fullmatch(r'\.[a-z][a-z0-9]{1,4}', suffix):
+        return Target(place, True)
+    if suffix not in Image.EXTENSION:
+        raise argparse.ArgumentTypeError(
+            f'{text!r}: no picture is written as {suffix!r}; write FILE.png, or {text}/ for a folder.'
+        )
+    return Target(place, False)
+
+
 def real(text: str) -> float:
     """'0.5' -> 0.5; neither nan nor inf"""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number; write one such as 0.5.') from None
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f'{text!r} is not finite.')
     return value
@@ -46,7 +93,10 @@ def tuple_of(kind: Callable[[str], float], form: str) -> Callable[[str], tuple]:
     count = form.count(',') + 1
 
     def parse(text: str) -> tuple[float, ...]:
-        values = tuple(kind(p) for p in text.split(','))
+        try:
+            values = tuple(kind(p) for p in text.split(','))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f'{text!r} are no whole numbers; write {form}.') from None
         if len(values) != count:
             raise argparse.ArgumentTypeError(f'{text!r} has {len(values)} numbers; write {form}.')
         return values
@@ -57,18 +107,29 @@ def tuple_of(kind: Callable[[str], float], form: str) -> Callable[[str], tuple]:
 
 def add_model(p: argparse.ArgumentParser) -> None:
     """A trained model."""
-    p.add_argument('--model', type=pathlib.Path, required=True, metavar='WORKDIR', help='the --workdir of a run')
+    p.add_argument('--model', type=path, required=True, metavar='WORKDIR', help='the --workdir of a run')
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
 
 
 def add_styles(p: argparse.ArgumentParser) -> None:
     """Which image a seed stands for."""
-    p.add_argument('--class', type=int, dest='label', metavar='N', help='of a model that was trained with labels')
     p.add_argument(
-        '--truncation-psi', type=real, default=1.0, metavar='PSI', help='1 (default) is off, 0 the mean image'
-    )
+        '--class', type=classes, dest='label', metavar='N|NAME',
+        help='of a model that was trained with labels: one for all seeds, or as many as seeds, such as 0,1,2',
+    )  # fmt: skip
+    p.add_argument(
+        '--truncation-psi', type=real, default=1.0, metavar='PSI',
+        help='1 (default) is off, 0 the mean image; usual are 0.5 to 1.3',
+    )  # fmt: skip
     p.add_argument('--truncation-cutoff', type=int, metavar='N', help='truncate the first N styles only (default: all)')
     p.add_argument('--noise-mode', choices=('const', 'random', 'none'), help="of StyleGAN2's noise (default: const)")
+
+
+def classes(text: str) -> int | str | list[int] | list[str]:
+    """'3' -> 3, 'cat' -> 'cat', '0,1,2' -> [0, 1, 2]"""
+    parts = [part.strip() for part in text.split(',')]
+    found = [int(part) for part in parts] if all(part.isdecimal() for part in parts) else parts
+    return found[0] if len(found) == 1 else found
 
 
 def add_activation(p: argparse.ArgumentParser) -> None:
@@ -78,6 +139,8 @@ def add_activation(p: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace) -> sampling.Model:
     """The model of `add_model`."""
+    if not args.model.exists():
+        raise UserError(f'--model {args.model} does not exist; give the --workdir of a run, or what convert made.')
     if args.model.is_file():
         raise UserError(f'--model {args.model} is a file, not a folder; make one with convert {args.model} --out DIR.')
     step = int(args.step) if args.step is not None and args.step.isdigit() else args.step
@@ -98,13 +161,13 @@ def at_least_one(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f'--{name.replace("_", "-")} {getattr(args, name)} must be at least 1.')
 
 
-def check_picture(path: pathlib.Path, channels: int) -> None:
+def check_picture(out: pathlib.Path, channels: int) -> None:
     """Raises: UserError unless the suffix is of a format in which Pillow writes images of so many channels."""
     Image.init()
-    kind = Image.EXTENSION.get(path.suffix.lower())
+    kind = Image.EXTENSION.get(out.suffix.lower())
     if kind not in Image.SAVE:
-        raise UserError(f'--out {path}: no picture is written as {path.suffix!r}; use .png.')
+        raise UserError(f'--out {out}: no picture is written as {out.suffix!r}; use .png.')
     try:
         as_image(np.zeros((8, 8, channels), np.uint8)).save(io.BytesIO(), kind)
     except (OSError, ValueError) as error:
-        raise UserError(f'--out {path}: images of the model have {channels} channels; use .png ({error}).') from None
+        raise UserError(f'--out {out}: images of the model have {channels} channels; use .png ({error}).') from None

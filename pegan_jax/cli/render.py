@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import pathlib
 import sys
 
 from pegan_jax import coords, pixels, sampling
@@ -29,7 +28,7 @@ examples:
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
-    p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--seed', type=options.seed, default=0)
     p.add_argument('--size', type=options.size, metavar='H[xW]', help='pixels; default: the training size')
     p.add_argument(
         '--extent', type=options.tuple_of(options.real, 'X0,X1,Y0,Y1'), metavar='X0,X1,Y0,Y1',
@@ -61,7 +60,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--chunk', type=int, help='coordinates computed at once (default 65536); bounds the memory')
     p.add_argument('--bits', type=int, choices=(8, 16), default=8, help='per channel of a PNG (default 8)')
     p.add_argument(
-        '--out', type=pathlib.Path, required=True, metavar='FILE.png|FILE.npy', help='.npy keeps float32, not clamped'
+        '--out', type=options.path, required=True, metavar='FILE.png|FILE.npy', help='.npy keeps float32, not clamped'
     )
 
 
@@ -69,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     if args.zoom <= 0:
         raise UserError(f'--zoom {args.zoom} must be positive; 2 doubles the size of the content, 0.5 halves it.')
+    pixels.check_name(args.out)
     model = options.load(args)
     frame = model.config.data.size
     size = args.size or frame
@@ -101,9 +101,8 @@ def _render_canvas(args: argparse.Namespace, model: sampling.Model, size: tuple[
     """The same view by a model that computes whole images."""
     for name in ('crop', 'foveate', 'chunk'):
         if getattr(args, name) is not None:
-            raise UserError(
-                f'--{name}: {model.config.system} computes whole images, not single pixels; choose --size and --extent.'
-            )
+            way = 'leave it out' if model.sampler.view is None else 'choose --size and --extent'
+            raise UserError(f'--{name}: {model.config.system} computes whole images, not single pixels; {way}.')
     moved = args.size or args.extent or args.rotate or any(args.translate) or args.zoom != 1
     chosen = {'noise_mode': args.noise_mode, **options.styles(args)}
     if moved:

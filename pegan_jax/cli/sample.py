@@ -1,11 +1,17 @@
 """The command sample."""
 
 import argparse
+import json
 import math
 import pathlib
+import sys
+
+import numpy as np
+from tqdm import tqdm
 
 from pegan_jax import coords, sampling
 from pegan_jax.cli import options
+from pegan_jax.files import whole
 from pegan_jax.pixels import as_image, image_grid, to_uint8
 from pegan_jax.settings import UserError
 
@@ -14,7 +20,9 @@ HELP = 'Images of seeds, as one grid or one file each.'
 EPILOG = """examples:
   --seeds 0-31 --out grid.png                                      a grid of images
   --seeds 0-31 --truncation-psi 0.7 --out images                   a folder of files
+  --seeds 0-49999 --out images                                     thousands, in bounded memory
   --seeds 0-3 --class 5 --out class.png                            of a model with labels
+  --seeds 0-2 --class 0,1,2 --out classes.png                      a class for each seed
   --seeds 0-3 --style-mix 10-14:0-6 --out mix.png                  the first seven styles from seeds 10 to 14
   --seeds 0-3 --size 256x512 --rotate 20 --out wide.png            more of the scene, turned
 """
@@ -40,13 +48,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--rotate', type=options.real, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise'
     )
     p.add_argument('--columns', type=int, default=8, help='of the grid (default 8)')
+    p.add_argument('--batch-size', type=int, default=8, help='images computed at once (default 8)')
     p.add_argument(
-        '--out',
-        type=pathlib.Path,
-        required=True,
-        metavar='FILE.png|FOLDER',
-        help='a grid, or a folder for single files',
-    )
+        '--out', type=options.picture_or_folder, required=True, metavar='FILE.png|FOLDER',
+        help='a grid, or a folder for single files, where a second launch goes on',
+    )  # fmt: skip
 
 
 def _mix(text: str) -> tuple[list[int], list[int]]:
@@ -59,26 +65,55 @@ def _mix(text: str) -> tuple[list[int], list[int]]:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    options.at_least_one(args, 'columns')
+    options.at_least_one(args, 'columns', 'batch_size')
+    out, folder = args.out
+    if args.style_mix and folder:
+        raise UserError(f'--style-mix makes one picture, but --out {out} is a folder; write FILE.png.')
     model = options.load(args)
-    if args.out.suffix:
-        options.check_picture(args.out, model.config.data.channels)
     chosen = {'size': args.size, 'noise_mode': args.noise_mode, **options.styles(args)}
     if args.rotate or any(args.translate):
         turn = coords.rotate(math.radians(args.rotate))
         chosen['transform'] = coords.compose(turn, coords.translate(*args.translate))
-    if args.style_mix:
-        if not args.out.suffix:
-            raise UserError(f'--style-mix makes one picture, but --out {args.out} is a folder; write FILE.png.')
-        table = sampling.style_mix(model, args.seeds, *args.style_mix, **chosen)
-        images, args.columns = to_uint8(table.reshape(-1, *table.shape[2:])), table.shape[1]
+    if folder:
+        _write_folder(args, model, out, chosen)
     else:
-        images = to_uint8(sampling.sample(model, args.seeds, **chosen))
-    if args.out.suffix:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        as_image(image_grid(images, min(args.columns, len(images)))).save(args.out)
-    else:
-        args.out.mkdir(parents=True, exist_ok=True)
-        for seed, image in zip(args.seeds, images, strict=True):
-            as_image(image).save(args.out / f'seed{seed:06d}.png')
-    print(args.out)
+        options.check_picture(out, model.config.data.channels)
+        if args.style_mix:
+            table = sampling.style_mix(model, args.seeds, *args.style_mix, **chosen, batch_size=args.batch_size)
+            images, args.columns = to_uint8(table.reshape(-1, *table.shape[2:])), table.shape[1]
+        else:
+            batches = sampling.stream(model, args.seeds, batch_size=args.batch_size, **chosen)
+            images = np.concatenate([to_uint8(batch) for batch in batches])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        as_image(image_grid(images, min(args.columns, len(images)))).save(out)
+    print(out)
+
+
+def _write_folder(args: argparse.Namespace, model: sampling.Model, out: pathlib.Path, chosen: dict) -> None:
+    """A file per seed; those that an earlier launch with the same settings has written are left as they are."""
+    labels = chosen['label'] if isinstance(chosen['label'], list) else [None] * len(args.seeds)
+    model.labels(chosen['label'], len(args.seeds))  # whose errors come before anything is written
+    ends = ['' if label is None else f'_class{label}' for label in labels]
+    files = [out / f'seed{seed:06d}{end}.png' for seed, end in zip(args.seeds, ends, strict=True)]
+    names = ('truncation_psi', 'truncation_cutoff', 'noise_mode', 'size', 'translate', 'rotate')
+    about = {name: getattr(args, name) for name in names}
+    about |= {'model': str(args.model.resolve()), 'step': model.step, 'class': args.label if not any(ends) else None}
+    about, record = json.loads(json.dumps(about)), out / 'samples.json'
+    out.mkdir(parents=True, exist_ok=True)
+    same = record.is_file() and json.loads(record.read_text()) == about
+    todo = [i for i, file in enumerate(files) if not (same and file.is_file())]
+    if len(todo) < len(files):
+        print(f'{len(files) - len(todo)} of {len(files)} images are there already', file=sys.stderr)
+    with whole(record) as unfinished:
+        unfinished.write_text(json.dumps(about, indent=2))
+    if not todo:
+        return
+    if any(ends):
+        chosen = {**chosen, 'label': [labels[i] for i in todo]}
+    with tqdm(total=len(todo), unit='image', disable=not sys.stderr.isatty()) as bar:
+        waiting = iter(todo)
+        for images in sampling.stream(model, [args.seeds[i] for i in todo], batch_size=args.batch_size, **chosen):
+            for image in to_uint8(images):
+                with whole(files[next(waiting)]) as unfinished:
+                    as_image(image).save(unfinished, 'PNG')
+                bar.update()

@@ -1,11 +1,11 @@
 """The command train."""
 
 import argparse
-import pathlib
 
 import jax
 
 from pegan_jax import train
+from pegan_jax.cli import options
 from pegan_jax.config import ConfigError, load_config
 from pegan_jax.settings import UserError
 from pegan_jax.train.report import dry_run
@@ -23,7 +23,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar='FILE[:ARG]',
         help='a configuration file, the name of a shipped one, or the config.json of a run',
     )
-    p.add_argument('--workdir', type=pathlib.Path, help='everything is written here; a second launch resumes')
+    p.add_argument('--workdir', type=options.path, help='everything is written here; a second launch resumes')
     p.add_argument(
         '--dry-run', action='store_true', help='print configuration, parameters, FLOPs and memory; do not train'
     )

@@ -1,7 +1,7 @@
 """Images from trained models: `load`, then `sample`, `interpolate`, `style_mix`, `render` and `render_foveated`."""
 
 from pegan_jax.sampling.model import Model, load
-from pegan_jax.sampling.pictures import frame_view, interpolate, sample, style_mix, unstretched
+from pegan_jax.sampling.pictures import frame_view, interpolate, sample, stream, style_mix, unstretched
 from pegan_jax.sampling.rendering import (
     Grid,
     LazyGrid,
@@ -25,6 +25,7 @@ __all__ = [
     'render_file',
     'render_foveated',
     'sample',
+    'stream',
     'style_mix',
     'unstretched',
 ]

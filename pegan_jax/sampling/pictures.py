@@ -1,6 +1,6 @@
 """Batches of images of seeds: `sample`, `interpolate`, `style_mix`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -109,6 +109,23 @@ def sample(
     w = model.styles(seeds, truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
     options = {'grid': grid, 'size': size, 'transform': transform, 'noise_mode': noise_mode}
     return _pictures(model, w, seeds, batch_size=batch_size, **options)
+
+
+def stream(
+    model: Model, seeds: Sequence[int], *, label: Label | None = None, batch_size: int = 8, **options: Any
+) -> Iterator[np.ndarray]:
+    """The images of `sample`, batch_size of them at a time, so that memory does not grow with the number of seeds.
+
+    Args: as in `sample`; a transform is one for all images.
+    Yields: float32 [at most batch_size, H, W, C].
+    """
+    labels = model.labels(label, len(seeds))
+    for i in range(0, len(seeds), batch_size):
+        # The last batch is filled up: one compiled program serves all.
+        index = np.minimum(np.arange(i, i + min(batch_size, len(seeds))), len(seeds) - 1)
+        of_these = None if labels is None else labels[index]
+        images = sample(model, [seeds[k] for k in index], label=of_these, batch_size=batch_size, **options)
+        yield images[: len(seeds) - i]
 
 
 def interpolate(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -49,6 +50,61 @@ def test_sample_writes_the_images_that_python_gives(workdir, tmp_path):
     assert np.abs(images[0].astype(int) - images[1]).max() > 0
 
 
+def test_a_folder_of_samples_grows_where_it_was_cut_and_is_made_anew_with_other_settings(workdir, tmp_path, capsys):
+    out = tmp_path / 'psi0.7'  # no suffix of a picture, so a folder
+    command = ['sample', '--model', str(workdir), '--seeds', '0-10', '--batch-size', '4', '--out', str(out)]
+    assert main([*command, '--truncation-psi', '0.7']) == 0
+    images = {path.name: path.read_bytes() for path in out.glob('*.png')}
+    assert len(images) == 11
+    (out / 'seed000009.png').unlink()
+    (out / 'seed000003.png').write_bytes(b'left as it is')
+    assert main([*command, '--truncation-psi', '0.7']) == 0
+    assert '10 of 11 images are there already' in capsys.readouterr().err
+    assert (out / 'seed000009.png').read_bytes() == images['seed000009.png']
+    assert (out / 'seed000003.png').read_bytes() == b'left as it is'
+    assert main([*command, '--truncation-psi', '1.3']) == 0
+    assert (out / 'seed000003.png').read_bytes() not in (b'left as it is', images['seed000003.png'])
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ('--out a.pgn', "no picture is written as '.pgn'; write FILE.png, or a.pgn/ for a folder"),
+        ('--out a.png --seeds random', "'random' names no numbers; write 3, 0-31 or 0,3,8-11"),
+        ('--out a.png --seeds -1', "'-1' names no numbers"),
+        ('--out a.png --seeds 4294967296', 'goes beyond the largest seed'),
+        ('--out a.png --seeds 5-2', 'write the smaller number first'),
+        ('--out=', 'the path is empty'),
+    ],
+)
+def test_options_of_sample_are_checked_before_anything_else(capsys, options, message):
+    with pytest.raises(SystemExit, match='2'):
+        main(['sample', '--model', 'none', *options.split()])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('saves', [False, True])
+def test_ctrl_c_is_heard_while_the_main_thread_is_busy_outside_of_python(tmp_path, saves):
+    code = (
+        'import hashlib, pathlib\n'
+        'from pegan_jax.cli.interrupts import Interrupts\n'
+        'from pegan_jax.files import whole\n'
+        f'with Interrupts({saves}), whole(pathlib.Path({str(tmp_path / "a.txt")!r})) as unfinished:\n'
+        "    unfinished.write_text('half')\n"
+        "    print('ready', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"
+    )
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGINT)
+    if saves:  # the first one is the command's
+        assert process.stderr.readline() == '\n' and 'Ctrl-C once more ends at once' in process.stderr.readline()
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert process.stderr.read() == '\nstopped.\n' and not list(tmp_path.iterdir())
+
+
 def test_render_in_chunks_equals_the_sample_and_crops_keep_their_place(workdir, tmp_path):
     def render(name, *options):
         out = tmp_path / f'{name}.png'
@@ -93,14 +149,14 @@ def test_dry_run_reports_without_training(tmp_path, capsys):
         ('train --config cips:tiny', '--workdir is missing'),
         ('train --config cips:tiny --workdir {tmp} --config.optim.lr=1', "did you mean 'g_lr'"),
         ('train --config cips:tiny --workdir {tmp} --config.data.folder={tmp}/no', '{tmp}/no'),
-        ('sample --model {tmp}/no --out {tmp}/a.png', 'no checkpoint in {tmp}/no'),
+        ('sample --model {tmp}/no --out {tmp}/a.png', '--model {tmp}/no does not exist; give the --workdir of a run'),
+        ('sample --model {tmp} --out {tmp}/a.png', '{tmp} has no checkpoints; give the --workdir of a run'),
+        ('render --model {run} --out {tmp}/a.jpg', "the suffix is '.jpg'; use .png, or .npy for float32"),
         ('render --model {run} --zoom 0 --out {tmp}/a.png', '--zoom 0.0 must be positive'),
-        ('inspect --model {run} --step 3', 'no checkpoint of step 3'),
+        ('inspect --model {run} --step 3', 'has no checkpoint of step 3; there are'),
         ('sample --model {run} --out {tmp}/a.png --config.train.seed=1', 'is for the command train'),
         ('sample --model {run} --seeds 0 --out {run}/config.json/a.png', 'config.json'),
-        ('sample --model {run} --seeds 0 --out {tmp}/a.pgn', "no picture is written as '.pgn'"),
         ('sample --model {run} --seeds 0 --columns 0 --out {tmp}/a.png', '--columns 0 must be at least 1'),
-        ('render --model {run} --seed -1 --out {tmp}/a.png', 'seed=-1; a seed is a whole number from 0'),
         ('train --config {run}/metrics.jsonl --workdir {tmp}', 'is no configuration, which is a Python file'),
         ('render --model {run} --crop 9,0,9,9 --out {tmp}/a.png', 'outside of'),
         ('render --model {run} --foveate 2 --out {tmp}/a.png', 'fraction=2.0 must be in'),
@@ -119,7 +175,11 @@ def test_an_error_is_one_line(workdir, tmp_path, capsys, command, message):
     [
         ('--zoom nan', "'nan' is not finite"),
         ('--extent=-1,inf,-1,1', "'inf' is not finite"),
-        ('--size 8x', 'invalid size value'),
+        ('--size 8x', "'8x' is not a size; write 256 or 256x512"),
+        ('--seed -1', "'-1' is no seed; write a whole number from 0"),
+        ('--zoom two', "'two' is no number; write one such as 0.5"),
+        ('--crop 1,2,a,4', 'are no whole numbers; write TOP,LEFT,H,W'),
+        ('--model=', 'the path is empty; name a file or folder'),
         ('--crop 1,2', 'write TOP,LEFT,H,W'),
     ],
 )
