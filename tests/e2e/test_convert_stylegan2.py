@@ -21,7 +21,7 @@ from pegan_jax.sampling.model import truncate
 from pegan_jax.weights import reader
 from pegan_jax.weights.reader import ForeignFileError
 
-FOLDER = pathlib.Path(__file__).parents[1] / 'fixtures' / 'stylegan2_port'
+FOLDER = pathlib.Path(__file__).parents[1] / 'checkpoints'
 FILE = FOLDER / 'stylegan2_port_tiny.pt'
 
 

@@ -25,7 +25,7 @@ def tensor_bundle(arrays, meta):
 
     def rgb(x):
         """The file is BGR; converted weights see RGB. An image comes first."""
-        return jnp.asarray(swap_colours(x, channels=model.img_channels))
+        return jnp.asarray(swap_colours(np.asarray(x), channels=model.img_channels))
 
     given = {name: jnp.asarray(value) for name, value in select(arrays, 'in/').items()}
     got = {}
