@@ -153,6 +153,14 @@ def sample_normal(key: jax.Array, index: jax.Array, shape: tuple[int, ...]) -> j
     return jax.vmap(lambda k: jax.random.normal(k, shape))(sample_keys(key, index))
 
 
+def labels_of(batch: dict, c_dim: int) -> jax.Array | None:
+    """Labels [b, c_dim] of a batch: those it has, or the classes in it as one-hot vectors; None if c_dim is 0."""
+    if not c_dim:
+        return None
+    label = batch['label']
+    return jax.nn.one_hot(label, c_dim) if jnp.issubdtype(label.dtype, jnp.integer) else label
+
+
 def fewer_rows(batch: dict, divisor: int) -> dict:
     """A part of a batch: the first b // divisor of a device's b rows, at least one.
 

@@ -187,6 +187,15 @@ def at_least(config: Any, name: str, low: float) -> None:
         raise ConfigError(f'{_section(config)}.{name}={getattr(config, name)} must be at least {low}.')
 
 
+def check_labels(data: DataConfig, c_dim: int) -> None:
+    """Raises ConfigError unless data have labels if, and only if, a model takes labels."""
+    if bool(c_dim) != data.labels:
+        raise ConfigError(
+            f'model.c_dim={c_dim} with data.labels={data.labels}: set data.labels=True and model.c_dim to the number '
+            'of classes, or False and 0.'
+        )
+
+
 def not_empty(config: Any, *names: str) -> None:
     """Raises ConfigError if one of these fields of the dataclass is an empty text, which names nothing."""
     for name in names:

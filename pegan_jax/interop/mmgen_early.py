@@ -149,7 +149,8 @@ def infer(tree: Any) -> tuple[Config, dict[str, Any]]:
     found = parts(tree)
     g = found.get('generator_ema', found.get('generator'))
     system = 'pggan' if 'noise2feat.linear.weight_orig' in g else 'dcgan'
-    fields = _pggan_fields(g) if system == 'pggan' else _dcgan_fields(g, found.get('discriminator', {}))
+    of = _pggan_fields if system == 'pggan' else _dcgan_fields
+    fields = of(g, found.get('discriminator', {}))
     side = fields['img_resolution']
     try:
         if system == 'pggan':
@@ -159,7 +160,8 @@ def infer(tree: Any) -> tuple[Config, dict[str, Any]]:
         else:
             model = dcgan.Config(**fields)
             optim, batch_size = OptimConfig(g_lr=2e-4, d_lr=2e-4, beta1=0.5, beta2=0.999), 128
-        data = DataConfig(resolution=side, channels=model.img_channels)
+        labels = {'folder': 'unknown', 'labels': True} if fields.get('c_dim') else {}
+        data = DataConfig(resolution=side, channels=model.img_channels, **labels)
         config = Config(system, model, data, optim, TrainConfig(batch_size=batch_size))
     except ConfigError as error:
         raise ForeignFileError(f'does not describe a {system} of this library: {error}') from None
@@ -178,18 +180,21 @@ def _count(part: Mapping[str, np.ndarray], pattern: str) -> int:
     return sum(re.fullmatch(pattern, name) is not None for name in part)
 
 
-def _pggan_fields(g: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _pggan_fields(g: Mapping[str, np.ndarray], d: Mapping[str, np.ndarray]) -> dict[str, Any]:
     last = _count(g, r'torgb_layers\.\d+\.conv\.weight_orig') - 1
     widths = [_shape(g, f'torgb_layers.{i}.conv.weight_orig', 4)[1] for i in range(last + 1)]
     # The weight of a transposed convolution has its inputs first. Where both are as many, it is taken for one, as all
     # published models are.
     ups = [_shape(g, f'conv_blocks.{2 * i - 1}.conv.weight_orig', 4)[:2] for i in range(1, last + 1)]
     pairs = list(zip(widths[1:], widths, strict=False))
+    # Without a critic, what is a label cannot be told from what is a latent.
+    c_dim = _shape(d, 'decision.linear1.weight_orig', 2)[0] - 1 if d else 0
     unfused = ups == pairs and any(out != inputs for out, inputs in pairs)
     return {
         'img_resolution': 4 * 2**last,
         'img_channels': _shape(g, 'torgb_layers.0.conv.weight_orig', 4)[0],
-        'z_dim': _shape(g, 'noise2feat.linear.weight_orig', 2)[1],
+        'c_dim': c_dim,
+        'z_dim': _shape(g, 'noise2feat.linear.weight_orig', 2)[1] - c_dim,
         'channel_base': widths[-1] * 2 ** (last + 1),
         'channel_max': widths[0],
         'upsampling': 'unfused' if unfused else 'fused',

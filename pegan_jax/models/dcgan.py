@@ -124,14 +124,19 @@ def sampler(model: Any, synthesise: Callable) -> Sampler:
 
 
 def validate(config: Any) -> None:
-    """Checks a whole run configuration, of DCGAN or PGGAN. Raises ConfigError."""
+    """Checks a whole run configuration. Raises ConfigError."""
+    check_size(config)
+    if config.data.labels:
+        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
+
+
+def check_size(config: Any) -> None:
+    """Raises ConfigError unless data have the size of the model, of DCGAN or PGGAN."""
     data, side = config.data, config.model.img_resolution
     if data.size != (side, side):
         raise ConfigError(
             f'data.resolution={data.resolution} differs from model.img_resolution={side}: set both to the same size.'
         )
-    if data.labels:
-        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
 
 
 # Networks -------------------------------------------------------------------------------------------------------------

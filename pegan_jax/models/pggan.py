@@ -17,13 +17,18 @@ import numpy as np
 import optax
 
 from pegan_jax import losses, ops, optim
-from pegan_jax.gan import GAN, Stage, Update, sample_keys, sample_normal
+from pegan_jax.gan import GAN, Sampler, Stage, Update, labels_of, sample_keys, sample_normal
 from pegan_jax.layers import minibatch_std, pixel_norm
 from pegan_jax.models import dcgan
 from pegan_jax.models.dcgan import Encoding, append_encoding, check_encoding, check_resolution, head_size
-from pegan_jax.settings import ConfigError, at_least, check_types
+from pegan_jax.settings import ConfigError, at_least, check_labels, check_types
 
-validate = dcgan.validate
+
+def validate(config: Any) -> None:
+    """Checks a whole run configuration. Raises ConfigError."""
+    dcgan.check_size(config)
+    check_labels(config.data, config.model.c_dim)
+
 
 # Learning rates in units of those in the configuration, by the resolution of the stage.
 LR_FACTORS = {128: 1.5, 256: 2.0, 512: 3.0, 1024: 3.0}
@@ -31,7 +36,7 @@ EMA_DECAY = 0.999
 
 
 # Fields that change how a model is trained, not what it is: a run may change them between launches.
-TRAINING_FIELDS = frozenset('mbstd_group_size gp_weight drift_weight dtype'.split())
+TRAINING_FIELDS = frozenset('mbstd_group_size gp_weight drift_weight label_weight dtype'.split())
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Config:
 
     img_resolution: side of the images of the last stage, a power of two; stages begin with 4 x 4 and double.
     img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
+    c_dim: size of the labels (number of classes), which are appended to latents and told by the critic; 0: no labels.
     z_dim: numbers of a latent.
     channel_base, channel_max: at resolution r there are min(2 channel_base / r, channel_max) channels.
     upsampling: how feature maps double. 'fused', a transposed convolution; 'unfused', a nearest resize and a
@@ -52,11 +58,14 @@ class Config:
     fade_kimg: how long a stage takes to fade its new layers in.
     gp_weight, drift_weight: of the gradient penalty, and of the mean squares of the critic's scores of real and of
       generated images.
+    label_weight: of the cross entropies of the labels that the critic tells, of real and of generated images (auxiliary
+      classifier, Odena et al. 2017).
     dtype: of the inputs of convolutions; those to colours, the critic's dense layers and the penalty are float32.
     """
 
     img_resolution: int = 128
     img_channels: Literal[1, 3, 4] = 3
+    c_dim: int = 0
     z_dim: int = 512
     channel_base: int = 8192
     channel_max: int = 512
@@ -67,6 +76,7 @@ class Config:
     fade_kimg: float = 600.0
     gp_weight: float = 10.0
     drift_weight: float = 0.0005
+    label_weight: float = 1.0
     dtype: Literal['float32', 'bfloat16'] = 'float32'
 
     def __post_init__(self) -> None:
@@ -75,8 +85,8 @@ class Config:
         for name in ('z_dim', 'channel_max', 'mbstd_group_size'):
             at_least(self, name, 1)
         at_least(self, 'channel_base', self.img_resolution // 2)
-        for name in ('gp_weight', 'drift_weight'):
-            at_least(self, name, 0.0)
+        for name in ('c_dim', 'gp_weight', 'drift_weight', 'label_weight'):
+            at_least(self, name, 0)
         if not self.fade_kimg > 0 or not all(kimg > 0 for kimg in self.stage_kimg):
             raise ConfigError(
                 f'model.fade_kimg={self.fade_kimg}, model.stage_kimg={self.stage_kimg}: all must be positive.'
@@ -167,7 +177,7 @@ class Dense(nn.Module):
 
 
 class Projection(nn.Module):
-    """Latents [N, z_dim] -> the first feature maps [N, 4, 4, features]."""
+    """Latents [N, z_dim + c_dim], labels last -> the first feature maps [N, 4, 4, features]."""
 
     features: int
 
@@ -179,7 +189,7 @@ class Projection(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latents [N, z_dim] -> images [N, H, W, img_channels], nominally in [-1, 1]."""
+    """Latents [N, z_dim + c_dim], labels last -> images [N, H, W, img_channels], nominally in [-1, 1]."""
 
     model: Config
 
@@ -225,7 +235,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The critic: images [N, H, H, img_channels] of any level -> scores [N]."""
+    """The critic: images [N, H, H, img_channels] of any level -> scores [N], and logits of their labels [N, c_dim]."""
 
     model: Config
 
@@ -235,10 +245,10 @@ class Discriminator(nn.Module):
         self.fromrgb_layers = [conv(model.channels(i), 1, padding=0) for i in range(last + 1)]
         self.same = [conv(model.channels(i)) for i in range(1, last + 1)]
         self.down = [conv(model.channels(i - 1), resample='down') for i in range(1, last + 1)]
-        self.linear0, self.linear1 = Dense(model.channels(-1)), Dense(1, gain=1.0)
+        self.linear0, self.linear1 = Dense(model.channels(-1)), Dense(1 + model.c_dim, gain=1.0)
 
-    def __call__(self, images: jax.Array, level: int, fade: jax.Array | float) -> jax.Array:
-        """Scores of images of a level; fade: weight of its layers against the image of half the size, [], traced."""
+    def __call__(self, images: jax.Array, level: int, fade: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+        """Of images of a level; fade: weight of its layers against the image of half the size, [], traced."""
         x = lrelu(self.fromrgb_layers[level](images))
         for i in range(level, 0, -1):
             x = lrelu(self.down[i - 1](lrelu(self.same[i - 1](x))))
@@ -246,7 +256,8 @@ class Discriminator(nn.Module):
                 below = lrelu(self.fromrgb_layers[level - 1](halve(images)))
                 x = below + fade * (x - below)
         x = minibatch_std(x, self.model.mbstd_group_size)
-        return self.linear1(lrelu(self.linear0(x.reshape(len(x), -1))))[:, 0]
+        out = self.linear1(lrelu(self.linear0(x.reshape(len(x), -1))))
+        return out[:, 0], out[:, 1:]
 
     def every_level(self) -> None:
         """Uses every layer once, for `init`."""
@@ -258,29 +269,46 @@ class Discriminator(nn.Module):
 # Losses ---------------------------------------------------------------------------------------------------------------
 
 
+def label_loss(model: Config, logits: jax.Array, labels: jax.Array | None) -> jax.Array:
+    """label_weight times the mean cross entropy of labels [b, c_dim] that the critic tells; 0 without labels."""
+    if labels is None:
+        return jnp.float32(0)
+    return model.label_weight * -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=-1))
+
+
 def d_loss(
-    model: Config, params: dict, real: jax.Array, fake: jax.Array, mix: jax.Array, level: int, fade: jax.Array | float
+    model: Config,
+    params: dict,
+    real: jax.Array,
+    fake: jax.Array,
+    mix: jax.Array,
+    level: int,
+    fade: jax.Array | float,
+    labels: jax.Array | None = None,
 ) -> tuple[jax.Array, dict]:
     """The critic's loss (WGAN-GP, and a drift term on both kinds of images; Karras et al. 2018, section A.1).
 
     mean D(fake) - mean D(real) + gp_weight GP(mix real + (1 - mix) fake) + drift_weight (mean D(fake)^2 +
-    mean D(real)^2), where GP is the mean over samples of (|gradient of D| - 1)^2.
+    mean D(real)^2), where GP is the mean over samples of (|gradient of D| - 1)^2; and `label_loss` of both.
 
     Args:
-      real, fake: [b, h, h, img_channels]; mix: [b, 1, 1, 1] in [0, 1].
+      real, fake: [b, h, h, img_channels]; mix: [b, 1, 1, 1] in [0, 1]; labels: of both, [b, c_dim], or None.
     Returns: the loss, and metrics.
     """
 
-    def score(model: Config, images: jax.Array) -> jax.Array:
+    def critique(model: Config, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         return Discriminator(model).apply({'params': params}, images, level, fade)
 
-    on_fake, on_real = score(model, fake), score(model, real)
+    (on_fake, told_fake), (on_real, told_real) = critique(model, fake), critique(model, real)
     exact = dataclasses.replace(model, dtype='float32')
-    grads = losses.input_gradients(functools.partial(score, exact), mix * real + (1 - mix) * fake)
+    grads = losses.input_gradients(lambda images: critique(exact, images)[0], mix * real + (1 - mix) * fake)
     penalty = model.gp_weight * losses.unit_gradient_penalty(grads, axis=(1, 2, 3))
     drift = model.drift_weight * (jnp.mean(jnp.square(on_fake)) + jnp.mean(jnp.square(on_real)))
     metrics = {'critic/fake': jnp.mean(on_fake), 'critic/real': jnp.mean(on_real), 'loss/gp': penalty}
     loss = metrics['critic/fake'] - metrics['critic/real'] + penalty + drift
+    if labels is not None:
+        metrics['loss/labels'] = label_loss(model, told_fake, labels) + label_loss(model, told_real, labels)
+        loss += metrics['loss/labels']
     return loss, metrics | {'loss/d': loss}
 
 
@@ -315,7 +343,7 @@ def build(config: Any) -> GAN:
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key = jax.random.split(key)
         params = {
-            'g': g.init(g_key, jnp.zeros((1, model.z_dim)), 0.0)['params'],
+            'g': g.init(g_key, jnp.zeros((1, model.z_dim + model.c_dim)), 0.0)['params'],
             'd': d.init(d_key, method='every_level')['params'],
         }
         return params, {'g': {'progress': jnp.float32(0)}, 'd': {}}, {}
@@ -323,18 +351,22 @@ def build(config: Any) -> GAN:
     def generate(params: dict, state: Any, batch: dict, key: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
         fade = fade_in(model, state.nimg, level, starts[level])
         z = sample_normal(key, batch['index'], (model.z_dim,))
+        if (labels := labels_of(batch, model.c_dim)) is not None:
+            z = jnp.concatenate([z, labels], axis=-1)
         return g.apply({'params': params}, z, level - 1 + fade, level), fade
 
     def d_update(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
         z_key, mix_key = jax.random.split(key)
         fake, fade = generate(state.params['g'], state, batch, z_key, stage.level)
         mix = jax.vmap(lambda k: jax.random.uniform(k, (1, 1, 1)))(sample_keys(mix_key, batch['index']))
-        loss, metrics = d_loss(model, params, batch['image'], fake, mix, stage.level, fade)
+        labels = labels_of(batch, model.c_dim)
+        loss, metrics = d_loss(model, params, batch['image'], fake, mix, stage.level, fade, labels)
         return loss, ({}, metrics | {'fade_in': fade})
 
     def g_update(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
         fake, fade = generate(params, state, batch, key, stage.level)
-        loss = -jnp.mean(d.apply({'params': state.params['d']}, fake, stage.level, fade))
+        scores, logits = d.apply({'params': state.params['d']}, fake, stage.level, fade)
+        loss = label_loss(model, logits, labels_of(batch, model.c_dim)) - jnp.mean(scores)
         buffers = {**state.buffers, 'g': {'progress': stage.level - 1 + fade}}
         return loss, ({'buffers': buffers}, {'loss/g': loss})
 
@@ -364,15 +396,22 @@ def build(config: Any) -> GAN:
         init=init,
         updates=(Update('d', d_update), Update('g', g_update)),
         optimizers=optimizers,
-        sampler=dcgan.sampler(model, synthesise),
+        sampler=sampler(model),
+        c_dim=model.c_dim,
         stage_at=stage_at,
         ema=lambda nimg, step: EMA_DECAY,
         enter=enter,
     )
 
 
+def sampler(model: Config) -> Sampler:
+    """How images are made of seeds: as DCGAN's, with labels appended to the latents."""
+    plain = dcgan.sampler(model, synthesise)
+    return plain._replace(map=lambda variables, z, c: jnp.concatenate([z, c], axis=-1)) if model.c_dim else plain
+
+
 def synthesise(model: Config, variables: dict, z: jax.Array, *, size: tuple[int, int] | None = None) -> jax.Array:
-    """Images of latents; before training has reached the last stage, enlarged ones of the stage it is in.
+    """Images of latents [N, z_dim + c_dim]; before the last stage of training, enlarged ones of the stage it is in.
 
     Args and errors as in `dcgan.synthesise`.
     Returns: [N, *size, img_channels] float32, nominally in [-1, 1], not clamped.

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from pegan_jax import losses, ops, optim
-from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, latents, sample_keys, sample_normal
+from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, labels_of, latents, sample_keys, sample_normal
 from pegan_jax.models.discriminator import Discriminator, num_halvings, widths
-from pegan_jax.settings import ConfigError, at_least
+from pegan_jax.settings import ConfigError, at_least, check_labels
 
 
 def check_widths(model: Any, prefix: str = '') -> None:
@@ -73,11 +73,7 @@ def validate(config: Any) -> None:
             f'data.resolution={data.resolution} differs from model.img_resolution={model.img_resolution}: '
             'set both to the same size.'
         )
-    if bool(model.c_dim) != data.labels:
-        raise ConfigError(
-            f'model.c_dim={model.c_dim} with data.labels={data.labels}: set data.labels=True and model.c_dim to the '
-            'number of classes, or False and 0.'
-        )
+    check_labels(data, model.c_dim)
     if model.freeze_layers and config.train.init_from is None:
         raise ConfigError(
             f'model.freeze_layers={model.freeze_layers} needs train.init_from: frozen layers would stay random.'
@@ -156,19 +152,11 @@ def score(model: Any, params: dict, buffers: dict, images: jax.Array, c: jax.Arr
     return discriminator(model).apply({'params': params, 'buffers': buffers}, images, c)
 
 
-def labels(model: Any, batch: dict) -> jax.Array | None:
-    """Labels [b, c_dim] float32 of a batch: those it has, or the classes in it as one-hot vectors."""
-    if not model.c_dim:
-        return None
-    label = batch['label']
-    return jax.nn.one_hot(label, model.c_dim) if jnp.issubdtype(label.dtype, jnp.integer) else label
-
-
 def draw_latents(model: Any, batch: dict, key: jax.Array) -> Latents:
     """New latents for a batch; fakes have the labels of its images, which are in random order."""
     z_key, other_key, noise_key, mixing_key = jax.random.split(key, 4)
     z, other = (sample_normal(k, batch['index'], (model.z_dim,)) for k in (z_key, other_key))
-    return Latents(z, other, labels(model, batch), sample_keys(noise_key, batch['index']), mixing_key)
+    return Latents(z, other, labels_of(batch, model.c_dim), sample_keys(noise_key, batch['index']), mixing_key)
 
 
 def blur_sigma(model: Any, nimg: Any, batch_size: int) -> Any:
@@ -387,7 +375,7 @@ def assemble(
         return loss, ({'buffers': {**state.buffers, 'g': g_buffers}}, metrics)
 
     def d_r1_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
-        c, sigma = labels(model, batch), sigma_of(state, stage)
+        c, sigma = labels_of(batch, model.c_dim), sigma_of(state, stage)
         loss, metrics = d_r1(model, exact, params, state.buffers['d'], batch['image'], c, gamma, sigma)
         return loss, ({}, metrics)
 

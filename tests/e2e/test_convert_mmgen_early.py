@@ -77,7 +77,7 @@ def test_the_discriminator_comes_along_and_sees_rgb(tmp_path, system):
     if system == 'pggan':
         arrays, meta = golden('pggan_d')
         x, want = turned(nhwc(arrays['in/s4/x'])), arrays['out/s4/score']
-        scores = pggan.Discriminator(config.model).apply({'params': networks['d']}, x, 0, 1.0)
+        scores, _ = pggan.Discriminator(config.model).apply({'params': networks['d']}, x, 0, 1.0)
         bias = [networks[name]['torgb_layers_2']['bias'] for name in ('g', 'ema')]
         np.testing.assert_allclose(bias[0], bias[1] / 2)
     else:

@@ -72,7 +72,7 @@ PGGAN_OPTIONS = {
     'base_channels': 'channel_base',
     'max_channels': 'channel_max',
     'channel_decay': (1.0,),
-    'label_size': (0,),
+    'label_size': 'c_dim',
 }
 PGGAN_OPTIONS = {
     'generator': PGGAN_OPTIONS
@@ -144,24 +144,24 @@ def check_pggan_discriminator(arrays, meta):
 
     @functools.partial(jax.jit, static_argnums=2)
     def run(x, fade, level):
-        score, seen = watched(lambda: critic.apply({'params': params}, x, level, fade))
-        return score, seen['linear0'][0].reshape(len(x), 4, 4, -1)
+        (score, labels), seen = watched(lambda: critic.apply({'params': params}, x, level, fade))
+        return score, labels, seen['linear0'][0].reshape(len(x), 4, 4, -1)
 
     @functools.partial(jax.jit, static_argnums=4)
     def losses(real, fake, mix, fade, level):
-        grads = jax.grad(lambda x: jnp.sum(critic.apply({'params': params}, x, level, fade)))(
+        grads = jax.grad(lambda x: jnp.sum(critic.apply({'params': params}, x, level, fade)[0]))(
             mix * real + (1 - mix) * fake
         )
         return grads, *pggan.d_loss(unit, params, real, fake, mix, level, fade)
 
     for name, level, fade in calls_of(meta, model):
         given = {key: nhwc(value) for key, value in select(arrays, f'in/{name}/').items()}
-        score, deviation = run(given['x'], fade, level)
-        got |= {f'{name}/score': score[:, None], f'{name}/mid/mbstd_layer': nchw(deviation)}
+        score, labels, deviation = run(given['x'], fade, level)
+        got |= {f'{name}/score': score[:, None], f'{name}/label': labels, f'{name}/mid/mbstd_layer': nchw(deviation)}
         if {'gp_fake', 'gp_alpha'} <= given.keys():
             grads, total, metrics = losses(given['x'], given['gp_fake'], given['gp_alpha'], fade, level)
             got |= {f'{name}/gp_grad': nchw(grads), f'{name}/gp_value': metrics['loss/gp']}
-            on_fake, _ = run(given['gp_fake'], fade, level)
+            on_fake, *_ = run(given['gp_fake'], fade, level)
             drift = total - metrics['critic/fake'] + metrics['critic/real'] - metrics['loss/gp']
             got[f'{name}/drift_value'] = drift - jnp.mean(jnp.square(on_fake))
     assert_outputs(arrays, got, meta['tolerance'])

@@ -105,7 +105,6 @@ def test_an_option_that_the_library_lacks_fails_by_its_name(path, place):
         ('positional_encoding_gans/ms_g_e_spe_interp', ('constructor', 'up_config', 'align_corners'), False),
         ('positional_encoding_gans/ms_g_e_spe_interp', ('constructor', 'head_pos_encoding', 'center_shift'), 1),
         ('positional_encoding_gans/ms_d_pool', ('constructor', 'pool_size'), [2, 3]),
-        ('positional_encoding_gans/pggan_d', ('constructor', 'label_size'), 3),
         ('deepfill/ca_all_masked', ('ctor', 'ksize'), 5),
         ('deepfill/gconv_pt_k3_s2_odd', ('ctor', 'activation'), 'softsign'),
         ('singan/gen_csg', ('constructor', 'padding'), 2),

@@ -14,6 +14,7 @@ from pegan_jax import layers
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config
 from pegan_jax.gan import Stage
 from pegan_jax.models import pggan
+from pegan_jax.sampling import Model, sample
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import compile_step, data_mesh, device_step, place_batch
 
@@ -95,7 +96,7 @@ def test_a_new_layer_that_has_no_weight_yet_changes_nothing():
     np.testing.assert_allclose(new, np.kron(old, np.ones((1, 2, 2, 1))), atol=1e-6)
     critic = pggan.Discriminator(model)
     d_params = jax.jit(functools.partial(critic.init, method='every_level'))(jax.random.key(2))
-    score = jax.jit(critic.apply, static_argnums=2)
+    score = jax.jit(lambda *given: critic.apply(*given)[0], static_argnums=2)
     images = jax.random.normal(jax.random.key(3), (4, 16, 16, 3))
     np.testing.assert_allclose(score(d_params, images, 2, 0.0), score(d_params, pggan.halve(images), 1, 1.0), atol=1e-5)
     assert np.max(np.abs(score(d_params, images, 2, 0.5) - score(d_params, images, 2, 0.0))) > 1e-3
@@ -147,6 +148,30 @@ def test_the_fade_in_weight_follows_the_images_shown(trained):
     assert float(after.buffers['g']['progress']) == pytest.approx(1 + (84 - 72) / 20)
     mean = jax.tree.map(lambda e, p: 0.999 * e + 0.001 * p, before.ema, after.params['g'])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), after.ema, mean)
+
+
+def test_labels_steer_the_generator_and_the_critic_tells_them():
+    data = DataConfig(resolution=16, folder='photos', labels=True)
+    run = Config('pggan', pggan.Config(**SMALL, c_dim=3, label_weight=0.5), data, train=TrainConfig(batch_size=4))
+    gan, model = pggan.build(run), run.model
+    params, buffers, _ = jax.jit(gan.init)(jax.random.key(0))
+    loaded = Model(run, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
+    one, two = (sample(loaded, [0], label=label) for label in (0, 2))
+    assert np.abs(one - two).max() > 1e-3
+    np.testing.assert_allclose(sample(loaded, [0, 0], label=[2, 0]), np.concatenate([two, one]), atol=1e-5)
+    images, mix = jax.random.normal(jax.random.key(1), (2, 4, 4, 4, 3)), jnp.full((4, 1, 1, 1), 0.5)
+    labels = jnp.eye(3)[jnp.array([0, 2, 1, 1])]
+    loss = jax.jit(functools.partial(pggan.d_loss, model, level=0, fade=1.0))
+    total, metrics = loss(params['d'], images[0], images[1], mix, labels=labels)
+    plain, _ = loss(params['d'], images[0], images[1], mix)
+    told = [pggan.Discriminator(model).apply({'params': params['d']}, x, 0, 1.0)[1] for x in images]
+    entropy = [
+        -np.mean(np.log(np.exp(t) / np.exp(t).sum(1, keepdims=True))[labels == 1]) for t in map(np.asarray, told)
+    ]
+    np.testing.assert_allclose(metrics['loss/labels'], 0.5 * sum(entropy), rtol=1e-5)
+    np.testing.assert_allclose(total - plain, 0.5 * sum(entropy), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match=r'model.c_dim=3 with data.labels=False'):
+        config(c_dim=3)
 
 
 # Sampling -------------------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ SCORES = {
     'stylegan3': lambda m, p, b, x: stylegan_training.score(m, p, b, x, None),
     'cips': cips.score,
     'mspie': lambda m, p, b, x: mspie.discriminator(m).apply({'params': p, 'buffers': b}, x),
-    'pggan': lambda m, p, b, x: pggan.Discriminator(m).apply({'params': p}, x, m.last_level, 1.0),
+    'pggan': lambda m, p, b, x: pggan.Discriminator(m).apply({'params': p}, x, m.last_level, 1.0)[0],
     'dcgan': lambda m, p, b, x: dcgan.run(dcgan.Discriminator(m), p, b, x, train=True)[0],
     'singan': lambda m, p, b, x: singan.criticise(m, 0, p['block0'], b['block0'], x)[0],
     'deepfill': lambda m, p, b, x: deepfill.Discriminator(m).apply({'params': p}, deepfill.d_input(x, x[..., :1])),

@@ -13,7 +13,7 @@ import pytest
 
 from pegan_jax import losses, ops, optim
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config, override
-from pegan_jax.gan import images_of
+from pegan_jax.gan import images_of, labels_of
 from pegan_jax.models import stylegan2, stylegan_training
 from pegan_jax.models.discriminator import Discriminator
 from pegan_jax.models.stylegan2 import Generator, SynthesisLayer
@@ -229,10 +229,10 @@ def test_blur_fades_with_the_images_seen_and_then_leaves_the_program():
 
 
 def test_labels_are_classes_or_vectors():
-    np.testing.assert_array_equal(stylegan_training.labels(TINY, {'label': jnp.array([2, 0])}), [[0, 0, 1], [1, 0, 0]])
+    np.testing.assert_array_equal(labels_of({'label': jnp.array([2, 0])}, 3), [[0, 0, 1], [1, 0, 0]])
     vectors = jnp.array([[0.5, 1.0, 2.0]])
-    assert stylegan_training.labels(TINY, {'label': vectors}) is vectors
-    assert stylegan_training.labels(dataclasses.replace(TINY, c_dim=0), {}) is None
+    assert labels_of({'label': vectors}, 3) is vectors
+    assert labels_of({}, 0) is None
 
 
 # Optimisers -----------------------------------------------------------------------------------------------------------
