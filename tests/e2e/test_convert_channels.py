@@ -43,7 +43,7 @@ def nvidia(change, channels, name):
     nets = {}
     for net, kind in (('G_ema', 'Generator'), ('D', 'Discriminator')):
         arrays = change(arrays_of(f'stylegan3/{name}', f'param/{net[0]}.'))
-        arrays = {re.sub(r'(L3_16)_3\.', rf'\1_{channels}.', k): v for k, v in arrays.items()}
+        arrays = {re.sub(r'(L4_16)_3\.', rf'\1_{channels}.', k): v for k, v in arrays.items()}
         kwargs = meta[f'{net[0]}_kwargs'] | {'img_channels': channels}
         nets[net] = of_module(kind, arrays, kwargs, BUFFERS)
     return nets
@@ -93,7 +93,7 @@ def options_of(system, channels):
 SYSTEMS = {
     'stylegan3': (
         lambda *args: nvidia(*args, 'loss_sg3'),
-        {r'synthesis\.L3_16_3\.(weight|bias)': 0, r'b\d+\.fromrgb\.weight': 1},
+        {r'synthesis\.L4_16_3\.(weight|bias)': 0, r'b\d+\.fromrgb\.weight': 1},
     ),
     'stylegan2': (
         lambda *args: nvidia(*args, 'loss_sg2'),

@@ -54,8 +54,8 @@ def test_samples_of_a_class_differ_from_those_of_another(trained, tmp_path):
 @pytest.mark.parametrize(
     'words, match',
     [
-        (['--seeds', '0'], 'this model needs a class from 0 to 1'),
-        (['--seeds', '0', '--class', '2'], 'this model needs a class from 0 to 1'),
+        (['--seeds', '0'], 'trained with labels: give label, a class from 0 to 1'),
+        (['--seeds', '0', '--class', '2'], 'no class of this model; it takes a class from 0 to 1'),
         (['--seeds', '0', '--class', '0', '--rotate', '9'], 'stylegan2'),
     ],
 )
