@@ -92,27 +92,27 @@ def run(args: argparse.Namespace) -> None:
 def _write_folder(args: argparse.Namespace, model: sampling.Model, out: pathlib.Path, chosen: dict) -> None:
     """A file per seed; those that an earlier launch with the same settings has written are left as they are."""
     labels = chosen['label'] if isinstance(chosen['label'], list) else [None] * len(args.seeds)
-    model.labels(chosen['label'], len(args.seeds))  # whose errors come before anything is written
     ends = ['' if label is None else f'_class{label}' for label in labels]
     files = [out / f'seed{seed:06d}{end}.png' for seed, end in zip(args.seeds, ends, strict=True)]
     names = ('truncation_psi', 'truncation_cutoff', 'noise_mode', 'size', 'translate', 'rotate')
     about = {name: getattr(args, name) for name in names}
     about |= {'model': str(args.model.resolve()), 'step': model.step, 'class': args.label if not any(ends) else None}
     about, record = json.loads(json.dumps(about)), out / 'samples.json'
-    out.mkdir(parents=True, exist_ok=True)
     same = record.is_file() and json.loads(record.read_text()) == about
     todo = [i for i, file in enumerate(files) if not (same and file.is_file())]
     if len(todo) < len(files):
         print(f'{len(files) - len(todo)} of {len(files)} images are there already', file=sys.stderr)
-    with whole(record) as unfinished:
-        unfinished.write_text(json.dumps(about, indent=2))
     if not todo:
         return
     if any(ends):
         chosen = {**chosen, 'label': [labels[i] for i in todo]}
+    batches = sampling.stream(model, [args.seeds[i] for i in todo], batch_size=args.batch_size, **chosen)
+    out.mkdir(parents=True, exist_ok=True)
+    with whole(record) as unfinished:
+        unfinished.write_text(json.dumps(about, indent=2))
     with tqdm(total=len(todo), unit='image', disable=not sys.stderr.isatty()) as bar:
         waiting = iter(todo)
-        for images in sampling.stream(model, [args.seeds[i] for i in todo], batch_size=args.batch_size, **chosen):
+        for images in batches:
             for image in to_uint8(images):
                 with whole(files[next(waiting)]) as unfinished:
                     as_image(image).save(unfinished, 'PNG')

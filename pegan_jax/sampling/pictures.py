@@ -118,14 +118,20 @@ def stream(
 
     Args: as in `sample`; a transform is one for all images.
     Yields: float32 [at most batch_size, H, W, C].
+    Raises: as `sample`; for labels, and systems that make no images of seeds, at once.
     """
     labels = model.labels(label, len(seeds))
-    for i in range(0, len(seeds), batch_size):
-        # The last batch is filled up: one compiled program serves all.
-        index = np.minimum(np.arange(i, i + min(batch_size, len(seeds))), len(seeds) - 1)
-        of_these = None if labels is None else labels[index]
-        images = sample(model, [seeds[k] for k in index], label=of_these, batch_size=batch_size, **options)
-        yield images[: len(seeds) - i]
+    model.sampler.draw(seeds[:1])
+
+    def batches() -> Iterator[np.ndarray]:
+        for i in range(0, len(seeds), batch_size):
+            # The last batch is filled up: one compiled program serves all.
+            index = np.minimum(np.arange(i, i + min(batch_size, len(seeds))), len(seeds) - 1)
+            of_these = None if labels is None else labels[index]
+            images = sample(model, [seeds[k] for k in index], label=of_these, batch_size=batch_size, **options)
+            yield images[: len(seeds) - i]
+
+    return batches()
 
 
 def interpolate(
