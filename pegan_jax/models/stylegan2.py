@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pegan_jax import filters, ops
+from pegan_jax.augment import Preset
 from pegan_jax.gan import GAN, size_of
 from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork
 from pegan_jax.models import stylegan_training
@@ -55,6 +56,12 @@ class Config:
     style_mixing_prob: of a batch whose later layers have the styles of other latents.
     blur_init_sigma: all that D sees is blurred, at first by this many pixels; 0: off.
     blur_fade_kimg: until the blur has vanished; None: 200 / 32 times the batch.
+    augment: all that D sees is augmented with a probability that follows its overfitting ('ada'), with a fixed one, or
+      not at all; `pegan_jax.augment`.
+    augment_pipe: which transforms, a name in `augment.PRESETS`: blit, geometry, colour, filter, noise, cutout.
+    augment_p: the probability if it is fixed, otherwise that of the first step.
+    ada_target, ada_kimg: the mean sign of D's logits of real images that 'ada' aims at; images, in thousands, that it
+      takes from 0 to 1 (published: 500, and 100 where a run starts from another).
     ema_kimg: half-life of G's running mean; None: 10 / 32 times the batch.
     ema_rampup: the half-life is at most this fraction of the images seen so far; None: no such limit.
     num_fp16_res: the highest resolutions of both networks, whose blocks compute in `dtype`, which has 16 bits or is
@@ -90,6 +97,11 @@ class Config:
     style_mixing_prob: float = 0.9
     blur_init_sigma: float = 0.0
     blur_fade_kimg: float | None = None
+    augment: Literal['noaug', 'ada', 'fixed'] = 'noaug'
+    augment_pipe: Preset = 'bgc'
+    augment_p: float = 0.0
+    ada_target: float = 0.6
+    ada_kimg: float = 500.0
     ema_kimg: float | None = None
     ema_rampup: float | None = 0.05
     num_fp16_res: int = 4

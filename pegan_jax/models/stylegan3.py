@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import encodings, ops
+from pegan_jax.augment import Preset
 from pegan_jax.filters import lowpass
 from pegan_jax.gan import GAN, size_of
 from pegan_jax.layers import EqualDense, MappingNetwork
@@ -105,6 +106,11 @@ class Config:
     style_mixing_prob: float = 0.0
     blur_init_sigma: float = 0.0
     blur_fade_kimg: float | None = None
+    augment: Literal['noaug', 'ada', 'fixed'] = 'noaug'
+    augment_pipe: Preset = 'bgc'
+    augment_p: float = 0.0
+    ada_target: float = 0.6
+    ada_kimg: float = 500.0
     ema_kimg: float | None = None
     ema_rampup: float | None = 0.05
     dtype: Literal['float32', 'bfloat16'] = 'float32'

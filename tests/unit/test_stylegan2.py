@@ -449,7 +449,7 @@ def test_what_the_presets_train_with(run, rate, half_life, fractions, r1, update
     assert gan.ema(jnp.int32(10_000), 0) == pytest.approx(0.5 ** (batch_size / early), rel=1e-4)
     names = {('g', 1): 'g', ('g', 4): 'pl', ('d', 1): 'd', ('d', 16): 'r1'}
     assert ' '.join(names[u.net, u.interval] for u in gan.updates) == updates
-    monkeypatch.setattr(stylegan_training, 'd_r1', lambda *args: (weights.append(args[6]), ({}, {}))[1])
+    monkeypatch.setattr(stylegan_training, 'd_r1', lambda *args: (weights.append(args[6]), ({}, ({}, {})))[1])
     batch = {'image': None, 'label': jnp.zeros(2, jnp.int32)}
     gan.updates[-1].loss(None, types.SimpleNamespace(buffers={'d': None}), batch, None, gan.stage_at(0, 0, 0))
     assert weights == [pytest.approx(r1)]
