@@ -4,8 +4,8 @@ python train.py --config configs/stylegan3.py:ARGUMENTS --workdir WORKDIR [--con
 
 Arguments combine with commas: t (default, translation equivariance) or r (and rotation), and one of the runs.
 FID, EQ-T and EQ-R (dB) are what Karras et al. 2021 report for T and for R, with 8 GPUs of 4 images each. None of these
-runs has been repeated with this library. All but those on FFHQ used adaptive discriminator augmentation (ADA), which is
-not part of this library.
+runs has been repeated with this library. metfaces, metfacesu, afhqv2 and beaches augment what D sees, adaptively, as
+published (ADA); for a small set of your own images, of some ten thousand or fewer, --config.model.augment=ada.
 
   run              data                                r1_gamma T, R   published T             published R
   ffhq (default)   FFHQ, 1024 x 1024                   32.8, 32.8      2.79, 61.21, 13.82      3.07, 64.76, 46.62
@@ -26,7 +26,7 @@ published 32.8 at 1024 pixels; where it does not converge, or collapses, half an
 fixed when the configuration is made: with another size or batch_size set --config.model.r1_gamma too, and
 model.magnitude_ema_beta to 0.5 ** (batch_size / 20000).
 
-The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu.
+The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu, with ada_kimg=100.
 Layers of the highest resolutions run in bfloat16, where the published runs had float16; model.dtype=float32 is exact.
 """
 
@@ -52,6 +52,8 @@ RUNS = {
     'images1024': (None, DataConfig(folder='data/images', resolution=1024)),
 }
 
+AUGMENTED = ('metfaces', 'metfacesu', 'afhqv2', 'beaches')
+
 
 def get_config(arg=''):
     words = pick(arg, (*VARIANTS, *RUNS, 'small', 'tiny'), 'configs/stylegan3.py')
@@ -68,7 +70,7 @@ def get_config(arg=''):
     channel_base = 16384 if run == 'ffhqu256' else 32768
     # R has as many parameters in twice as many channels, as its kernels are 1 x 1.
     wide = 2 if variant == 'r' else 1
-    transfer = dict(blur_init_sigma=0.0, ema_rampup=None) if run.startswith('metfaces') else {}
+    transfer = dict(blur_init_sigma=0.0, ema_rampup=None, ada_kimg=100.0) if run.startswith('metfaces') else {}
     return Config(
         system='stylegan3',
         model=stylegan3.Config(
@@ -78,6 +80,7 @@ def get_config(arg=''):
             channel_max=512 * wide,
             d_channel_base=channel_base,
             magnitude_ema_beta=0.5 ** (batch_size / 20_000),
+            augment='ada' if run in AUGMENTED else 'noaug',
             dtype='bfloat16',
             **(VARIANTS[variant] | transfer),
         ),

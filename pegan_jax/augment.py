@@ -335,17 +335,16 @@ def uncut(centre: jax.Array, extent: float, size: tuple[int, int]) -> jax.Array:
 
 
 def initial_stats(p: float) -> dict[str, jax.Array]:
-    """Statistics of a run: augment_p, and sum and number of the signs of D's logits of real images since it changed."""
-    return {'augment_p': jnp.float32(p), 'ada_signs': jnp.float32(0), 'ada_count': jnp.float32(0)}
+    """Statistics of a run: augment_p; the mean sign of D's logits of real images, summed over batches since
+    it changed; and how many batches.
+    """
+    return {'augment_p': jnp.float32(p), 'ada_signs': jnp.float32(0), 'ada_batches': jnp.float32(0)}
 
 
 def counted(stats: dict[str, jax.Array], real_logits: jax.Array) -> dict[str, jax.Array]:
-    """The statistics with logits [b] of real images.
-
-    A step takes their means over devices, of the sum and of the number alike: their ratio is that of all devices.
-    """
-    signs = jnp.sum(jnp.sign(jax.lax.stop_gradient(real_logits)))
-    return {**stats, 'ada_signs': stats['ada_signs'] + signs, 'ada_count': stats['ada_count'] + len(real_logits)}
+    """The statistics with a batch of logits [b]; the mean of those of several devices is that of all their rows."""
+    signs = jnp.mean(jnp.sign(jax.lax.stop_gradient(real_logits)))
+    return {**stats, 'ada_signs': stats['ada_signs'] + signs, 'ada_batches': stats['ada_batches'] + 1}
 
 
 def adapted(
@@ -356,8 +355,8 @@ def adapted(
     p grows by 4 batch_size / (1000 kimg) where the mean sign of D's logits of real images is above the target, a sign
     that D knows them by heart; below it p falls, down to 0. There is no upper limit.
     """
-    due = (step % INTERVAL == 0) & (stats['ada_count'] > 0)
-    mean = stats['ada_signs'] / jnp.maximum(stats['ada_count'], 1)
+    due = (step % INTERVAL == 0) & (stats['ada_batches'] > 0)
+    mean = stats['ada_signs'] / jnp.maximum(stats['ada_batches'], 1)
     p = stats['augment_p'] + jnp.sign(mean - target) * INTERVAL * batch_size / (1000 * kimg)
-    new = {'augment_p': jnp.maximum(p, 0), 'ada_signs': jnp.float32(0), 'ada_count': jnp.float32(0)}
+    new = {'augment_p': jnp.maximum(p, 0), 'ada_signs': jnp.float32(0), 'ada_batches': jnp.float32(0)}
     return {**stats, **{name: jnp.where(due, new[name], stats[name]) for name in new}}
