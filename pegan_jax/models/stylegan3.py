@@ -30,7 +30,8 @@ validate = stylegan_training.validate
 TRAINING_FIELDS = frozenset(
     'w_avg_beta magnitude_ema_beta mbstd_group_size freeze_layers r1_gamma r1_interval pl_weight pl_interval '
     'pl_batch_shrink pl_decay style_mixing_prob blur_init_sigma blur_fade_kimg ema_kimg ema_rampup '
-    'num_fp16_res dtype'.split()
+    'num_fp16_res dtype '
+    'augment augment_pipe augment_p ada_target ada_kimg'.split()
 )
 
 
