@@ -3,10 +3,10 @@
 python train.py --config configs/stylegan2.py:ARGUMENTS --workdir WORKDIR [--config.data.folder=PATH]
 
 Arguments combine with commas: one of the runs, another base for it, cond, and tiny. FID is what Karras et al. 2021
-report in the StyleGAN3 paper, where but for ffhqu256 StyleGAN2 has Fourier features as its input (its configuration B,
-not part of this library), with 8 GPUs of 4 images each. None of these runs has been repeated with this library.
-metfaces, metfacesu, afhqv2, beaches and cifar10 augment what D sees, adaptively, as published (ADA); for a small set of
-your own images, of some ten thousand or fewer, --config.model.augment=ada.
+report in the StyleGAN3 paper, where but for ffhqu256 StyleGAN2 has Fourier features as its input (its configuration B:
+--config.model.input=fourier, or stylegan3:b,RUN), with 8 GPUs of 4 images each. None of these runs has been repeated
+with this library. metfaces, metfacesu, afhqv2, beaches and cifar10 augment what D sees, adaptively, as published (ADA);
+for a small set of your own images, of some ten thousand or fewer, --config.model.augment=ada.
 
   run              data                          base       r1_gamma   published FID
   ffhq (default)   FFHQ, 1024 x 1024             stylegan2  10         2.70
