@@ -9,7 +9,7 @@ import pytest
 
 from pegan_jax import coords, ops
 from pegan_jax.metrics import equivariance
-from pegan_jax.metrics.equivariance import METRICS, band_limit, convolve, rotation
+from pegan_jax.metrics.equivariance import band_limit, convolve, rotation
 from pegan_jax.models import stylegan3
 from pegan_jax.settings import UserError
 

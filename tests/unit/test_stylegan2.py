@@ -397,7 +397,7 @@ def test_fine_tuning_takes_what_it_freezes_from_the_other_run(trained, tmp_path)
         model = dataclasses.replace(config.model, freeze_layers=freeze)
         gan = stylegan2.build(run_config(model, init_from='another run'))
         template = jax.eval_shape(functools.partial(create_state, gan, 1))
-        networks = read_networks(template, str(tmp_path))
+        networks, _ = read_networks(template, str(tmp_path))
         zeros = jax.tree.map(lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), replicated), template)
         got = with_networks(zeros, networks)
         for net in 'gd':
