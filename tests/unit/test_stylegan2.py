@@ -408,7 +408,7 @@ def test_fine_tuning_takes_what_it_freezes_from_the_other_run(trained, tmp_path)
         assert ('b8/conv1/kernel' in flat(got.buffers['d'])) == (freeze == 3)
     other = dataclasses.replace(config.model, d_channel_base=64)
     gan = stylegan2.build(run_config(other, init_from='another run'))
-    with pytest.raises(ConfigError, match=r'd/b8/conv0/kernel is \(3, 3, 8, 8\) here and \(3, 3, 4, 4\) there'):
+    with pytest.raises(ConfigError, match=r'd/b4/conv/kernel is \(3, 3, 17, 16\) here and \(3, 3, 9, 8\) there'):
         read_networks(jax.eval_shape(functools.partial(create_state, gan, 1)), str(tmp_path))
 
 
