@@ -3,9 +3,10 @@
 python train.py --config configs/stylegan2.py:ARGUMENTS --workdir WORKDIR [--config.data.folder=PATH]
 
 Arguments combine with commas: one of the runs, another base for it, cond, and tiny. FID is what Karras et al. 2021
-report in the StyleGAN3 paper, where but for ffhqu256 StyleGAN2 has Fourier features as its input (its configuration B,
-not part of this library), with 8 GPUs of 4 images each. None of these runs has been repeated with this library. All but
-those on FFHQ and the one at 256 pixels used adaptive discriminator augmentation, which is not part of this library.
+report in the StyleGAN3 paper, where but for ffhqu256 StyleGAN2 has Fourier features as its input (its configuration B:
+--config.model.input=fourier, or stylegan3:b,RUN), with 8 GPUs of 4 images each. None of these runs has been repeated
+with this library. metfaces, metfacesu, afhqv2, beaches and cifar10 augment what D sees, adaptively, as published (ADA);
+for a small set of your own images, of some ten thousand or fewer, --config.model.augment=ada.
 
   run              data                          base       r1_gamma   published FID
   ffhq (default)   FFHQ, 1024 x 1024             stylegan2  10         2.70
@@ -29,11 +30,11 @@ those on FFHQ and the one at 256 pixels used adaptive discriminator augmentation
 The heuristic is r1_gamma = 0.0002 height width / batch_size; it follows --config.train.batch_size. Good values differ
 between data sets by a factor of ten and more. cond trains with labels: the classes of CIFAR-10 or of AFHQv2's folders.
 
-The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu. With
+The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu, with ada_kimg=100. With
 --config.model.freeze_layers=N the first N convolutions of its discriminator are kept as they are (Freeze-D). Layers of
 the highest resolutions run in bfloat16, where the published runs had float16; model.dtype=float32 is exact.
 
-tiny is the same program on small procedural images.
+small and tiny are the same program on procedural images of 32 and 16 pixels: some minutes on two CPU cores, and a test.
 """
 
 import dataclasses
@@ -55,6 +56,8 @@ RUNS = {
     'images512': (DataConfig(folder='data/images', resolution=512), None, 'stylegan2', 0),
     'images1024': (DataConfig(folder='data/images', resolution=1024), None, 'stylegan2', 0),
 }
+
+AUGMENTED = ('metfaces', 'metfacesu', 'afhqv2', 'beaches', 'cifar10')
 
 
 def auto(resolution, devices=8):
@@ -99,7 +102,7 @@ BASES = {
 
 
 def get_config(arg=''):
-    words = pick(arg, (*RUNS, *BASES, 'cond', 'tiny'), 'configs/stylegan2.py')
+    words = pick(arg, (*RUNS, *BASES, 'cond', 'small', 'tiny'), 'configs/stylegan2.py')
     runs, bases = ([word for word in words if word in choices] for choices in (RUNS, BASES))
     for chosen in (runs, bases):
         if len(chosen) > 1:
@@ -109,14 +112,17 @@ def get_config(arg=''):
     changes, lr, batch_size, kimg = BASES[(bases or [base])[0]](data.resolution)
     if bases in ([], [base]):
         changes = changes | dict(r1_gamma=gamma)
+    short = [word for word in words if word in ('small', 'tiny')]
     if 'cond' in words:
-        if not classes or 'tiny' in words:
-            raise ConfigError(f'configs/stylegan2.py: {"tiny" if "tiny" in words else run} has no classes for cond.')
+        if not classes or short:
+            raise ConfigError(f'configs/stylegan2.py: {short[0] if short else run} has no classes for cond.')
         data, changes = dataclasses.replace(data, labels=True), changes | dict(c_dim=classes)
+    if run in AUGMENTED:
+        changes = changes | dict(augment='ada')
     if run.startswith('metfaces'):
-        changes, kimg = changes | dict(ema_rampup=None), 5_000.0
-    if 'tiny' in words:
-        return tiny(changes, lr)
+        changes, kimg = changes | dict(ema_rampup=None, ada_kimg=100.0), 5_000.0
+    if short:
+        return small(changes, lr, tiny='tiny' in words)
     return Config(
         system='stylegan2',
         model=stylegan2.Config(img_resolution=data.resolution, dtype='bfloat16', **changes),
@@ -126,32 +132,33 @@ def get_config(arg=''):
     )
 
 
-def tiny(changes, lr):
-    """Three resolutions, and a schedule to match."""
-    small = dict(
-        z_dim=16,
-        w_dim=16,
+def small(changes, lr, tiny):
+    """Few resolutions and channels, and a schedule to match."""
+    resolution, channels = (16, 16) if tiny else (32, 48)
+    sizes = dict(
+        z_dim=channels,
+        w_dim=channels,
         mapping_layers=2,
-        channel_base=128,
-        channel_max=16,
-        d_channel_base=128,
-        d_channel_max=16,
+        channel_base=128 if tiny else 512,
+        channel_max=channels,
+        d_channel_base=128 if tiny else 1024,
+        d_channel_max=16 if tiny else 96,
         mbstd_group_size=4,
         r1_gamma=0.1,
-        ema_kimg=1.0,
+        ema_kimg=1.0 if tiny else 2.0,
     )
     return Config(
         system='stylegan2',
-        model=stylegan2.Config(img_resolution=16, **(changes | small)),
-        data=DataConfig(resolution=16, num_worlds=256),
+        model=stylegan2.Config(img_resolution=resolution, **(changes | sizes)),
+        data=DataConfig(resolution=resolution, num_worlds=256 if tiny else 4096, cache=not tiny),
         optim=OptimConfig(g_lr=lr, d_lr=lr),
         train=TrainConfig(
-            batch_size=8,
-            total_kimg=0.8,
-            log_every=10,
-            sample_every=50,
-            checkpoint_every=50,
-            metric_images=32,
-            sample_grid=(2, 4),
+            batch_size=8 if tiny else 16,
+            total_kimg=0.8 if tiny else 32.0,
+            log_every=10 if tiny else 50,
+            sample_every=50 if tiny else 500,
+            checkpoint_every=50 if tiny else 1000,
+            metric_images=32 if tiny else 256,
+            sample_grid=(2, 4) if tiny else (4, 8),
         ),
     )

@@ -2,10 +2,11 @@
 
 python train.py --config configs/stylegan3.py:ARGUMENTS --workdir WORKDIR [--config.data.folder=PATH]
 
-Arguments combine with commas: t (default, translation equivariance) or r (and rotation), and one of the runs.
-FID, EQ-T and EQ-R (dB) are what Karras et al. 2021 report for T and for R, with 8 GPUs of 4 images each. None of these
-runs has been repeated with this library. All but those on FFHQ used adaptive discriminator augmentation (ADA), which is
-not part of this library.
+Arguments combine with commas: a row of the paper's table, a to h, t (default) or r, and one of the runs. A row without
+a run is that of the table, ffhqu256. FID, EQ-T and EQ-R (dB) are what Karras et al. 2021 report, with 8 GPUs of 4
+images each. None of these runs has been repeated with this library. metfaces, metfacesu, afhqv2 and beaches augment
+what D sees, adaptively, as published (ADA); for a small set of your own images, of some ten thousand or fewer,
+--config.model.augment=ada.
 
   run              data                                r1_gamma T, R   published T             published R
   ffhq (default)   FFHQ, 1024 x 1024                   32.8, 32.8      2.79, 61.21, 13.82      3.07, 64.76, 46.62
@@ -21,19 +22,81 @@ not part of this library.
   small            the procedural world, 32 x 32       0.3, 0.3        none, some minutes on two CPU cores
   tiny             the procedural world, 16 x 16       0.3, 0.3        none, for tests
 
+  row   what changes                                                     published FID, EQ-T, EQ-T_frac, EQ-R, 256 x 256
+  a     StyleGAN2 (stylegan2:RUN)                                        5.14
+  b     Fourier features instead of the learned constant                 4.79, 16.23, 16.28, 10.81
+  c     no noise, no path length term, no mixing of styles               4.54, 15.81, 15.84, 10.84
+  d     2 mapping layers, one output, inputs of layers divided by their  5.21, 19.47, 19.57, 10.41
+        running magnitude, colours by 4
+  e     margins of 10 samples, upsampling with Kaiser filters            6.02, 24.62, 24.70, 10.97
+  f     filtered nonlinearities, upsampling behind the convolution       6.35, 30.60, 30.68, 10.81
+  g     cutoffs below the critical ones, but for the last two layers     4.78, 43.90, 42.24, 10.84
+  h     styles turn and move the Fourier features                        4.64, 45.20, 42.78, 10.61
+  t     cutoffs that grow from layer to layer                            4.62, 63.01, 46.40, 13.12
+  r     kernels of one pixel, radial filters, twice the channels         4.50, 66.65, 45.92, 40.48
+
+d to h, and the inputs of b and c, are nowhere to be had; they are reconstructed from the text, which leaves this open:
+  b, c  frequencies are fixed, uniform within 2 cycles; the canvas is 4 x 4 without a margin.
+  c     path length and mixing end here, as the appendix says. The main text takes the noise away alone, and these two
+        in d: --config.model.pl_weight=2 --config.model.pl_interval=4 --config.model.style_mixing_prob=0.9.
+  d-h   14 layers are two at each of the rates 4, 8, ... 256 (T: flexible_layers). A layer that doubles the rate is the
+        first at the new one; with 12 taps the attenuation is 40.66 dB, and 42.14 with the 24 of a doubling fused with
+        that of the nonlinearity: the paper's 40 and 42, though it gives 42 for the very first layer.
+  e-h   the last two canvases have no margin, as in T. The filter that upsamples keeps the band of the layer before, as
+        in T and R.
+  d, e  upsampling stands before the convolution, as in StyleGAN2; f moves it.
+  g, h  the half width of the transition band stays, (sqrt 2 - 1) s / 2 at the rate s, and the cutoff is s / 2 less
+        that; the two layers before the colours stay critical, as in T. At s = 4 the cutoff is 1.17, below the 2 cycles
+        of the input, whose filter keeps them: the first layer reads all of them.
+
+Variations of T and R from the appendix, at 256 x 256: FID, EQ-T | FID, EQ-T, EQ-R (EQ-T_frac of the first six)
+  --config.model.filter_size=4                                 4.72, 57.49, 39.70 (44.65) of R
+  --config.model.filter_size=8                                 4.66, 65.57, 42.09 (46.57) of R
+  --config.model.lrelu_upsampling=1                            4.38, 39.96, 36.42 (37.55) of R
+  --config.model.lrelu_upsampling=4                            4.57, 74.21, 40.97 (46.81) of R
+  --config.model.first_stopband=2.828                          4.62, 51.10, 29.14 (44.46) of R
+  --config.model.first_stopband=8.574                          4.68, 73.13, 41.63 (46.27) of R
+  --config.model.flexible_layers=False                         4.64, 45.20 | 4.65, 44.74, 22.52
+  --config.model.filter_kind=lanczos                           4.69, 51.93 | 4.44, 57.70, 25.25
+  --config.model.filter_kind=gaussian                          5.91, 56.89 | 5.73, 59.53, 39.43
+  --config.model.learned_transform=False                       5.93, 64.57 | 6.48, 66.20, 41.77
+  --config.model.style_mixing_prob=0.5                         4.60, 63.48 | 4.67, 63.59, 40.90
+  --config.model.pl_weight=0.5 --config.model.pl_interval=4    5.00, 68.36 | 5.98, 71.64, 42.18
+  half of channel_base and channel_max                         7.43, 63.14 | 6.52, 63.08, 39.89
+  twice both                                                   3.80, 66.61 | 4.18, 70.06, 42.51
+The other filters are a choice: of Lanczos and Gauss the paper tells a = 2 and sigma = 0.4, here in units of half a
+period of the cutoff, along both axes.
+
 r1_gamma matters, and depends on the data. For other images it is 0.001 height width / batch_size, which gives the
 published 32.8 at 1024 pixels; where it does not converge, or collapses, half and double are what to try next. It is
 fixed when the configuration is made: with another size or batch_size set --config.model.r1_gamma too, and
 model.magnitude_ema_beta to 0.5 ** (batch_size / 20000).
 
-The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu.
+The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu, with ada_kimg=100.
 Layers of the highest resolutions run in bfloat16, where the published runs had float16; model.dtype=float32 is exact.
 """
 
-from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick
+import dataclasses
+import math
+
+from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config, pick
 from pegan_jax.models import stylegan3
 
-VARIANTS = {
+# What is StyleGAN2, and how it differs from A.
+WAVES = dict(input='fourier')
+STYLEGAN2 = {
+    'a': dict(),
+    'b': WAVES,
+    'c': WAVES | dict(use_noise=False, pl_weight=0.0, pl_interval=0, style_mixing_prob=0.0),
+}
+# How the others differ from T.
+UNMOVED, EARLY = dict(flexible_layers=False, learned_transform=False), dict(upsample_first=True, lrelu_upsampling=1)
+STYLEGAN3 = {
+    'd': UNMOVED | EARLY | dict(filter_kind='bilinear', margin_size=0),
+    'e': UNMOVED | EARLY,
+    'f': UNMOVED,
+    'g': UNMOVED,
+    'h': dict(flexible_layers=False),
     't': dict(),
     'r': dict(conv_kernel=1, use_radial_filters=True, blur_init_sigma=10.0),
 }
@@ -52,34 +115,41 @@ RUNS = {
     'images1024': (None, DataConfig(folder='data/images', resolution=1024)),
 }
 
+AUGMENTED = ('metfaces', 'metfacesu', 'afhqv2', 'beaches')
+
 
 def get_config(arg=''):
-    words = pick(arg, (*VARIANTS, *RUNS, 'small', 'tiny'), 'configs/stylegan3.py')
-    variants = [word for word in words if word in VARIANTS] or ['t']
-    runs = [word for word in words if word not in VARIANTS] or ['ffhq']
-    for chosen in (variants, runs):
+    words = pick(arg, (*STYLEGAN2, *STYLEGAN3, *RUNS, 'small', 'tiny'), 'configs/stylegan3.py')
+    rows = [word for word in words if len(word) == 1]
+    runs = [word for word in words if len(word) > 1] or ['ffhqu256' if rows else 'ffhq']
+    rows = rows or ['t']
+    for chosen in (rows, runs):
         if len(chosen) > 1:
             raise ConfigError(f'{" and ".join(chosen)} exclude each other; choose one of them.')
-    variant, run = variants[0], runs[0]
+    row, run = rows[0], runs[0]
+    if row in STYLEGAN2:
+        config = load_config(f'stylegan2:{run}')
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, **STYLEGAN2[row]))
     if run in ('small', 'tiny'):
-        return small(variant, tiny=run == 'tiny')
+        return small(row, tiny=run == 'tiny')
     gammas, data = RUNS[run]
     batch_size = 64 if run == 'ffhqu256' else 32
     channel_base = 16384 if run == 'ffhqu256' else 32768
     # R has as many parameters in twice as many channels, as its kernels are 1 x 1.
-    wide = 2 if variant == 'r' else 1
-    transfer = dict(blur_init_sigma=0.0, ema_rampup=None) if run.startswith('metfaces') else {}
+    wide = 2 if row == 'r' else 1
+    transfer = dict(blur_init_sigma=0.0, ema_rampup=None, ada_kimg=100.0) if run.startswith('metfaces') else {}
     return Config(
         system='stylegan3',
         model=stylegan3.Config(
-            r1_gamma=heuristic_gamma(data, batch_size) if gammas is None else gammas[variant == 'r'],
+            r1_gamma=heuristic_gamma(data, batch_size) if gammas is None else gammas[row == 'r'],
             img_resolution=data.resolution,
             channel_base=channel_base * wide,
             channel_max=512 * wide,
             d_channel_base=channel_base,
             magnitude_ema_beta=0.5 ** (batch_size / 20_000),
+            augment='ada' if run in AUGMENTED else 'noaug',
             dtype='bfloat16',
-            **(VARIANTS[variant] | transfer),
+            **(layers(row, data.resolution) | STYLEGAN3[row] | transfer),
         ),
         data=data,
         optim=OptimConfig(g_lr=0.0025, d_lr=0.0025 if run == 'ffhqu256' else 0.002),
@@ -87,15 +157,21 @@ def get_config(arg=''):
     )
 
 
+def layers(row, resolution, flexible=14):
+    """How many, and how many of them are critical: of d to h two at each rate from 4 on, of d to f all."""
+    count = flexible if row in 'tr' else 2 * int(math.log2(resolution / 4)) + 2
+    return dict(num_layers=count, num_critical=count if row in 'def' else 2)
+
+
 def heuristic_gamma(data, batch_size):
     """A first guess of r1_gamma, proportional to the number of pixels."""
     return 0.001 * data.size[0] * data.size[1] / batch_size
 
 
-def small(variant, tiny):
+def small(row, tiny):
     """Few and narrow layers; with blur, it is gone after a thousand images."""
-    resolution, channels, wide = (16, 16, 1) if tiny else (32, 48, 2 if variant == 'r' else 1)
-    blur = {'blur_init_sigma': resolution / 16, 'blur_fade_kimg': 1.0} if variant == 'r' else {}
+    resolution, channels, wide = (16, 16, 1) if tiny else (32, 48, 2 if row == 'r' else 1)
+    blur = {'blur_init_sigma': resolution / 16, 'blur_fade_kimg': 1.0} if row == 'r' else {}
     return Config(
         system='stylegan3',
         model=stylegan3.Config(
@@ -105,15 +181,13 @@ def small(variant, tiny):
             w_dim=channels,
             channel_base=16 * resolution * wide,
             channel_max=channels * wide,
-            num_layers=3 if tiny else 5,
-            margin_size=4,
             d_channel_base=32 * resolution,
             d_channel_max=2 * channels,
             d_mapping_layers=2,
             magnitude_ema_beta=0.999 if tiny else 0.99,
             ema_kimg=2.0,
             ema_rampup=0.2,
-            **(VARIANTS[variant] | blur),
+            **(dict(margin_size=4) | layers(row, resolution, 3 if tiny else 5) | STYLEGAN3[row] | blur),
         ),
         data=DataConfig(resolution=resolution, num_worlds=256 if tiny else 4096, cache=True),
         optim=OptimConfig(g_lr=0.0025, d_lr=0.002),

@@ -272,8 +272,9 @@ def sg3_features(
     """a_k sin(2 pi (f_k . M p + phase_k)) at any positions p, one image.
 
     The transformed frequency f'_k = f_k M[:2, :2] fades out between the bandwidth B and the Nyquist rate:
-    a_k = clip(1 - (|f'_k| - B) / (sampling_rate / 2 - B), 0, 1). Within 2e-6 given f'_k, at any distance and
-    for any shift; where M turns or zooms, f'_k itself is rounded, which adds 1e-6 |f'_k| |p|.
+    a_k = clip(1 - (|f'_k| - B) / (sampling_rate / 2 - B), 0, 1), or within 1e-4 B where the two are equal. Within 2e-6
+    given f'_k, at any distance and for any shift; where M turns or zooms, f'_k itself is rounded, which adds
+    1e-6 |f'_k| |p|.
 
     Args:
       points: [..., 2] in image widths, e.g. `sg3_grid`; freqs: [C, 2]; phases: [C] in cycles; matrix: [3, 3].
@@ -284,7 +285,7 @@ def sg3_features(
     moved = jnp.matmul(freqs.astype(jnp.float32), matrix[:2, :2], precision='highest')
     phases = phases.astype(jnp.float32) + _dot_cycles(matrix[:2, 2], freqs)
     length = jnp.sqrt(jnp.sum(moved**2, axis=-1))
-    amplitude = jnp.clip(1 - (length - bandwidth) / (sampling_rate / 2 - bandwidth), 0.0, 1.0)
+    amplitude = jnp.clip(1 - (length - bandwidth) / max(sampling_rate / 2 - bandwidth, 1e-4 * bandwidth), 0.0, 1.0)
     cycles = _dot_cycles(points, moved)
     sines = jnp.sin(_radians(cycles + jnp.broadcast_to(phases, cycles.shape)))
     return sines * jnp.broadcast_to(amplitude, cycles.shape)
@@ -307,12 +308,12 @@ def sg3_fourier_input(
       t: learned transforms [N, 4]; transform: the user's, [3, 3] or one per image [N, 3, 3] (`sg3_transform`); the rest
         as `sg3_features`.
     Returns: [N, height, width, C] float32.
-    Raises: ValueError unless t is [N, 4], transform as above and sampling_rate / 2 > bandwidth.
+    Raises: ValueError unless t is [N, 4], transform as above and sampling_rate / 2 >= bandwidth.
     """
     if t.ndim != 2 or t.shape[1] != 4:
         raise ValueError(f't has shape {t.shape}; expected [N, 4].')
-    if not sampling_rate > 2 * bandwidth:
-        raise UserError(f'sampling_rate={sampling_rate} must exceed twice the bandwidth={bandwidth}.')
+    if not sampling_rate >= 2 * bandwidth:
+        raise UserError(f'sampling_rate={sampling_rate} must be at least twice the bandwidth={bandwidth}.')
     if transform.shape not in ((3, 3), (t.shape[0], 3, 3)):
         raise ValueError(
             f'transform has shape {transform.shape}; expected [3, 3], or [{t.shape[0]}, 3, 3] for each image.'

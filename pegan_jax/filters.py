@@ -1,6 +1,7 @@
 """Design of FIR filters, on the host in float64; what comes out are constants of a model."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -80,3 +81,24 @@ def lowpass(
     window = np.kaiser(num_taps, beta)
     f = jinc * window[:, None] * window[None, :]
     return (f / f.sum()).astype(np.float32)
+
+
+def windowed(
+    num_taps: int, cutoff: float, sampling_rate: float, kind: Literal['lanczos', 'gaussian']
+) -> np.ndarray | None:
+    """A low-pass filter without a Kaiser window, of x = 2 cutoff t, in samples of what it is to keep.
+
+    sinc(x) sinc(x / 2) for |x| < 2 ('lanczos', a = 2), or exp(-x^2 / (2 0.4^2)) ('gaussian').
+
+    Returns: [num_taps] float32 of sum 1; None for a single tap.
+    """
+    if num_taps == 1:
+        return None
+    x = 2 * cutoff * (np.arange(num_taps) - (num_taps - 1) / 2) / sampling_rate
+    f = np.sinc(x) * np.sinc(x / 2) * (np.abs(x) < 2) if kind == 'lanczos' else np.exp(-(x**2) / (2 * 0.4**2))
+    return (f / f.sum()).astype(np.float32)
+
+
+def attenuation(num_taps: int, width: float, sampling_rate: float) -> float:
+    """Of the stopband of `lowpass`, in dB, by Kaiser's formula: 2.285 (n - 1) pi width / (sampling_rate / 2) + 7.95."""
+    return 2.285 * (num_taps - 1) * np.pi * width / (sampling_rate / 2) + 7.95

@@ -47,8 +47,19 @@ def input_gradients(function: Callable[[jax.Array], jax.Array], x: jax.Array) ->
 
     By default a TPU multiplies float32 numbers in one pass of bfloat16, and recent GPUs in TF32.
     """
+    return values_and_input_gradients(function, x)[1]
+
+
+def values_and_input_gradients(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """function(x), and `input_gradients` of it."""
+
+    def total(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        values = function(x)
+        return jnp.sum(values), values
+
     with jax.default_matmul_precision('highest'):
-        return jax.grad(lambda x: jnp.sum(function(x)))(x)
+        grads, values = jax.grad(total, has_aux=True)(x)
+    return values, grads
 
 
 def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
@@ -59,8 +70,15 @@ def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Arra
       images: [b, ...], everything that the discriminator sees.
     Returns: scalar; the usual loss is `r1_gamma / 2` times it.
     """
-    grads = input_gradients(discriminator, images)
-    return jnp.mean(jnp.sum(jnp.square(grads), axis=tuple(range(1, images.ndim))))
+    return r1_penalty_and_logits(discriminator, images)[0]
+
+
+def r1_penalty_and_logits(
+    discriminator: Callable[[jax.Array], jax.Array], images: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`r1_penalty`, and the logits [b] that it is computed from."""
+    logits, grads = values_and_input_gradients(discriminator, images)
+    return jnp.mean(jnp.sum(jnp.square(grads), axis=tuple(range(1, images.ndim)))), logits
 
 
 def path_lengths(synthesise: Callable[[jax.Array], jax.Array], ws: jax.Array, noise: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pegan_jax import augment
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, system_module
 from pegan_jax.interop.imported import Imported
 from pegan_jax.models import stylegan2, stylegan3
@@ -51,6 +52,9 @@ _D_BLOCKS: _Table = {'freeze_layers': None, 'resample_filter': None, 'fp16_chann
 _D_BLOCKS |= {'activation': ('lrelu',)}
 _D_MAPPING: _Table = {'num_layers': 'd_mapping_layers', 'lr_multiplier': (0.01,), 'activation': ('lrelu',)}
 _D_EPILOGUE: _Table = {'mbstd_group_size': 'mbstd_group_size', 'mbstd_num_channels': (1,), 'activation': ('lrelu',)}
+_AUGMENT: _Table = {name: name for name in augment.PRESETS['bgcfnc']._fields}
+_AUGMENT |= {'xint_max': (0.125,), 'rotate_max': (1,), 'hue_max': (1,), 'imgfilter_bands': ([1, 1, 1, 1],)}
+_AUGMENT |= {'imgfilter_std': (1,), 'cutout_size': (0.5,)}
 
 
 class Network(NamedTuple):
@@ -188,6 +192,8 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
     fields |= _settings('the mapping of G_ema', _inner(arguments, 'mapping_kwargs'), _MAPPING)
     if 'D' in found and not sampling_only:
         fields |= _discriminator_settings(found['D'].arguments, fields, old=bool(defaults))
+        if 'augment_pipe' in found:
+            fields |= _augmentation(found['augment_pipe'])
     # Not in the file: the images, and the R1 weight, for which the release recommends this start with a batch of 32.
     labels = {'folder': 'unknown', 'labels': True} if fields.get('c_dim') else {}
     gamma = {'r1_gamma': fields.get('img_resolution', 0) ** 2 / 32768}
@@ -236,6 +242,21 @@ def _discriminator_settings(arguments: Mapping[str, Any], g: Mapping[str, Any], 
     for name, table in (('block', _D_BLOCKS), ('mapping', _D_MAPPING), ('epilogue', _D_EPILOGUE)):
         fields |= _settings(f'the {name} of D', _inner(arguments, f'{name}_kwargs'), table)
     return fields
+
+
+def _augmentation(pipe: Network) -> dict[str, Any]:
+    """The preset, and p as it was; whether it followed D or was fixed, the file does not tell."""
+    strengths = augment.Pipe(**_settings('augment_pipe', pipe.arguments, _AUGMENT))
+    preset = next((name for name, known in augment.PRESETS.items() if known == strengths), None)
+    if preset is None:
+        raise ForeignFileError(
+            f'augment_pipe has the strengths {shown(pipe.arguments)}, which are those of none of '
+            f'{", ".join(augment.PRESETS)}. --sampling-only leaves it out.'
+        )
+    p = pipe.buffers.get('p')
+    if p is None or p.size != 1 or not 0 <= p.item() < np.inf:
+        raise ForeignFileError(f'augment_pipe has the probability {shown(p)}, not a number of at least 0.')
+    return {'augment': 'ada', 'augment_pipe': preset, 'augment_p': float(p.item())}
 
 
 # Tensors --------------------------------------------------------------------------------------------------------------
@@ -301,6 +322,9 @@ def load(tree: Any, *, sampling_only: bool = False) -> Imported:
         buffers={'g': ema['buffers'], 'd': d['buffers']},
         opt={net: gan.optimizers[net].init(p) for net, p in (('g', g['params']), ('d', d['params']))},
         ema=ema['params'],
-        stats=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stats),
+        stats={
+            name: jnp.full(x.shape, config.model.augment_p if name == 'augment_p' else 0, x.dtype)
+            for name, x in stats.items()
+        },
     )
     return Imported(config, inferred, state.sampling, state)

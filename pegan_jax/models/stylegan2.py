@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from pegan_jax import filters, ops
+from pegan_jax.augment import Preset
 from pegan_jax.gan import GAN, size_of
 from pegan_jax.layers import EqualConv, EqualDense, MappingNetwork
 from pegan_jax.models import stylegan_training
 from pegan_jax.models.discriminator import widths
-from pegan_jax.settings import ConfigError, at_least, check_types
+from pegan_jax.models.stylegan3 import Signal, SynthesisInput
+from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 validate = stylegan_training.validate
 
@@ -25,7 +27,8 @@ validate = stylegan_training.validate
 # Fields that change how a model is trained, not what it is: a run may change them between launches.
 TRAINING_FIELDS = frozenset(
     'w_avg_beta mbstd_group_size freeze_layers r1_gamma r1_interval pl_weight pl_interval pl_batch_shrink '
-    'pl_decay style_mixing_prob blur_init_sigma blur_fade_kimg ema_kimg ema_rampup num_fp16_res dtype'.split()
+    'pl_decay style_mixing_prob blur_init_sigma blur_fade_kimg ema_kimg ema_rampup num_fp16_res dtype '
+    'augment augment_pipe augment_p ada_target ada_kimg'.split()
 )
 
 
@@ -42,6 +45,8 @@ class Config:
     channel_base, channel_max: a layer of side s has min(channel_base / s, channel_max) channels.
     channels: widths at 4 pixels, 8, and so on up to the resolution, in place of these.
     architecture: of the generator, see `Generator`.
+    input: 'const', learned; or 'fourier', fixed waves of up to 2 cycles per image (StyleGAN3's configurations B and C),
+      whose coordinates a transform moves.
     use_noise: whether its convolutions add noise.
     conv_clamp: limit of activations in both networks; None: no limit.
     d_architecture, d_channel_base, d_channel_max, d_channels, d_mapping_layers: of the discriminator.
@@ -55,6 +60,12 @@ class Config:
     style_mixing_prob: of a batch whose later layers have the styles of other latents.
     blur_init_sigma: all that D sees is blurred, at first by this many pixels; 0: off.
     blur_fade_kimg: until the blur has vanished; None: 200 / 32 times the batch.
+    augment: all that D sees is augmented with a probability that follows its overfitting ('ada'), with a fixed one, or
+      not at all; `pegan_jax.augment`.
+    augment_pipe: which transforms, a name in `augment.PRESETS`: blit, geometry, colour, filter, noise, cutout.
+    augment_p: the probability if it is fixed, otherwise that of the first step.
+    ada_target, ada_kimg: the mean sign of D's logits of real images that 'ada' aims at; images, in thousands, that it
+      takes from 0 to 1 (published: 500, and 100 where a run starts from another).
     ema_kimg: half-life of G's running mean; None: 10 / 32 times the batch.
     ema_rampup: the half-life is at most this fraction of the images seen so far; None: no such limit.
     num_fp16_res: the highest resolutions of both networks, whose blocks compute in `dtype`, which has 16 bits or is
@@ -72,6 +83,7 @@ class Config:
     channel_max: int = 512
     channels: tuple[int, ...] | None = None
     architecture: Literal['skip', 'resnet', 'orig'] = 'skip'
+    input: Literal['const', 'fourier'] = 'const'
     use_noise: bool = True
     conv_clamp: float | None = 256.0
     d_architecture: Literal['resnet', 'skip', 'orig'] = 'resnet'
@@ -90,6 +102,11 @@ class Config:
     style_mixing_prob: float = 0.9
     blur_init_sigma: float = 0.0
     blur_fade_kimg: float | None = None
+    augment: Literal['noaug', 'ada', 'fixed'] = 'noaug'
+    augment_pipe: Preset = 'bgc'
+    augment_p: float = 0.0
+    ada_target: float = 0.6
+    ada_kimg: float = 500.0
     ema_kimg: float | None = None
     ema_rampup: float | None = 0.05
     num_fp16_res: int = 4
@@ -181,8 +198,8 @@ class ToRGB(nn.Module):
 class SynthesisBlock(nn.Module):
     """(x [N, H/2, W/2, C] or None, rgb or None) -> (x [N, H, W, features], rgb [N, H, W, img_channels] or None).
 
-    The first block, whose x is None, begins with the learned `const` [*size, features].
-
+    first: the block does not double, and has a single convolution; x None is then the learned `const`
+      [*size, features].
     to_rgb: whether the block gives colours. To those of the block before, if any, it adds its own.
     Other fields as in `Generator`.
     """
@@ -196,6 +213,7 @@ class SynthesisBlock(nn.Module):
     conv_clamp: float | None = None
     resample_filter: tuple[float, ...] = (1, 3, 3, 1)
     dtype: Any = jnp.float32
+    first: bool = False
 
     @nn.compact
     def __call__(
@@ -210,9 +228,11 @@ class SynthesisBlock(nn.Module):
         up = {'up': 2, 'resample_filter': self.resample_filter}
         noises = [_layer_noise(noise, i) for i in range(2)]
         conv1 = SynthesisLayer(self.features, name='conv1', **options)
-        if x is None:
-            const = self.param('const', nn.initializers.normal(1.0), (*self.size, self.features))
-            x = conv1(jnp.broadcast_to(const[None], (ws.shape[0], *const.shape)), ws[:, 0], noises[1])
+        if self.first:
+            if x is None:
+                const = self.param('const', nn.initializers.normal(1.0), (*self.size, self.features))
+                x = jnp.broadcast_to(const[None], (ws.shape[0], *const.shape))
+            x = conv1(x, ws[:, 0], noises[1])
         else:
             conv0 = SynthesisLayer(self.features, name='conv0', **up, **options)
             y = conv0(x, ws[:, 0], noises[0])
@@ -243,11 +263,16 @@ class Synthesis(nn.Module):
     resample_filter: tuple[float, ...] = (1, 3, 3, 1)
     num_fp16_res: int = 4
     dtype: Any = jnp.float32
+    input: Literal['const', 'fourier'] = 'const'
 
     @nn.compact
-    def __call__(self, ws: jax.Array, noise: Noise = 'const') -> jax.Array:
+    def __call__(self, ws: jax.Array, noise: Noise = 'const', transform: jax.Array | None = None) -> jax.Array:
         x = rgb = None
         blocks = len(self.channels)
+        if self.input == 'fourier':
+            rate = min(self.base)
+            waves = Signal(self.channels[0], rate, rate / 2, 0.0)
+            x = SynthesisInput(waves, learned_transform=False, name='input')(ws[:, 0], self.base, transform)
         for i, features in enumerate(self.channels):
             last = i == blocks - 1
             block = SynthesisBlock(
@@ -260,6 +285,7 @@ class Synthesis(nn.Module):
                 self.conv_clamp,
                 self.resample_filter,
                 dtype=self.dtype if i >= max(blocks - self.num_fp16_res, 1) else jnp.float32,
+                first=i == 0,
                 name=f'b{4 * 2**i}',
             )
             # A to-RGB layer shares its style with the convolution behind it.
@@ -275,6 +301,7 @@ class Generator(nn.Module):
     base: (height, width) of the learned constant, 4 to 7 on the shorter side; doubles with every further width.
     architecture: 'skip' adds the colours of every block; 'resnet' and 'orig' take those of the last, with and without
       shortcuts beside the convolutions of a block.
+    input: as in `Config`.
     use_noise: whether convolutions add noise.
     conv_clamp: limit of the activations of convolutions; None: no limit.
     resample_filter: taps of the upsampling layers.
@@ -295,6 +322,7 @@ class Generator(nn.Module):
     mapping_layers: int = 8
     lr_multiplier: float = 0.01
     w_avg_beta: float | None = 0.998
+    input: Literal['const', 'fourier'] = 'const'
 
     @property
     def num_ws(self) -> int:
@@ -315,15 +343,16 @@ class Generator(nn.Module):
             self.resample_filter,
             self.num_fp16_res,
             self.dtype,
+            self.input,
         )
 
     def map(self, z: jax.Array | None, c: jax.Array | None = None, update_emas: bool = False) -> jax.Array:
         """ws [N, num_ws, w_dim]; update_emas as in `MappingNetwork`."""
         return self.mapping(z, c, update_emas=update_emas)
 
-    def synthesise(self, ws: jax.Array, noise: Noise = 'const') -> jax.Array:
-        """Images [N, H, W, img_channels] of ws."""
-        return self.synthesis(ws, noise)
+    def synthesise(self, ws: jax.Array, noise: Noise = 'const', transform: jax.Array | None = None) -> jax.Array:
+        """Images [N, H, W, img_channels] of ws; transform: of the coordinates of a 'fourier' input, see `stylegan3`."""
+        return self.synthesis(ws, noise, transform)
 
     def __call__(self, z: jax.Array | None, c: jax.Array | None = None) -> jax.Array:
         """Images of latents and labels, with the noise of the buffers."""
@@ -345,6 +374,7 @@ def generator(model: Config) -> Generator:
         dtype=jnp.dtype(model.dtype),
         mapping_layers=model.mapping_layers,
         w_avg_beta=model.w_avg_beta,
+        input=model.input,
     )
 
 
@@ -358,6 +388,15 @@ def synthesise(
     return module.apply({'params': params, 'buffers': buffers}, ws, keys, method='synthesise'), buffers
 
 
+def view(size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
+    """Options of `Generator.synthesise`, of a scene that a matrix moves."""
+    if size is not None:
+        raise UserError('StyleGAN2 has one size; leave it out.')
+    return {} if transform is None else {'transform': transform}
+
+
 def build(config: Any) -> GAN:
     """The GAN of a run configuration (`pegan_jax.config.Config`) whose model is a `Config`."""
-    return stylegan_training.assemble(config, generator, synthesise, options=('noise',))
+    moves = config.model.input == 'fourier'
+    options, views = (('noise', 'transform'), view) if moves else (('noise',), None)
+    return stylegan_training.assemble(config, generator, synthesise, options=options, view=views)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import encodings, ops
-from pegan_jax.filters import lowpass
+from pegan_jax.augment import Preset
+from pegan_jax.filters import lowpass, setup_filter, windowed
 from pegan_jax.gan import GAN, size_of
 from pegan_jax.layers import EqualDense, MappingNetwork
 from pegan_jax.models import stylegan_training
@@ -29,7 +30,8 @@ validate = stylegan_training.validate
 TRAINING_FIELDS = frozenset(
     'w_avg_beta magnitude_ema_beta mbstd_group_size freeze_layers r1_gamma r1_interval pl_weight pl_interval '
     'pl_batch_shrink pl_decay style_mixing_prob blur_init_sigma blur_fade_kimg ema_kimg ema_rampup '
-    'num_fp16_res dtype'.split()
+    'num_fp16_res dtype '
+    'augment augment_pipe augment_p ada_target ada_kimg'.split()
 )
 
 
@@ -48,6 +50,9 @@ class Config:
     channel_base, channel_max: a layer of cutoff f has min(channel_base / 2 / f, channel_max) channels.
     num_layers, num_critical: layers before the last one, which gives colours; the last `num_critical` of them keep all
       that their sampling rate can carry.
+    flexible_layers: cutoffs grow from layer to layer (T, R); otherwise two layers at each rate, 4, 8, ... as StyleGAN2
+      has them (D to H), and first_stopband, last_stopband_rel are not used.
+    learned_transform: whether a style turns and moves the input (H, T, R).
     first_cutoff, first_stopband: cutoff and stopband of the input, in cycles per unit.
     last_stopband_rel: stopband of the last layer over its cutoff, half of the shorter side.
     margin_size: samples of the canvas beyond each border of the image, at the rate of the layer.
@@ -56,7 +61,10 @@ class Config:
       `dtype`, and as many resolutions of D.
     conv_kernel: 3 (T) or 1 (R).
     filter_size: taps of a low-pass filter at the lower one of its two rates.
+    filter_kind: 'kaiser', as published; 'lanczos' (a = 2) and 'gaussian' (0.4 samples) as tried in appendix A, never
+      radial; 'bilinear', the [1, 3, 3, 1] of StyleGAN2 for upsample_first (D).
     lrelu_upsampling: rate at which the nonlinearity runs, over the higher rate of its input and output.
+    upsample_first: a layer that doubles the rate does so before its convolution (D, E), not at its nonlinearity.
     use_radial_filters: radially symmetric downsampling filters, but for the critical layers (R).
     conv_clamp: limit of activations in both networks; None: no limit.
     magnitude_ema_beta: decay, per step, of the running mean square of each layer's input, by which that is divided.
@@ -78,6 +86,8 @@ class Config:
     channel_max: int = 512
     num_layers: int = 14
     num_critical: int = 2
+    flexible_layers: bool = True
+    learned_transform: bool = True
     first_cutoff: float = 2.0
     first_stopband: float = 2**2.1
     last_stopband_rel: float = 2**0.3
@@ -86,7 +96,9 @@ class Config:
     num_fp16_res: int = 4
     conv_kernel: int = 3
     filter_size: int = 6
+    filter_kind: Literal['kaiser', 'lanczos', 'gaussian', 'bilinear'] = 'kaiser'
     lrelu_upsampling: int = 2
+    upsample_first: bool = False
     use_radial_filters: bool = False
     conv_clamp: float | None = 256.0
     magnitude_ema_beta: float = 0.999
@@ -105,6 +117,11 @@ class Config:
     style_mixing_prob: float = 0.0
     blur_init_sigma: float = 0.0
     blur_fade_kimg: float | None = None
+    augment: Literal['noaug', 'ada', 'fixed'] = 'noaug'
+    augment_pipe: Preset = 'bgc'
+    augment_p: float = 0.0
+    ada_target: float = 0.6
+    ada_kimg: float = 500.0
     ema_kimg: float | None = None
     ema_rampup: float | None = 0.05
     dtype: Literal['float32', 'bfloat16'] = 'float32'
@@ -129,9 +146,15 @@ class Config:
             check_size(self.size)
         except ValueError as error:
             raise ConfigError(f'model.img_resolution={self.img_resolution}: {error}') from None
-        if self.num_critical >= self.num_layers:
+        if self.num_critical >= self.num_layers + (not self.flexible_layers):
             raise ConfigError(
-                f'model.num_critical={self.num_critical} must be less than model.num_layers={self.num_layers}.'
+                f'model.num_critical={self.num_critical} must be less than model.num_layers={self.num_layers}; without '
+                'model.flexible_layers it may be as many.'
+            )
+        if self.filter_kind == 'bilinear' and not (self.upsample_first and self.lrelu_upsampling == 1):
+            raise ConfigError(
+                "model.filter_kind='bilinear' only doubles: it needs model.upsample_first=True and "
+                f'model.lrelu_upsampling=1, got {self.upsample_first} and {self.lrelu_upsampling}.'
             )
         if not self.first_cutoff < self.resolution / 2:
             raise ConfigError(
@@ -149,11 +172,17 @@ class Config:
             )
         if not self.last_stopband_rel > 1:
             raise ConfigError(f'model.last_stopband_rel={self.last_stopband_rel} must exceed 1.')
-        if not schedule(self)[0].sampling_rate > 2 * self.first_cutoff:
+        rate = schedule(self)[0].sampling_rate
+        if self.flexible_layers and not rate > 2 * self.first_cutoff:
             raise ConfigError(
                 f'model.first_stopband={self.first_stopband} with model.img_resolution={self.img_resolution} leaves '
-                f'the input a sampling rate of {schedule(self)[0].sampling_rate:g}, which cannot carry '
-                f'model.first_cutoff={self.first_cutoff}; raise the stopband.'
+                f'the input a sampling rate of {rate:g}, which cannot carry model.first_cutoff={self.first_cutoff}; '
+                'raise the stopband.'
+            )
+        if not self.flexible_layers and not rate >= 2 * self.first_cutoff:
+            raise ConfigError(
+                f'model.num_layers={self.num_layers}, two for each sampling rate, begin at a rate of {rate:g}, which '
+                f'cannot carry model.first_cutoff={self.first_cutoff}; use fewer layers.'
             )
 
     @property
@@ -190,12 +219,37 @@ class Signal(NamedTuple):
 
 
 def schedule(model: Config) -> list[Signal]:
-    """The signals of layers 0, ..., num_layers (Karras et al. 2021, section 3.2 "flexible layer specifications").
+    """The signals of layers 0, ..., num_layers; the last one is the image."""
+    rates, cutoffs, half_widths = (_flexible if model.flexible_layers else _rigid)(model)
+    channels = np.rint(np.minimum(model.channel_base / 2 / cutoffs, model.channel_max)).astype(int)
+    channels[-1] = model.img_channels
+    columns = (channels.tolist(), rates.tolist(), cutoffs.tolist(), half_widths.tolist())
+    return [Signal(*row) for row in zip(*columns, strict=True)]
+
+
+def input_signal(model: Config) -> Signal:
+    """What the input block puts out: a signal at the rate of layer 0, with frequencies up to first_cutoff."""
+    return schedule(model)[0]._replace(cutoff=model.first_cutoff)
+
+
+def _rigid(model: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rates, cutoffs and half widths of StyleGAN2's progression (Karras et al. 2021, section 3.2, D to H).
+
+    Two layers at each rate s, R the last. The half width of a transition band is (sqrt 2 - 1) s / 2; the cutoff is
+    s / 2 less that, and s / 2 in critical layers.
+    """
+    i = np.arange(model.num_layers + 1)
+    rates = model.resolution * 0.5 ** (np.maximum(model.num_layers - 1 - i, 0) // 2)
+    half_widths = (math.sqrt(2) - 1) * rates / 2
+    return rates, rates / 2 - np.where(i < model.num_layers - model.num_critical, half_widths, 0), half_widths
+
+
+def _flexible(model: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rates, cutoffs and half widths (Karras et al. 2021, section 3.2 "flexible layer specifications").
 
     With R the shorter side of the training images and e_i = min(i / (num_layers - num_critical), 1), cutoffs and
     stopbands grow geometrically: f_i = first_cutoff ((R / 2) / first_cutoff)^e_i, and alike from first_stopband to
-    last_stopband_rel R / 2. The sampling rate is the smallest R / 2^k that carries the stopband, at most R. The last
-    signal is the image. The input block puts out a signal like that of layer 0.
+    last_stopband_rel R / 2. The sampling rate is the smallest R / 2^k that carries the stopband, at most R.
     """
     half = model.resolution / 2
     e = np.minimum(np.arange(model.num_layers + 1) / (model.num_layers - model.num_critical), 1)
@@ -203,11 +257,7 @@ def schedule(model: Config) -> list[Signal]:
     stopbands = model.first_stopband * (half * model.last_stopband_rel / model.first_stopband) ** e
     # Relative to R, so that any R will do; for powers of two these are the published rates, powers of two as well.
     rates = model.resolution * np.exp2(np.ceil(np.log2(np.minimum(2 * stopbands / model.resolution, 1))))
-    half_widths = np.maximum(stopbands, rates / 2) - cutoffs
-    channels = np.rint(np.minimum(model.channel_base / 2 / cutoffs, model.channel_max)).astype(int)
-    channels[-1] = model.img_channels
-    columns = (channels.tolist(), rates.tolist(), cutoffs.tolist(), half_widths.tolist())
-    return [Signal(*row) for row in zip(*columns, strict=True)]
+    return rates, cutoffs, np.maximum(stopbands, rates / 2) - cutoffs
 
 
 def canvas(model: Config, index: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -243,10 +293,11 @@ class Layer(NamedTuple):
 def layers(model: Config) -> list[Layer]:
     """Layers 0, ..., num_layers; the first one takes what the input block gives."""
     signals, square = schedule(model), (model.resolution, model.resolution)
+    sources = [input_signal(model), *signals[:-1]]
     return [
         Layer(
             name=f'L{i}_{canvas(model, i, square)[0]}_{target.channels}',
-            source=signals[max(i - 1, 0)],
+            source=sources[i],
             target=target,
             critical=i >= model.num_layers - model.num_critical,
             to_rgb=i == model.num_layers,
@@ -257,10 +308,12 @@ def layers(model: Config) -> list[Layer]:
 
 
 class Resampling(NamedTuple):
-    """Around a layer's nonlinearity: factors to and from its rate, and their filters, None if the factor is 1."""
+    """Factors before a layer's convolution, to and from its nonlinearity's rate; filters, None for a factor of 1."""
 
+    first: int
     up: int
     down: int
+    first_filter: np.ndarray | None
     up_filter: np.ndarray | None
     down_filter: np.ndarray | None
 
@@ -277,17 +330,30 @@ class Resampling(NamedTuple):
 def resampling(model: Config, layer: Layer) -> Resampling:
     """The rate of the nonlinearity is `lrelu_upsampling` times the higher one of the two signals.
 
-    The filter before it keeps the band of the source, the one behind it opens that of the target.
+    The filter before it keeps the band of the source, the one behind it opens that of the target. With upsample_first,
+    a layer comes to its target's rate before its convolution.
     """
-    rate = max(layer.source.sampling_rate, layer.target.sampling_rate)
-    rate *= 1 if layer.to_rgb else model.lrelu_upsampling
-    factors, filters = [], []
-    for signal, radial in ((layer.source, False), (layer.target, model.use_radial_filters and not layer.critical)):
-        factor = round(rate / signal.sampling_rate)
+    (source, target), rates = layer[1:3], [s.sampling_rate for s in layer[1:3]]
+    early = max(rates) if model.upsample_first else source.sampling_rate
+    rate = max(rates) * (1 if layer.to_rgb else model.lrelu_upsampling)
+    radial = model.use_radial_filters and not layer.critical
+
+    def plan(signal: Signal, low: float, high: float, radial: bool = False) -> tuple[int, np.ndarray | None]:
+        factor = round(high / low)
         taps = model.filter_size * factor if factor > 1 and not layer.to_rgb else 1
-        factors.append(factor)
-        filters.append(lowpass(taps, signal.cutoff, 2 * signal.half_width, rate, radial=radial))
-    return Resampling(*factors, *filters)
+        return factor, _filter(model, taps, signal, high, radial)
+
+    stages = plan(source, rates[0], early), plan(source, early, rate), plan(target, rates[1], rate, radial)
+    return Resampling(*(factor for factor, _ in stages), *(f for _, f in stages))
+
+
+def _filter(model: Config, taps: int, signal: Signal, rate: float, radial: bool) -> np.ndarray | None:
+    """Keeps a signal's band, at a rate."""
+    if model.filter_kind == 'kaiser':
+        return lowpass(taps, signal.cutoff, 2 * signal.half_width, rate, radial=radial)
+    if model.filter_kind == 'bilinear':
+        return None if taps == 1 else setup_filter((1, 3, 3, 1), separable=True)
+    return windowed(taps, signal.cutoff, rate, model.filter_kind)
 
 
 # Generator ------------------------------------------------------------------------------------------------------------
@@ -300,6 +366,7 @@ class SynthesisInput(nn.Module):
     """
 
     signal: Signal
+    learned_transform: bool = True
 
     @nn.compact
     def __call__(self, w: jax.Array, size: tuple[int, int], transform: jax.Array | None = None) -> jax.Array:
@@ -311,8 +378,9 @@ class SynthesisInput(nn.Module):
         freqs = self.variable('buffers', 'freqs', draw, 0).value
         phases = self.variable('buffers', 'phases', draw, 1).value
         stored = self.variable('buffers', 'transform', lambda: jnp.eye(3)).value
-        # At first no style turns or moves anything.
-        t = EqualDense(4, weight_init=0.0, bias_init=(1.0, 0.0, 0.0, 0.0), name='affine')(w)
+        t = jnp.broadcast_to(jnp.array([[1.0, 0.0, 0.0, 0.0]]), (len(w), 4))
+        if self.learned_transform:  # at first no style turns or moves anything
+            t = EqualDense(4, weight_init=0.0, bias_init=(1.0, 0.0, 0.0, 0.0), name='affine')(w)
         features = encodings.sg3_fourier_input(
             t, freqs, phases, stored if transform is None else transform,
             height=size[0], width=size[1], sampling_rate=self.signal.sampling_rate, bandwidth=bandwidth,
@@ -337,25 +405,29 @@ class SynthesisLayer(nn.Module):
             mean = jax.lax.stop_gradient(jnp.mean(jnp.square(x.astype(jnp.float32))))
             magnitude.value = mean + model.magnitude_ema_beta * (magnitude.value - mean)
 
+        # Filters are variables: checkpoints hold them, and may hold others than those designed here.
+        plan = resampling(model, layer)
+        first_filter, up_filter, down_filter = (
+            None if f is None else self.variable('buffers', name, jnp.asarray, f).value
+            for name, f in zip(('first_filter', 'up_filter', 'down_filter'), plan[3:], strict=True)
+        )
         kernel = 1 if layer.to_rgb else model.conv_kernel
         styles = EqualDense(channels, bias_init=1.0, name='affine')(w)
         if layer.to_rgb:
             styles = styles / math.sqrt(channels)
+        x = x.astype(model.dtype if layer.low_precision else jnp.float32)
+        padding = kernel - 1
+        if plan.first > 1:  # what the filter spreads beyond the canvas stands where the convolution has zeros otherwise
+            x, padding = ops.upsample2d(x, first_filter, up=plan.first, padding=padding), 0
         x = ops.modulated_conv(
-            x.astype(model.dtype if layer.low_precision else jnp.float32),
+            x,
             self.param('weight', nn.initializers.normal(1.0), (kernel, kernel, channels, features)),
             styles,
             demodulate=not layer.to_rgb,
-            padding=kernel - 1,
+            padding=padding,
             input_gain=jax.lax.rsqrt(magnitude.value),
         )
 
-        # Filters are variables: checkpoints hold them, and may hold others than those designed here.
-        plan = resampling(model, layer)
-        up_filter, down_filter = (
-            None if f is None else self.variable('buffers', name, jnp.asarray, f).value
-            for name, f in (('up_filter', plan.up_filter), ('down_filter', plan.down_filter))
-        )
         return ops.filtered_lrelu(
             x,
             self.param('bias', nn.initializers.zeros, (features,)),
@@ -380,7 +452,8 @@ class Synthesis(nn.Module):
         self, ws: jax.Array, transform: jax.Array | None, size: tuple[int, int], update_emas: bool
     ) -> jax.Array:
         model = self.model
-        x = SynthesisInput(schedule(model)[0], name='input')(ws[:, 0], canvas(model, 0, size), transform)
+        entry = SynthesisInput(input_signal(model), model.learned_transform, name='input')
+        x = entry(ws[:, 0], canvas(model, 0, size), transform)
         for i, layer in enumerate(layers(model)):
             x = SynthesisLayer(model, layer, name=layer.name)(x, ws[:, i + 1], canvas(model, i, size), update_emas)
         return x.astype(jnp.float32) * model.output_scale

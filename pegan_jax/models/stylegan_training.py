@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pegan_jax import losses, ops, optim
+from pegan_jax import augment, losses, ops, optim
 from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, labels_of, latents, sample_keys, sample_normal
 from pegan_jax.models.discriminator import Discriminator, num_halvings, widths
-from pegan_jax.settings import ConfigError, at_least, check_labels
+from pegan_jax.settings import ConfigError, UserError, at_least, check_labels
 
 
 def check_widths(model: Any, prefix: str = '') -> None:
@@ -46,7 +46,9 @@ def check(model: Any) -> None:
     check_channels(model, 'd_')
     for name in ('d_mapping_layers', 'mbstd_group_size', 'r1_interval', 'pl_batch_shrink'):
         at_least(model, name, 1)
-    for name in ('c_dim', 'freeze_layers', 'pl_weight', 'pl_interval', 'blur_init_sigma', 'num_fp16_res'):
+    for name in (
+        'c_dim', 'freeze_layers', 'pl_weight', 'pl_interval', 'blur_init_sigma', 'num_fp16_res', 'augment_p',
+    ):  # fmt: skip
         at_least(model, name, 0)
     for name in ('style_mixing_prob', 'pl_decay'):
         if not 0 <= getattr(model, name) <= 1:
@@ -55,9 +57,20 @@ def check(model: Any) -> None:
         raise ConfigError(f'model.pl_weight={model.pl_weight} needs model.pl_interval of at least 1; published: 4.')
     if model.r1_gamma is not None:
         at_least(model, 'r1_gamma', 0)
-    for name in ('conv_clamp', 'ema_kimg', 'ema_rampup', 'blur_fade_kimg'):
+    for name in ('conv_clamp', 'ema_kimg', 'ema_rampup', 'blur_fade_kimg', 'ada_kimg'):
         if getattr(model, name) is not None and not getattr(model, name) > 0:
             raise ConfigError(f'model.{name}={getattr(model, name)} must be positive, or None.')
+    if not -1 < model.ada_target < 1:
+        raise ConfigError(f'model.ada_target={model.ada_target} is a mean of signs, in (-1, 1); published: 0.6.')
+    if model.augment == 'noaug' and model.augment_p:
+        raise ConfigError(f"model.augment_p={model.augment_p} needs model.augment='fixed' or 'ada'.")
+    if model.augment == 'fixed' and not 0 < model.augment_p <= 1:
+        raise ConfigError(f"model.augment_p={model.augment_p} with model.augment='fixed' must lie in (0, 1]; try 0.2.")
+    if model.augment != 'noaug':
+        try:
+            augment.check_channels(augment.PRESETS[model.augment_pipe], model.img_channels)
+        except UserError as error:
+            raise ConfigError(f'model.augment_pipe={model.augment_pipe!r}: {error}') from None
     most = len(discriminator(model).convolutions)
     if model.freeze_layers > most:
         raise ConfigError(
@@ -111,6 +124,26 @@ class Latents(NamedTuple):
     c: jax.Array | None
     keys: jax.Array
     mixing: jax.Array
+
+
+class Lens(NamedTuple):
+    """What stands between images and D, while the images remain what R1 differentiates by.
+
+    sigma: of the blur, [], or None for none. keys [b], p []: of the augmentation and its probability, or None for none.
+    """
+
+    sigma: jax.Array | None = None
+    keys: jax.Array | None = None
+    p: jax.Array | float = 0.0
+
+    @property
+    def second(self) -> 'Lens':
+        """Of another batch beside the first one, with draws of its own."""
+        keys = None if self.keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, 1)
+        return self._replace(keys=keys)
+
+
+CLEAR = Lens()
 
 
 def networks(model: Any, generator: Callable, synthesise: Callable) -> Networks:
@@ -208,11 +241,14 @@ def judge(
     buffers: dict,
     images: jax.Array,
     c: jax.Array | None,
-    sigma: jax.Array | None,
+    lens: Lens,
 ) -> jax.Array:
-    """Logits [b] of images as D sees them, blurred; sigma: None for no blur."""
-    if sigma is not None:
-        images = blur(images, sigma, model.blur_init_sigma)
+    """Logits [b] of images as D sees them: blurred, then augmented."""
+    if lens.sigma is not None:
+        images = blur(images, lens.sigma, model.blur_init_sigma)
+    if lens.keys is not None:
+        pipe = augment.PRESETS[model.augment_pipe]
+        images = augment.augment(pipe, images, augment.draw(pipe, lens.keys, images.shape[1:], lens.p))
     return networks.score(params, buffers, images, c)
 
 
@@ -226,12 +262,12 @@ def g_main(
     g_buffers: dict,
     d: tuple[dict, dict],
     latents: Latents,
-    sigma: jax.Array | None = None,
+    lens: Lens = CLEAR,
 ) -> tuple[jax.Array, dict]:
     """The generator's non-saturating logistic loss; also metrics. d: (params, buffers) of the discriminator."""
     ws, _ = styles(model, networks, params, g_buffers, latents)
     fake, _ = networks.synthesise(params, g_buffers, ws, latents.keys, False)
-    loss = losses.logistic_g(judge(model, networks, *d, fake, latents.c, sigma))
+    loss = losses.logistic_g(judge(model, networks, *d, fake, latents.c, lens))
     return loss, {'loss/g': loss}
 
 
@@ -268,22 +304,22 @@ def d_main(
     real: jax.Array,
     c: jax.Array | None,
     latents: Latents,
-    sigma: jax.Array | None = None,
-) -> tuple[jax.Array, tuple[dict, dict]]:
+    lens: Lens = CLEAR,
+) -> tuple[jax.Array, tuple[dict, jax.Array, dict]]:
     """The discriminator's logistic loss.
 
     Args:
       g: (params, buffers) of the generator.
       real, c: images [b, H, W, img_channels] in [-1, 1] and their labels.
-    Returns: the loss, G's buffers with their running means updated, and metrics.
+    Returns: the loss, G's buffers with their running means updated, the logits of the real images, and metrics.
     """
     ws, g_buffers = styles(model, networks, *g, latents, update_emas=True)
     fake, g_buffers = networks.synthesise(g[0], g_buffers, ws, latents.keys, True)
-    real_logits = judge(model, networks, params, d_buffers, real, c, sigma)
-    fake_logits = judge(model, networks, params, d_buffers, fake, latents.c, sigma)
+    real_logits = judge(model, networks, params, d_buffers, real, c, lens)
+    fake_logits = judge(model, networks, params, d_buffers, fake, latents.c, lens.second)
     loss = losses.logistic_d(real_logits, fake_logits)
     metrics = {'loss/d': loss, 'logits/real': jnp.mean(real_logits), 'logits/fake': jnp.mean(fake_logits)}
-    return loss, (g_buffers, metrics)
+    return loss, (g_buffers, real_logits, metrics)
 
 
 def d_r1(
@@ -294,11 +330,13 @@ def d_r1(
     real: jax.Array,
     c: jax.Array | None,
     gamma: float,
-    sigma: jax.Array | None = None,
-) -> tuple[jax.Array, dict]:
-    """gamma / 2 times the R1 penalty with respect to the images, before they are blurred; also metrics."""
-    penalty = losses.r1_penalty(lambda x: judge(model, networks, params, d_buffers, x, c, sigma), real)
-    return gamma / 2 * penalty, {'loss/r1': penalty}
+    lens: Lens = CLEAR,
+) -> tuple[jax.Array, tuple[jax.Array, dict]]:
+    """gamma / 2 times the R1 penalty with respect to the images before the lens; also their logits, and metrics."""
+    penalty, logits = losses.r1_penalty_and_logits(
+        lambda x: judge(model, networks, params, d_buffers, x, c, lens), real
+    )
+    return gamma / 2 * penalty, (logits, {'loss/r1': penalty})
 
 
 # Assembly -------------------------------------------------------------------------------------------------------------
@@ -336,6 +374,7 @@ def assemble(
     height, width = model.size
     nets = networks(model, generator, synthesise)
     exact = nets.exact or nets
+    adaptive = model.augment == 'ada'
     gamma = 0.0002 * height * width / batch_size if model.r1_gamma is None else model.r1_gamma
     ema_kimg = batch_size * 10 / 32 if model.ema_kimg is None else model.ema_kimg
 
@@ -346,18 +385,30 @@ def assemble(
         g = generator(model).init(g_key, jnp.zeros((1, model.z_dim)), c)
         both = {'g': g, 'd': discriminator(model).init(d_key, images, c)}
         params, buffers = ({net: both[net].get(part, {}) for net in both} for part in ('params', 'buffers'))
-        return params, buffers, {'pl_mean': jnp.float32(0)} if model.pl_weight > 0 else {}
+        stats = {'pl_mean': jnp.float32(0)} if model.pl_weight > 0 else {}
+        return params, buffers, stats | (augment.initial_stats(model.augment_p) if adaptive else {})
 
-    def sigma_of(state: Any, stage: Stage) -> jax.Array | None:
-        return blur_sigma(model, state.nimg, batch_size) if 'blur' in stage.flags else None
+    def lens(state: Any, batch: dict, key: jax.Array, stage: Stage) -> Lens:
+        sigma = blur_sigma(model, state.nimg, batch_size) if 'blur' in stage.flags else None
+        if model.augment == 'noaug':
+            return Lens(sigma)
+        keys = sample_keys(jax.random.fold_in(key, 0xADA), batch['index'])  # a number that no split of the key has
+        return Lens(sigma, keys, state.stats['augment_p'] if adaptive else model.augment_p)
+
+    def counted(state: Any, real_logits: jax.Array) -> dict:
+        return {'stats': augment.counted(state.stats, real_logits)} if adaptive else {}
 
     def net(state: Any, name: str) -> tuple[dict, dict]:
         return state.params[name], state.buffers[name]
 
     def g_main_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
-        latents, sigma = draw_latents(model, batch, key), sigma_of(state, stage)
-        loss, metrics = g_main(model, nets, params, state.buffers['g'], net(state, 'd'), latents, sigma)
-        return loss, ({}, metrics)
+        fields = {}
+        if adaptive:  # here, as it is the first of every step
+            stats = augment.adapted(state.stats, state.step, batch_size, model.ada_target, model.ada_kimg)
+            state, fields = state.replace(stats=stats), {'stats': stats}
+        latents, seen = draw_latents(model, batch, key), lens(state, batch, key, stage)
+        loss, metrics = g_main(model, nets, params, state.buffers['g'], net(state, 'd'), latents, seen)
+        return loss, (fields, metrics | ({'augment_p': seen.p} if adaptive else {}))
 
     def g_pl_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
         few = fewer_rows({name: batch[name] for name in ('index', 'label') if name in batch}, model.pl_batch_shrink)
@@ -368,16 +419,16 @@ def assemble(
         return loss, ({'stats': {**state.stats, 'pl_mean': mean}}, metrics)
 
     def d_main_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
-        latents, sigma = draw_latents(model, batch, key), sigma_of(state, stage)
-        loss, (g_buffers, metrics) = d_main(
-            model, nets, params, state.buffers['d'], net(state, 'g'), batch['image'], latents.c, latents, sigma
+        latents, seen = draw_latents(model, batch, key), lens(state, batch, key, stage)
+        loss, (g_buffers, real_logits, metrics) = d_main(
+            model, nets, params, state.buffers['d'], net(state, 'g'), batch['image'], latents.c, latents, seen
         )
-        return loss, ({'buffers': {**state.buffers, 'g': g_buffers}}, metrics)
+        return loss, ({'buffers': {**state.buffers, 'g': g_buffers}, **counted(state, real_logits)}, metrics)
 
     def d_r1_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
-        c, sigma = labels_of(batch, model.c_dim), sigma_of(state, stage)
-        loss, metrics = d_r1(model, exact, params, state.buffers['d'], batch['image'], c, gamma, sigma)
-        return loss, ({}, metrics)
+        c, seen = labels_of(batch, model.c_dim), lens(state, batch, key, stage)
+        loss, (logits, metrics) = d_r1(model, exact, params, state.buffers['d'], batch['image'], c, gamma, seen)
+        return loss, (counted(state, logits), metrics)
 
     def stage_at(step: int, nimg: int, seed: int) -> Stage:
         # The blur is for a discriminator that knows nothing yet.

@@ -14,6 +14,7 @@ from pegan_jax.ops.fir import (
 )
 from pegan_jax.ops.resize import (
     adaptive_average_pool,
+    bilinear,
     resize_align_corners,
     resize_bicubic_align_corners,
     resize_half_pixel,
@@ -26,6 +27,7 @@ __all__ = [
     'Padding',
     'adaptive_average_pool',
     'bias_act',
+    'bilinear',
     'conv2d',
     'conv2d_resample',
     'conv_transpose2d',

@@ -1,4 +1,4 @@
-"""Resizing of arrays [..., H, W, C], and pooling."""
+"""Resizing of arrays [..., H, W, C], reading them anywhere, and pooling."""
 
 import functools
 
@@ -78,6 +78,32 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     rows = jnp.arange(size[0]) * x.shape[-3] // size[0]
     columns = jnp.arange(size[1]) * x.shape[-2] // size[1]
     return jnp.take(jnp.take(x, rows, axis=-3), columns, axis=-2)
+
+
+def bilinear(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Reads x [N, H, W, C] between its pixels, bilinearly, with zeros around it.
+
+    Args:
+      positions: [N, h, w, 2] float32, (x, y) in pixels, (0, 0) the middle of the first one.
+    Returns: [N, h, w, C] in the dtype of x.
+    Raises: ValueError for other shapes.
+    """
+    if x.ndim != 4 or positions.ndim != 4 or positions.shape[-1] != 2 or len(x) != len(positions):
+        raise ValueError(f'x has shape {x.shape}, positions {positions.shape}; expected [N, H, W, C], [N, h, w, 2].')
+    last = jnp.array(x.shape[2:0:-1], jnp.float32).reshape(1, 1, 1, 2)
+    positions = jnp.clip(positions, -1, last)
+    corner = jnp.minimum(jnp.floor(positions), last - 1)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    # The four neighbours at once: the transpose of one gather of squares is faster than that of four gathers.
+    def square(image: jax.Array, at: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (at[1], at[0], 0), (2, 2, x.shape[3]))
+
+    across = jax.vmap(jax.vmap(square, (None, 0)), (None, 0))
+    near = jax.vmap(across)(padded, corner.astype(jnp.int32) + 1)
+    tx, ty = jnp.split((positions - corner).astype(x.dtype), 2, axis=-1)
+    rows = near[..., 0, :] + tx[..., None] * (near[..., 1, :] - near[..., 0, :])
+    return rows[..., 0, :] + ty * (rows[..., 1, :] - rows[..., 0, :])
 
 
 def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -38,6 +38,16 @@ def test_four_devices_equal_one(results, system):
         assert apart <= 1e-6 * scale + 0.05 * moved + 1e-3 * farthest, (name, moved, apart, scale)
 
 
+def test_signs_are_counted_over_all_devices(results):
+    """After five steps p has changed once, by as much as the signs of four steps say, and counts anew."""
+    found = results['stylegan2:afhqv2']['differences']
+    moved, apart, p = found[".stats['augment_p']"]
+    assert p == moved > 0 == apart
+    for name in ('ada_signs', 'ada_batches'):
+        moved, apart, _ = found[f".stats['{name}']"]
+        assert moved > 0 == apart
+
+
 @pytest.mark.parametrize('system', CHANGES)
 def test_a_loss_that_is_not_finite_on_one_device_of_four_is_not_finite(results, system):
     assert results[system]['finite with a poisoned device'] == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from compare import assert_close, nhwc
 
-from pegan_jax import convert, load
+from pegan_jax import augment, convert, load
 from pegan_jax.cli import main
 from pegan_jax.interop import nvidia
 from pegan_jax.train.checkpoint import load_networks
@@ -19,7 +19,7 @@ from pegan_jax.weights.reader import ForeignFileError
 
 BUFFERS = {
     'w_avg', 'transform', 'freqs', 'phases', 'magnitude_ema', 'up_filter', 'down_filter', 'resample_filter',
-    'noise_const',
+    'noise_const', 'p', 'Hz_geom',
 }  # fmt: skip
 
 
@@ -112,6 +112,30 @@ def test_a_training_pickle_keeps_all_three_networks(tmp_path, write, name):
     x = np.random.default_rng(0).normal(size=(1, 6, 4, 4)).astype(np.float32)
     want = x.reshape(1, -1) @ d['b4.fc.weight'].T
     np.testing.assert_allclose(nhwc(x).reshape(1, -1) @ found['d']['b4']['fc']['kernel'], want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_augmentation_goes_on_with_its_probability(tmp_path, write):
+    pipe = dict.fromkeys(augment.Pipe._fields[:12], 1)
+    tensors = {'p': np.array(0.375, np.float32), 'Hz_geom': augment.warp_filter()}
+    networks = training('loss_sg3') | {'augment_pipe': ('AugmentPipe', tensors, pipe)}
+    config = convert(write(networks), tmp_path / 'out')
+    model = config.model
+    assert (model.augment, model.augment_pipe, model.augment_p) == ('ada', 'bgc', 0.375)
+    stats = nvidia.load(reader.read(write(networks))).state.stats
+    assert stats['augment_p'] == 0.375 and stats['ada_batches'] == 0
+    plain = convert(write(networks), tmp_path / 'sampling', sampling_only=True)
+    assert plain.model.augment == 'noaug'
+    for changes, message in (
+        ({'hue': 0}, r'strengths .*which are those of none of blit, geom'),
+        ({'xint_max': 0.25}, r'xint_max=a float, which is not supported; \(0.125,\) is supported'),
+        ({'colour': 1}, 'colour=1, which is not supported'),
+    ):
+        networks['augment_pipe'] = ('AugmentPipe', tensors, pipe | changes)
+        with pytest.raises(ForeignFileError, match=message):
+            nvidia.infer(reader.read(write(networks)))
+    networks['augment_pipe'] = ('AugmentPipe', {'p': np.array(np.nan, np.float32)}, pipe)
+    with pytest.raises(ForeignFileError, match=r'probability .*not a number of at least 0'):
+        nvidia.infer(reader.read(write(networks)))
 
 
 def test_sampling_only_leaves_the_discriminator_out(tmp_path, write):

@@ -16,7 +16,7 @@ from pegan_jax.layers import MappingNetwork, minibatch_std, truncate
 from pegan_jax.models import stylegan2, stylegan3, stylegan_training
 from pegan_jax.models.discriminator import Discriminator
 from pegan_jax.models.stylegan2 import Generator
-from pegan_jax.models.stylegan_training import Latents
+from pegan_jax.models.stylegan_training import Latents, Lens
 
 MAPPING_RULES = [
     (r'(embed|fc\d+)\.weight', '{}/kernel', dense),
@@ -261,13 +261,13 @@ def loss(arrays, meta, system):
     few = jax.tree.map(lambda x: x[: max(len(x) // model.pl_batch_shrink, 1)], latents._replace(mixing=keys))
     pl_mean = jnp.float32(meta.get('pl_mean_before', 0.0))
 
-    def sigma(nimg):
-        return stylegan_training.blur_sigma(model, nimg, batch_size) if model.blur_init_sigma else None
+    def lens(nimg):
+        return Lens(stylegan_training.blur_sigma(model, nimg, batch_size) if model.blur_init_sigma else None)
 
     def scores(fake, nimg, real_too):
         judge = functools.partial(stylegan_training.judge, model, networks, d, d_buffers)
-        logits = {'fake': judge(fake, gen_c, sigma(nimg))} if fake is not None else {}
-        logits |= {'real': judge(real, real_c, sigma(nimg))} if real_too else {}
+        logits = {'fake': judge(fake, gen_c, lens(nimg))} if fake is not None else {}
+        logits |= {'real': judge(real, real_c, lens(nimg))} if real_too else {}
         return {f'Loss/{kind}/{name}': change(value)[:, None] for name, value in logits.items()
                 for kind, change in (('scores', jnp.asarray), ('signs', jnp.sign))}  # fmt: skip
 
@@ -276,7 +276,7 @@ def loss(arrays, meta, system):
         return networks.synthesise(g, new, ws, keys, update_emas)[0]
 
     def g_main(p, nimg):
-        value, new = stylegan_training.g_main(model, networks, p, g_buffers, (d, d_buffers), latents, sigma(nimg))
+        value, new = stylegan_training.g_main(model, networks, p, g_buffers, (d, d_buffers), latents, lens(nimg))
         return value, {'Loss/G/loss': new['loss/g']} | scores(fakes(p, False), nimg, False)
 
     def g_pl(p, nimg):
@@ -285,13 +285,15 @@ def loss(arrays, meta, system):
         return value, {'Loss/pl_penalty': new['loss/pl'], 'Loss/G/reg': value, 'pl_mean_after': mean}
 
     def d_main(p, nimg):
-        value, (after, new) = stylegan_training.d_main(
-            model, networks, p, d_buffers, (g, g_buffers), real, real_c, latents, sigma(nimg)
+        value, (after, _, new) = stylegan_training.d_main(
+            model, networks, p, d_buffers, (g, g_buffers), real, real_c, latents, lens(nimg)
         )
         return value, {'Loss/D/loss': new['loss/d'], 'after': after} | scores(fakes(g, True), nimg, True)
 
     def d_r1(p, nimg):
-        value, new = stylegan_training.d_r1(model, networks, p, d_buffers, real, real_c, model.r1_gamma, sigma(nimg))
+        value, (_, new) = stylegan_training.d_r1(
+            model, networks, p, d_buffers, real, real_c, model.r1_gamma, lens(nimg)
+        )
         return value, {'Loss/r1_penalty': new['loss/r1'], 'Loss/D/reg': value} | scores(None, nimg, True)
 
     parts = {

@@ -25,8 +25,6 @@ for module in sorted(path.stem for path in pathlib.Path(__file__).parent.glob('c
         COUNT += len(found)
 
 PENDING = {
-    ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
-    ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
     ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
 }
 

@@ -248,8 +248,16 @@ def test_impossible_sg3_inputs_are_refused():
     run = functools.partial(encodings.sg3_fourier_input, height=4, width=4)
     with pytest.raises(ValueError, match='t has shape'):
         run(jnp.ones(4), freqs, phases, jnp.eye(3), sampling_rate=16, bandwidth=2)
-    with pytest.raises(ValueError, match='sampling_rate=4'):
-        run(jnp.ones((1, 4)), freqs, phases, jnp.eye(3), sampling_rate=4, bandwidth=2)
+    with pytest.raises(ValueError, match='sampling_rate=3'):
+        run(jnp.ones((1, 4)), freqs, phases, jnp.eye(3), sampling_rate=3, bandwidth=2)
+
+
+def test_sg3_frequencies_up_to_half_the_rate_pass_and_higher_ones_do_not():
+    freqs, phases, t = jnp.array([[2.0, 0.0], [2.1, 0.0], [0.0, -1.9]]), jnp.full(3, 0.25), jnp.array([[1.0, 0, 0, 0]])
+    got = encodings.sg3_fourier_input(
+        t, freqs, phases, coords.translate(0.125, 0.125), height=4, width=4, sampling_rate=4, bandwidth=2.0
+    )
+    assert np.abs(got[..., 0]).max() > 0.5 and np.abs(got[..., 2]).max() > 0.5 and not got[..., 1].any()
 
 
 # Coordinate embeddings ------------------------------------------------------------------------------------------------

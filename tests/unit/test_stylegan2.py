@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from pegan_jax import losses, ops, optim
+from pegan_jax import augment, losses, ops, optim
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config, override
 from pegan_jax.gan import images_of, labels_of
 from pegan_jax.models import stylegan2, stylegan_training
@@ -294,8 +294,8 @@ def batch(step, n=4):
 
 @pytest.fixture(scope='module')
 def trained():
-    """States before and after steps of one program, which has every update, of a run with labels and frozen layers."""
-    model = dataclasses.replace(TINY, freeze_layers=2, blur_init_sigma=0.5)
+    """States before and after steps of one program, which has every update, with labels, frozen layers and ADA."""
+    model = dataclasses.replace(TINY, freeze_layers=2, blur_init_sigma=0.5, augment='ada', augment_p=0.3, ada_kimg=0.1)
     config = run_config(model, init_from='another run')
     gan, mesh = stylegan2.build(config), data_mesh(jax.devices()[:1])
     assert due_updates(gan, 0) == due_updates(gan, 6) == (0, 1, 2, 3) and due_updates(gan, 1) == (0, 2)
@@ -304,7 +304,7 @@ def trained():
     first = replicated_state(gan, 0, mesh)
     states, metrics = [jax.device_get(first)], []
     state = first
-    for i in range(3):
+    for i in range(5):
         state, scalars = step(state, place_batch(batch(i), 'jit', mesh))
         states.append(jax.device_get(state))
         metrics.append(jax.device_get(scalars))
@@ -329,9 +329,38 @@ def test_a_step_moves_what_it_should_and_nothing_else(trained):
     assert after.stats['pl_mean'] == pytest.approx(float(metrics[0]['path_length']))
     assert all(m['finite'] == 1 for m in metrics)
     assert metrics[0].keys() == {
-        'loss/g', 'loss/pl', 'path_length', 'loss/d', 'logits/real', 'logits/fake', 'loss/r1', 'finite',
+        'loss/g', 'loss/pl', 'path_length', 'loss/d', 'logits/real', 'logits/fake', 'loss/r1', 'finite', 'augment_p',
         'gradients/non_finite_g', 'gradients/non_finite_d',
     }  # fmt: skip
+
+
+def test_p_follows_both_terms_of_d_every_four_steps(trained):
+    *_, states, metrics = trained
+    for i, state in enumerate(states[:5]):  # the main term and R1 see different draws of the same images
+        assert (state.stats['augment_p'], state.stats['ada_batches']) == (np.float32(0.3), 2 * i)
+    above = np.sign(states[4].stats['ada_signs'] / 8 - 0.6)
+    p = np.float32(0.3) + above * np.float32(4 * 4 / 100)
+    assert states[5].stats['augment_p'] == pytest.approx(p) and states[5].stats['ada_batches'] == 2
+    assert [m['augment_p'] for m in metrics] == [np.float32(0.3)] * 4 + [states[5].stats['augment_p']]
+
+
+def test_d_sees_augmented_images_and_real_ones_are_drawn_apart_from_generated_ones():
+    model = dataclasses.replace(TINY, augment='ada', augment_pipe='blit', style_mixing_prob=0.0)
+    seen, image = [], jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
+    networks = stylegan_training.Networks(
+        lambda params, buffers, z, c, update: (z, buffers),
+        lambda params, buffers, ws, keys, update: (image, buffers),
+        lambda params, buffers, images, c: (seen.append(images), jnp.sum(images, axis=(1, 2, 3)))[1],
+    )
+    rows = {'index': jnp.arange(4), 'label': jnp.zeros(4, jnp.int32)}
+    latents = stylegan_training.draw_latents(model, rows, jax.random.key(0))
+    lens = stylegan_training.Lens(keys=latents.keys, p=1.0)
+    stylegan_training.d_main(model, networks, {}, {}, ({}, {}), image, None, latents, lens)
+    real, fake = seen
+    for got in (real, fake):
+        np.testing.assert_allclose(np.mean(got), np.mean(image), atol=0.2)
+        assert np.abs(got - image).max((1, 2, 3)).min() > 0.1
+    assert np.abs(real - fake).max((1, 2, 3)).min() > 0.1
 
 
 def test_the_running_mean_of_w_moves_once_per_step_towards_the_batch_mean(trained):
@@ -417,6 +446,11 @@ def test_samples_are_of_a_class_and_truncated_ones_nearer_to_the_running_mean(tr
         ('model.r1_gamma=-1.0', r'model\.r1_gamma=-1\.0 must be at least 0'),
         ('model.conv_clamp=0.0', r'model\.conv_clamp=0\.0 must be positive, or None'),
         ('model.pl_batch_shrink=0', r'model\.pl_batch_shrink=0 must be at least 1'),
+        ('model.augment=fixed', r"model\.augment_p=0\.0 with model\.augment='fixed' must lie in \(0, 1\]; try 0\.2"),
+        ('model.augment_p=0.2', r"model\.augment_p=0\.2 needs model\.augment='fixed' or 'ada'"),
+        ('model.ada_target=60', r'model\.ada_target=60 is a mean of signs'),
+        ('model.ada_kimg=0', r'model\.ada_kimg=0 must be positive'),
+        ('model.augment_pipe=bg2', r"model\.augment_pipe='bg2' is a str; expected 'blit' or 'geom'"),
         ('model.architecture=unet', r"model\.architecture='unet' is a str; expected 'skip' or 'resnet' or 'orig'"),
     ],
 )
@@ -450,10 +484,13 @@ def test_what_the_presets_train_with(run, rate, half_life, fractions, r1, update
     assert gan.ema(jnp.int32(10_000), 0) == pytest.approx(0.5 ** (batch_size / early), rel=1e-4)
     names = {('g', 1): 'g', ('g', 4): 'pl', ('d', 1): 'd', ('d', 16): 'r1'}
     assert ' '.join(names[u.net, u.interval] for u in gan.updates) == updates
-    monkeypatch.setattr(stylegan_training, 'd_r1', lambda *args: (weights.append(args[6]), ({}, {}))[1])
-    batch = {'image': None, 'label': jnp.zeros(2, jnp.int32)}
-    gan.updates[-1].loss(None, types.SimpleNamespace(buffers={'d': None}), batch, None, gan.stage_at(0, 0, 0))
+    monkeypatch.setattr(stylegan_training, 'd_r1', lambda *args: (weights.append(args[6]), ({}, (jnp.zeros(2), {})))[1])
+    batch = {'image': None, 'label': jnp.zeros(2, jnp.int32), 'index': jnp.arange(2)}
+    state = types.SimpleNamespace(buffers={'d': None}, stats=augment.initial_stats(0.0))
+    gan.updates[-1].loss(None, state, batch, jax.random.key(0), gan.stage_at(0, 0, 0))
     assert weights == [pytest.approx(r1)]
+    ada = config.model.ada_kimg if config.model.augment == 'ada' else None
+    assert ada == {'metfaces': 100, 'cifar10,cond': 500}.get(run)
     assert gan.c_dim == (10 if 'cond' in run else 0) and config.data.labels == ('cond' in run)
 
 

@@ -1,5 +1,6 @@
 """StyleGAN3: schedule, sizes, transforms, precision, running means, configuration."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pegan_jax import coords
+from pegan_jax import coords, filters
 from pegan_jax.config import Config as RunConfig
 from pegan_jax.config import ConfigError, DataConfig, from_json, load_config, to_json
 from pegan_jax.gan import images_of
-from pegan_jax.models import stylegan3
+from pegan_jax.models import stylegan2, stylegan3
 from pegan_jax.models.stylegan3 import Config, Generator, canvas, layers, resampling, schedule
 
 TINY = dict(r1_gamma=1.0, img_resolution=16, z_dim=8, w_dim=8, channel_base=64, channel_max=8, num_layers=4)
@@ -203,6 +204,121 @@ def test_pictures_of_a_run_show_the_classes_in_turn():
     assert np.abs(by_turns[0] - by_turns[1]).max() > 1e-3 and gan.c_dim == 3
 
 
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+
+def of(row):
+    return load_config(f'stylegan3:{row}').model
+
+
+def test_rows_change_what_the_table_says():
+    """As the ablation trains them: batches, half-lives, R1, augmentation, rates; and what is new in each."""
+    for row in 'abcdefghtr':
+        config = load_config(f'stylegan3:{row}')
+        model = config.model
+        assert (config.system, config.train.batch_size) == ('stylegan2' if row in 'abc' else 'stylegan3', 64)
+        ema_kimg = 64 * 10 / 32 if model.ema_kimg is None else model.ema_kimg
+        assert (config.data.size, model.r1_gamma, model.augment, ema_kimg) == ((256, 256), 1, 'noaug', 20)
+        assert (config.optim.g_lr, config.optim.d_lr) == (0.0025, 0.0025)
+        deep = row in 'abc'
+        assert (model.mapping_layers, model.mbstd_group_size) == ((8, 8) if deep else (2, 4))
+        assert (model.channel_base, model.channel_max) == ((32768, 1024) if row == 'r' else (16384, 512))
+        assert bool(model.pl_weight) == bool(model.style_mixing_prob) == (row in 'ab')
+    assert load_config('stylegan3:a') == load_config('stylegan2:ffhqu256')
+    assert [of(row).input for row in 'abc'] == ['const', 'fourier', 'fourier']
+    assert [of(row).use_noise for row in 'abc'] == [True, True, False]
+    assert load_config('stylegan3:t,ffhq') == load_config('stylegan3')
+
+
+def test_rows_before_t_have_two_layers_at_each_rate():
+    rates = [s.sampling_rate for s in schedule(of('f'))]
+    assert rates == [rate for k in range(7) for rate in (4 * 2**k,) * 2] + [256]
+    for row in 'defgh':
+        assert [s.sampling_rate for s in schedule(of(row))] == rates
+    names = [layer.name for layer in layers(of('d'))]
+    assert names[:3] == ['L0_4_512', 'L1_4_512', 'L2_8_512'] and names[-2:] == ['L13_256_64', 'L14_256_3']
+    assert [layer.name for layer in layers(of('e'))][:3] == ['L0_24_512', 'L1_24_512', 'L2_28_512']
+    # Channels follow cutoffs from G on; these are the numbers of the paper's rule.
+    assert [s.channels for s in schedule(of('g'))][8::2] == [437, 219, 64, 3]
+    cutoffs = [s.cutoff for s in schedule(of('g'))]
+    np.testing.assert_allclose(cutoffs[:12], np.array(rates[:12]) * (1 - 2**-0.5), rtol=1e-12)
+    assert cutoffs[12:] == [128, 128, 128] and cutoffs == [s.cutoff for s in schedule(of('h'))]
+    assert [s.cutoff for s in schedule(of('f'))] == [rate / 2 for rate in rates]
+    assert layers(of('g'))[0].source.cutoff == 2 > cutoffs[0]
+
+
+def test_attenuations_are_those_of_the_paper():
+    """40 dB with 12 taps, 42 dB with the 24 of a doubling that is fused with the nonlinearity's."""
+    model = of('f')
+    found = {}
+    for layer in layers(model)[:-1]:
+        plan, source = resampling(model, layer), layer.source
+        rate = source.sampling_rate * plan.up
+        found[plan.up] = filters.attenuation(len(plan.up_filter), 2 * source.half_width, rate)
+        assert len(plan.up_filter) == 6 * plan.up and len(plan.down_filter) == 12
+    assert {up: round(decibel, 2) for up, decibel in found.items()} == {2: 40.66, 4: 42.14}
+    early = [resampling(of('e'), layer) for layer in layers(of('e'))[:-1]]
+    assert {len(plan.first_filter) for plan in early if plan.first == 2} == {12}
+    assert {(plan.up, plan.down) for plan in early} == {(1, 1)}
+
+
+def test_d_is_stylegan2_without_skips_whose_layers_divide_by_their_magnitude():
+    """A layer of StyleGAN2 with its weights, its kernel turned over where it doubles, gives the same numbers."""
+    model = dataclasses.replace(load_config('stylegan3:d,tiny').model, conv_clamp=None)
+    layer = layers(model)[2]
+    x, w = (jax.random.normal(jax.random.key(i), shape) for i, shape in ((0, (2, 4, 4, 16)), (1, (2, 16))))
+    module = stylegan3.SynthesisLayer(model, layer)
+    variables = jax.jit(module.init, static_argnums=3)(jax.random.key(2), x, w, (8, 8))
+    params = {**variables['params'], 'bias': jax.random.normal(jax.random.key(3), (16,))}
+    buffers = {**variables['buffers'], 'magnitude_ema': jnp.float32(4.0)}
+    got = module.apply({'params': params, 'buffers': buffers}, x, w, (8, 8))
+    twin = stylegan2.SynthesisLayer(16, up=2, use_noise=False)
+    kernel = params['weight'][::-1, ::-1]
+    fir = {'resample_filter': filters.setup_filter((1, 3, 3, 1))}
+    want = twin.apply({'params': {**params, 'weight': kernel, 'bias': 2 * params['bias']}, 'buffers': fir}, x, w) / 2
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_no_row_before_h_turns_with_a_style_and_no_filter_is_radial_before_r():
+    for row in 'defghtr':
+        variables = jax.eval_shape(Generator(of(row)).init, jax.random.key(0), jnp.zeros((1, 512)))
+        assert ('affine' in variables['params']['synthesis']['input']) == (row in 'htr')
+        ranks = {
+            f.ndim
+            for plan in (resampling(of(row), layer) for layer in layers(of(row)))
+            for f in plan[3:]
+            if f is not None
+        }
+        assert ranks == ({1, 2} if row == 'r' else {1})
+
+
+@pytest.mark.parametrize(
+    'override_',
+    [
+        'filter_size=4', 'lrelu_upsampling=1', 'lrelu_upsampling=4', 'first_stopband=2.828', 'flexible_layers=False',
+        'filter_kind=lanczos', 'filter_kind=gaussian', 'learned_transform=False', 'style_mixing_prob=0.5',
+    ],
+)  # fmt: skip
+def test_variations_of_the_appendix_are_overrides(override_):
+    """They change the image, but for the two that only training sees; filters keep what does not vary."""
+    number = 5 if override_.startswith('flex') else 0
+    base = ['model.num_layers=6'] if number else []
+    plain, varied = (load_config('stylegan3:r,tiny', [*base, *more]).model for more in ([], [f'model.{override_}']))
+    images = []
+    for model in (plain, varied):
+        module = Generator(model)
+        variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 16)))
+        variables = jax.tree_util.tree_map_with_path(
+            lambda p, x: x + 0.3 if p[-2].key == 'affine' and p[-1].key == 'bias' else x, variables
+        )
+        images.append(jax.jit(module.apply)(variables, jnp.ones((1, 16))))
+        for layer in layers(model):
+            for f in resampling(model, layer)[3:]:
+                assert f is None or f.sum() == pytest.approx(1, abs=1e-5)
+    same = np.allclose(images[0], images[1], atol=1e-5)
+    assert same == override_.startswith('style_mixing')
+
+
 # Configuration --------------------------------------------------------------------------------------------------------
 
 
@@ -238,7 +354,7 @@ def test_published_configurations():
     assert [layer.name for layer in layers(r.model)][:1] + [layers(r.model)[-2].name] == ['L0_36_1024', 'L13_512_128']
     assert (t.model.r1_gamma, r.model.r1_gamma, r.model.blur_init_sigma, t.model.blur_init_sigma) == (32.8, 16.4, 10, 0)
     assert (t.optim.g_lr, t.optim.d_lr, t.train.batch_size) == (0.0025, 0.002, 32)
-    for words in ('t,r', 'ffhq,tiny', 'u'):
+    for words in ('t,r', 'ffhq,tiny', 'u', 'a,h'):
         with pytest.raises(ConfigError):
             load_config(f'stylegan3:{words}')
     assert from_json(to_json(r)) == r
