@@ -20,13 +20,13 @@ RNG = np.random.default_rng(0)
 
 
 class _Model:
-    """A model that paints holes: red is the mean of the known red, green the row / 100, blue the sketch.
+    """A model that paints holes: red is the mean of the known red, green the row / 100, blue the sketch, opacity 0.
 
     Its images must have sides that are multiples of 8, and what it says of known pixels is wrong.
     """
 
-    def __init__(self, guided=False):
-        self.config = load_config('deepfill:tiny')
+    def __init__(self, guided=False, channels=3):
+        self.config = load_config('deepfill:tiny', [f'{k}={channels}' for k in ('model.img_channels', 'data.channels')])
         self.completer = Completer(None, None, side_multiple=8, guided=guided)
         self.shapes = []
 
@@ -40,7 +40,8 @@ class _Model:
         )
         green = np.broadcast_to(np.arange(image.shape[1])[None, :, None, None] / 100, mask.shape)
         blue = inputs['sketch'] * mask if 'sketch' in inputs else np.full(mask.shape, -1.0)
-        return np.concatenate([red, green, blue], axis=-1)
+        opacity = np.zeros_like(red)
+        return np.concatenate([red, green, blue, opacity], axis=-1)[..., : image.shape[-1]]
 
 
 def photo(height=20, width=28, channels=3):
