@@ -20,13 +20,13 @@ RNG = np.random.default_rng(0)
 
 
 class _Model:
-    """A model that paints holes: red is the mean of the known red, green the row / 100, blue the sketch.
+    """A model that paints holes: red is the mean of the known red, green the row / 100, blue the sketch, opacity 0.
 
     Its images must have sides that are multiples of 8, and what it says of known pixels is wrong.
     """
 
-    def __init__(self, guided=False):
-        self.config = load_config('deepfill:tiny')
+    def __init__(self, guided=False, channels=3):
+        self.config = load_config('deepfill:tiny', [f'{k}={channels}' for k in ('model.img_channels', 'data.channels')])
         self.completer = Completer(None, None, side_multiple=8, guided=guided)
         self.shapes = []
 
@@ -40,7 +40,8 @@ class _Model:
         )
         green = np.broadcast_to(np.arange(image.shape[1])[None, :, None, None] / 100, mask.shape)
         blue = inputs['sketch'] * mask if 'sketch' in inputs else np.full(mask.shape, -1.0)
-        return np.concatenate([red, green, blue], axis=-1)
+        opacity = np.zeros_like(red)
+        return np.concatenate([red, green, blue, opacity], axis=-1)[..., : image.shape[-1]]
 
 
 def photo(height=20, width=28, channels=3):
@@ -156,6 +157,30 @@ def test_transparency_comes_back_and_so_do_the_colours_under_it(tmp_path):
     np.testing.assert_array_equal(out[..., 3], image[..., 3])
     np.testing.assert_array_equal(out[~hole()], image[~hole()])
     assert (out[hole()][:, 2] == 0).all()
+
+
+def test_a_grey_model_takes_files_without_colours_and_keeps_their_opacity(tmp_path):
+    level, opacity = photo(channels=1), RNG.integers(0, 256, (20, 28, 1)).astype(np.uint8)
+    want = run(tmp_path, level[..., 0], hole(), _Model(channels=1))
+    assert want.shape == (20, 28) and len({*want[hole()]}) == 1
+    np.testing.assert_array_equal(want[~hole()], level[~hole()][:, 0])
+    np.testing.assert_array_equal(run(tmp_path, level.repeat(3, -1), hole(), _Model(channels=1)), want)
+    for image in (np.concatenate([level, opacity], -1), np.concatenate([level] * 3 + [opacity], -1)):
+        out = run(tmp_path, image, hole(), _Model(channels=1))
+        assert Image.open(tmp_path / 'out.png').mode == 'LA'
+        np.testing.assert_array_equal(out, np.stack([want, opacity[..., 0]], axis=-1))
+    with pytest.raises(ValueError, match=r'image\.png has colours, and the model is grey'):
+        run(tmp_path, photo(), hole(), _Model(channels=1))
+
+
+def test_a_model_of_rgba_fills_opacity_too(tmp_path):
+    image = photo(channels=4)
+    out = run(tmp_path, image, hole(), _Model(channels=4))
+    np.testing.assert_array_equal(out[~hole()], image[~hole()])
+    assert (out[hole()][:, 3] == 128).all()  # halfway, as its 0 says
+    out = run(tmp_path, image[..., :3], hole(), _Model(channels=4))
+    np.testing.assert_array_equal(out[~hole()][:, :3], image[~hole()][:, :3])
+    assert (out[~hole()][:, 3] == 255).all() and (out[hole()][:, 3] == 128).all()
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
