@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _run(argv: list[str]) -> int:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments, with those that begin with --config. as `overrides`; exits where they are wrong."""
     overrides, rest = [], []
     words = iter(argv)
     for word in words:
@@ -75,17 +76,22 @@ def _run(argv: list[str]) -> int:
             rest[-1] += f'={word}'  # --extent -2,2,-2,2: argparse would take the numbers for an option
         else:
             rest.append(word)
+    args = _parser().parse_args(rest)
+    args.overrides = overrides
+    return args
+
+
+def _run(argv: list[str]) -> int:
     try:
-        args = _parser().parse_args(rest)
+        args = parse(argv)
     finally:
         sys.stdout.flush()  # of --help, which ends here
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')
     logging.getLogger('absl').setLevel(logging.ERROR)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     try:
-        if overrides and args.command != 'train':
-            raise UserError(f'--config.{overrides[0]} is for the command train.')
-        args.overrides = overrides
+        if args.overrides and args.command != 'train':
+            raise UserError(f'--config.{args.overrides[0]} is for the command train.')
         if args.command != 'train':  # whose configuration says where
             persistent_cache(TrainConfig.compilation_cache)
         with Interrupts(saves=args.command == 'train' and not args.dry_run and args.distributed is None):
