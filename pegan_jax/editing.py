@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pegan_jax.files import whole
+from pegan_jax import animation
 from pegan_jax.models import singan, singan_pyramid
-from pegan_jax.pixels import as_image, to_uint8, with_channels
+from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 
@@ -216,39 +216,5 @@ def animate(
 
 
 def save_animation(frames: np.ndarray, path: str | pathlib.Path, fps: int = 10) -> None:
-    """Writes frames [T, H, W, C] as a .gif, or a .mp4, for which imageio and its ffmpeg are needed.
-
-    A .gif has transparent pixels or opaque ones, nothing between; in a .mp4 they are over black.
-
-    Raises: ValueError for another suffix, or a missing library.
-    """
-    path, images = pathlib.Path(path), to_uint8(frames)
-    check_animation(path)
-    with whole(path) as unfinished:
-        if path.suffix.lower() == '.gif':
-            first, *rest = (as_image(image) for image in images)
-            # Behind a transparent pixel there is the background, not the frame before.
-            options = {'disposal': 2 if images.shape[-1] == 4 else 0, 'duration': round(1000 / fps), 'loop': 0}
-            first.save(unfinished, 'GIF', save_all=True, append_images=rest, **options)
-            return
-        import imageio.v3 as iio  # an extra, which is checked above
-
-        # Most players want even sides.
-        height, width = (n - n % 2 for n in images.shape[1:3])
-        frames = with_channels(images[:, :height, :width], 3)
-        iio.imwrite(unfinished, frames, extension='.mp4', plugin='FFMPEG', fps=fps, macro_block_size=2)
-
-
-def check_animation(path: pathlib.Path) -> None:
-    """Raises: UserError unless `save_animation` can write a file of this name here."""
-    if path.suffix.lower() not in ('.gif', '.mp4'):
-        raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')
-    if path.suffix.lower() == '.mp4':
-        try:
-            import imageio_ffmpeg  # an extra: videos alone need it
-
-            imageio_ffmpeg.get_ffmpeg_exe()
-        except (ImportError, RuntimeError) as error:
-            raise UserError(
-                f"{path.name} needs FFmpeg ({error}): pip install 'pegan_jax[video]', or write a .gif."
-            ) from None
+    """Writes frames [T, H, W, C] as `animation.write` does."""
+    animation.write(pathlib.Path(path), to_uint8(frames), fps)

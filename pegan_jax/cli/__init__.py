@@ -10,14 +10,14 @@ import re
 import sys
 from collections.abc import Sequence
 
-from pegan_jax.cli import analyze, convert, edges, edit, evaluate, inpaint, inspect, render, sample, train
+from pegan_jax.cli import analyze, convert, edges, edit, evaluate, inpaint, inspect, project, render, sample, train
 from pegan_jax.cli.interrupts import Interrupts
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train.step import persistent_cache
 
 COMMANDS = {
     'train': train, 'sample': sample, 'render': render, 'edit': edit, 'inpaint': inpaint, 'evaluate': evaluate,
-    'edges': edges, 'analyze': analyze, 'inspect': inspect, 'convert': convert,
+    'project': project, 'edges': edges, 'analyze': analyze, 'inspect': inspect, 'convert': convert,
 }  # fmt: skip
 
 EPILOG = """examples:
@@ -27,6 +27,7 @@ EPILOG = """examples:
   python -m pegan_jax edit --model runs/singan --mode animate --out moving.gif
   python -m pegan_jax inpaint --model runs/faces --image photo.jpg --mask hole.png --out filled.png
   python -m pegan_jax evaluate --model runs/faces --data test_photos --out scores.json
+  python -m pegan_jax project --model runs/faces --image face.png --out found
   python -m pegan_jax edges --folder photos --out photos
   python -m pegan_jax analyze padding --out studies
   python -m pegan_jax inspect --model runs/quickstart

@@ -4,7 +4,7 @@ import argparse
 
 import numpy as np
 
-from pegan_jax import editing
+from pegan_jax import animation, editing
 from pegan_jax.cli import options
 from pegan_jax.pixels import as_floats, as_image, image_grid, read_image, to_uint8
 from pegan_jax.settings import UserError
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         if given != needed:
             raise UserError(f'--mode {args.mode} {"needs" if needed else "does not take"} --{name}.')
     if args.mode == 'animate':
-        editing.check_animation(args.out)
+        animation.check(args.out)
     model, seed = options.load(args), args.seeds[0]
     data = model.config.data
     if args.mode != 'animate':

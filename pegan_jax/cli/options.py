@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from pegan_jax import sampling
+from pegan_jax import animation, sampling
 from pegan_jax.pixels import as_image
 from pegan_jax.settings import UserError
 
@@ -70,7 +70,7 @@ def picture_or_folder(text: str) -> Target:
     Image.init()
     if text.endswith(('/', os.sep)) or place.is_dir() or not re.fullmatch(r'\.[a-z][a-z0-9]{1,4}', suffix):
         return Target(place, True)
-    if suffix not in Image.EXTENSION:
+    if suffix not in Image.EXTENSION and suffix not in animation.SUFFIXES:
         raise argparse.ArgumentTypeError(
             f'{text!r}: no picture is written as {suffix!r}; write FILE.png, or {text}/ for a folder.'
         )

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from pegan_jax import coords, sampling
+from pegan_jax import animation, coords, sampling
 from pegan_jax.cli import options
 from pegan_jax.files import whole
 from pegan_jax.pixels import as_image, image_grid, to_uint8
@@ -24,6 +24,9 @@ EPILOG = """examples:
   --seeds 0-3 --class 5 --out class.png                            of a model with labels
   --seeds 0-2 --class 0,1,2 --out classes.png                      a class for each seed
   --seeds 0-3 --style-mix 10-14:0-6 --out mix.png                  the first seven styles from seeds 10 to 14
+  --seeds 0-31 --video --grid 2x4 --out loop.mp4                   a loop through four seeds in each of eight cells
+  --seeds 3 --video tour --frames 300 --out tour.gif               a camera moves, turns and zooms
+  --ws found/projected_w.npz --out again.png                       what project has found
   --seeds 0-3 --size 256x512 --rotate 20 --out wide.png            more of the scene, turned
 """
 
@@ -47,6 +50,19 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--rotate', type=options.real, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise'
     )
+    p.add_argument(
+        '--ws',
+        type=options.path,
+        metavar='FILE.npz',
+        help='images of the styles w [N, num_ws, w_dim] in a file',
+    )
+    p.add_argument(
+        '--video', nargs='?', const='interpolate', choices=('interpolate', *sampling.CAMERAS),
+        help='through the latents of --seeds and back (default), or the same images while the camera moves',
+    )  # fmt: skip
+    p.add_argument('--grid', type=options.size, default=(1, 1), metavar='ROWSxCOLUMNS', help='of a video (default 1)')
+    p.add_argument('--frames', type=int, help='from seed to seed (default 120), or of a camera (default 240)')
+    p.add_argument('--fps', type=options.real, help='default: 60 of an .mp4, 20 of a .gif')
     p.add_argument('--columns', type=int, default=8, help='of the grid (default 8)')
     p.add_argument('--batch-size', type=int, default=8, help='images computed at once (default 8)')
     p.add_argument(
@@ -65,8 +81,12 @@ def _mix(text: str) -> tuple[list[int], list[int]]:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    options.at_least_one(args, 'columns', 'batch_size')
+    options.at_least_one(args, 'columns', 'batch_size', *(['frames'] if args.frames is not None else []))
     out, folder = args.out
+    if args.video:
+        animation.check(out)
+    if args.ws and (args.video or args.style_mix or folder):
+        raise UserError('--ws makes one picture; leave out --video and --style-mix, and write --out FILE.png.')
     if args.style_mix and folder:
         raise UserError(f'--style-mix makes one picture, but --out {out} is a folder; write FILE.png.')
     model = options.load(args)
@@ -74,19 +94,45 @@ def run(args: argparse.Namespace) -> None:
     if args.rotate or any(args.translate):
         turn = coords.rotate(math.radians(args.rotate))
         chosen['transform'] = coords.compose(turn, coords.translate(*args.translate))
-    if folder:
+    if args.video:
+        _write_video(args, model, out, chosen)
+    elif folder:
         _write_folder(args, model, out, chosen)
     else:
         options.check_picture(out, model.config.data.channels)
         if args.style_mix:
             table = sampling.style_mix(model, args.seeds, *args.style_mix, **chosen, batch_size=args.batch_size)
             images, args.columns = to_uint8(table.reshape(-1, *table.shape[2:])), table.shape[1]
+        elif args.ws:
+            with np.load(args.ws) as file:
+                if 'w' not in file:
+                    raise UserError(f'--ws {args.ws} has no array w; it has {", ".join(file)}.')
+                ws = file['w']
+            few = {k: v for k, v in chosen.items() if k in ('size', 'transform', 'noise_mode')}
+            images = to_uint8(sampling.of_styles(model, ws, batch_size=args.batch_size, **few))
         else:
             batches = sampling.stream(model, args.seeds, batch_size=args.batch_size, **chosen)
             images = np.concatenate([to_uint8(batch) for batch in batches])
         out.parent.mkdir(parents=True, exist_ok=True)
         as_image(image_grid(images, min(args.columns, len(images)))).save(out)
     print(out)
+
+
+def _write_video(args: argparse.Namespace, model: sampling.Model, out: pathlib.Path, chosen: dict) -> None:
+    if args.video == 'interpolate':
+        count, frames = sampling.interpolation(
+            model, args.seeds, cells=args.grid, w_frames=args.frames or 120, **chosen
+        )
+    else:
+        if 'transform' in chosen:
+            raise UserError(f'--video {args.video} moves the camera; leave out --rotate and --translate.')
+        seeds = args.seeds[: math.prod(args.grid)]
+        count, frames = sampling.camera(
+            model, seeds, args.video, columns=args.grid[1], frames=args.frames or 240, **chosen
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fps = args.fps or (20 if out.suffix.lower() == '.gif' else 60)
+    animation.write(out, tqdm(frames, total=count, unit='frame', disable=not sys.stderr.isatty()), fps)
 
 
 def _write_folder(args: argparse.Namespace, model: sampling.Model, out: pathlib.Path, chosen: dict) -> None:

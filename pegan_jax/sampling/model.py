@@ -101,6 +101,10 @@ class Model:
     def _map(self) -> Callable:
         return jax.jit(self.sampler.map)
 
+    def map(self, z: np.ndarray, c: np.ndarray | None) -> jax.Array:
+        """w [N, w_dim] of latents and labels [N, c_dim] or None, not truncated."""
+        return self._map(self.variables, z, c)
+
     def labels(self, label: Label | None, count: int) -> np.ndarray | None:
         """Labels of `count` images, [count, c_dim] float32; None for a model without labels.
 
@@ -156,7 +160,7 @@ class Model:
         Raises: UserError for a cutoff that is not a number of layers, a system that completes images, and as `labels`.
         """
         z, label = self.sampler.draw(seeds), self.labels(label, len(seeds))
-        w = jnp.asarray(z) if self.sampler.map is None else self._map(self.variables, z, label)
+        w = jnp.asarray(z) if self.sampler.map is None else self.map(z, label)
         if truncation_cutoff is not None:
             if not 0 <= truncation_cutoff <= self.num_ws:
                 raise UserError(

@@ -46,7 +46,7 @@ def _options(
     return options
 
 
-def _pictures(
+def pictures(
     model: Model,
     w: jax.Array,
     noise_seeds: Sequence[int],
@@ -108,7 +108,21 @@ def sample(
         raise UserError('seeds is empty; give at least one, such as seeds=[0].')
     w = model.styles(seeds, truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
     options = {'grid': grid, 'size': size, 'transform': transform, 'noise_mode': noise_mode}
-    return _pictures(model, w, seeds, batch_size=batch_size, **options)
+    return pictures(model, w, seeds, batch_size=batch_size, **options)
+
+
+def of_styles(model: Model, ws: np.ndarray, **options: Any) -> np.ndarray:
+    """Images of styles [N, num_ws, w_dim] or [N, w_dim], such as a projection finds.
+
+    Args: options: grid, size, transform, noise_mode (random as of seeds 0 to N - 1), batch_size, as in `sample`.
+    Returns: float32 [N, H, W, C].
+    Raises: ValueError for styles of another shape, and as `sample`.
+    """
+    ws = jnp.asarray(ws, jnp.float32)
+    wanted = model.w_avg.shape[-1]
+    if ws.ndim not in (2, 3) or ws.shape[-1] != wanted or (ws.ndim == 3 and ws.shape[1] != model.num_ws):
+        raise UserError(f'styles have the shape {ws.shape}; this model takes [N, {model.num_ws}, {wanted}].')
+    return pictures(model, ws, list(range(len(ws))), **options)
 
 
 def stream(
@@ -157,7 +171,7 @@ def interpolate(
     if not jnp.issubdtype(ends.dtype, jnp.floating):
         raise UserError(f'{model.config.system} has nothing between two seeds: its latents are keys of noise.')
     t = jnp.linspace(0, 1, steps).reshape(steps, *(1,) * (ends.ndim - 1))
-    return _pictures(model, (1 - t) * ends[:1] + t * ends[1:], [seed_a] * steps, **options)
+    return pictures(model, (1 - t) * ends[:1] + t * ends[1:], [seed_a] * steps, **options)
 
 
 def style_mix(
@@ -191,7 +205,7 @@ def style_mix(
     chosen = np.isin(np.arange(count), layers)[None, None, :, None]
     mixed = jnp.where(chosen, ws[None, len(rows) :], ws[: len(rows), None]).reshape(-1, *ws.shape[1:])
     noise = [*rows, *columns, *np.repeat(rows, len(columns)).tolist()]
-    images = _pictures(model, jnp.concatenate([ws, mixed]), noise, **options)
+    images = pictures(model, jnp.concatenate([ws, mixed]), noise, **options)
     left, above, inner = np.split(images, [len(rows), len(rows) + len(columns)])
     inner = inner.reshape(len(rows), len(columns), *images.shape[1:])
     top = np.concatenate([np.full_like(images[:1], -1), above])

@@ -1,0 +1,66 @@
+"""Moving pictures: frames, one after the other, into a .gif or an .mp4."""
+
+import itertools
+import pathlib
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+
+from pegan_jax.files import whole
+from pegan_jax.pixels import as_image, with_channels
+from pegan_jax.settings import UserError
+
+SUFFIXES = ('.gif', '.mp4')
+
+
+def check(path: pathlib.Path) -> None:
+    """Raises: UserError unless `write` can write a file of this name here."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')
+    if path.suffix.lower() == '.mp4':
+        try:
+            import imageio_ffmpeg  # an extra: videos alone need it
+
+            imageio_ffmpeg.get_ffmpeg_exe()
+        except (ImportError, RuntimeError) as error:
+            raise UserError(
+                f"{path.name} needs FFmpeg ({error}): pip install 'pegan_jax[video]', or write a .gif."
+            ) from None
+
+
+def write(path: pathlib.Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Writes frames, uint8 [H, W, C] of one size; it appears when complete.
+
+    Frames of an .mp4 go to the encoder one by one, so that memory does not grow with their number; those of a .gif are
+    kept, with a byte per pixel. A .gif has transparent pixels or opaque ones, nothing between; in an .mp4 they are over
+    black, and an odd last row or column is left out, which most players want.
+
+    Raises: UserError as `check`, and for no frames.
+    """
+    check(path)
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise UserError(f'{path.name} has no frames; give at least one.')
+    with whole(path) as unfinished:
+        if path.suffix.lower() == '.gif':
+            rest = (as_image(frame) for frame in frames)
+            # Behind a transparent pixel there is the background, not the frame before.
+            options = {'disposal': 2 if first.shape[-1] == 4 else 0, 'duration': round(1000 / fps), 'loop': 0}
+            as_image(first).save(unfinished, 'GIF', save_all=True, append_images=rest, **options)
+            return
+        import imageio_ffmpeg  # an extra, which is checked above
+
+        height, width = (side - side % 2 for side in first.shape[:2])
+        # The unfinished file has no suffix to tell the format by.
+        options = {'codec': 'libx264', 'macro_block_size': 2, 'output_params': ['-f', 'mp4'], 'fps': fps}
+        encoder = imageio_ffmpeg.write_frames(str(unfinished), (width, height), **options)
+        with warnings.catch_warnings():  # JAX warns of every fork; this one starts another program at once
+            warnings.simplefilter('ignore', RuntimeWarning)
+            encoder.send(None)
+        try:
+            for frame in itertools.chain([first], frames):
+                encoder.send(np.ascontiguousarray(with_channels(frame[:height, :width], 3)))
+        finally:
+            encoder.close()

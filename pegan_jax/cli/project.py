@@ -1,0 +1,75 @@
+"""The command project."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from pegan_jax import animation
+from pegan_jax.cli import options
+from pegan_jax.data.pipeline import fit
+from pegan_jax.files import whole
+from pegan_jax.pixels import as_floats, as_image, read_image, to_uint8
+from pegan_jax.projection import project
+from pegan_jax.settings import UserError
+
+HELP = 'Find the latent whose image is nearest to a photograph.'
+
+EPILOG = """Writes target.png, projected.png and projected_w.npz, whose array w [1, num_ws, w_dim] sample --ws takes.
+The image is cut to the aspect of the model and resized. Distances are measured without a network, on images and their
+gradients at several sizes.
+
+examples:
+  --image face.png --out found
+  --image face.png --space w+ --steps 500 --video found/search.mp4 --out found
+"""
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    options.add_model(p)
+    p.add_argument('--image', type=options.path, required=True, metavar='FILE')
+    p.add_argument('--space', choices=('w', 'w+'), default='w', help='one style for all layers (default), or one each')
+    p.add_argument('--steps', type=int, default=1000, help='default 1000')
+    p.add_argument('--seed', type=options.seed, default=0, help='of the noise (default 0)')
+    p.add_argument('--class', type=options.classes, dest='label', metavar='N|NAME', help='of a model with labels')
+    p.add_argument('--video', type=options.path, metavar='FILE.mp4|FILE.gif', help='target and image, step by step')
+    p.add_argument('--out', type=options.path, required=True, metavar='FOLDER')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    options.at_least_one(args, 'steps')
+    if args.out.is_file():
+        raise UserError(f'--out {args.out} is a file; name a folder.')
+    if args.video is not None:
+        animation.check(args.video)
+    model = options.load(args)
+    data = model.config.data
+    target = fit(read_image(args.image, data.max_pixels, data.channels), data.size, 'center')
+    args.out.mkdir(parents=True, exist_ok=True)
+    frames = []
+    with tqdm(total=args.steps, disable=not sys.stderr.isatty()) as bar:
+
+        def watch(step: int, distance: float, image: Callable[[], np.ndarray]) -> None:
+            bar.set_postfix(distance=f'{distance:.4g}')
+            bar.update()
+            if args.video is not None:
+                frames.append(to_uint8(image()))
+
+        found = project(
+            model, as_floats(target), space=args.space, steps=args.steps, seed=args.seed, label=args.label, watch=watch
+        )
+    for name, pixels in (('target', target), ('projected', to_uint8(found.image))):
+        with whole(args.out / f'{name}.png') as unfinished:
+            as_image(pixels).save(unfinished, 'PNG')
+    with whole(args.out / 'projected_w.npz') as unfinished, unfinished.open('wb') as file:
+        np.savez(file, w=found.ws[None])
+    if args.video is not None:
+        args.video.parent.mkdir(parents=True, exist_ok=True)
+        beside = (np.concatenate([target, frame], axis=1) for frame in frames)
+        animation.write(args.video, beside, 60 if args.video.suffix.lower() == '.mp4' else 20)
+    print(f'distance {found.distance:.5g} ({found.measure})')
+    print(args.out)
