@@ -1,5 +1,6 @@
 """Studies of where a generator knows its position from (Xu et al. 2021, arXiv 2012.05217), and of holes."""
 
+from pegan_jax.analysis.directions import directions_study, walk
 from pegan_jax.analysis.drawing import Study, save
 from pegan_jax.analysis.encodings import constant_of, encodings_study
 from pegan_jax.analysis.features import default_sources, network_features, random_network
@@ -14,6 +15,7 @@ __all__ = [
     'autocorrelation_study',
     'constant_of',
     'default_sources',
+    'directions_study',
     'encodings_study',
     'gate_study',
     'network_features',
@@ -23,5 +25,6 @@ __all__ = [
     'random_network',
     'save',
     'skip_study',
+    'walk',
     'worlds_for',
 ]

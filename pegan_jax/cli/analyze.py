@@ -7,6 +7,7 @@ import numpy as np
 
 from pegan_jax import analysis
 from pegan_jax.cli import options
+from pegan_jax.files import whole
 from pegan_jax.settings import UserError
 
 HELP = 'Studies of zero padding, of positional encodings and of gates.'
@@ -16,6 +17,7 @@ EPILOG = """Studies of where a generator knows its position from, and holes; pic
   position    how well a linear map tells the position of a feature vector, layer by layer
   encodings   the spaces that a learned constant, the Cartesian grid and sinusoids span, at 5x5 and 7x7
   gates       of DeepFillv2: what gates tell of a hole, layer by layer, beside the mask of partial convolutions
+  directions  of w, along which images change: principal components (GANSpace) and in closed form (SeFa)
   skips       of the U-Net of partial convolutions: what skips bring to the middle of a hole
 
 Generators are one random stack of convolutions without and with padding; or those of --config, with random weights;
@@ -26,12 +28,13 @@ examples:
   position --config mspie:d,tiny --config mspie:i,tiny --out studies
   encodings --model runs/mspie-c --out studies
   gates --model runs/faces --out studies
+  directions --model runs/faces --out studies
 """
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates', 'skips'))
+    p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates', 'skips', 'directions'))
     source = p.add_mutually_exclusive_group()
     source.add_argument('--model', type=options.path, metavar='WORKDIR', help='the --workdir of a run')
     source.add_argument(
@@ -48,6 +51,15 @@ def run(args: argparse.Namespace) -> None:
     key, model = jax.random.key(args.seed), None if args.model is None else options.load(args)
     if args.samples is not None and args.study not in ('padding', 'position'):
         raise UserError(f'--samples {args.samples}: the study {args.study} draws no samples; leave it out.')
+    if args.study == 'directions':
+        if model is None:
+            raise UserError('directions are those of a trained model; name it with --model.')
+        study, arrays = analysis.directions_study(model, seed=args.seed)
+        paths = analysis.save(study, args.out, 'directions', {'model': str(args.model), 'seed': args.seed})
+        with whole(args.out / 'directions.npz') as unfinished, unfinished.open('wb') as file:
+            np.savez(file, **arrays)
+        print(*paths, args.out / 'directions.npz', sep='\n')
+        return
     about = {'study': args.study, 'seed': args.seed, 'model': args.model and str(args.model), 'config': args.config}
     if args.study in ('gates', 'skips'):
         names = args.config or ['deepfill:tiny' if args.study == 'gates' else 'pconv:tiny']

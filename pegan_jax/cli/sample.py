@@ -4,12 +4,14 @@ import argparse
 import json
 import math
 import pathlib
+import re
 import sys
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from pegan_jax import animation, coords, sampling
+from pegan_jax import analysis, animation, coords, sampling
 from pegan_jax.cli import options
 from pegan_jax.files import whole
 from pegan_jax.pixels import as_image, image_grid, to_uint8
@@ -26,6 +28,7 @@ EPILOG = """examples:
   --seeds 0-3 --style-mix 10-14:0-6 --out mix.png                  the first seven styles from seeds 10 to 14
   --seeds 0-31 --video --grid 2x4 --out loop.mp4                   a loop through four seeds in each of eight cells
   --seeds 3 --video tour --frames 300 --out tour.gif               a camera moves, turns and zooms
+  --seeds 0-3 --direction studies/directions.npz:pca:2:-3..3 --out along.png   seven steps along a direction
   --ws found/projected_w.npz --out again.png                       what project has found
   --seeds 0-3 --size 256x512 --rotate 20 --out wide.png            more of the scene, turned
 """
@@ -57,6 +60,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help='images of the styles w [N, num_ws, w_dim] in a file',
     )
     p.add_argument(
+        '--direction', type=_direction, metavar='FILE.npz:KIND:K:LOW..HIGH',
+        help='a table of --seeds along direction K that analyze directions has found, KIND pca or sefa',
+    )  # fmt: skip
+    p.add_argument(
         '--video', nargs='?', const='interpolate', choices=('interpolate', *sampling.CAMERAS),
         help='through the latents of --seeds and back (default), or the same images while the camera moves',
     )  # fmt: skip
@@ -79,12 +86,32 @@ def _mix(text: str) -> tuple[list[int], list[int]]:
     return options.numbers(seeds), options.numbers(layers)
 
 
+class _Direction(NamedTuple):
+    file: pathlib.Path
+    kind: str
+    number: int
+    low: float
+    high: float
+
+
+def _direction(text: str) -> _Direction:
+    """'directions.npz:pca:2:-3..3'"""
+    found = re.fullmatch(r'(.+):(pca|sefa):(\d+):(-?[\d.]+?)\.\.(-?[\d.]+)', text)
+    if not found:
+        raise argparse.ArgumentTypeError(f'{text!r}; write FILE.npz:pca:2:-3..3, for the third of that kind.')
+    return _Direction(options.path(found[1]), found[2], int(found[3]), options.real(found[4]), options.real(found[5]))
+
+
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     options.at_least_one(args, 'columns', 'batch_size', *(['frames'] if args.frames is not None else []))
     out, folder = args.out
     if args.video:
         animation.check(out)
+    if args.direction and (folder or args.video or args.style_mix or args.ws):
+        raise UserError(
+            '--direction makes one picture; leave out --video, --style-mix and --ws, and write --out FILE.png.'
+        )
     if args.ws and (args.video or args.style_mix or folder):
         raise UserError('--ws makes one picture; leave out --video and --style-mix, and write --out FILE.png.')
     if args.style_mix and folder:
@@ -94,7 +121,9 @@ def run(args: argparse.Namespace) -> None:
     if args.rotate or any(args.translate):
         turn = coords.rotate(math.radians(args.rotate))
         chosen['transform'] = coords.compose(turn, coords.translate(*args.translate))
-    if args.video:
+    if args.direction:
+        _write_walk(args, model, out)
+    elif args.video:
         _write_video(args, model, out, chosen)
     elif folder:
         _write_folder(args, model, out, chosen)
@@ -116,6 +145,25 @@ def run(args: argparse.Namespace) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         as_image(image_grid(images, min(args.columns, len(images)))).save(out)
     print(out)
+
+
+def _write_walk(args: argparse.Namespace, model: sampling.Model, out: pathlib.Path) -> None:
+    """A row for each seed, seven columns along a direction."""
+    options.check_picture(out, model.config.data.channels)
+    with np.load(args.direction.file) as file:
+        if args.direction.kind not in file:
+            raise UserError(
+                f'--direction {args.direction.file} has no {args.direction.kind}; it has {", ".join(file)}.'
+            )
+        directions, scales = file[args.direction.kind], file[f'{args.direction.kind}_scale']
+    if args.direction.number >= len(directions):
+        raise UserError(f'--direction: {args.direction.file} has directions 0 to {len(directions) - 1}.')
+    direction, scale = (array[args.direction.number] for array in (directions, scales))
+    strengths = np.linspace(args.direction.low, args.direction.high, 7)
+    chosen = {'label': args.label, 'truncation_psi': args.truncation_psi}
+    images = to_uint8(analysis.walk(model, direction, scale, args.seeds, strengths, **chosen))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    as_image(image_grid(images.reshape(-1, *images.shape[2:]), len(strengths))).save(out)
 
 
 def _write_video(args: argparse.Namespace, model: sampling.Model, out: pathlib.Path, chosen: dict) -> None:
