@@ -108,9 +108,17 @@ def test_a_format_without_opacity_is_refused_before_anything_is_computed(trained
 # Every system ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+LIGHT = ('dcgan', 'deepfill')  # enough to see in CI that the walk still goes
+
+
 @pytest.mark.parametrize('channels', MODES)
-@pytest.mark.parametrize('system', sorted({*SYSTEMS} - {'waves'}))
+@pytest.mark.parametrize(
+    'system',
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LIGHT else pytest.mark.hand)
+        for name in sorted({*SYSTEMS} - {'waves'})
+    ],
+)
 def test_every_system_trains_goes_on_and_makes_pictures(system, channels, tmp_path):
     folder = tmp_path / 'images'
     folder.mkdir()
