@@ -27,7 +27,6 @@ for module in sorted(path.stem for path in pathlib.Path(__file__).parent.glob('c
 PENDING = {
     ('stylegan3', 'ada_'): 'adaptive augmentation is not implemented yet',
     ('stylegan3', 'equivariance_'): 'equivariance metrics are not implemented yet',
-    ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
 }
 
 
