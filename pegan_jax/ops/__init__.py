@@ -15,7 +15,9 @@ from pegan_jax.ops.fir import (
 from pegan_jax.ops.resize import (
     adaptive_average_pool,
     resize_align_corners,
+    resize_bicubic,
     resize_bicubic_align_corners,
+    resize_corner,
     resize_half_pixel,
     resize_nearest,
 )
@@ -35,7 +37,9 @@ __all__ = [
     'modulated_conv',
     'modulated_conv_resample',
     'resize_align_corners',
+    'resize_bicubic',
     'resize_bicubic_align_corners',
+    'resize_corner',
     'resize_half_pixel',
     'resize_nearest',
     'upfirdn2d',
