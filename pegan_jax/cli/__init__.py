@@ -85,7 +85,7 @@ def _run(argv: list[str]) -> int:
     try:
         if overrides and args.command != 'train':
             raise UserError(f'--config.{overrides[0]} is for the command train.')
-        args.overrides = overrides
+        args.overrides, args.words = overrides, argv
         if args.command != 'train':  # whose configuration says where
             persistent_cache(TrainConfig.compilation_cache)
         with Interrupts(saves=args.command == 'train' and not args.dry_run and args.distributed is None):
