@@ -78,7 +78,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         else:
             rest.append(word)
     args = _parser().parse_args(rest)
-    args.overrides = overrides
+    args.overrides, args.words = overrides, list(argv)
     return args
 
 

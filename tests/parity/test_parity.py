@@ -1,7 +1,6 @@
 """Same numbers as the public implementations: `pytest tests/parity --fixtures DIR` compares every DIR/<system>/*.npz.
 
-A file is taken by the check of the longest (system, prefix) that its name starts with; without one it fails. PENDING
-names what is not implemented yet; such files are skipped with the reason.
+A file is taken by the check of the longest (system, prefix) that its name starts with; without one it fails.
 """
 
 import importlib
@@ -24,10 +23,6 @@ for module in sorted(path.stem for path in pathlib.Path(__file__).parent.glob('c
         CHECKS |= found
         COUNT += len(found)
 
-PENDING = {
-    ('stylegan3', 'metrics_math'): 'the metrics of StyleGAN3 are not implemented yet',
-}
-
 
 def fixture_files(config):
     folder = pathlib.Path(config.getoption('--fixtures') or DEFAULT)
@@ -44,42 +39,21 @@ def pytest_generate_tests(metafunc):
 
 
 def test_numbers_of_the_public_implementation(path):
-    found = entry(path.parent.name, path.stem, CHECKS | PENDING)
+    found = entry(path.parent.name, path.stem, CHECKS)
     assert found is not None, f'no check takes {path.parent.name}/{path.name}; not imported: {MISSING}'
-    if found in PENDING:
-        pytest.skip(PENDING[found])
     CHECKS[found](*load(path))
 
 
-def test_no_pending_entry_is_stale(request):
-    """Of a full set, every PENDING entry takes a file.
-
-    The compact copy in tests/fixtures has only what a check takes, so a system's folder with any pending file is taken
-    to be full.
-    """
-    found = {entry(path.parent.name, path.stem, CHECKS | PENDING) for path in fixture_files(request.config)}
-    full = {key[0] for key in found & PENDING.keys()}
-    stale = [key for key in PENDING if key[0] in full and key not in found]
-    assert not stale, f'PENDING entries without a file: {stale}'
-
-
 def test_every_check_runs_by_default():
-    """The compact copy in tests/fixtures has a file for each check, and none that is pending."""
-    found = {entry(path.parent.name, path.stem, CHECKS | PENDING) for path in DEFAULT.glob('*/*.npz')}
+    """The compact copy in tests/fixtures has a file for each check, and no two modules check the same."""
+    found = {entry(path.parent.name, path.stem, CHECKS) for path in DEFAULT.glob('*/*.npz')}
     assert found == CHECKS.keys(), MISSING
-
-
-def test_no_pending_entry_overlaps_a_check():
-    overlaps = [
-        (p, c) for p in PENDING for c in CHECKS if p[0] == c[0] and (p[1].startswith(c[1]) or c[1].startswith(p[1]))
-    ]
-    assert not overlaps
     assert len(CHECKS) == COUNT
 
 
 def test_unknown_files_have_no_check():
-    assert entry('cips', 'unheard_of', CHECKS | PENDING) is None
-    assert entry('unheard_of', 'grids', CHECKS | PENDING) is None
+    assert entry('cips', 'unheard_of', CHECKS) is None
+    assert entry('unheard_of', 'grids', CHECKS) is None
     assert entry('s', 'abc', {('s', 'a'): 0, ('s', 'ab'): 0, ('t', 'abc'): 0}) == ('s', 'ab')
 
 
