@@ -101,14 +101,15 @@ def project(
     start = jnp.asarray(mean)[None]
     if space == 'w+':
         start = per_layer(sampler, start)
+    given = jax.tree.map(jnp.asarray, model.variables)  # a checkpoint's are NumPy's
     options = {'noise': 'const'} if 'noise' in sampler.options else {}
-    maps = _noise_maps(model.variables) if options else {}
+    maps = _noise_maps(given) if options else {}
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**32 - 1), max(len(maps), 1))
     random = {name: jax.random.normal(key, x.shape) for (name, x), key in zip(maps.items(), keys, strict=False)}
     target = jnp.asarray(image, jnp.float32)[None]
 
     def picture(found: dict, noise: jax.Array | float = 0.0) -> jax.Array:
-        variables = _with_maps(model.variables, found['maps'])
+        variables = _with_maps(given, found['maps'])
         return sampler.synthesise(variables, per_layer(sampler, found['w'] + noise), **options)
 
     shape = jax.eval_shape(picture, {'w': start, 'maps': random}).shape
@@ -148,7 +149,7 @@ def project(
     result = show(found)
     final = float(jax.jit(lambda a, b: jnp.sum(distance(seen(a), seen(b))))(result, target))
     ws = np.asarray(per_layer(sampler, found['w'])[0])
-    variables = _with_maps(model.variables, found['maps'])
+    variables = _with_maps(given, found['maps'])
     return Projection(ws, np.asarray(result[0]), final, measure or 'the distance given', variables)
 
 

@@ -28,6 +28,7 @@ def psnr(a, b):
 @pytest.mark.parametrize('name, space', [('stylegan2:tiny', 'w'), ('cips:tiny', 'w+')])
 def test_the_latent_of_a_generated_image_is_found(name, space):
     loaded = model(name)
+    loaded = dataclasses.replace(loaded, variables=jax.device_get(loaded.variables))  # as of a checkpoint
     target = sample(loaded, [3])[0]
     steps = []
     found = project(loaded, target, space=space, steps=250, watch=lambda i, far, image: steps.append(far))
