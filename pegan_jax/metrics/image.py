@@ -80,6 +80,49 @@ def check_ssim(size: tuple[int, int]) -> None:
         raise UserError(f'ssim has a window of 11 pixels; images of {size[1]} x {size[0]} are too small.')
 
 
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest first
+
+
+def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity at five scales (Wang et al. 2003, eq. 7), of uint8 images [H, W, C]; 1 for equal ones.
+
+    The product over scales of the means of contrast and structure, and of luminance at the coarsest one, to the powers
+    of SCALE_WEIGHTS; means below 0 count as 0. Between scales, 2x2 pixels are averaged; the window is that of `ssim`
+    where the image is as large, and shrinks with it otherwise, as in the program of Karras et al. 2018.
+
+    Raises: ValueError as `mean_error`, and for sides under 16 pixels.
+    """
+    x, y = _unit(a), _unit(b)
+    if min(x.shape[:2]) < 16:
+        raise UserError(f'ms_ssim halves images four times; {x.shape[1]} x {x.shape[0]} pixels are too few, use 16.')
+    result = 1.0
+    for scale, weight in enumerate(SCALE_WEIGHTS):
+        if scale:
+            x, y = (_halved(v) for v in (x, y))
+        size = min(11, *x.shape[:2])
+        mx, my, xx, yy, xy = (_windowed(v, size) for v in (x, y, x * x, y * y, x * y))
+        structure = (2 * (xy - mx * my) + 0.03**2) / (xx - mx**2 + yy - my**2 + 0.03**2)
+        if scale == len(SCALE_WEIGHTS) - 1:
+            structure = structure * (2 * mx * my + 0.01**2) / (mx**2 + my**2 + 0.01**2)
+        result *= max(structure.mean(), 0.0) ** weight
+    return float(result)
+
+
+def _halved(x: np.ndarray) -> np.ndarray:
+    """Means of 2x2 pixels; an odd last row or column is left out."""
+    height, width = (n // 2 for n in x.shape[:2])
+    return x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).mean(axis=(1, 3))
+
+
+def _windowed(x: np.ndarray, size: int) -> np.ndarray:
+    """Means under a Gaussian window of `size` pixels, of the positions where it is inside."""
+    at = np.arange(size) - (size - 1) / 2
+    taps = np.exp(-0.5 * (at / (1.5 * size / 11)) ** 2)
+    for axis in (0, 1):
+        x = np.lib.stride_tricks.sliding_window_view(x, size, axis=axis) @ (taps / taps.sum())
+    return x
+
+
 def tv(image: np.ndarray) -> float:
     """Total variation: 100 times the mean absolute difference of neighbours, in rows and in columns, in [0, 1]."""
     x = _unit(image)

@@ -11,7 +11,7 @@ from compare import anything, assert_close, assert_outputs, fields, nchw, nhwc, 
 
 from pegan_jax import editing, losses, ops
 from pegan_jax.interop import singan as singan_rules
-from pegan_jax.metrics.distribution import frechet_distance
+from pegan_jax.metrics.gaussians import fit, frechet_distance
 from pegan_jax.models import singan, singan_pyramid
 
 COUNTERS = [r'(.*\.)?num_batches_tracked']  # nothing here counts batches
@@ -466,7 +466,8 @@ def applications(arrays, meta):
         for kind, radius in (('harmonization', editing.HARMONISE_RADIUS), ('editing', editing.EDIT_RADIUS)):
             got[f'mask_{kind}'] = editing.soft_mask(arrays['in/mask'], radius)
     if 'in/sifid_features_real' in arrays:
-        got['sifid'] = frechet_distance(arrays['in/sifid_features_real'], arrays['in/sifid_features_fake'])
+        maps = (arrays[f'in/sifid_features_{kind}'] for kind in ('real', 'fake'))
+        got['sifid'] = frechet_distance(*(fit(x, ddof=1) for x in maps))
     assert_outputs(arrays, got, lambda name: tolerance[name.partition('_')[0]])
     for row in meta.get('sr_schedule', []):
         repeats, step = singan_pyramid.sr_schedule(row['sr_factor'])

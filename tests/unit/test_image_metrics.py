@@ -78,3 +78,28 @@ def test_every_metric_has_its_numbers_and_other_arrays_are_refused():
     assert got['l1_hole'] == got['l1'] and got['tv_real'] == measures.tv(REAL) != got['tv'] == measures.tv(changed())
     with pytest.raises(ValueError, match=r'image is float64 \(16, 16, 3\)'):
         measures.measure(REAL / 255, changed(), mask, ('l1',))
+
+
+def test_similarity_at_five_scales_is_the_product_of_its_definition():
+    """Wang et al. 2003, eq. 7, with the windows of SciPy where they are inside."""
+    a = np.random.default_rng(0).integers(0, 256, (180, 200, 3)).astype(np.uint8)
+    b = (0.7 * a + 0.3 * np.roll(a, 1, axis=0)).astype(np.uint8)
+    x, y, want = a / 255, b / 255, 1.0
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        if scale:
+            x, y = (0.25 * (v[::2, ::2] + v[1::2, ::2] + v[::2, 1::2] + v[1::2, 1::2]) for v in (x[: len(x) // 2 * 2, : x.shape[1] // 2 * 2], y[: len(x) // 2 * 2, : x.shape[1] // 2 * 2]))  # fmt: skip  # noqa: E501
+
+        def mean(v):
+            return ndimage.gaussian_filter(v, (1.5, 1.5, 0), truncate=5 / 1.5)[5:-5, 5:-5]
+
+        mx, my = mean(x), mean(y)
+        vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+        local = (2 * cov + 0.03**2) / (vx + vy + 0.03**2)
+        if scale == 4:
+            local = local * (2 * mx * my + 0.01**2) / (mx**2 + my**2 + 0.01**2)
+        want *= local.mean() ** weight
+    assert measures.ms_ssim(a, b) == pytest.approx(want, rel=1e-9)
+    assert measures.ms_ssim(a, a) == pytest.approx(1) and measures.ms_ssim(a, 255 - a) == 0
+    assert 0 <= measures.ms_ssim(a[:16, :16], b[:16, :16]) < 1  # the window shrinks
+    with pytest.raises(ValueError, match='use 16'):
+        measures.ms_ssim(a[:15], b[:15])
