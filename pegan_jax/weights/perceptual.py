@@ -1,4 +1,4 @@
-"""LPIPS on VGG-16, and the classifier's features of VGG-16, with weights from the user's files or installed packages."""
+"""LPIPS on VGG-16, and features of VGG-16, with weights from the user's files or installed packages."""
 
 import importlib.util
 import pathlib

@@ -112,8 +112,8 @@ def _fetch(public: Public, path: pathlib.Path) -> None:
             digest = sha256_of(unfinished)
             if not digest.startswith(public.digest):
                 raise UserError(
-                    f'{public.url} gave a file whose SHA-256 begins with {digest[:8]}, not {public.digest}; nothing was '
-                    'kept.'
+                    f'{public.url} gave a file whose SHA-256 begins with {digest[:8]}, not {public.digest}; '
+                    'nothing was kept.'
                 )
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise UserError(f'{public.url} cannot be fetched ({error}); save it as {path} by other means.') from None
