@@ -12,11 +12,11 @@ from pegan_jax import config as configs
 from pegan_jax.config import Config
 from pegan_jax.data import pipeline
 from pegan_jax.gan import GAN
+from pegan_jax.processes import StopSignal, together
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.log import RunLog
 from pegan_jax.train.metrics import Metrics
 from pegan_jax.train.pictures import Pictures
-from pegan_jax.processes import StopSignal, together
 from pegan_jax.train.programs import Programs
 from pegan_jax.train.state import TrainState, create_state
 from pegan_jax.train.step import check_batch_size, data_mesh, persistent_cache, place_batch, replicated_state
