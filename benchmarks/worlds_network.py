@@ -86,7 +86,7 @@ def main() -> None:
     """Trains, prints what was learnt, writes the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=pathlib.Path, default=PATH)
-    parser.add_argument('--steps', type=int, default=4000)
+    parser.add_argument('--steps', type=int, default=1500)
     parser.add_argument('--batch', type=int, default=64)
     args = parser.parse_args()
     net = WorldsNet(KINDS + 1 + TRUTHS)

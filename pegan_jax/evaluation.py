@@ -1,10 +1,12 @@
-"""Scores of models that complete images, on a fixed list of masks: the same ones for every model with the same seed."""
+"""Scores of models: of completions, under masks that are the same for all models with the same seed, and of samples."""
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,10 +16,17 @@ from tqdm import tqdm
 from pegan_jax.data import masks, pipeline, worlds
 from pegan_jax.files import whole
 from pegan_jax.metrics import image as measures
+from pegan_jax.metrics.names import ALONE
 from pegan_jax.pixels import decode_image, to_uint8, with_channels
+from pegan_jax.sampling import Model, load
+from pegan_jax.scoring import images as sets
+from pegan_jax.scoring import paths, record
+from pegan_jax.scoring.scores import Scorer
+from pegan_jax.scoring.scores import check as check_scores
 from pegan_jax.settings import DataConfig, UserError
+from pegan_jax.train.checkpoint import CheckpointError
 
-METRICS = tuple(measures.DEFINITIONS)
+METRICS = tuple(measures.DEFINITIONS)  # of completions
 KINDS = ('box', 'brush', 'union')
 HELD_OUT = 1_000_000  # the first of the worlds that evaluations use; training takes them from 0 on
 
@@ -167,3 +176,70 @@ def save(results: dict[str, Any], path: pathlib.Path, about: dict[str, Any], met
     definitions = {name: text for metric in metrics for name, text in measures.DEFINITIONS[metric].items()}
     with whole(path) as unfinished:
         unfinished.write_text(json.dumps(about | {'metrics': definitions, 'results': results}, indent=1) + '\n')
+
+
+# Samples --------------------------------------------------------------------------------------------------------------
+
+
+def score_model(
+    model: Model, scorer: Scorer, data: DataConfig, *, noise: str = 'random', batch_size: int = 32, **options: Any
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Scores of the samples of a model.
+
+    Args:
+      scorer: of `scorer_of`.
+      data: of real images, see `images.like_samples`.
+      noise, options: of `images.Generator`: truncation_psi, truncation_cutoff, seed.
+      batch_size: images made at once.
+    Returns: as `Scorer`.
+    Raises: UserError for what the model or its images do not have, and as `pipeline.open_source`.
+    """
+    system, folder = model.config.system, scorer.folder
+    sets.check_generator(model.gan, system)
+    size = sets.size_of_samples(model.gan, model.variables)
+    check_scores(scorer.scores, size, generated=True)
+    identity = sets.digest_of(model.variables)
+    generator = sets.Generator(model.gan, model.variables, identity, noise=noise, **options)
+    sets.check_truncation(generator, system)
+    for score in scorer.scores:
+        if score.kind == 'ppl2':
+            paths.check_paths(generator, score, system)
+    generator = generator._replace(labels=sets.drawn_labels(model.config.data, model.gan.c_dim, folder))
+    alone = all(score.kind in ALONE for score in scorer.scores)
+    real = None if alone else sets.like_samples(model.gan, model.variables, data, folder)
+    values, about = scorer(sets.generated(generator, batch_size), real, functools.partial(paths.lengths, generator))
+    return values, {'step': model.step} | about
+
+
+def score_data(fake: DataConfig, real: DataConfig, scorer: Scorer, *, as_they_are: bool = False) -> tuple[dict, dict]:
+    """Scores of one data set against another; of worlds, the two are others. Args and errors as of `images.of_data`."""
+    sides = [
+        sets.of_data(data, scorer.folder, first_world=first, as_they_are=as_they_are)
+        for data, first in ((fake, sets.FAKE_WORLDS), (real, sets.REAL_WORLDS))
+    ]
+    check_scores(scorer.scores, sides[0].read(0, 1).shape[1:3], generated=False)
+    return scorer(*sides)
+
+
+def steps_to_score(workdir: pathlib.Path, results: Sequence[str]) -> list[int]:
+    """Steps of a run's checkpoints of which its metrics.jsonl does not have all results, oldest first."""
+    names = (path.name for path in (workdir / 'checkpoints').glob('[0-9]*'))
+    return sorted({int(name) for name in names if name.isdigit()} - record.scored(workdir / 'metrics.jsonl', results))
+
+
+def watch(workdir: pathlib.Path, scorer: Scorer, score: Callable[[Model], None], *, seconds: float = 30.0) -> None:
+    """Calls score(model) for each checkpoint that a run saves, until the one of its last step has been scored."""
+    results = [name for s in scorer.scores for name in s.results]
+    while True:
+        for step in steps_to_score(workdir, results):
+            try:
+                model = load(workdir, step)
+            except CheckpointError:  # it has been replaced by a newer one
+                if (workdir / 'checkpoints' / str(step)).is_dir():
+                    raise
+                continue
+            score(model)
+            train = model.config.train
+            if step >= (train.total_steps if model.gan.num_steps is None else model.gan.num_steps()):
+                return
+        time.sleep(seconds)

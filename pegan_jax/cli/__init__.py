@@ -91,6 +91,7 @@ def _run(argv: list[str]) -> int:
     logging.getLogger('absl').setLevel(logging.ERROR)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     try:
+        args.words = argv
         if args.overrides and args.command != 'train':
             raise UserError(f'--config.{args.overrides[0]} is for the command train.')
         if args.command != 'train':  # whose configuration says where

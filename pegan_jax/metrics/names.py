@@ -60,7 +60,8 @@ def parse(name: str) -> Score:
     """
     found = _PATTERN.fullmatch(name)
     if found is None or not _fits(found):
-        raise UserError(f'unknown score {name!r}{nearest(name, EXAMPLES) or '.'} Known, with any count: {_listed()}.')
+        near = nearest(name, EXAMPLES) or '.'
+        raise UserError(f'unknown score {name!r}{near} Known, with any count: {_listed()}.')
     kind = found['kind']
     count = int(found['count'] or 50) * (1000 if found['thousands'] or not found['count'] else 1)
     if count < 2:

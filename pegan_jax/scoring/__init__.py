@@ -1,0 +1,1 @@
+"""Scores of sets of images: where images come from, features of them in parts that are kept, numbers made of these."""

@@ -1,0 +1,246 @@
+"""Sets of images to be scored: those of data, and those that a generator makes. Real or not, they are uint8 RGB."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from pegan_jax.data import pipeline, sources, worlds
+from pegan_jax.gan import GAN, Completer, images_of, per_layer
+from pegan_jax.layers import truncate
+from pegan_jax.pixels import decode_image, to_uint8, with_channels
+from pegan_jax.settings import DataConfig, UserError
+
+THREADS = 4
+# Procedural worlds that no training sees: real ones, and others to compare with them.
+REAL_WORLDS, FAKE_WORLDS = 1_000_000, 2_000_000
+
+
+class Images(NamedTuple):
+    """Numbered rows, such as images; row i is always the same one.
+
+    count: how many there are; None: as many as one likes.
+    key: (start, stop) -> text that differs whenever these rows may differ.
+    read: (start, stop) -> rows [stop - start, ...], of images uint8 [..., H, W, 3].
+    about: what repeats them, for people.
+    """
+
+    count: int | None
+    key: Callable[[int, int], str]
+    read: Callable[[int, int], np.ndarray]
+    about: dict[str, Any]
+
+
+def of_source(source: sources.Source, size: tuple[int, int] | None, crop: str, max_pixels: int) -> Images:
+    """All images of a data set, in an order drawn once, so that the first ones are of all classes; never mirrored.
+
+    They are known by their content: the bytes of their files, and what is made of them.
+
+    Args:
+      size, crop: of `pipeline.fit`; None: as they are, and all must then have one size.
+    """
+    order = np.random.RandomState(0).permutation(len(source))
+
+    def key(start: int, stop: int) -> str:
+        digest = hashlib.sha256(repr((size, crop)).encode())
+        for i in order[start:stop]:
+            digest.update(hashlib.sha256(source[int(i)]['image']).digest())
+        return digest.hexdigest()
+
+    def one(index: np.integer) -> np.ndarray:
+        pixels = decode_image(source[int(index)]['image'], max_pixels, 3)
+        return pixels if size is None else pipeline.fit(pixels, size, crop)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            rows = list(pool.map(one, order[start:stop]))
+        if other := [x.shape for x in rows if x.shape != rows[0].shape]:
+            shapes = ' and '.join(f'{w} x {h}' for h, w, _ in (rows[0].shape, other[0]))
+            raise UserError(f'images of {source.contents().root} have the sizes {shapes}; give --size H[xW].')
+        return np.stack(rows)
+
+    about = {'data': source.contents().root, 'images': len(source), 'size': size, 'crop': size and crop}
+    return Images(len(source), key, read, about)
+
+
+def of_worlds(size: tuple[int, int], first: int = REAL_WORLDS) -> Images:
+    """Procedural worlds from number `first` on."""
+    draw = jax.jit(functools.partial(worlds.render_world, height=size[0], width=size[1]))
+
+    def read(start: int, stop: int) -> np.ndarray:
+        rows = []
+        for i in range(start, stop, 64):
+            # The last ones are drawn with others: one compiled program serves all.
+            rows.append(to_uint8(draw(first + i + np.arange(64, dtype=np.int32)))[: stop - i])
+        return np.concatenate(rows)
+
+    about = {'data': 'worlds', 'first': first, 'size': size}
+    return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
+
+
+def is_worlds(data: DataConfig) -> bool:
+    """Whether a configuration names the procedural worlds."""
+    return data.tfds == 'worlds' and data.folder is None and data.image is None
+
+
+def of_data(
+    data: DataConfig, folder: pathlib.Path, *, first_world: int = REAL_WORLDS, as_they_are: bool = False
+) -> Images:
+    """The images that a configuration names, fitted to its size; of the worlds, those that no training sees.
+
+    Args:
+      folder: where what is found out about them is kept.
+      as_they_are: they keep their sizes.
+    Raises: ConfigError as `pipeline.open_source`.
+    """
+    if is_worlds(data):
+        return of_worlds(data.size, first_world)
+    source = pipeline.open_source(dataclasses.replace(data, labels=False, edges='none'), folder)
+    crop = data.crop if data.crop == 'stretch' else 'center'
+    return of_source(source, None if as_they_are else data.size, crop, data.max_pixels)
+
+
+def size_of_samples(gan: GAN, variables: dict) -> tuple[int, int]:
+    """(height, width) of the images that a generator makes."""
+    images = jax.eval_shape(functools.partial(images_of, gan), variables, gan.sampler.draw([0]))
+    return images.shape[1:3]
+
+
+def like_samples(gan: GAN, variables: dict, data: DataConfig, folder: pathlib.Path) -> Images:
+    """`of_data` of the size of samples: resized to that of a stage; larger data, for rotations, are cut as they are."""
+    height, width = size_of_samples(gan, variables)
+    top, left = (data.size[0] - height) // 2, (data.size[1] - width) // 2
+    stages = {stage.size for stage in gan.stages()} if gan.stages else set()
+    if is_worlds(data) or (height, width) in stages or max(top, left) < 1 or min(top, left) < 0:
+        return of_data(dataclasses.replace(data, resolution=(height, width)), folder)
+    images = of_data(data, folder)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return images.read(start, stop)[:, top : top + height, left : left + width]
+
+    return images._replace(
+        key=lambda start, stop: f'{images.key(start, stop)} {height} {width}', read=read,
+        about=images.about | {'window': (height, width)},
+    )  # fmt: skip
+
+
+# Generated images -----------------------------------------------------------------------------------------------------
+
+
+class Generator(NamedTuple):
+    """A network that makes images, and how.
+
+    identity: of its variables, such as `digest_of` them.
+    truncation_psi, truncation_cutoff: as of `Model.styles`.
+    labels: (first, count) -> labels [count, c_dim] of images from number `first` on; None: it takes none.
+    noise: 'random', drawn anew for every image, or 'const', 'none'; for systems that have noise.
+    seed: of the first image.
+    """
+
+    gan: GAN
+    variables: dict
+    identity: str
+    truncation_psi: float = 1.0
+    truncation_cutoff: int | None = None
+    labels: Callable[[int, int], np.ndarray] | None = None
+    noise: str = 'random'
+    seed: int = 0
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What repeats its images."""
+        told = ('truncation_psi', 'truncation_cutoff', 'noise', 'seed')
+        return {'network': self.identity} | {name: getattr(self, name) for name in told}
+
+
+def digest_of(variables: dict) -> str:
+    """SHA-256 of names and values of all arrays."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        array = np.ascontiguousarray(jax.device_get(leaf))
+        digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def drawn_labels(data: DataConfig, c_dim: int, folder: pathlib.Path) -> Callable[[int, int], np.ndarray] | None:
+    """`Generator.labels`: those of images of the data, drawn at random; None for a model without labels.
+
+    Raises: ConfigError as `pipeline.open_source`, and for labels of another size.
+    """
+    if not c_dim:
+        return None
+    source = pipeline.open_source(dataclasses.replace(data, edges='none'), folder)
+    pipeline.check_labels(source, c_dim)
+
+    def labels(first: int, count: int) -> np.ndarray:
+        rows = [np.random.RandomState(i).randint(len(source)) for i in range(first, first + count)]
+        found = np.stack([source[row]['label'] for row in rows])
+        return np.eye(c_dim, dtype=np.float32)[found] if found.ndim == 1 else found.astype(np.float32)
+
+    return labels
+
+
+def check_generator(gan: GAN, system: str) -> None:
+    """Raises: UserError for a system that completes images."""
+    if isinstance(gan.sampler, Completer):
+        raise UserError(f'{system} completes images; its scores are l1, l2, psnr, ssim and tv.')
+
+
+def local_sharding(*axes: str) -> NamedSharding:
+    """Over this process's devices: 'rows' along the first axis, or copies everywhere."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), ('rows',)), P(*axes))
+
+
+def generated(generator: Generator, batch_size: int = 32) -> Images:
+    """Images of latents of the seeds seed, seed + 1, ...; made on all devices of this process.
+
+    Args:
+      batch_size: images made at once; rounded up to a multiple of the devices.
+    """
+    sampler, about = generator.gan.sampler, generator.about
+    batch_size += -batch_size % len(jax.local_devices())
+    variables = jax.device_put(generator.variables, local_sharding())
+
+    @jax.jit
+    def make(variables: dict, z: jax.Array, labels: jax.Array | None, seeds: jax.Array) -> jax.Array:
+        w = z if sampler.map is None else sampler.map(variables, z, labels)
+        if generator.truncation_psi != 1:
+            w = per_layer(sampler, w) if generator.truncation_cutoff is not None else w
+            w = truncate(w, sampler.w_avg(variables), generator.truncation_psi, generator.truncation_cutoff)
+        return sampler.synthesise(variables, per_layer(sampler, w), **noise_options(generator, seeds))
+
+    def read(start: int, stop: int) -> np.ndarray:
+        rows = []
+        for i in range(start, stop, batch_size):
+            seeds = generator.seed + np.arange(i, i + batch_size)
+            labels = None if generator.labels is None else generator.labels(int(seeds[0]), batch_size)
+            inputs = jax.device_put((sampler.draw(seeds), labels, seeds.astype(np.uint32)), local_sharding('rows'))
+            rows.append(with_channels(to_uint8(make(variables, *inputs)), 3)[: stop - i])
+        return np.concatenate(rows)
+
+    return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
+
+
+def noise_options(generator: Generator, seeds: jax.Array) -> dict[str, Any]:
+    """Options of `Sampler.synthesise` for images of these seeds [N]."""
+    if 'noise' not in generator.gan.sampler.options:
+        return {}
+    return {'noise': jax.vmap(jax.random.key)(seeds) if generator.noise == 'random' else generator.noise}
+
+
+def check_truncation(generator: Generator, system: str) -> None:
+    """Raises: UserError for a truncation that the system does not have."""
+    sampler = generator.gan.sampler
+    if generator.truncation_psi != 1 and sampler.w_avg is None:
+        raise UserError(f'{system} has no mean style to truncate towards; leave --truncation-psi at 1.')
+    if generator.truncation_cutoff is not None and not 0 <= generator.truncation_cutoff <= (sampler.num_ws or 0):
+        raise UserError(f'--truncation-cutoff {generator.truncation_cutoff}; use 0 to {sampler.num_ws or 0}.')

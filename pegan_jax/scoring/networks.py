@@ -1,0 +1,86 @@
+"""Feature networks by name: what scores compare, with the files that their weights are from."""
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pegan_jax.weights import inception, perceptual, public
+from pegan_jax.weights.worlds import load_worlds, worlds_features
+
+RESIZE = ('published', 'clean')
+
+
+class Network(NamedTuple):
+    """A function of images.
+
+    identity: differs where features may differ: weights, what is done to images.
+    features: (params, images uint8 [N, H, W, 3]) -> [N, ...]; compiled by who calls it. None: rows are taken as they
+      are.
+    params: its weights.
+    about: which network, and the SHA-256 of its file.
+    classifier: [features, classes] of the last layer, for Inception Score.
+    """
+
+    identity: str
+    features: Callable | None = None
+    params: Any = None
+    about: Mapping[str, Any] = {}
+    classifier: np.ndarray | None = None
+
+
+ROWS = Network('rows')
+FILES = {
+    'inception': 'inception',
+    'vgg16_fc': 'vgg16',
+    'vgg16': 'lpips',
+    'stem': 'inception_imagenet',
+    'lpips': 'lpips',
+}
+
+
+def _inception(params: dict, images: jax.Array, *, resize: str) -> jax.Array:
+    return inception.InceptionV3().apply({'params': params}, inception.prepare(images, resize))
+
+
+def _stem(params: dict, images: jax.Array) -> jax.Array:
+    maps = inception.Stem().apply({'params': params}, images.astype(jnp.float32) / 127.5 - 1)
+    return maps.reshape(len(maps), -1, maps.shape[-1])
+
+
+def open_network(
+    name: str, given: Mapping[str, pathlib.Path], cache: pathlib.Path, *, fetch: bool = False, resize: str = 'published'
+) -> Network:
+    """A network by its name in `metrics.names`.
+
+    Args:
+      given, cache, fetch: of `public.find`.
+      resize: of images for Inception-v3, see `inception.prepare`.
+    Raises: UserError where its file is not at hand, ForeignFileError where that is another one.
+    """
+    if name == '':
+        return ROWS
+    if name == 'worlds':
+        params = load_worlds()
+        digest = hashlib.sha256(b''.join(np.asarray(x).tobytes() for x in jax.tree.leaves(params))).hexdigest()
+        return Network(f'worlds {digest}', worlds_features, params, {'network': 'worlds', 'sha256': digest})
+    file = public.find(FILES[name], given, cache, fetch=fetch)
+    about = {'network': name, 'file': str(file.path), 'sha256': file.sha256}
+    identity = f'{name} {file.sha256}'
+    if name == 'inception':
+        params, classifier = inception.load_inception(file.path)
+        features = functools.partial(_inception, resize=resize)
+        return Network(f'{identity} {resize}', features, params, about | {'resize': resize}, classifier)
+    if name == 'vgg16_fc':
+        return Network(identity, perceptual.classifier_features, perceptual.load_classifier(file.path), about)
+    if name == 'stem':
+        return Network(identity, _stem, inception.load_stem(file.path), about)
+    params = perceptual.load_lpips([file.path])
+    if name == 'lpips':
+        return Network(identity, None, params, about)
+    return Network(identity, perceptual.mean_features, params['vgg'], about)

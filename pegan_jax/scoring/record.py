@@ -1,0 +1,53 @@
+"""Results of scores: a line of JSON each, with everything that is needed to repeat them."""
+
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+PACKAGES = ('pegan_jax', 'jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'pillow')
+
+
+def about_this() -> dict[str, Any]:
+    """Date, versions and devices."""
+    versions = {'python': platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # it is used from its folder
+            versions[name] = 'not installed'
+    device = jax.devices()[0]
+    devices = f'{jax.device_count()} x {device.device_kind} ({device.platform}), {jax.process_count()} processes'
+    return {
+        'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'), 'versions': versions,
+        'devices': devices,
+    }  # fmt: skip
+
+
+def append(path: pathlib.Path, step: int | None, values: dict[str, float], about: dict[str, Any]) -> None:
+    """Adds a line to a file such as a run's metrics.jsonl: step, time, values, and `about` as 'evaluation'."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = {'time': time.time(), **values, 'evaluation': about | about_this()}
+    # In one write: a training that logs at the same time does not come between.
+    with path.open('ab', buffering=0) as file:
+        file.write((json.dumps(({} if step is None else {'step': step}) | line) + '\n').encode())
+
+
+def scored(path: pathlib.Path, results: Sequence[str]) -> set[int]:
+    """Steps of which the file has all these results."""
+    steps = {}
+    lines = path.read_text().splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:  # it is just being written
+            continue
+        if 'step' in found:
+            steps.setdefault(found['step'], set()).update(found)
+    return {step for step, names in steps.items() if names.issuperset(results)}

@@ -1,0 +1,107 @@
+"""The command evaluate on models that make images, and on folders."""
+
+import dataclasses
+import json
+from unittest.mock import ANY
+
+import numpy as np
+import pytest
+import toy
+from PIL import Image
+
+from pegan_jax import evaluation, load
+from pegan_jax.cli import main
+from pegan_jax.scoring import images
+from pegan_jax.train import run
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('images')
+    for i, image in enumerate(toy.toy_batch(0, 21)):
+        Image.fromarray(image).save(path / f'{i}.png')
+    return path
+
+
+@pytest.fixture(scope='module')
+def workdir(folder, tmp_path_factory):
+    path, config = tmp_path_factory.mktemp('run'), toy.get_config(str(folder))
+    run(dataclasses.replace(config, train=dataclasses.replace(config.train, keep=3)), path)
+    return path
+
+
+@pytest.fixture
+def evaluated(tmp_path, capsys):
+    def call(*words):
+        status = main(['evaluate', *map(str, words), '--cache', str(tmp_path / 'cache')])
+        printed = capsys.readouterr()
+        return status, printed.err if status else printed.out
+
+    return call
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_scores_of_a_model_are_added_to_its_log_with_what_repeats_them(workdir, evaluated):
+    before = lines_of(workdir / 'metrics.jsonl')
+    told = ['--metrics', 'swd20,rows16', '--truncation-psi', '0.5', '--seed', '3', '--batch-size', '4']
+    status, printed = evaluated('--model', workdir, *told)
+    *kept, line = lines_of(workdir / 'metrics.jsonl')
+    assert status == 0 and kept == before and line['step'] == 10
+    assert f'swd20  {line["swd20"]:.6g}' in printed and f'rows16  {line["rows16"]:.6g}' in printed
+    about = line['evaluation']
+    assert about['command'].startswith(f'python -m pegan_jax evaluate --model {workdir} --metrics swd20,rows16')
+    assert about['fake']['truncation_psi'] == 0.5 and about['fake']['seed'] == 3
+    assert about['fake']['network'] == images.digest_of(load(workdir).variables)
+    assert about['reals'] == {'swd20': 20, 'rows16': 16} and about['real']['images'] == 21
+    assert {'jax', 'python', 'numpy'} <= about['versions'].keys() and about['contents'].keys() == {'real', 'fake'}
+    evaluated('--model', workdir, *told)
+    assert lines_of(workdir / 'metrics.jsonl')[-1]['swd20'] == line['swd20']
+
+
+def test_folders_are_scored_as_the_model_they_are_from(workdir, folder, evaluated, tmp_path):
+    out = tmp_path / 'samples'
+    assert main(['sample', '--model', str(workdir), '--seeds', '0-19', '--out', f'{out}/']) == 0
+    metrics = ['--metrics', 'rows20,horizon20', '--out', tmp_path / 'scores.jsonl']
+    assert evaluated('--fake', out, '--real', folder, *metrics) == (0, ANY)
+    assert evaluated('--model', workdir, *metrics) == (0, ANY)
+    of_folder, of_model = lines_of(tmp_path / 'scores.jsonl')
+    assert of_folder['rows20'] == pytest.approx(of_model['rows20'], rel=1e-6)
+    assert of_folder['horizon20'] == pytest.approx(of_model['horizon20'], rel=1e-6)
+    assert 'step' not in of_folder and of_model['step'] == 10
+    noise = tmp_path / 'noise'
+    noise.mkdir()
+    for i in range(20):
+        Image.fromarray(np.full((12, 12, 3), 9 * i, np.uint8)).save(noise / f'{i}.png')
+    status, error = evaluated('--fake', noise, '--real', folder, *metrics)
+    assert status == 1 and 'fake images have 12 x 12, real ones 8 x 8 pixels; give --size' in error
+    assert evaluated('--fake', noise, '--real', folder, *metrics, '--size', '8')[0] == 0
+
+
+def test_a_watched_run_has_every_checkpoint_scored_once(workdir, evaluated, monkeypatch):
+    monkeypatch.setattr(evaluation.time, 'sleep', lambda _: pytest.fail('the run has ended: nothing to wait for'))
+    status, printed = evaluated('--watch', workdir, '--metrics', 'rows18')
+    scored = [line['step'] for line in lines_of(workdir / 'metrics.jsonl') if 'rows18' in line]
+    assert status == 0 and scored == [4, 8, 10] and printed.count('step') == 3
+    assert evaluation.steps_to_score(workdir, ['rows18']) == []
+    assert evaluation.steps_to_score(workdir, ['rows18', 'swd18']) == [4, 8, 10]
+
+
+def test_what_cannot_be_scored_is_one_line(workdir, folder, evaluated, tmp_path):
+    for words, match in (
+        (['--model', workdir], 'name scores, such as --metrics fd_worlds10k'),
+        (['--model', workdir, '--metrics', 'fit50k'], "unknown score 'fit50k'"),
+        (['--model', workdir, '--metrics', 'l1'], "unknown score 'l1'"),
+        (['--model', workdir, '--metrics', 'fid50k_full'], '--weights inception=FILE'),
+        (['--model', workdir, '--metrics', 'msssim10'], 'images of 8 x 8 pixels are too small'),
+        (['--model', workdir, '--metrics', 'swd10', '--size', '9'], '--size is for --fake'),
+        (['--model', workdir, '--metrics', 'swd10', '--truncation-cutoff', '2'], 'use 0 to 0'),
+        (['--fake', folder, '--metrics', 'swd10'], 'name them with --real'),
+        (['--fake', folder, '--real', folder, '--metrics', 'swd22'], 'takes 22 images, and there are 21'),
+        (['--fake', folder, '--real', folder, '--metrics', 'swd9', '--step', '3'], 'belong to --model'),
+        (['--fake', tmp_path / 'none', '--real', folder, '--metrics', 'swd9'], 'none'),
+    ):
+        status, error = evaluated(*words)
+        assert status == 1 and match in error and error.count('\n') == 1, error

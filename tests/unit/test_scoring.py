@@ -1,0 +1,209 @@
+"""Sets of images and their features: one path for all of them, in parts that are kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from PIL import Image
+
+from pegan_jax.data import sources
+from pegan_jax.metrics import gaussians
+from pegan_jax.metrics.names import parse_all
+from pegan_jax.pixels import to_uint8
+from pegan_jax.scoring import images, parts, record
+from pegan_jax.scoring.networks import ROWS, Network
+from pegan_jax.scoring.scores import Scorer, check, open_networks
+from pegan_jax.settings import ConfigError, UserError
+
+TOY = Network('toy', lambda params, x: jnp.sin(params * x.astype(jnp.float32)).mean(axis=(1, 2)), jnp.float32(0.01))
+
+
+def rows_of(count=None, seed=0, side=16):
+    """Random images, and how often they were read."""
+    reads, rng = [], np.random.default_rng(seed)
+    x = rng.integers(0, 256, (200, side, side, 3)).astype(np.uint8)
+
+    def read(start, stop):
+        reads.append((start, stop))
+        return x[start:stop]
+
+    return images.Images(count, lambda *at: f'{seed} {at}', read, {'seed': seed}), x, reads
+
+
+@pytest.fixture(scope='module')
+def generator():
+    gan = toy.toy_gan(0.02)
+    params, buffers, _ = gan.init(jax.random.key(0))
+    # Colours far outside of what pixels hold: what is kept of them shows where they were quantised.
+    params['g']['rgb'] = 3 * params['g']['rgb']
+    variables = {'params': params['g'], 'buffers': buffers['g']}
+    return images.Generator(gan, variables, images.digest_of(variables))
+
+
+def test_generated_and_real_images_take_one_path_and_are_quantised_first(generator, tmp_path):
+    made = images.generated(generator, batch_size=3).read(0, 10)
+    assert made.dtype == np.uint8 and made.shape[3] == 3
+    for i, image in enumerate(made):
+        Image.fromarray(image).save(tmp_path / f'{i:02d}.png')
+    source = sources.open_folder(str(tmp_path), 10**6, tmp_path)
+    read = images.of_source(source, None, 'center', 10**6)
+    assert read.count == 10 and sorted(map(bytes, read.read(0, 10))) == sorted(map(bytes, made))
+    seen = []
+
+    def spy(params, x):
+        seen.append(x.dtype)
+        return TOY.features(params, x)
+
+    features = [
+        parts.collect(side, [(TOY._replace(features=spy), 10)], tmp_path / name)['toy'].rows(10)
+        for name, side in (('a', read), ('b', images.generated(generator)))
+    ]
+    assert set(seen) == {np.dtype(np.uint8)}
+    np.testing.assert_array_equal(*(x[np.lexsort(x.T)] for x in features))
+    assert abs(gaussians.frechet_distance(*map(gaussians.fit, features))) < 1e-9
+
+
+def test_seeds_are_those_of_samples_and_truncation_is_that_of_samples(generator):
+    sampler, variables = generator.gan.sampler, generator.variables
+    w = sampler.map(variables, sampler.draw(range(5, 9)), None)
+    want = to_uint8(sampler.synthesise(variables, w))
+    got = images.generated(generator._replace(seed=5), batch_size=3).read(0, 4)
+    assert np.abs(got.astype(int) - want).max() <= 1
+    np.testing.assert_array_equal(images.generated(generator).read(5, 9), got)
+    mean = images.generated(generator._replace(truncation_psi=0.0)).read(0, 2)
+    np.testing.assert_array_equal(mean[0], mean[1])
+    keys = [images.generated(g).key(0, 4) for g in (generator, generator._replace(truncation_psi=0.5))]
+    assert keys[0] != keys[1] != images.generated(generator).key(0, 5)
+
+
+def test_a_cut_call_goes_on_and_the_batch_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, 'PART', 32)
+    side, x, reads = rows_of()
+    want = np.asarray(TOY.features(TOY.params, x[:70]))
+
+    def cut(start, stop):
+        if start == 32:
+            raise KeyboardInterrupt
+        return side.read(start, stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        parts.collect(side._replace(read=cut), [(TOY, 70)], tmp_path)
+    assert reads == [(0, 32)] and len(list(tmp_path.iterdir())) == 1
+    found = parts.collect(side, [(TOY, 70)], tmp_path, batch_size=7)['toy']
+    assert reads == [(0, 32), (32, 64), (64, 70)]
+    np.testing.assert_allclose(found.rows(70), want, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.rows(40), want[:40], rtol=1e-6, atol=1e-6)
+    # Another network reads once more, but not what is there; a smaller count has a last part of its own.
+    both = parts.collect(side, [(TOY, 70), (ROWS, 40)], tmp_path)
+    assert reads[3:] == [(0, 32), (32, 40)]
+    np.testing.assert_array_equal(both['rows'].rows(40), x[:40])
+    assert both['toy'].digest == found.digest
+
+
+def test_data_are_known_by_content_not_by_name_or_time(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, 9, 12, 3)).astype(np.uint8)
+    keys = {}
+    for name, these in (('a', pixels), ('b', pixels), ('c', pixels[::-1])):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(these):
+            Image.fromarray(image).save(tmp_path / name / f'{i}.png')
+        source = sources.open_folder(str(tmp_path / name), 10**6, tmp_path)
+        keys[name] = images.of_source(source, (8, 8), 'center', 10**6).key(0, 3)
+        keys[name, 'larger'] = images.of_source(source, (9, 9), 'center', 10**6).key(0, 3)
+    assert keys['a'] == keys['b'] and len(set(keys.values())) == 4
+    Image.fromarray(pixels[0, :5]).save(tmp_path / 'a' / '0.png')
+    source = sources.open_folder(str(tmp_path / 'a'), 10**6, tmp_path)
+    with pytest.raises(UserError, match=r'have the sizes 12 x \d and 12 x \d; give --size'):
+        images.of_source(source, None, 'center', 10**6).read(0, 3)
+
+
+def test_scores_of_one_set_against_itself_and_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, 'PART', 32)
+    names = parse_all('fd_worlds48,kid_worlds48,pr_worlds48,dc_worlds48,swd48,fwd48,spectral48,rows48,horizon48')
+    networks = {'worlds': TOY._replace(identity='worlds'), '': ROWS}
+    scorer = Scorer(names, networks, tmp_path)
+    (one, x, reads), (other, y, _) = rows_of(100), rows_of(100, seed=1)
+    values, about = scorer(one, one)
+    expected = {'pr_worlds48_precision', 'pr_worlds48_recall', 'dc_worlds48_coverage'}
+    for name, value in values.items():
+        if name in expected:
+            assert value == 1
+        elif 'density' not in name and not name.startswith('kid'):
+            assert abs(value) < 1e-6, name
+    left = list(tmp_path.iterdir())
+    assert values['kid_worlds48'] < 0.01 and not left, 'features of generated images go when all scores are there'
+    values, _ = scorer(other, one)
+    assert len(list(tmp_path.iterdir())) == 2, 'features of real images stay'
+    real, fake = (np.asarray(TOY.features(TOY.params, z[:48])) for z in (x, y))
+    want = gaussians.frechet_distance(gaussians.fit(real), gaussians.fit(fake))
+    assert values['fd_worlds48'] == pytest.approx(want, rel=1e-5)
+    assert about['reals']['swd48'] == 48 and about['fake'] == {'seed': 0}
+    full, count = parse_all('fd_worlds48_full'), len(reads)
+    values, about = Scorer(full, networks, tmp_path)(other, one)
+    assert about['reals'] == {'fd_worlds48_full': 100}
+    assert reads[count:] == [(0, 1), (32, 64), (64, 96), (96, 100)]  # the size; the part that is known; the others
+    values, about = Scorer(parse_all('msssim20'), networks, tmp_path)(one, None)
+    assert about['real'] is None and 0 < values['msssim20'] < 1
+
+
+def test_what_cannot_be_scored_is_refused_before_features_are_computed(tmp_path):
+    networks = {'': ROWS}
+    side, _, reads = rows_of(100)
+    small, *_ = rows_of(100, side=12)
+    with pytest.raises(UserError, match='swd2k takes 2000 images, and there are 100'):
+        Scorer(parse_all('swd2k'), networks, tmp_path)(side, side)
+    with pytest.raises(UserError, match='fake images have 12 x 12, real ones 16 x 16 pixels; give --size'):
+        Scorer(parse_all('swd50'), networks, tmp_path)(small, side)
+    assert reads == [(0, 1)]
+    for name, size, generated, match in (
+        ('ppl2_wend', (64, 64), False, 'needs a --model'),
+        ('fwd10', (40, 64), True, 'multiples of 16'),
+        ('fwd10', (512, 256), True, 'at most 256 x 256'),
+        ('msssim10', (8, 8), True, 'too small'),
+    ):
+        with pytest.raises(UserError, match=match):
+            check(parse_all(name), size, generated=generated)
+    for name, match in (
+        ('fid10', 'pt_inception-2015-12-05-6726825d.pth.*--weights inception=FILE'),
+        ('pr10', 'vgg16-'),
+    ):
+        with pytest.raises(UserError, match=match):
+            open_networks(parse_all(name), {}, tmp_path)
+
+
+def test_a_line_says_what_repeats_it_and_which_steps_are_scored(tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    assert record.scored(path, ['a']) == set()
+    path.write_text('{"step": 3, "a": 1}\n{"step": 4, "b": 1}\n{"ste')
+    assert record.scored(path, ['a']) == {3}
+    path.write_text('')
+    record.append(path, 5, {'a': 1.0, 'b': 2.0}, {'command': 'c'})
+    record.append(path, None, {'a': 1.0}, {'command': 'c'})
+    assert record.scored(path, ['a', 'b']) == {5} and path.read_text().count('\n') == 2
+    assert '"versions": {"python"' in path.read_text() and '"command": "c"' in path.read_text()
+
+
+def test_models_say_what_they_do_not_have(generator):
+    bare = generator._replace(gan=generator.gan._replace(sampler=generator.gan.sampler._replace(w_avg=None)))
+    with pytest.raises(UserError, match='waves has no mean style'):
+        images.check_truncation(bare._replace(truncation_psi=0.7), 'waves')
+    with pytest.raises(UserError, match='--truncation-cutoff 3; use 0 to 0'):
+        images.check_truncation(generator._replace(truncation_cutoff=3), 'waves')
+    images.check_truncation(generator._replace(truncation_psi=0.7), 'waves')
+
+
+def test_labels_of_samples_are_drawn_from_those_of_the_data(tmp_path):
+    from pegan_jax.settings import DataConfig
+
+    for name in ('a', 'b', 'b2'):
+        (tmp_path / name[0]).mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name[0] / f'{name}.png')
+    data = DataConfig(folder=str(tmp_path), labels=True)
+    drawn = images.drawn_labels(data, 2, tmp_path)(0, 300)
+    assert drawn.shape == (300, 2) and drawn[:, 1].mean() == pytest.approx(2 / 3, abs=0.08)
+    np.testing.assert_array_equal(images.drawn_labels(data, 2, tmp_path)(7, 3), drawn[7:10])
+    assert images.drawn_labels(data, 0, tmp_path) is None
+    with pytest.raises(ConfigError, match=r'model\.c_dim=3'):
+        images.drawn_labels(data, 3, tmp_path)
