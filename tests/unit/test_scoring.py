@@ -1,5 +1,7 @@
 """Sets of images and their features: one path for all of them, in parts that are kept."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,9 @@ from PIL import Image
 from pegan_jax.data import sources
 from pegan_jax.metrics import gaussians
 from pegan_jax.metrics.names import parse_all
+from pegan_jax.metrics.paths import path_length, slerp
 from pegan_jax.pixels import to_uint8
-from pegan_jax.scoring import images, parts, record
+from pegan_jax.scoring import images, parts, paths, record
 from pegan_jax.scoring.networks import ROWS, Network
 from pegan_jax.scoring.scores import Scorer, check, open_networks
 from pegan_jax.settings import ConfigError, UserError
@@ -207,3 +210,34 @@ def test_labels_of_samples_are_drawn_from_those_of_the_data(tmp_path):
     assert images.drawn_labels(data, 0, tmp_path) is None
     with pytest.raises(ConfigError, match=r'model\.c_dim=3'):
         images.drawn_labels(data, 3, tmp_path)
+
+
+@pytest.mark.parametrize(('name', 'at'), [('ppl2_wend40', 0.0), ('ppl2_wfull40', None), ('ppl2_zend40', 0.0)])
+def test_path_lengths_are_squared_speeds_of_images_along_paths_of_latents(generator, tmp_path, monkeypatch, name, at):
+    # In place of LPIPS: the mean squared difference of pixels.
+    monkeypatch.setattr(paths.perceptual, 'lpips', lambda _, a, b: jnp.mean((a - b) ** 2, axis=(1, 2, 3)))
+    (score,), network = parse_all(name), Network('lpips', None, jnp.float32(0))
+    rows = paths.lengths(generator, score, network, batch_size=7).read(0, 40)
+    sampler, variables = generator.gan.sampler, generator.variables
+    t = np.array([np.random.RandomState(k).uniform() for k in range(40)] if at is None else [at] * 40, np.float32)
+    z = [sampler.draw(2 * np.arange(40) + end) for end in (0, 1)]
+
+    def image(t):
+        if score.path.startswith('w'):
+            a, b = (sampler.map(variables, x, None) for x in z)
+            return sampler.synthesise(variables, a + (b - a) * t[:, None])
+        return sampler.synthesise(variables, sampler.map(variables, slerp(*z, t[:, None]) * 3**0.5, None))
+
+    speed = jax.jvp(image, (t,), (jnp.ones(40),))[1]
+    np.testing.assert_allclose(rows, jnp.mean(speed**2, axis=(1, 2, 3)), rtol=0.05, atol=1e-3)
+    scorer = Scorer((score,), {'lpips': network}, tmp_path)
+    values, about = scorer(images.generated(generator), None, functools.partial(paths.lengths, generator))
+    assert values == {name: pytest.approx(path_length(rows), rel=1e-3)}
+    assert about['fake']['network'] == generator.identity and not list(tmp_path.iterdir())
+
+
+def test_systems_without_w_have_paths_in_z(generator):
+    bare = generator._replace(gan=generator.gan._replace(sampler=generator.gan.sampler._replace(map=None)))
+    with pytest.raises(UserError, match='ppl2_wend: dcgan has no w; use ppl2_zend'):
+        paths.check_paths(bare, parse_all('ppl2_wend')[0], 'dcgan')
+    paths.check_paths(bare, parse_all('ppl2_zend')[0], 'dcgan')
