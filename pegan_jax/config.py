@@ -19,6 +19,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from pegan_jax.metrics.names import parse_all
 from pegan_jax.models import SYSTEMS
 from pegan_jax.settings import ConfigError, DataConfig, OptimConfig, TrainConfig, check_types, matches, nearest
 
@@ -60,6 +61,8 @@ class Config:
                 'both to 1 (grey), 3 (RGB) or 4 (RGBA).'
             )
         module.validate(self)
+        if self.train.metrics:
+            parse_all(self.train.metrics)
 
 
 def system_module(name: str) -> types.ModuleType:
@@ -182,7 +185,9 @@ def _parse(text: str, hint: Any) -> Any:
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            return text
+            pass
+    if hint == tuple[str, ...] and isinstance(value, str):  # fid10k,kid10k
+        return tuple(part.strip() for part in value.split(',') if part.strip())
     if matches(text, hint) and not matches(value, hint):
         return text
     return value

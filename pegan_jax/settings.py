@@ -114,8 +114,10 @@ class TrainConfig:
     total_kimg: length of the run in thousands of real images shown.
     backend: 'jit' (shard_map under jit) or 'pmap'.
     keep: newest checkpoints kept.
-    keep_best: checkpoints kept besides for the lowest `swd`, the sliced Wasserstein distance between `metric_images`
-      samples and as many real images, measured when a checkpoint is saved; 0: not measured.
+    metrics: names of scores, such as ('fid10k', 'kid10k'), measured when a checkpoint is saved; see docs/metrics.md.
+    keep_best: checkpoints kept besides for the best number of the first of `metrics`; without these for the lowest
+      `swd`, the sliced Wasserstein distance between `metric_images` samples and as many real images, measured when a
+      checkpoint is saved; 0: not measured.
     inner_steps: steps that one program makes in a loop on the device, where so many in a row are alike and nothing is
       due between them: less time between short steps on a GPU or TPU, the same results. On a CPU gradients of
       convolutions are many times slower in a loop.
@@ -138,6 +140,7 @@ class TrainConfig:
     sample_every: int = 1000
     checkpoint_every: int = 5000
     keep: int = 2
+    metrics: tuple[str, ...] = ()
     keep_best: int = 1
     metric_images: int = 256
     inner_steps: int = 1

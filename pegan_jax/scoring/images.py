@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax.data import pipeline, sources, worlds
-from pegan_jax.gan import GAN, Completer, images_of, per_layer
+from pegan_jax.gan import GAN, Completer, Sampler, images_of, per_layer
 from pegan_jax.layers import truncate
 from pegan_jax.pixels import decode_image, to_uint8, with_channels
 from pegan_jax.settings import DataConfig, UserError
@@ -209,14 +209,7 @@ def generated(generator: Generator, batch_size: int = 32) -> Images:
     sampler, about = generator.gan.sampler, generator.about
     batch_size += -batch_size % len(jax.local_devices())
     variables = jax.device_put(generator.variables, local_sharding())
-
-    @jax.jit
-    def make(variables: dict, z: jax.Array, labels: jax.Array | None, seeds: jax.Array) -> jax.Array:
-        w = z if sampler.map is None else sampler.map(variables, z, labels)
-        if generator.truncation_psi != 1:
-            w = per_layer(sampler, w) if generator.truncation_cutoff is not None else w
-            w = truncate(w, sampler.w_avg(variables), generator.truncation_psi, generator.truncation_cutoff)
-        return sampler.synthesise(variables, per_layer(sampler, w), **noise_options(generator, seeds))
+    make = _maker(sampler, generator.truncation_psi, generator.truncation_cutoff, generator.noise)
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = []
@@ -230,11 +223,24 @@ def generated(generator: Generator, batch_size: int = 32) -> Images:
     return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
 
 
-def noise_options(generator: Generator, seeds: jax.Array) -> dict[str, Any]:
+@functools.lru_cache(4)  # a run scores many checkpoints by one program
+def _maker(sampler: Sampler, psi: float, cutoff: int | None, noise: str) -> Callable:
+    """(variables, latents, labels or None, seeds) -> images, compiled."""
+
+    def make(variables: dict, z: jax.Array, labels: jax.Array | None, seeds: jax.Array) -> jax.Array:
+        w = z if sampler.map is None else sampler.map(variables, z, labels)
+        if psi != 1:
+            w = truncate(w if cutoff is None else per_layer(sampler, w), sampler.w_avg(variables), psi, cutoff)
+        return sampler.synthesise(variables, per_layer(sampler, w), **noise_options(sampler, noise, seeds))
+
+    return jax.jit(make)
+
+
+def noise_options(sampler: Sampler, noise: str, seeds: jax.Array) -> dict[str, Any]:
     """Options of `Sampler.synthesise` for images of these seeds [N]."""
-    if 'noise' not in generator.gan.sampler.options:
+    if 'noise' not in sampler.options:
         return {}
-    return {'noise': jax.vmap(jax.random.key)(seeds) if generator.noise == 'random' else generator.noise}
+    return {'noise': jax.vmap(jax.random.key)(seeds) if noise == 'random' else noise}
 
 
 def check_truncation(generator: Generator, system: str) -> None:

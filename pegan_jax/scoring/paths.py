@@ -47,7 +47,7 @@ def lengths(generator: Generator, score: Score, network: Network, batch_size: in
             w = [lerp(*map(style, z), end) for end in ends]
         else:
             w = [style(slerp(*z, end) * z[0].shape[-1] ** 0.5) for end in ends]
-        noise = noise_options(generator, seeds)
+        noise = noise_options(sampler, generator.noise, seeds)
         images = [_small(sampler.synthesise(variables, per_layer(sampler, x), **noise)) for x in w]
         return perceptual.lpips(params, *images) / EPSILON**2
 

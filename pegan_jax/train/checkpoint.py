@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -87,21 +88,33 @@ def join_state(items: dict[str, Any], has_ema: bool) -> TrainState:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `root`; keeps the newest `keep` and the `keep_best` with the lowest 'swd'."""
+    """The checkpoints of one run, in `root`.
 
-    def __init__(self, root: pathlib.Path, *, keep: int = 2, keep_best: int = 0, checksums: bool = True) -> None:
-        self.root = root.absolute()
+    Keeps the newest `keep`, and the `keep_best` with the lowest number called `best`; if `highest`, with the highest.
+    """
+
+    def __init__(
+        self,
+        root: pathlib.Path,
+        *,
+        keep: int = 2,
+        keep_best: int = 0,
+        best: str = 'swd',
+        highest: bool = False,
+        checksums: bool = True,
+    ) -> None:
+        self.root, self._best, self._sign = root.absolute(), best, -1 if highest else 1
         kept = [policies.LatestN(keep)]
         if keep_best:
             # A save without the metric (on an interrupt) is kept by LatestN alone.
             kept.append(
                 policies.BestN(
-                    get_metric_fn=lambda m: m['swd'], reverse=True, n=keep_best, keep_checkpoints_without_metrics=False
+                    get_metric_fn=self._rank, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False
                 )
             )
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
-            best_fn=(lambda m: m['swd']) if keep_best else None,
+            best_fn=self._rank if keep_best else None,
             best_mode='min',
             cleanup_tmp_directories=True,
             async_options=ocp.options.AsyncOptions(
@@ -109,6 +122,10 @@ class Checkpoints:
             ),
         )
         self._manager = ocp.CheckpointManager(self.root, options=self._options)
+
+    def _rank(self, metrics: dict) -> float:
+        """Lowest is best; last is a checkpoint of an earlier launch that measured something else."""
+        return self._sign * metrics[self._best] if self._best in metrics else math.inf
 
     def steps(self) -> list[int]:
         """Steps on disk, oldest first."""
@@ -122,6 +139,8 @@ class Checkpoints:
     def save_items(self, step: int, items: dict, meta: dict, metrics: dict | None = None) -> None:
         """Starts saving the items of `split_state`, or 'sampling' alone, which is enough to sample."""
         args = {k: ocp.args.StandardSave(v) for k, v in items.items()}
+        if metrics is not None and self._best in metrics:
+            metrics = {**metrics, 'rank': self._rank(metrics)}
         self._manager.save(step, metrics=metrics, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args))
 
     def restore(self, template: TrainState) -> tuple[TrainState, dict] | None:
@@ -186,7 +205,7 @@ def load_sampling(root: pathlib.Path, step: int | str | None = None) -> tuple[di
 
     Args:
       root: folder of `Checkpoints`.
-      step: a step, 'best' (lowest 'swd'), or None for the newest.
+      step: a step, 'best' (by the run's first score, or the lowest 'swd'), or None for the newest.
     Returns: variables {'params', 'buffers'} as NumPy arrays, meta, step.
     Raises: CheckpointError if there is none, or it is damaged.
     """
@@ -223,7 +242,11 @@ def _quiet(name: str) -> Iterator[None]:
 
 def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) -> tuple[dict, int]:
     options = ocp.CheckpointManagerOptions(
-        best_fn=lambda m: m['swd'], best_mode='min', read_only=True, create=False, save_interval_steps=0
+        best_fn=lambda m: m.get('rank', m.get('swd', math.inf)),
+        best_mode='min',
+        read_only=True,
+        create=False,
+        save_interval_steps=0,
     )
     if not root.is_dir():
         what = 'has no checkpoints' if root.parent.is_dir() else 'does not exist'

@@ -18,6 +18,7 @@ from pegan_jax.train.log import RunLog
 from pegan_jax.train.metrics import Metrics
 from pegan_jax.train.pictures import Pictures
 from pegan_jax.train.programs import Programs
+from pegan_jax.train.scores import RunScores
 from pegan_jax.train.state import TrainState, create_state
 from pegan_jax.train.step import check_batch_size, data_mesh, persistent_cache, place_batch, replicated_state
 from pegan_jax.train.workdir import check_config, check_data, locked, write
@@ -44,7 +45,10 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
         source = _open_data(config, gan.c_dim, workdir)
         contents = source.contents()
         changes = together(lambda: check_data(workdir, contents), first_only=True)
+        run_scores = together(lambda: RunScores(gan, config, workdir)) if train.metrics else None
         kept = {'keep': train.keep, 'keep_best': train.keep_best, 'checksums': train.checksums}
+        if run_scores is not None:
+            kept |= {'best': run_scores.best, 'highest': run_scores.highest}
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', **kept)))
         state, lines = _first_state(gan, config, mesh, checkpoints)
         step, nimg = int(state.step), int(state.nimg)
@@ -75,10 +79,12 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
             metrics.flush()
             with metrics.paused():
                 metrics.check_parameters(state, step)
-                scores = {'swd': pictures.distance(state)} if measure and train.keep_best else None
-                if scores is not None:
+                scores = {'swd': pictures.distance(state)} if measure and train.keep_best else {}
+                if measure and run_scores is not None:
+                    scores |= run_scores(state)
+                if scores:
                     runlog.scalars(step, nimg, scores)
-                checkpoints.save(state, {'config': configs.to_dict(config), 'images': nimg}, scores)
+                checkpoints.save(state, {'config': configs.to_dict(config), 'images': nimg}, scores or None)
 
         def due(every: int) -> bool:
             return every > 0 and step % every == 0

@@ -68,6 +68,18 @@ def test_an_error_of_the_first_process_alone_ends_the_others_with_its_words(fold
     assert 'process 0 of 2:' in errors[1] and 'holds a run of another model' in errors[1]
 
 
+def test_scores_of_two_processes_are_those_of_one(folder, tmp_path):
+    overrides = [f'--config.train.{s}' for s in ('total_kimg=0.016', 'metrics=spectral1100,rows1100', 'keep_best=1')]
+    found = []
+    for peers in (None, address()):
+        workdir = tmp_path / str(bool(peers))
+        for process in launch(folder, workdir, *overrides, peers=peers):
+            assert process.wait(timeout=120) == 0, process.communicate()[1][-3000:]
+        lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+        found.append(next([line['spectral1100'], line['rows1100']] for line in lines if 'rows1100' in line))
+    np.testing.assert_allclose(*found, rtol=0.02)
+
+
 def test_a_second_launch_finds_the_compiled_programs_of_the_first(folder, tmp_path):
     env = {'JAX_COMPILATION_CACHE_DIR': '', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_LOG_COMPILES': '1'}
     short = ['--config.train.total_kimg=0.008', f'--config.train.compilation_cache={tmp_path}/cache']

@@ -11,8 +11,10 @@ from PIL import Image
 
 from pegan_jax import evaluation, load
 from pegan_jax.cli import main
+from pegan_jax.config import load_config
 from pegan_jax.scoring import images
-from pegan_jax.train import run
+from pegan_jax.settings import UserError
+from pegan_jax.train import run, scores
 
 
 @pytest.fixture(scope='module')
@@ -105,3 +107,40 @@ def test_what_cannot_be_scored_is_one_line(workdir, folder, evaluated, tmp_path)
     ):
         status, error = evaluated(*words)
         assert status == 1 and match in error and error.count('\n') == 1, error
+
+
+def test_a_run_scores_its_checkpoints_and_keeps_the_best(folder, tmp_path, evaluated, monkeypatch):
+    config = toy.get_config(str(folder))
+
+    def settings(**changes):
+        return dataclasses.replace(config, train=dataclasses.replace(config.train, keep=1, keep_best=1, **changes))
+
+    run(settings(metrics=('rows16', 'swd8'), metric_images=8), tmp_path)
+    lines = [line for line in lines_of(tmp_path / 'metrics.jsonl') if 'rows16' in line]
+    assert [line['step'] for line in lines] == [4, 8, 10] and all(line['swd8'] > 0 for line in lines)
+    rows = {line['step']: line['rows16'] for line in lines}
+    best = min(rows, key=rows.get)
+    assert load(tmp_path, 'best').step == best
+    assert {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()} == {best, 10}
+    assert evaluated('--model', tmp_path, '--metrics', 'rows16')[0] == 0
+    assert lines_of(tmp_path / 'metrics.jsonl')[-1]['rows16'] == pytest.approx(rows[10], rel=1e-6)
+    # Of a score that should be high, the highest is the best; what was kept by another number goes.
+    numbers = iter([3.0, 5.0, 4.0])
+    monkeypatch.setattr(scores.RunScores, '__call__', lambda *_: {'pr_worlds16_precision': next(numbers)})
+    monkeypatch.setattr(scores, 'open_networks', lambda *_: {})
+    run(settings(metrics=('pr_worlds16',), total_kimg=0.16), tmp_path)
+    assert load(tmp_path, 'best').step == 16 and load(tmp_path).step == 20
+
+
+def test_a_run_that_cannot_be_scored_does_not_begin(folder, tmp_path):
+    config = toy.get_config(str(folder))
+    for metrics, match in (
+        (('fid10k',), 'save https.*inception'),
+        (('msssim10',), 'too small'),
+        (('fid10q',), 'unknown score'),
+    ):
+        with pytest.raises(UserError, match=match):
+            train = dataclasses.replace(config.train, metrics=metrics, compilation_cache=str(tmp_path / 'cache'))
+            run(dataclasses.replace(config, train=train), tmp_path / 'run')
+        assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
+    assert load_config(f'{toy.__file__}:{folder}', ['train.metrics=rows16, swd8']).train.metrics == ('rows16', 'swd8')

@@ -1,0 +1,46 @@
+"""Scores that a run measures of itself when it saves a checkpoint."""
+
+import functools
+import pathlib
+
+import jax
+
+from pegan_jax.config import Config
+from pegan_jax.gan import GAN
+from pegan_jax.metrics.names import ALONE, HIGHER_IS_BETTER, parse_all
+from pegan_jax.scoring import images, paths
+from pegan_jax.scoring.scores import Scorer, check, open_networks
+from pegan_jax.settings import TrainConfig
+from pegan_jax.train.state import TrainState
+
+
+class RunScores:
+    """The scores of train.metrics, of samples against the run's data; of the worlds, against others.
+
+    best: the number that checkpoints are kept by; highest: whether more is better.
+    """
+
+    def __init__(self, gan: GAN, config: Config, workdir: pathlib.Path) -> None:
+        """Raises: UserError for what cannot be scored, such as a network whose file is not at hand."""
+        images.check_generator(gan, config.system)
+        wanted, self._gan, self._config = parse_all(config.train.metrics), gan, config
+        self.best, self.highest = wanted[0].results[0], wanted[0].kind in HIGHER_IS_BETTER
+        cache = pathlib.Path(config.train.compilation_cache or TrainConfig.compilation_cache).expanduser()
+        self._scorer = Scorer(wanted, open_networks(wanted, {}, cache), workdir / 'scores')
+        self._labels = images.drawn_labels(config.data, gan.c_dim, workdir)
+        params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
+        variables = {'params': params['g'], 'buffers': buffers['g']}
+        check(wanted, images.size_of_samples(gan, variables), generated=True)
+        generator = images.Generator(gan, variables, '')
+        for score in wanted:
+            if score.kind == 'ppl2':
+                paths.check_paths(generator, score, config.system)
+        alone = all(score.kind in ALONE for score in wanted)
+        self._real = None if alone else images.like_samples(gan, variables, config.data, workdir)
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """{result: number}; the same on all processes."""
+        variables = jax.device_get(state.sampling)
+        generator = images.Generator(self._gan, variables, images.digest_of(variables), labels=self._labels)
+        lengths = functools.partial(paths.lengths, generator)
+        return self._scorer(images.generated(generator), self._real, lengths)[0]
