@@ -19,6 +19,7 @@ from pegan_jax.scoring.networks import ROWS, Network, open_network
 from pegan_jax.scoring.parts import Features, collect
 from pegan_jax.settings import UserError
 
+LEAST_SIDE = {'vgg16': 16, 'lpips': 16, 'stem': 19}
 MOST_REALS = {'kid': 1_000_000, 'pr': 200_000, 'dc': 200_000}  # of `_full` scores, as in NVlabs/stylegan3
 
 
@@ -150,7 +151,7 @@ def check(scores: Sequence[Score], size: tuple[int, int], *, generated: bool) ->
                 f'{score.name} takes sides that are multiples of 16, and at most 256 x 256 pixels, not {size[1]} x '
                 f'{size[0]}; give --size.'
             )
-        if min(size) < (16 if score.kind == 'msssim' or score.network in ('vgg16', 'lpips', 'stem') else 8):
+        if min(size) < LEAST_SIDE.get(score.network, 16 if score.kind == 'msssim' else 8):
             raise UserError(f'{score.name}: images of {size[1]} x {size[0]} pixels are too small.')
 
 

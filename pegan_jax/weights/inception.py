@@ -121,7 +121,7 @@ _BLOCK_E = (
 
 
 class Stem(nn.Module):
-    """The layers up to the second pool, x [N, H, W, 3] in [-1, 1], sides of at least 15 -> [N, h, w, 192]."""
+    """The layers up to the second pool, x [N, H, W, 3] in [-1, 1], sides of at least 19 -> [N, h, w, 192]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -189,8 +189,9 @@ def load_stem(path: str | pathlib.Path) -> dict:
 
     Raises: ForeignFileError as `load_inception`.
     """
-    target = jax.eval_shape(Stem().init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
-    return _filled(path, reader.arrays(reader.read(path)), _TABLE, target, [r'(AuxLogits|Mixed_\w+|fc)\..*'])
+    target = jax.eval_shape(Stem().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
+    found = {k: v for k, v in reader.arrays(reader.read(path)).items() if k.startswith('Conv2d_')}
+    return _filled(path, found, _TABLE, target, [])
 
 
 _TABLE = [

@@ -1,4 +1,4 @@
-"""Implementations by others, of the extra `oracles`; without it, tests that need them are skipped."""
+"""Implementations by others, of the extra `metrics`; without it, tests that need them are skipped."""
 
 import importlib
 import sys
@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-REASON = "the extra 'oracles' is not installed: pip install -e '.[test,oracles]'"
+REASON = "the extra 'metrics' is not installed: pip install -e '.[test,metrics]'"
 
 
 def get(name):

@@ -138,10 +138,10 @@ def test_vgg_and_its_classifier_are_those_of_torch(tmp_path, folders):
     root, pictures = folders
     params = perceptual.load_classifier(path)
     run = jax.jit(perceptual.classifier_features)
-    fake, real = (np.asarray(run(params, pictures[name][:8])) for name in ('fake', 'real'))
+    fake, real = (np.asarray(run(params, pictures[name])) for name in ('fake', 'real'))
     with torch.no_grad():
         want = theirs(nchw(torch, pictures['fake'][:8]))[0].numpy()
-    np.testing.assert_allclose(fake, want, rtol=0, atol=1e-4 * want.max())
+    np.testing.assert_allclose(fake[:8], want, rtol=0, atol=1e-4 * want.max())
     scores = fidelity.calculate_metrics(
         input1=str(root / 'fake'), input2=str(root / 'real'), prc=True, cuda=False, verbose=False, cache=False,
         feature_extractor='vgg16', feature_extractor_weights_path=str(path), save_cpu_ram=True,
