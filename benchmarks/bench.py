@@ -2,11 +2,12 @@
 
 python benchmarks/bench.py --config cips:tiny [--batch 8] [--json out.json] [--config.model.dtype=bfloat16]
 python benchmarks/bench.py --system stylegan3 [--batch 1] [--generator-only]
+python benchmarks/bench.py --inception [--batch 8]
 
-The second form runs the configurations that go together, one after the other. FLOP/s are given as a fraction of what a
-plain JAX matmul of 4096^3 reaches, measured right before and after. Times are the best of --repeats runs. FLOPs are
-those of the definition, whatever a program computes: matmuls, convolutions without zeros, and FIR filters with as many
-taps as meet samples; what chunks compute twice counts once.
+The second form runs the configurations that go together, one after the other, the third the feature network of FID.
+FLOP/s are given as a fraction of what a plain JAX matmul of 4096^3 reaches, measured right before and after. Times
+are the best of --repeats runs. FLOPs are those of the definition, whatever a program computes: matmuls, convolutions
+without zeros, and FIR filters with as many taps as meet samples; what chunks compute twice counts once.
 """
 
 import argparse
@@ -45,6 +46,7 @@ from pegan_jax.train.step import (
     place_batch,
     replicated_state,
 )
+from pegan_jax.weights import inception
 
 
 def best_seconds(run: Callable, repeats: int) -> float:
@@ -238,6 +240,25 @@ def bench(config: configs.Config, batch: int, repeats: int, generator_only: bool
     return {'machine': machine(), 'batch': batch, 'matmul_peaks': peaks, 'results': results, 'peak_bytes': peak_bytes()}
 
 
+def bench_inception(batch: int, repeats: int) -> dict:
+    """Inception-v3 of FID with random weights on uint8 images of 256 x 256 pixels: resizing to 299 and features."""
+    net, before = inception.InceptionV3(), matmul_peaks()
+    params = net.init(jax.random.key(0), jnp.zeros((1, inception.SIDE, inception.SIDE, 3)))['params']
+    images = np.random.default_rng(0).integers(0, 256, (batch, 256, 256, 3), np.uint8)
+
+    def features(params: dict, images: jax.Array) -> jax.Array:
+        return net.apply({'params': params}, inception.prepare(images))
+
+    compiled, costs = compile_timed(jax.jit(features).lower(params, images))
+    seconds = best_seconds(lambda: compiled(params, images), repeats)
+    flops = definition_flops(features, params, images)
+    found = {'seconds': seconds, 'flops': flops, **costs, 'images_per_second': batch / seconds}
+    peaks = {dtype: max(value, before[dtype]) for dtype, value in matmul_peaks().items()}
+    found |= {f'fraction_of_{dtype}_peak': flops / seconds / peak for dtype, peak in peaks.items()}
+    results = {'features': found}
+    return {'machine': machine(), 'batch': batch, 'matmul_peaks': peaks, 'results': results, 'peak_bytes': peak_bytes()}
+
+
 def report(results: dict) -> Iterator[str]:
     """Lines for people."""
     yield '; '.join(str(v) for v in results['machine'].values())
@@ -278,13 +299,17 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--config', help='a shipped configuration or a path, as for train.py')
     what.add_argument('--system', choices=sorted(SUITES), help='the configurations that go with a system')
+    what.add_argument('--inception', action='store_true', help='Inception-v3 of FID, at 299 pixels')
     parser.add_argument('--batch', type=int, help='images per step over all devices; default: the configuration')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--generator-only', action='store_true', help='leave the training step out')
     parser.add_argument('--json', type=pathlib.Path, help='also write the numbers here')
     args, overrides = parser.parse_known_args()
     everything = {}
-    for name in (args.config,) if args.config else SUITES[args.system]:
+    if args.inception:
+        everything['inception'] = bench_inception(args.batch or 8, args.repeats)
+        print('inception', *report(everything['inception']), sep='\n', flush=True)
+    for name in (args.config,) if args.config else SUITES.get(args.system, ()):
         spec, _, size = name.partition(' at ')
         sizes = [f'{section}={size}' for section in ('model.img_resolution', 'data.resolution') if size]
         config = configs.load_config(spec, [*sizes, *(o.removeprefix('--config.') for o in overrides)])

@@ -71,15 +71,18 @@ def of_source(source: sources.Source, size: tuple[int, int] | None, crop: str, m
     return Images(len(source), key, read, about)
 
 
+_drawn_worlds = jax.jit(worlds.render_world, static_argnums=(1, 2))
+
+
 def of_worlds(size: tuple[int, int], first: int = REAL_WORLDS) -> Images:
     """Procedural worlds from number `first` on."""
-    draw = jax.jit(functools.partial(worlds.render_world, height=size[0], width=size[1]))
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = []
         for i in range(start, stop, 64):
             # The last ones are drawn with others: one compiled program serves all.
-            rows.append(to_uint8(draw(first + i + np.arange(64, dtype=np.int32)))[: stop - i])
+            seeds = first + np.arange(i, i + 64, dtype=np.int32)
+            rows.append(to_uint8(_drawn_worlds(seeds, *size))[: stop - i])
         return np.concatenate(rows)
 
     about = {'data': 'worlds', 'first': first, 'size': size}
