@@ -78,7 +78,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         else:
             rest.append(word)
     args = _parser().parse_args(rest)
-    args.overrides = overrides
+    args.overrides, args.words = overrides, list(argv)
     return args
 
 
@@ -91,7 +91,6 @@ def _run(argv: list[str]) -> int:
     logging.getLogger('absl').setLevel(logging.ERROR)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     try:
-        args.words = argv
         if args.overrides and args.command != 'train':
             raise UserError(f'--config.{args.overrides[0]} is for the command train.')
         if args.command != 'train':  # whose configuration says where
