@@ -1,24 +1,38 @@
-"""Perceptual path length of a generator: what a small step on a path of latents changes in its images."""
+"""What a change of its input changes in a generator's images: path lengths of latents, moves of coordinates."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.gan import per_layer
+from pegan_jax.metrics import equivariance
 from pegan_jax.metrics.names import Score
 from pegan_jax.metrics.paths import lerp, slerp
-from pegan_jax.scoring.images import Generator, Images, local_sharding, noise_options
+from pegan_jax.scoring.images import Generator, Images, local_sharding, noise_options, size_of_samples
 from pegan_jax.scoring.networks import Network
 from pegan_jax.settings import UserError
 from pegan_jax.weights import perceptual
 
-EPSILON, MAX_SIDE = 1e-4, 256
+EPSILON, MAX_SIDE = 1e-4, 256  # of path lengths
+TOGETHER = 4  # images that are moved in one way
+MOVES = {('eqt', 'int'): 'eqt50k_int', ('eqt', 'frac'): 'eqt50k_frac', ('eqr', ''): 'eqr50k'}
 
 
-def check_paths(generator: Generator, score: Score, system: str) -> None:
-    """Raises: UserError for a system without what the path is in."""
-    if score.path.startswith('w') and generator.gan.sampler.map is None:
+def check(generator: Generator, score: Score, system: str) -> None:
+    """Raises: UserError for a system without what is changed."""
+    if score.kind in ('eqt', 'eqr'):
+        if generator.gan.sampler.view is None:
+            raise UserError(f'{score.name}: {system} has no coordinates to move.')
+        generator.gan.sampler.view(None, jnp.eye(3))
+    elif score.path.startswith('w') and generator.gan.sampler.map is None:
         raise UserError(f'{score.name}: {system} has no w; use {score.name.replace("_w", "_z")}.')
+
+
+def rows(generator: Generator, score: Score, network: Network) -> Images:
+    """What a score of CHANGES is made of: `lengths` or `moves`."""
+    return lengths(generator, score, network) if score.kind == 'ppl2' else moves(generator, score)
 
 
 def lengths(generator: Generator, score: Score, network: Network, batch_size: int = 16) -> Images:
@@ -66,6 +80,37 @@ def lengths(generator: Generator, score: Score, network: Network, batch_size: in
 
     about = generator.about | {'path': score.path, 'epsilon': EPSILON}
     return Images(None, lambda start, stop: repr((about, network.identity, start, stop)), read, about)
+
+
+def moves(generator: Generator, score: Score) -> Images:
+    """Rows are (sum of squared differences, how many values) of an image of moved coordinates and the moved image.
+
+    See `metrics.equivariance`; every 4 images are moved in one way, as published, drawn from the number of the first.
+    """
+    sampler, kind = generator.gan.sampler, MOVES[score.kind, score.path]
+    variables, unit = jax.device_put(generator.variables), min(size_of_samples(generator.gan, generator.variables))
+
+    @jax.jit
+    def image(
+        variables: dict, z: jax.Array, labels: jax.Array | None, seeds: jax.Array, matrix: jax.Array
+    ) -> jax.Array:
+        w = z if sampler.map is None else sampler.map(variables, z, labels)
+        options = noise_options(sampler, generator.noise, seeds) | sampler.view(None, matrix)
+        return sampler.synthesise(variables, per_layer(sampler, w), **options)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        found = []
+        for i in range(start, stop, TOGETHER):
+            seeds = generator.seed + np.arange(i, i + TOGETHER)
+            labels = None if generator.labels is None else generator.labels(int(seeds[0]), TOGETHER)
+            render = functools.partial(image, variables, sampler.draw(seeds), labels, seeds.astype(np.uint32))
+            u = np.random.RandomState(int(seeds[0])).uniform(size=() if score.kind == 'eqr' else 2)
+            squares, count = equivariance.compare(kind, render, render(jnp.eye(3)), u, unit)
+            found.append(np.stack([np.asarray(squares, np.float64), np.full(TOGETHER, float(count))], axis=1))
+        return np.concatenate(found)[: stop - start]
+
+    about = generator.about | {'moves': kind}
+    return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
 
 
 def _small(images: jax.Array) -> jax.Array:
