@@ -16,11 +16,11 @@ from tqdm import tqdm
 from pegan_jax.data import masks, pipeline, worlds
 from pegan_jax.files import whole
 from pegan_jax.metrics import image as measures
-from pegan_jax.metrics.names import ALONE
+from pegan_jax.metrics.names import ALONE, CHANGES
 from pegan_jax.pixels import decode_image, to_uint8, with_channels
 from pegan_jax.sampling import Model, load
+from pegan_jax.scoring import changes, record
 from pegan_jax.scoring import images as sets
-from pegan_jax.scoring import paths, record
 from pegan_jax.scoring.scores import Scorer
 from pegan_jax.scoring.scores import check as check_scores
 from pegan_jax.settings import DataConfig, UserError
@@ -202,12 +202,12 @@ def score_model(
     generator = sets.Generator(model.gan, model.variables, identity, noise=noise, **options)
     sets.check_truncation(generator, system)
     for score in scorer.scores:
-        if score.kind == 'ppl2':
-            paths.check_paths(generator, score, system)
+        if score.kind in CHANGES:
+            changes.check(generator, score, system)
     generator = generator._replace(labels=sets.drawn_labels(model.config.data, model.gan.c_dim, folder))
     alone = all(score.kind in ALONE for score in scorer.scores)
     real = None if alone else sets.like_samples(model.gan, model.variables, data, folder)
-    values, about = scorer(sets.generated(generator, batch_size), real, functools.partial(paths.lengths, generator))
+    values, about = scorer(sets.generated(generator, batch_size), real, functools.partial(changes.rows, generator))
     return values, {'step': model.step} | about
 
 

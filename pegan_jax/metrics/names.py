@@ -11,25 +11,26 @@ NETWORKS = ('worlds', 'vgg16')  # that a name may have in it
 # Other networks that a kind needs; kinds that look at pixels.
 OTHERS = {'is': 'inception', 'sifid': 'stem', 'ppl2': 'lpips'}
 PIXELS = ('swd', 'fwd', 'spectral', 'msssim', 'horizon', 'rows')
-ALONE = ('is', 'msssim', 'ppl2')  # they need no real images
-HIGHER_IS_BETTER = ('is', 'pr', 'dc')
+CHANGES = ('ppl2', 'eqt', 'eqr')  # they change what a generator gets, and look at its images
+ALONE = ('is', 'msssim', *CHANGES)  # they need no real images
+HIGHER_IS_BETTER = ('is', 'pr', 'dc', 'eqt', 'eqr')
 RESULTS = {
     'kid': ('', '_error'), 'pr': ('_precision', '_recall'), 'dc': ('_density', '_coverage'), 'is': ('_mean', '_std'),
 }  # fmt: skip
 EXAMPLES = (
     'fid50k_full', 'kid50k_full', 'pr50k3_full', 'dc10k5', 'mind5k', 'is50k', 'ppl2_wend', 'sifid50', 'fd_worlds10k',
     'kid_worlds10k', 'pr_worlds10k3', 'fd_vgg16_10k', 'kid_vgg16_10k', 'swd2k', 'fwd10k', 'spectral10k', 'msssim10k',
-    'horizon2k', 'rows2k',
+    'horizon2k', 'rows2k', 'eqt50k_int', 'eqt50k_frac', 'eqr50k',
 )  # fmt: skip
 
 
 class Score(NamedTuple):
     """What a name asks for.
 
-    kind: of COMPARED, OTHERS or PIXELS.
+    kind: of COMPARED, OTHERS, PIXELS or CHANGES.
     network: whose features are compared; '' for none.
     count: of generated images; k: neighbours; full: compare with all real images, not with as many.
-    path: of latents: 'wend', 'wfull', 'zend', 'zfull'.
+    path: of latents: 'wend', 'wfull', 'zend', 'zfull'; of shifts: 'int', 'frac'.
     """
 
     name: str
@@ -47,9 +48,9 @@ class Score(NamedTuple):
 
 
 _PATTERN = re.compile(
-    rf'(?P<kind>{"|".join(sorted([*COMPARED, *OTHERS, *PIXELS], key=len, reverse=True))})'
+    rf'(?P<kind>{"|".join(sorted({*COMPARED, *OTHERS, *PIXELS, *CHANGES}, key=len, reverse=True))})'
     rf'(?:_(?P<network>{"|".join(NETWORKS)}))?(?:_(?P<path>[wz](?:end|full)))?'
-    r'(?:_?(?P<count>\d+)(?P<thousands>k?))?(?P<k>(?<=k)\d+)?(?P<full>_full)?'
+    r'(?:_?(?P<count>\d+)(?P<thousands>k?))?(?P<k>(?<=k)\d+)?(?P<full>_full)?(?:_(?P<shift>int|frac))?'
 )
 
 
@@ -70,7 +71,7 @@ def parse(name: str) -> Score:
     if kind in ('pr', 'dc') and not 1 <= k < count:
         raise UserError(f'{name}: the neighbour number {k} of {count} images; use 1 to {count - 1}.')
     network = found['network'] or COMPARED.get(kind, '') or OTHERS.get(kind, '')
-    return Score(name, kind, network, count, k, bool(found['full']), found['path'] or '')
+    return Score(name, kind, network, count, k, bool(found['full']), found['path'] or found['shift'] or '')
 
 
 def _fits(found: re.Match) -> bool:
@@ -79,7 +80,8 @@ def _fits(found: re.Match) -> bool:
     network = found['network'] is not None if kind == 'fd' else not found['network'] or kind in COMPARED
     named = network and not (kind == 'fid' and found['network'])
     neighbours = found['k'] is None or kind in ('pr', 'dc')
-    return named and neighbours and (not found['full'] or kind in COMPARED) and bool(found['path']) == (kind == 'ppl2')
+    changes = bool(found['path']) == (kind == 'ppl2') and bool(found['shift']) == (kind == 'eqt')
+    return named and neighbours and changes and (not found['full'] or kind in COMPARED)
 
 
 def _listed() -> str:

@@ -11,8 +11,8 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from pegan_jax.data import worlds
-from pegan_jax.metrics import classes, distribution, gaussians, image, kernel, neighbours, paths, spectra
-from pegan_jax.metrics.names import ALONE, Score
+from pegan_jax.metrics import classes, distribution, equivariance, gaussians, image, kernel, neighbours, paths, spectra
+from pegan_jax.metrics.names import ALONE, CHANGES, Score
 from pegan_jax.processes import together
 from pegan_jax.scoring.images import Images
 from pegan_jax.scoring.networks import ROWS, Network, open_network
@@ -113,6 +113,10 @@ def _single(sides: Sides) -> list[float]:
     ]))]  # fmt: skip
 
 
+def _moved(sides: Sides) -> list[float]:
+    return [equivariance.decibels(*sides.fake.rows(sides.fakes).sum(axis=0))]
+
+
 VALUES: dict[str, Callable[[Sides], Sequence[float]]] = {
     'fid': _frechet,
     'fd': _frechet,
@@ -123,6 +127,8 @@ VALUES: dict[str, Callable[[Sides], Sequence[float]]] = {
     'is': _classes,
     'sifid': _single,
     'ppl2': lambda sides: [paths.path_length(sides.fake.rows(sides.fakes))],
+    'eqt': _moved,
+    'eqr': _moved,
     'swd': lambda sides: [distribution.sliced_wasserstein(*_equal(sides))],
     'fwd': _wavelets,
     'spectral': _spectral,
@@ -144,8 +150,8 @@ def _reals(score: Score, count: int | None) -> int:
 def check(scores: Sequence[Score], size: tuple[int, int], *, generated: bool) -> None:
     """Raises: UserError for scores that images of a size (height, width) do not have, or that need a generator."""
     for score in scores:
-        if score.kind == 'ppl2' and not generated:
-            raise UserError(f'{score.name} follows paths of latents: it needs a --model that makes images of seeds.')
+        if score.kind in CHANGES and not generated:
+            raise UserError(f'{score.name} changes what a generator gets; it needs a --model.')
         if score.kind == 'fwd' and (size[0] % 16 or size[1] % 16 or size[0] * size[1] > 256 * 256):
             raise UserError(
                 f'{score.name} takes sides that are multiples of 16, and at most 256 x 256 pixels, not {size[1]} x '
@@ -170,7 +176,7 @@ class Scorer(NamedTuple):
     progress: bool = False
 
     def __call__(
-        self, fake: Images, real: Images | None, lengths: Callable[[Score, Network], Images] | None = None
+        self, fake: Images, real: Images | None, changes: Callable[[Score, Network], Images] | None = None
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """Numbers of all scores. A call that was cut goes on where it was.
 
@@ -178,17 +184,17 @@ class Scorer(NamedTuple):
 
         Args:
           fake, real: images of one size, which all take the same way; no real ones for scores that need none.
-          lengths: rows of a path length, see `scoring.paths`.
+          changes: `changes.rows` of a generator, for scores of CHANGES.
         Returns: {result: number}; and what repeats them: images, digests of their contents, networks.
         Raises: UserError for two sizes, fewer images than a score needs.
         """
-        plain = [score for score in self.scores if score.kind != 'ppl2']
-        walks = [score for score in self.scores if score.kind == 'ppl2']
+        plain = [score for score in self.scores if score.kind not in CHANGES]
+        changing = [score for score in self.scores if score.kind in CHANGES]
         _check_counts(plain, fake)
         counts = {'real': {s: _reals(s, real and real.count) for s in plain}, 'fake': {s: s.count for s in plain}}
         if any(counts['real'].values()):
             _check_sizes(fake, real)
-        total = sum(max(n.values(), default=0) for n in counts.values()) + sum(score.count for score in walks)
+        total = sum(max(n.values(), default=0) for n in counts.values()) + sum(score.count for score in changing)
         with tqdm(total=total, unit='image', disable=not self.progress, dynamic_ncols=True) as bar:
             found = {
                 side: self._features(images, counts[side], bar) for side, images in (('real', real), ('fake', fake))
@@ -196,8 +202,8 @@ class Scorer(NamedTuple):
             sides = []
             for score in self.scores:
                 network = self.networks[score.network]
-                if score.kind == 'ppl2':
-                    rows = self._rows(lengths(score, network), score.count, bar)
+                if score.kind in CHANGES:
+                    rows = self._rows(changes(score, network), score.count, bar)
                     sides.append(Sides(score, network, rows, score.count))
                 else:
                     both = (found['fake'][network.identity], score.count, found['real'].get(network.identity))

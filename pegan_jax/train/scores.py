@@ -7,8 +7,8 @@ import jax
 
 from pegan_jax.config import Config
 from pegan_jax.gan import GAN
-from pegan_jax.metrics.names import ALONE, HIGHER_IS_BETTER, parse_all
-from pegan_jax.scoring import images, paths
+from pegan_jax.metrics.names import ALONE, CHANGES, HIGHER_IS_BETTER, parse_all
+from pegan_jax.scoring import changes, images
 from pegan_jax.scoring.scores import Scorer, check, open_networks
 from pegan_jax.settings import TrainConfig
 from pegan_jax.train.state import TrainState
@@ -33,8 +33,8 @@ class RunScores:
         check(wanted, images.size_of_samples(gan, variables), generated=True)
         generator = images.Generator(gan, variables, '')
         for score in wanted:
-            if score.kind == 'ppl2':
-                paths.check_paths(generator, score, config.system)
+            if score.kind in CHANGES:
+                changes.check(generator, score, config.system)
         alone = all(score.kind in ALONE for score in wanted)
         self._real = None if alone else images.like_samples(gan, variables, config.data, workdir)
 
@@ -42,5 +42,5 @@ class RunScores:
         """{result: number}; the same on all processes."""
         variables = jax.device_get(state.sampling)
         generator = images.Generator(self._gan, variables, images.digest_of(variables), labels=self._labels)
-        lengths = functools.partial(paths.lengths, generator)
-        return self._scorer(images.generated(generator), self._real, lengths)[0]
+        changed = functools.partial(changes.rows, generator)
+        return self._scorer(images.generated(generator), self._real, changed)[0]

@@ -46,6 +46,7 @@ COMMANDS = {
     'inpaint --image {image} --mask {mask} --sketch {mask} --out {out}.png': set(),
     'evaluate --images 2 --masks 1 --kinds box --metrics l1': HOLES,
     'evaluate --metrics swd4,rows4,ppl2_wend': set(),
+    'evaluate --metrics eqt4_int,eqt4_frac,eqr4': MOVED,
     'evaluate --metrics swd4,rows4,horizon4,spectral4': SEEDS,
     'analyze padding --samples 128 --out {folder}': SEEDS - {'cips'},
     'analyze encodings --out {folder}': {'stylegan2'},

@@ -23,6 +23,9 @@ from pegan_jax.metrics.names import EXAMPLES, Score, parse, parse_all
         ('ppl2_zfull1k', 'ppl2', 'lpips', 1000, {'path': 'zfull'}),
         ('swd2k', 'swd', '', 2000, {}),
         ('sifid50', 'sifid', 'stem', 50, {}),
+        ('eqt50k_int', 'eqt', '', 50_000, {'path': 'int'}),
+        ('eqt1k_frac', 'eqt', '', 1000, {'path': 'frac'}),
+        ('eqr50k', 'eqr', '', 50_000, {}),
     ],
 )
 def test_a_name_says_kind_network_count_and_neighbours(name, kind, network, count, more):
@@ -32,7 +35,7 @@ def test_a_name_says_kind_network_count_and_neighbours(name, kind, network, coun
 @pytest.mark.parametrize(
     'name',
     ['fid_worlds10k', 'fd10k', 'fd_inception10k', 'is_worlds10k', 'fid10k3', 'ppl2', 'fid_wend10k', 'swd2k_full', 'f',
-     'fid1', 'pr500k0', 'fid10kfull', 'FID10k'],
+     'fid1', 'pr500k0', 'fid10kfull', 'FID10k', 'eqt50k', 'eqr50k_int', 'swd2k_int'],
 )  # fmt: skip
 def test_what_is_no_score_is_refused(name):
     with pytest.raises(ValueError, match=f'{name}.*(Known|use)'):

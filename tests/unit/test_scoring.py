@@ -9,12 +9,14 @@ import pytest
 import toy
 from PIL import Image
 
+from pegan_jax import coords
 from pegan_jax.data import sources
+from pegan_jax.gan import Sampler, latents
 from pegan_jax.metrics import gaussians
 from pegan_jax.metrics.names import parse_all
 from pegan_jax.metrics.paths import path_length, slerp
 from pegan_jax.pixels import to_uint8
-from pegan_jax.scoring import images, parts, paths, record
+from pegan_jax.scoring import changes, images, parts, record
 from pegan_jax.scoring.networks import ROWS, Network
 from pegan_jax.scoring.scores import Scorer, check, open_networks
 from pegan_jax.settings import ConfigError, UserError
@@ -161,7 +163,7 @@ def test_what_cannot_be_scored_is_refused_before_features_are_computed(tmp_path)
         Scorer(parse_all('swd50'), networks, tmp_path)(small, side)
     assert reads == [(0, 1)]
     for name, size, generated, match in (
-        ('ppl2_wend', (64, 64), False, 'needs a --model'),
+        ('ppl2_wend', (64, 64), False, 'it needs a --model'),
         ('fwd10', (40, 64), True, 'multiples of 16'),
         ('fwd10', (512, 256), True, 'at most 256 x 256'),
         ('msssim10', (8, 8), True, 'too small'),
@@ -215,9 +217,9 @@ def test_labels_of_samples_are_drawn_from_those_of_the_data(tmp_path):
 @pytest.mark.parametrize(('name', 'at'), [('ppl2_wend40', 0.0), ('ppl2_wfull40', None), ('ppl2_zend40', 0.0)])
 def test_path_lengths_are_squared_speeds_of_images_along_paths_of_latents(generator, tmp_path, monkeypatch, name, at):
     # In place of LPIPS: the mean squared difference of pixels.
-    monkeypatch.setattr(paths.perceptual, 'lpips', lambda _, a, b: jnp.mean((a - b) ** 2, axis=(1, 2, 3)))
+    monkeypatch.setattr(changes.perceptual, 'lpips', lambda _, a, b: jnp.mean((a - b) ** 2, axis=(1, 2, 3)))
     (score,), network = parse_all(name), Network('lpips', None, jnp.float32(0))
-    rows = paths.lengths(generator, score, network, batch_size=7).read(0, 40)
+    rows = changes.lengths(generator, score, network, batch_size=7).read(0, 40)
     sampler, variables = generator.gan.sampler, generator.variables
     t = np.array([np.random.RandomState(k).uniform() for k in range(40)] if at is None else [at] * 40, np.float32)
     z = [sampler.draw(2 * np.arange(40) + end) for end in (0, 1)]
@@ -231,7 +233,7 @@ def test_path_lengths_are_squared_speeds_of_images_along_paths_of_latents(genera
     speed = jax.jvp(image, (t,), (jnp.ones(40),))[1]
     np.testing.assert_allclose(rows, jnp.mean(speed**2, axis=(1, 2, 3)), rtol=0.05, atol=1e-3)
     scorer = Scorer((score,), {'lpips': network}, tmp_path)
-    values, about = scorer(images.generated(generator), None, functools.partial(paths.lengths, generator))
+    values, about = scorer(images.generated(generator), None, functools.partial(changes.lengths, generator))
     assert values == {name: pytest.approx(path_length(rows), rel=1e-3)}
     assert about['fake']['network'] == generator.identity and not list(tmp_path.iterdir())
 
@@ -239,5 +241,33 @@ def test_path_lengths_are_squared_speeds_of_images_along_paths_of_latents(genera
 def test_systems_without_w_have_paths_in_z(generator):
     bare = generator._replace(gan=generator.gan._replace(sampler=generator.gan.sampler._replace(map=None)))
     with pytest.raises(UserError, match='ppl2_wend: dcgan has no w; use ppl2_zend'):
-        paths.check_paths(bare, parse_all('ppl2_wend')[0], 'dcgan')
-    paths.check_paths(bare, parse_all('ppl2_zend')[0], 'dcgan')
+        changes.check(bare, parse_all('ppl2_wend')[0], 'dcgan')
+    changes.check(bare, parse_all('ppl2_zend')[0], 'dcgan')
+
+
+@pytest.mark.parametrize(('moving', 'low', 'high'), [(True, 35, np.inf), (False, 0, 25)])
+def test_equivariance_is_that_of_images_that_move_with_their_coordinates(tmp_path, moving, low, high):
+    side = (np.arange(32) + 0.5) / 32 - 0.5
+    grid = jnp.stack(jnp.meshgrid(side, side), axis=-1)
+
+    def synthesise(variables, w, transform=None):
+        points = coords.transform(grid, transform) if moving and transform is not None else grid
+        waves = jnp.sin(6 * jnp.einsum('nij,hwj->nhwi', w.reshape(-1, 3, 2), points) + 1)
+        return waves.astype(jnp.float32)
+
+    sampler = Sampler(functools.partial(latents, z_dim=6), synthesise, view=lambda size, m: {'transform': m})
+    gan = toy.toy_gan()._replace(sampler=sampler)
+    generator = images.Generator(gan, {}, 'moved')
+    scores = parse_all('eqt10_int,eqt10_frac,eqr10')
+    for score in scores:
+        changes.check(generator, score, 'moved')
+    scorer = Scorer(scores, {'': ROWS}, tmp_path)
+    values, _ = scorer(images.generated(generator), None, functools.partial(changes.rows, generator))
+    assert list(values) == ['eqt10_int', 'eqt10_frac', 'eqr10'] and all(low < v <= high for v in values.values()), (
+        values
+    )
+    rows = changes.moves(generator, scores[0])
+    np.testing.assert_array_equal(rows.read(0, 10)[4:8], rows.read(4, 8))
+    still = generator._replace(gan=gan._replace(sampler=sampler._replace(view=None)))
+    with pytest.raises(UserError, match='eqt10_int: stylegan2 has no coordinates to move'):
+        changes.check(still, scores[0], 'stylegan2')
