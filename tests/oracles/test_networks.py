@@ -13,7 +13,7 @@ from pegan_jax.metrics.spectra import LEVEL, wavelet_packets
 from pegan_jax.weights import inception, perceptual
 from pegan_jax.weights.reader import ForeignFileError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.hand
 RNG = np.random.default_rng(0)
 
 

@@ -23,8 +23,6 @@ for module in sorted(path.stem for path in pathlib.Path(__file__).parent.glob('c
         CHECKS |= found
         COUNT += len(found)
 
-PENDING = {}
-
 
 def fixture_files(config):
     folder = pathlib.Path(config.getoption('--fixtures') or DEFAULT)
