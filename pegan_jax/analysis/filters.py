@@ -41,8 +41,8 @@ def stopband_attenuation(f: np.ndarray, rate: float, stopband: float, diagonal: 
 def layer_table(model: stylegan3.Config) -> dict[str, dict[str, Any]]:
     """{layer: its numbers}, of COLUMNS, in cycles per unit; a stopband begins where a filter's transition ends.
 
-    'asked' is Kaiser's formula for the taps and the transition band of a filter, in dB. The rest is measured, 'diagonal'
-    of the downsampling filter, where separable ones pass what is as high.
+    'asked' is Kaiser's formula for the taps and the transition band of a filter, in dB. The rest is measured,
+    'diagonal' of the downsampling filter, where separable ones pass what is as high.
     """
     table = {}
     for i, layer in enumerate(stylegan3.layers(model)):
