@@ -77,6 +77,99 @@ def number_table(title: str, columns: Sequence[str], rows: dict[str, Sequence[fl
     return out
 
 
+def stack(title: str, pictures: dict[str, np.ndarray]) -> Image.Image:
+    """Wide uint8 pictures [h, w, 3] under each other and a title, each 640 x 128 under its name."""
+    size, step = (640, 128), 152
+    out = Image.new('RGB', (size[0] + 16, 34 + step * len(pictures)), 'white')
+    draw = ImageDraw.Draw(out)
+    draw.text((8, 8), title, 'black', ImageFont.load_default(15))
+    for i, (name, picture) in enumerate(pictures.items()):
+        draw.text((8, 36 + step * i), name, 'black', ImageFont.load_default(12))
+        out.paste(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST), (8, 52 + step * i))
+    return out
+
+
+def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Image.Image:
+    """Rows of words and numbers, as wide as they are."""
+    font, large = ImageFont.load_default(12), ImageFont.load_default(15)
+    cells = [list(columns), *map(list, rows)]
+    widths = [16 + max(int(font.getlength(row[j])) for row in cells) for j in range(len(columns))]
+    width = max(sum(widths), 16 + int(large.getlength(title)))
+    out = Image.new('RGB', (width + 16, 44 + 20 * len(cells)), 'white')
+    draw = ImageDraw.Draw(out)
+    draw.text((8, 8), title, 'black', large)
+    for i, row in enumerate(cells):
+        for j, text in enumerate(row):
+            draw.text((8 + sum(widths[:j]), 38 + 20 * i), text, 'black' if i else (80, 80, 80), font)
+    draw.line((8, 55, width, 55), (160, 160, 160))
+    return out
+
+
+LINES = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 190, 207))
+
+
+def line_chart(
+    title: str,
+    curves: dict[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    *,
+    y_range: tuple[float, float] | None = None,
+    ramp: bool = False,
+) -> Image.Image:
+    """Curves (x, y) by name, with axes and a legend; ramp: colours in the order of SEQUENTIAL, for many."""
+    scale, (width, height), (left, right, top, bottom) = 2, (760, 420), (70, 170, 40, 48)
+    xs, ys = (np.concatenate([np.asarray(c[k], float) for c in curves.values()]) for k in (0, 1))
+    low, high = y_range or (ys.min(), ys.max())
+    pad = 0 if y_range else 0.05 * ((high - low) or 1.0)
+    x0, x1, y0, y1 = xs.min(), xs.max(), low - pad, high + pad
+    out = Image.new('RGB', (width * scale, height * scale), 'white')
+    draw, small = ImageDraw.Draw(out), ImageFont.load_default(12 * scale)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across, up = (x - x0) / ((x1 - x0) or 1.0), (np.clip(y, y0, y1) - y0) / ((y1 - y0) or 1.0)
+        return scale * (left + across * (width - left - right)), scale * (
+            height - bottom - up * (height - top - bottom)
+        )
+
+    for ticks, vertical in ((_ticks(x0, x1, bool(np.all(xs == np.rint(xs)))), True), (_ticks(y0, y1), False)):
+        for tick in ticks:
+            ends = (at(tick, y0), at(tick, y1)) if vertical else (at(x0, tick), at(x1, tick))
+            draw.line([*ends[0], *ends[1]], (225, 225, 225), scale)
+            x, y = ends[0]
+            place, anchor = ((x, y + 6 * scale), 'mt') if vertical else ((x - 6 * scale, y), 'rm')
+            draw.text(place, f'{tick:g}', 'black', small, anchor=anchor)
+    draw.rectangle([*at(x0, y1), *at(x1, y0)], outline=(120, 120, 120), width=scale)
+    count = len(curves)
+    for i, (name, (x, y)) in enumerate(curves.items()):
+        shade = coloured(np.array([[i / max(count - 1, 1)]]), 0, 1.15)[0, 0] if ramp else LINES[i % len(LINES)]
+        colour = tuple(int(v) for v in shade)
+        draw.line([at(*p) for p in zip(x, y, strict=True)], colour, 2 * scale, joint='curve')
+        row = scale * (top + 6 + 18 * i)
+        draw.line(
+            [scale * (width - right + 12), row + 7 * scale, scale * (width - right + 32), row + 7 * scale],
+            colour,
+            3 * scale,
+        )
+        draw.text((scale * (width - right + 38), row), name, 'black', small)
+    draw.text((8 * scale, 8 * scale), title, 'black', ImageFont.load_default(15 * scale))
+    draw.text((scale * (left + (width - left - right) / 2), scale * (height - 8)), x_label, 'black', small, anchor='mb')
+    sideways = Image.new('RGB', (int(small.getlength(y_label)) + 4, 18 * scale), 'white')
+    ImageDraw.Draw(sideways).text((2, 0), y_label, 'black', small)
+    sideways = sideways.rotate(90, expand=True)
+    out.paste(sideways, (4 * scale, int(scale * (top + (height - top - bottom) / 2) - sideways.height / 2)))
+    return out.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _ticks(low: float, high: float, whole: bool = False) -> np.ndarray:
+    """About six round numbers, or whole ones."""
+    raw = (high - low) / 6 or 1.0
+    power = 10 ** np.floor(np.log10(raw))
+    step = power * min((1, 2, 5, 10), key=lambda m: abs(m * power - raw))
+    step = max(step, 1.0) if whole else step
+    return np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step + 0.0
+
+
 def short(name: str) -> str:
     """The end of a layer's name."""
     return name.removeprefix('synthesis/')[-20:]

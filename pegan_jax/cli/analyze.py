@@ -10,7 +10,7 @@ from pegan_jax.cli import options
 from pegan_jax.files import whole
 from pegan_jax.settings import UserError
 
-HELP = 'Studies of zero padding, of positional encodings and of gates.'
+HELP = 'Studies of padding, encodings, gates, directions, filters, noise, sticking details and spectra.'
 
 EPILOG = """Studies of where a generator knows its position from, and holes; pictures and numbers go to --out.
   padding     means, spreads and autocorrelation of maps without and with zero padding, layer by layer
@@ -19,9 +19,13 @@ EPILOG = """Studies of where a generator knows its position from, and holes; pic
   gates       of DeepFillv2: what gates tell of a hole, layer by layer, beside the mask of partial convolutions
   directions  of w, along which images change: principal components (GANSpace) and in closed form (SeFa)
   skips       of the U-Net of partial convolutions: what skips bring to the middle of a hole
+  filters     of StyleGAN3: rates, cutoffs and attenuations of every layer, and aliases with and without its filter
+  noise       of StyleGAN2 and MS-PIE: what differs between draws of noise
+  sticking    details that stay where they are when a style changes: means of neighbours, and a strip of a walk
+  spectrum    average power spectra of real and generated images, of every system
 
 Generators are one random stack of convolutions without and with padding; or those of --config, with random weights;
-or that of --model.
+or that of --model, which filters, noise, sticking and spectrum take more than once.
 
 examples:
   padding --out studies
@@ -29,25 +33,46 @@ examples:
   encodings --model runs/mspie-c --out studies
   gates --model runs/faces --out studies
   directions --model runs/faces --out studies
+  filters --config stylegan3:t --config stylegan3:r --out studies
+  sticking --model runs/stylegan2 --model runs/t --model runs/r --out studies
 """
+
+# Study of models: the configurations that it has by default, and how many samples.
+MODELS = {
+    'filters': (('stylegan3:t,small', 'stylegan3:r,small'), None),
+    'noise': (('stylegan2:small',), 64),
+    'sticking': (('stylegan2:small', 'stylegan3:t,small', 'stylegan3:r,small'), 64),
+    'spectrum': (('stylegan2:small',), 256),
+}
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates', 'skips', 'directions'))
+    p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates', 'skips', 'directions', *MODELS))
     source = p.add_mutually_exclusive_group()
-    source.add_argument('--model', type=options.path, metavar='WORKDIR', help='the --workdir of a run')
+    source.add_argument('--model', type=options.path, action='append', metavar='WORKDIR', help='the --workdir of a run')
     source.add_argument(
         '--config', action='append', metavar='FILE[:ARG]', help='a generator with random weights; may be repeated'
     )
     p.add_argument('--step', help="step of the checkpoint of --model, or 'best'; default: the newest")
-    p.add_argument('--samples', type=int, help='of maps, a multiple of 64; padding and position only (default 4096)')
+    p.add_argument(
+        '--samples', type=int,
+        help='of maps, a multiple of 64, for padding and position (default 4096); draws of noise, and neighbours (64); '
+        'images of a spectrum (256)',
+    )  # fmt: skip
     p.add_argument('--seed', type=int, default=0, help='of random weights and of samples (default 0)')
     p.add_argument('--out', type=options.path, required=True, metavar='FOLDER')
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    if args.study in MODELS:
+        run_models(args)
+        return
+    if args.model is not None:
+        if len(args.model) > 1:
+            raise UserError(f'--model is given {len(args.model)} times; the study {args.study} takes one model.')
+        args.model = args.model[0]
     key, model = jax.random.key(args.seed), None if args.model is None else options.load(args)
     if args.samples is not None and args.study not in ('padding', 'position'):
         raise UserError(f'--samples {args.samples}: the study {args.study} draws no samples; leave it out.')
@@ -90,3 +115,25 @@ def run(args: argparse.Namespace) -> None:
     for name, study in studies.items():
         for path in analysis.save(study, args.out, name, about):
             print(path)
+
+
+def run_models(args: argparse.Namespace) -> None:
+    """Studies of what models make."""
+    configs, default = MODELS[args.study]
+    if args.samples is not None and (default is None or args.samples < 2):
+        wrong = 'draws no samples; leave it out' if default is None else 'needs at least 2'
+        raise UserError(f'--samples {args.samples}: the study {args.study} {wrong}.')
+    count = default if args.samples is None else args.samples
+    if args.model:
+        models = {str(path): options.load(argparse.Namespace(model=path, step=args.step)) for path in args.model}
+    else:
+        models = analysis.random_models(args.config or configs, jax.random.key(args.seed))
+    study = {
+        'filters': lambda: analysis.filter_study(models, args.seed),
+        'noise': lambda: analysis.noise_study(models, count, args.seed),
+        'sticking': lambda: analysis.sticking_study(models, count, args.seed),
+        'spectrum': lambda: analysis.spectrum_study(models, count),
+    }[args.study]()
+    about = {'study': args.study, 'seed': args.seed, 'model': [*map(str, args.model or [])], 'config': args.config}
+    for path in analysis.save(study, args.out, args.study, about | ({'samples': count} if count else {})):
+        print(path)

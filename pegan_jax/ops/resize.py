@@ -129,9 +129,9 @@ def bilinear(x: jax.Array, positions: jax.Array) -> jax.Array:
     """
     if x.ndim != 4 or positions.ndim != 4 or positions.shape[-1] != 2 or len(x) != len(positions):
         raise ValueError(f'x has shape {x.shape}, positions {positions.shape}; expected [N, H, W, C], [N, h, w, 2].')
-    last = jnp.array(x.shape[2:0:-1], jnp.float32).reshape(1, 1, 1, 2)
-    positions = jnp.clip(positions, -1, last)
-    corner = jnp.minimum(jnp.floor(positions), last - 1)
+    end = jnp.array(x.shape[2:0:-1], jnp.float32).reshape(1, 1, 1, 2)
+    positions = jnp.clip(positions, -1, end)
+    corner = jnp.minimum(jnp.floor(positions), end - 1)
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
     # The four neighbours at once: the transpose of one gather of squares is faster than that of four gathers.

@@ -52,6 +52,10 @@ COMMANDS = {
     'analyze encodings --out {folder}': {'stylegan2'},
     'analyze gates --out {folder}': {'deepfill'},
     'analyze skips --out {folder}': {'pconv'},
+    'analyze filters --out {folder}': {'stylegan3'},
+    'analyze noise --samples 2 --out {folder}': {'mspie', 'stylegan2'},
+    'analyze sticking --samples 2 --out {folder}': {'cips', 'mspie', 'stylegan2', 'stylegan3'},
+    'analyze spectrum --samples 2 --out {folder}': SEEDS | HOLES,
 }
 
 

@@ -112,3 +112,20 @@ def test_what_a_smaller_image_is_too_coarse_for_does_not_come_back_as_stripes():
     np.testing.assert_allclose(ops.resize_align_corners(slope, (16, 16), antialias=True)[3:-3, 3:-3], want, atol=0.05)
     larger = ops.resize_align_corners(slope, (80, 80))
     np.testing.assert_array_equal(ops.resize_align_corners(slope, (80, 80), antialias=True), larger)
+
+
+def test_an_image_is_read_between_its_pixels_and_is_zero_outside():
+    x = np.arange(12, dtype=np.float32).reshape(1, 3, 4, 1) + 1
+    at = np.array([[0, 0], [3, 2], [1.25, 0.5], [-0.5, 0], [-1, 0], [4, 2], [3.5, 2.5], [9, 1], [1, -7]], np.float32)
+    got = jax.jit(ops.bilinear)(x, at.reshape(1, 9, 1, 2))
+    np.testing.assert_allclose(got.reshape(-1), [1, 12, 2.25 + 2, 0.5, 0, 0, 12 / 4, 0, 0])
+    bad = at.reshape(1, 9, 1, 2)[..., :1]
+    with pytest.raises(ValueError, match='positions'):
+        ops.bilinear(x, bad)
+
+
+def test_the_gradient_of_reading_is_its_adjoint():
+    x, y = (jax.random.normal(jax.random.key(i), (2, 5, 6, 3)) for i in range(2))
+    at = jax.random.uniform(jax.random.key(2), (2, 5, 6, 2), minval=-2, maxval=7)
+    out, back = jax.vjp(lambda x: ops.bilinear(x, at), x)
+    np.testing.assert_allclose(jnp.vdot(out, y), jnp.vdot(x, back(y)[0]), rtol=1e-4)

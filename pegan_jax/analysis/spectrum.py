@@ -1,0 +1,103 @@
+"""Average power spectra of real and of generated images, as the released tool of StyleGAN3 shows them."""
+
+import functools
+
+import numpy as np
+
+from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, line_chart, picture_table, rounded
+from pegan_jax.analysis.holes import box_mask
+from pegan_jax.evaluation import read_images
+from pegan_jax.gan import Completer
+from pegan_jax.inpainting import inpaint
+from pegan_jax.pixels import to_uint8
+from pegan_jax.sampling import Model, sample
+from pegan_jax.settings import UserError
+
+PADDED = 4  # sides of the transform, in sides of the images
+
+
+def power_spectrum(images: np.ndarray, mean: float, deviation: float) -> np.ndarray:
+    """Mean power of images [N, H, W, C], 0 to 255, [4 H + 1, 4 W + 1]: frequency 0 in the middle, the first edge again.
+
+    Images less the mean, over the deviation, both of the data; times a Kaiser window (beta 8) along both axes, whose
+    squares add up to 1; in a field of zeros of four times the sides; mean of channels and images.
+    """
+    height, width = images.shape[1:3]
+    window = np.outer(np.kaiser(height, 8), np.kaiser(width, 8))
+    window /= np.sqrt(np.sum(window**2))
+    total = np.zeros((PADDED * height, PADDED * width))
+    for image in images:
+        x = (image.astype(np.float64) - mean) / deviation * window[..., None]
+        total += np.mean(np.abs(np.fft.fft2(x, total.shape, axes=(0, 1))) ** 2, axis=-1)
+    return np.pad(np.fft.fftshift(total / len(images)), ((0, 1), (0, 1)), mode='wrap')
+
+
+def slices(spectrum: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{'0 degrees', '45 degrees', 'mean over angles'}: (cycles per shorter side, dB) of a `power_spectrum`.
+
+    At 0 degrees, along x, up to half of the side; at 45 degrees up to side / sqrt 2.
+    """
+    decibels = 10 * np.log10(np.maximum(spectrum, 1e-20))
+    middle, half = [n // 2 for n in spectrum.shape], min(spectrum.shape) // 2
+    i = np.arange(half + 1)
+    y, x = np.indices(spectrum.shape)
+    radius = np.rint(np.hypot(y - middle[0], x - middle[1])).astype(int).ravel()
+    sums, counts = np.bincount(radius, spectrum.ravel()), np.bincount(radius)
+    return {
+        '0 degrees': (i / PADDED, decibels[middle[0], middle[1] + i]),
+        '45 degrees': (i * np.sqrt(2) / PADDED, decibels[middle[0] + i, middle[1] + i]),
+        'mean over angles': (i / PADDED, 10 * np.log10(np.maximum(sums[: half + 1] / counts[: half + 1], 1e-20))),
+    }
+
+
+def heat_map(spectrum: np.ndarray) -> np.ndarray:
+    """A `power_spectrum` from -40 to 20 dB, smoothed by 1.25 samples, as uint8 [H, W, 3]."""
+    from scipy import ndimage  # takes long to import
+
+    decibels = ndimage.gaussian_filter(10 * np.log10(np.maximum(spectrum, 1e-20)), 1.25, mode='nearest')
+    return coloured(decibels, -40, 20)
+
+
+def real_and_generated(model: Model, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a model's data and as many of its own, uint8 [N, H, W, C]; of one that completes, real ones with a box.
+
+    Raises: ValueError if the data cannot be read.
+    """
+    real = read_images(model.config.data, count)
+    if isinstance(model.gan.sampler, Completer):
+        mask = np.repeat(box_mask(*real.shape[1:3])[..., 0], len(real), axis=0)
+        return real, inpaint(model, real, mask)
+    label = [i % model.gan.c_dim for i in range(count)] if model.gan.c_dim else None
+    made = to_uint8(np.asarray(sample(model, range(count), label=label)))
+    height, width = made.shape[1:3]
+    top, left = (real.shape[1] - height) // 2, (real.shape[2] - width) // 2
+    if min(top, left) < 0:
+        raise UserError(
+            f'images of the model are {height} x {width}, those of its data {real.shape[1]} x {real.shape[2]}.'
+        )
+    return real[:, top : top + height, left : left + width], made
+
+
+def spectrum_study(models: dict[str, Model], count: int = 256) -> Study:
+    """Heat maps, slices at 0 and 45 degrees and radial profiles of `count` real and generated images of every model.
+
+    Numbers: root mean square differences of generated and real profiles, in dB, up to half of the side.
+    """
+    numbers, maps, charts = {}, {}, {}
+    for number, (name, model) in enumerate(models.items()):
+        real, made = real_and_generated(model, count)
+        spectrum_of = functools.partial(power_spectrum, mean=real.mean(), deviation=real.std())
+        spectra = {'real': spectrum_of(real), 'generated': spectrum_of(made)}
+        maps[name] = [(kind, heat_map(spectrum)) for kind, spectrum in spectra.items()]
+        found = {kind: slices(spectrum) for kind, spectrum in spectra.items()}
+        numbers[name] = {'images': {'real': len(real), 'generated': len(made)}}
+        suffix = '' if len(models) == 1 else f'_{number}'
+        for angle in found['real']:
+            curves = {kind: of[angle] for kind, of in found.items()}
+            difference = curves['generated'][1] - curves['real'][1]
+            numbers[name][f'rms dB, {angle}'] = rounded(np.sqrt(np.mean(difference**2)))
+            charts[f'{angle.replace(" ", "_")}{suffix}'] = line_chart(
+                f'{name}: {angle}', curves, 'cycles per side', 'dB', y_range=(-50, 30)
+            )
+    legend = (-40, 20, SEQUENTIAL, 'dB; frequency 0 in the middle')
+    return Study(numbers, {'maps': picture_table('Average power spectra', maps, legend), **charts})
