@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -17,16 +18,19 @@ from pegan_jax.data import masks, pipeline, worlds
 from pegan_jax.files import whole
 from pegan_jax.metrics import image as measures
 from pegan_jax.metrics.names import ALONE, CHANGES
-from pegan_jax.pixels import decode_image, to_uint8, with_channels
+from pegan_jax.pixels import as_floats, decode_image, to_uint8, with_channels
 from pegan_jax.sampling import Model, load
 from pegan_jax.scoring import changes, record
 from pegan_jax.scoring import images as sets
+from pegan_jax.scoring.networks import Network
 from pegan_jax.scoring.scores import Scorer
 from pegan_jax.scoring.scores import check as check_scores
 from pegan_jax.settings import DataConfig, UserError
 from pegan_jax.train.checkpoint import CheckpointError
+from pegan_jax.weights import perceptual
 
 METRICS = tuple(measures.DEFINITIONS)  # of completions
+LPIPS = {'lpips': 'learned perceptual distance of the whole image, on VGG-16 (Zhang et al. 2018)'}
 KINDS = ('box', 'brush', 'union')
 HELD_OUT = 1_000_000  # the first of the worlds that evaluations use; training takes them from 0 on
 
@@ -86,9 +90,11 @@ def read_images(data: DataConfig, count: int) -> np.ndarray:
 
 
 def check_metrics(metrics: Sequence[str], size: tuple[int, int]) -> None:
-    """Raises: ValueError for a name that is not among METRICS, or one that needs larger images than (height, width)."""
-    if unknown := [name for name in metrics if name not in METRICS]:
-        raise UserError(f'unknown metric {unknown[0]!r}; known: {", ".join(METRICS)}.')
+    """Raises: ValueError for a name that is not in METRICS or LPIPS, or needs larger images than (height, width)."""
+    if unknown := [name for name in metrics if name not in (*METRICS, *LPIPS)]:
+        raise UserError(f'unknown metric {unknown[0]!r}; known: {", ".join([*METRICS, *LPIPS])}.')
+    if 'lpips' in metrics and min(size) < 16:
+        raise UserError(f'lpips needs sides of 16 pixels; images of {size[1]} x {size[0]} are too small.')
     if 'ssim' in metrics:
         measures.check_ssim(size)
 
@@ -101,6 +107,7 @@ def evaluate(
     *,
     batch_size: int = 8,
     progress: bool = False,
+    lpips: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Scores of methods of inpainting.
 
@@ -108,13 +115,14 @@ def evaluate(
       methods: by name, (images [N, H, W, C] uint8, masks [N, H, W]) -> completed images, such as
         functools.partial(pegan_jax.inpaint, model).
       images: uint8 [N, H, W, C]; masked: of `cases`.
-      metrics: names among METRICS.
+      metrics: names among METRICS, and 'lpips'.
+      lpips: of `perceptual_distance`, for 'lpips'.
     Returns: {method: {kind or 'all': {'0.1-0.2' or 'all': {'images', 'hole_ratio', metric: mean}}}}; means are over
       images, None where no image has a finite value.
     Raises: ValueError for an unknown metric, and as the measures.
     """
     check_metrics(metrics, images.shape[1:3])
-    results = {}
+    results, of_pixels = {}, tuple(name for name in metrics if name not in LPIPS)
     with tqdm(total=len(methods) * len(masked), unit='image', disable=not progress) as bar:
         for method, complete in methods.items():
             rows = []
@@ -123,12 +131,21 @@ def evaluate(
                 # The last batch is filled up: one compiled program serves all.
                 filled = [*batch, *[batch[-1]] * (batch_size - len(batch))]
                 real, mask = images[[c.image for c in filled]], np.stack([c.mask for c in filled])
-                for case, x, y in zip(batch, real, complete(real, mask), strict=False):
-                    scores = measures.measure(x, y, case.mask, tuple(metrics))
+                completed = complete(real, mask)
+                distances = lpips(real, completed) if 'lpips' in metrics else [None] * len(real)
+                for case, x, y, distance in zip(batch, real, completed, distances, strict=False):
+                    scores = measures.measure(x, y, case.mask, of_pixels)
+                    scores |= {} if distance is None else {'lpips': float(distance)}
                     rows.append((case, {'hole_ratio': float(case.mask.mean())} | scores))
                     bar.update()
             results[method] = _table(rows)
     return results
+
+
+def perceptual_distance(network: Network) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """LPIPS of images uint8 [N, H, W, C], [N], by the network 'lpips' of `networks.open_network`."""
+    run = jax.jit(perceptual.lpips)
+    return lambda *pair: np.asarray(run(network.params, *(as_floats(with_channels(x, 3)) for x in pair)))
 
 
 def _table(rows: list[tuple[Case, dict[str, float]]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -173,7 +190,8 @@ def table(results: dict[str, Any]) -> str:
 
 def save(results: dict[str, Any], path: pathlib.Path, about: dict[str, Any], metrics: Sequence[str] = METRICS) -> None:
     """Writes `about`, the definitions of the metrics and the results as JSON."""
-    definitions = {name: text for metric in metrics for name, text in measures.DEFINITIONS[metric].items()}
+    known = measures.DEFINITIONS | {'lpips': LPIPS}
+    definitions = {name: text for metric in metrics for name, text in known[metric].items()}
     with whole(path) as unfinished:
         unfinished.write_text(json.dumps(about | {'metrics': definitions, 'results': results}, indent=1) + '\n')
 

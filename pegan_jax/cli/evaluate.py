@@ -14,7 +14,7 @@ from pegan_jax.gan import Completer
 from pegan_jax.metrics.names import EXAMPLES, parse_all
 from pegan_jax.sampling import Model
 from pegan_jax.scoring import record, scores
-from pegan_jax.scoring.networks import FILES, RESIZE
+from pegan_jax.scoring.networks import FILES, RESIZE, open_network
 from pegan_jax.settings import DataConfig, TrainConfig, UserError
 
 HELP = 'Score the samples of a model, a folder of images, or how well a model completes images.'
@@ -35,6 +35,7 @@ Of completions: images are completed under a fixed list of masks: --masks of eve
   psnr        in dB
   ssim        of Wang et al. 2004, Gaussian window
   tv          100 mean |difference of neighbours| of the result, and of the real image (tv_real)
+  lpips       of Zhang et al. 2018, on VGG-16: only if it is named, as it needs weights (see --weights)
 
 Without --data, images are those that the model was trained with; but of the procedural worlds, others.
 
@@ -131,7 +132,7 @@ def _score(args: argparse.Namespace, model: Model | None) -> None:
     if args.metrics is None:
         raise UserError(f'name scores, such as --metrics fd_worlds10k,swd2k; there are {", ".join(EXAMPLES)}.')
     wanted = parse_all(args.metrics)
-    cache = args.cache or pathlib.Path(TrainConfig.compilation_cache).expanduser()
+    cache = _cache(args)
     batch_size = args.batch_size or 32
     if args.fake is not None and args.data is None:
         raise UserError('--fake is compared with real images; name them with --real.')
@@ -152,6 +153,10 @@ def _score(args: argparse.Namespace, model: Model | None) -> None:
         of_model(model)
     else:
         evaluation.watch(args.watch, scorer, of_model)
+
+
+def _cache(args: argparse.Namespace) -> pathlib.Path:
+    return args.cache or pathlib.Path(TrainConfig.compilation_cache).expanduser()
 
 
 def _score_model(args: argparse.Namespace, model: Model, scorer: scores.Scorer, **told: Any) -> None:
@@ -198,10 +203,13 @@ def _complete(args: argparse.Namespace, model: Model | None) -> None:
         methods[str(args.model)] = functools.partial(inpainting.inpaint, model)
     if args.method is not None:
         methods[args.method] = inpainting.biharmonic
+    lpips = None
+    if 'lpips' in metrics:
+        lpips = evaluation.perceptual_distance(open_network('lpips', dict(args.weights), _cache(args)))
     images = evaluation.read_images(data, args.images)
     cases = evaluation.cases(args.seed, args.masks, data.size, len(images), kinds)
     results = evaluation.evaluate(
-        methods, images, cases, metrics, batch_size=args.batch_size or 8, progress=sys.stderr.isatty()
+        methods, images, cases, metrics, batch_size=args.batch_size or 8, progress=sys.stderr.isatty(), lpips=lpips
     )
     print(evaluation.table(results))
     if args.out is not None:

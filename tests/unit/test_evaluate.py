@@ -11,6 +11,7 @@ from pegan_jax.cli import main
 from pegan_jax.config import ConfigError, DataConfig
 from pegan_jax.data import masks
 from pegan_jax.metrics import image as measures
+from pegan_jax.scoring.networks import Network
 
 SIZE = (32, 40)
 RNG = np.random.default_rng(0)
@@ -69,8 +70,21 @@ def test_perfect_images_have_no_psnr_and_the_table_says_so(listed):
     assert lines[0].split() == ['method', 'masks', 'holes', *scores]
     assert lines[1].split()[:4] == ['copy', 'all', 'all', '2'] and lines[1].split()[-2:] == ['-', '1']
     assert len({len(line) for line in lines}) == 1
-    with pytest.raises(ValueError, match="unknown metric 'lpips'; known: l1, l2, psnr, ssim, tv"):
-        evaluation.evaluate({'copy': lambda x, m: x}, images, listed, ('lpips',))
+    with pytest.raises(ValueError, match="unknown metric 'mse'; known: l1, l2, psnr, ssim, tv, lpips"):
+        evaluation.evaluate({'copy': lambda x, m: x}, images, listed, ('mse',))
+
+
+def test_perceptual_distances_are_of_the_whole_image_and_named_in_the_file(listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation.perceptual, 'lpips', lambda scale, a, b: scale * abs(a - b).mean(axis=(1, 2, 3)))
+    distance = evaluation.perceptual_distance(Network('lpips', None, np.float32(2)))
+    images = RNG.integers(0, 256, (3, *SIZE, 3)).astype(np.uint8)
+    got = evaluation.evaluate({'grey': grey}, images, listed, ('l1', 'lpips'), batch_size=5, lpips=distance)
+    cell = got['grey']['all']['all']
+    assert cell['lpips'] == pytest.approx(2 * 2 * cell['l1'] / 100, rel=1e-4)
+    evaluation.save(got, tmp_path / 'a.json', {}, ('l1', 'lpips'))
+    assert 'VGG-16' in json.loads((tmp_path / 'a.json').read_text())['metrics']['lpips']
+    with pytest.raises(ValueError, match='lpips needs sides of 16 pixels'):
+        evaluation.check_metrics(['lpips'], (12, 40))
 
 
 def test_worlds_of_evaluations_are_none_of_those_of_training():
