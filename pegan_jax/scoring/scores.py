@@ -93,7 +93,7 @@ def _variety(sides: Sides) -> list[float]:
 
 
 def _horizons(sides: Sides) -> list[float]:
-    """How far apart the heights of horizons are: mean |difference| of sorted ones, none of them outside of the frame."""
+    """How far apart the heights of horizons are: mean |difference| of sorted ones, each inside of the frame."""
     heights = [np.sort(np.clip(worlds.horizon_height(rows / 127.5 - 1), -1, 1)) for rows in _equal(sides)]
     return [float(np.abs(heights[0] - heights[1]).mean())]
 
