@@ -11,7 +11,7 @@ from pegan_jax.metrics import equivariance
 from pegan_jax.metrics.names import Score
 from pegan_jax.metrics.paths import lerp, slerp
 from pegan_jax.scoring.images import Generator, Images, local_sharding, noise_options, size_of_samples
-from pegan_jax.scoring.networks import Network
+from pegan_jax.scoring.networks import Network, exactly
 from pegan_jax.settings import UserError
 from pegan_jax.weights import perceptual
 
@@ -51,6 +51,7 @@ def lengths(generator: Generator, score: Score, network: Network, batch_size: in
     variables, params = jax.device_put((generator.variables, network.params), local_sharding())
 
     @jax.jit
+    @exactly
     def distances(variables: dict, params: dict, z: tuple, labels: jax.Array | None, *at: jax.Array) -> jax.Array:
         def style(z: jax.Array) -> jax.Array:
             return z if sampler.map is None else sampler.map(variables, z, labels)
@@ -91,6 +92,7 @@ def moves(generator: Generator, score: Score) -> Images:
     variables, unit = jax.device_put(generator.variables), min(size_of_samples(generator.gan, generator.variables))
 
     @jax.jit
+    @exactly
     def image(
         variables: dict, z: jax.Array, labels: jax.Array | None, seeds: jax.Array, matrix: jax.Array
     ) -> jax.Array:

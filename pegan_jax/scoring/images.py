@@ -86,7 +86,13 @@ def of_worlds(size: tuple[int, int], first: int = REAL_WORLDS) -> Images:
         return np.concatenate(rows)
 
     about = {'data': 'worlds', 'first': first, 'size': size}
-    return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
+    return Images(None, lambda start, stop: repr((about, _worlds_digest(), start, stop)), read, about)
+
+
+@functools.cache
+def _worlds_digest() -> str:
+    """Of the program that draws them: what is kept of them is of these worlds."""
+    return hashlib.sha256(pathlib.Path(worlds.__file__).read_bytes()).hexdigest()
 
 
 def is_worlds(data: DataConfig) -> bool:

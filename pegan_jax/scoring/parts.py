@@ -16,9 +16,9 @@ from tqdm import tqdm
 from pegan_jax.files import whole
 from pegan_jax.processes import together
 from pegan_jax.scoring.images import Images, local_sharding
-from pegan_jax.scoring.networks import Network
+from pegan_jax.scoring.networks import Network, exactly
 
-PART = 1024  # images; sums over parts are taken in their order
+PART = 256  # images, which memory holds at once; sums over parts are taken in their order
 
 
 class Features(NamedTuple):
@@ -93,7 +93,7 @@ def _program(network: Network, batch_size: int) -> Callable[[np.ndarray], np.nda
     """rows -> their features, compiled for batch_size of them at a time."""
     if network.features is None:
         return lambda rows: rows
-    run, params = jax.jit(network.features), jax.device_put(network.params, local_sharding())
+    run, params = jax.jit(exactly(network.features)), jax.device_put(network.params, local_sharding())
     batch_size += -batch_size % len(jax.local_devices())
 
     def features(rows: np.ndarray) -> np.ndarray:

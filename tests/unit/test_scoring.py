@@ -271,3 +271,34 @@ def test_equivariance_is_that_of_images_that_move_with_their_coordinates(tmp_pat
     still = generator._replace(gan=gan._replace(sampler=sampler._replace(view=None)))
     with pytest.raises(UserError, match='eqt10_int: stylegan2 has no coordinates to move'):
         changes.check(still, scores[0], 'stylegan2')
+
+
+def test_networks_have_all_digits_of_float32_whatever_the_platform_rounds_products_to(generator, monkeypatch):
+    """GPUs and TPUs round products unless they are asked not to; the CPU does not show it, the program does."""
+    programs = []
+
+    def traced(run):
+        def call(*args):
+            with jax.default_matmul_precision('bfloat16'):
+                programs.append(str(jax.make_jaxpr(run)(*args)))
+            return run(*args)
+
+        return call
+
+    monkeypatch.setattr(parts.jax, 'jit', traced)
+    product = Network(
+        'product', lambda params, x: x.reshape(len(x), -1).astype(jnp.float32) @ params, jnp.ones((48, 2))
+    )
+    parts._program(product, 4)(np.zeros((4, 4, 4, 3), np.uint8))
+    monkeypatch.setattr(changes.perceptual, 'lpips', lambda _, a, b: jnp.einsum('nhwc,nhwc->n', a, b))
+    changes.lengths(generator, parse_all('ppl2_wend4')[0], Network('lpips', None, jnp.float32(0))).read(0, 4)
+    for program in programs:
+        assert 'Precision.HIGHEST' in program or 'precision=HIGHEST' in program, program
+        assert 'BF16' not in program and 'DEFAULT' not in program
+    assert len(programs) == 2
+
+
+def test_features_of_worlds_are_kept_for_the_program_that_drew_them(monkeypatch):
+    keys = [images.of_worlds((8, 8)).key(0, 4)]
+    monkeypatch.setattr(images, '_worlds_digest', lambda: 'another')
+    assert images.of_worlds((8, 8)).key(0, 4) not in keys
