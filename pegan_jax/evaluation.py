@@ -22,7 +22,7 @@ from pegan_jax.pixels import as_floats, decode_image, to_uint8, with_channels
 from pegan_jax.sampling import Model, load
 from pegan_jax.scoring import changes, record
 from pegan_jax.scoring import images as sets
-from pegan_jax.scoring.networks import Network
+from pegan_jax.scoring.networks import Network, exactly
 from pegan_jax.scoring.scores import Scorer
 from pegan_jax.scoring.scores import check as check_scores
 from pegan_jax.settings import DataConfig, UserError
@@ -144,7 +144,7 @@ def evaluate(
 
 def perceptual_distance(network: Network) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """LPIPS of images uint8 [N, H, W, C], [N], by the network 'lpips' of `networks.open_network`."""
-    run = jax.jit(perceptual.lpips)
+    run = jax.jit(exactly(perceptual.lpips))
     return lambda *pair: np.asarray(run(network.params, *(as_floats(with_channels(x, 3)) for x in pair)))
 
 

@@ -14,8 +14,9 @@ from pegan_jax.gan import Completer
 from pegan_jax.metrics.names import EXAMPLES, parse_all
 from pegan_jax.sampling import Model
 from pegan_jax.scoring import record, scores
-from pegan_jax.scoring.networks import FILES, RESIZE, open_network
+from pegan_jax.scoring.networks import RESIZE, open_network
 from pegan_jax.settings import DataConfig, TrainConfig, UserError
+from pegan_jax.weights.public import FILES
 
 HELP = 'Score the samples of a model, a folder of images, or how well a model completes images.'
 
@@ -52,8 +53,8 @@ examples:
 def _weights(text: str) -> tuple[str, pathlib.Path]:
     """'inception=FILE' -> ('inception', FILE)"""
     name, _, file = text.partition('=')
-    if name not in FILES.values() or not file:
-        known = ', '.join(dict.fromkeys(FILES.values()))
+    if name not in FILES or not file:
+        known = ', '.join(FILES)
         raise argparse.ArgumentTypeError(f'{text!r}; write NAME=FILE with a name of {known}.')
     return name, options.path(file)
 
@@ -86,16 +87,17 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     samples.add_argument(
         '--noise-mode', choices=('const', 'random', 'none'), default='random', help='default: random, as published'
     )
-    samples.add_argument(
+    networks = p.add_argument_group('networks')
+    networks.add_argument(
         '--weights', type=_weights, action='append', default=[], metavar='NAME=FILE',
-        help=f'the file of a network: {", ".join(dict.fromkeys(FILES.values()))}',
+        help=f'the file of a network: {", ".join(FILES)}',
     )  # fmt: skip
-    samples.add_argument('--fetch', action='store_true', help='get files that are not here from their public address')
-    samples.add_argument(
+    networks.add_argument('--fetch', action='store_true', help='get files that are not here from their public address')
+    networks.add_argument(
         '--resize', choices=RESIZE, default='published',
         help="for Inception-v3: as in its graph, not antialiased; or 'clean', as clean-fid has it",
     )  # fmt: skip
-    samples.add_argument(
+    networks.add_argument(
         '--cache',
         type=options.path,
         metavar='DIR',
@@ -205,7 +207,7 @@ def _complete(args: argparse.Namespace, model: Model | None) -> None:
         methods[args.method] = inpainting.biharmonic
     lpips = None
     if 'lpips' in metrics:
-        lpips = evaluation.perceptual_distance(open_network('lpips', dict(args.weights), _cache(args)))
+        lpips = evaluation.perceptual_distance(open_network('lpips', dict(args.weights), _cache(args), fetch=args.fetch))
     images = evaluation.read_images(data, args.images)
     cases = evaluation.cases(args.seed, args.masks, data.size, len(images), kinds)
     results = evaluation.evaluate(

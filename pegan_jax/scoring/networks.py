@@ -55,6 +55,11 @@ FILES = {
 }
 
 
+def _files(name: str, given: Mapping[str, pathlib.Path]) -> list[str]:
+    """Names of the files of a network; that of LPIPS is made of torchvision's VGG-16 where heads are given alone."""
+    return ['vgg16', 'lpips_heads'] if FILES[name] == 'lpips' and 'lpips_heads' in given else [FILES[name]]
+
+
 def _inception(params: dict, images: jax.Array, *, resize: str) -> jax.Array:
     return inception.InceptionV3().apply({'params': params}, inception.prepare(images, resize))
 
@@ -80,9 +85,9 @@ def open_network(
         params = load_worlds()
         digest = hashlib.sha256(b''.join(np.asarray(x).tobytes() for x in jax.tree.leaves(params))).hexdigest()
         return Network(f'worlds {digest}', worlds_features, params, {'network': 'worlds', 'sha256': digest})
-    file = public.find(FILES[name], given, cache, fetch=fetch)
-    about = {'network': name, 'file': str(file.path), 'sha256': file.sha256}
-    identity = f'{name} {file.sha256}'
+    files = [public.find(file, given, cache, fetch=fetch) for file in _files(name, given)]
+    about = {'network': name, 'file': [str(f.path) for f in files], 'sha256': [f.sha256 for f in files]}
+    identity, file = ' '.join([name, *about['sha256']]), files[0]
     if name == 'inception':
         params, classifier = inception.load_inception(file.path)
         features = functools.partial(_inception, resize=resize)
@@ -91,7 +96,7 @@ def open_network(
         return Network(identity, perceptual.classifier_features, perceptual.load_classifier(file.path), about)
     if name == 'stem':
         return Network(identity, _stem, inception.load_stem(file.path), about)
-    params = perceptual.load_lpips([file.path])
+    params = perceptual.load_lpips([f.path for f in files])
     if name == 'lpips':
         return Network(identity, None, params, about)
     return Network(identity, perceptual.mean_features, params['vgg'], about)

