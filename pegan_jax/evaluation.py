@@ -19,6 +19,7 @@ from pegan_jax.files import whole
 from pegan_jax.metrics import image as measures
 from pegan_jax.metrics.names import ALONE, CHANGES
 from pegan_jax.pixels import as_floats, decode_image, to_uint8, with_channels
+from pegan_jax.processes import together
 from pegan_jax.sampling import Model, load
 from pegan_jax.scoring import changes, record
 from pegan_jax.scoring import images as sets
@@ -222,19 +223,26 @@ def score_model(
     for score in scorer.scores:
         if score.kind in CHANGES:
             changes.check(generator, score, system)
-    generator = generator._replace(labels=sets.drawn_labels(model.config.data, model.gan.c_dim, folder))
     alone = all(score.kind in ALONE for score in scorer.scores)
-    real = None if alone else sets.like_samples(model.gan, model.variables, data, folder)
+
+    def opened() -> tuple:
+        labels = sets.drawn_labels(model.config.data, model.gan.c_dim, folder)
+        return labels, None if alone else sets.like_samples(model.gan, model.variables, data, folder)
+
+    labels, real = together(opened)
+    generator = generator._replace(labels=labels)
     values, about = scorer(sets.generated(generator, batch_size), real, functools.partial(changes.rows, generator))
     return values, {'step': model.step} | about
 
 
 def score_data(fake: DataConfig, real: DataConfig, scorer: Scorer, *, as_they_are: bool = False) -> tuple[dict, dict]:
     """Scores of one data set against another; of worlds, the two are others. Args and errors as of `images.of_data`."""
-    sides = [
-        sets.of_data(data, scorer.folder, first_world=first, as_they_are=as_they_are)
-        for data, first in ((fake, sets.FAKE_WORLDS), (real, sets.REAL_WORLDS))
-    ]
+
+    def opened() -> list[sets.Images]:
+        both = ((fake, sets.FAKE_WORLDS), (real, sets.REAL_WORLDS))
+        return [sets.of_data(data, scorer.folder, first_world=first, as_they_are=as_they_are) for data, first in both]
+
+    sides = together(opened)
     check_scores(scorer.scores, sides[0].read(0, 1).shape[1:3], generated=False)
     return scorer(*sides)
 

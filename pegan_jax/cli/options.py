@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -109,6 +110,35 @@ def add_model(p: argparse.ArgumentParser) -> None:
     """A trained model."""
     p.add_argument('--model', type=path, required=True, metavar='WORKDIR', help='the --workdir of a run')
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
+
+
+def add_distributed(p: argparse.ArgumentParser) -> None:
+    """Several processes."""
+    p.add_argument(
+        '--distributed',
+        nargs='?',
+        const='',
+        metavar='HOST:PORT,COUNT,INDEX',
+        help='this is one process of several: call jax.distributed.initialize(), which finds its peers on TPU pods and '
+        'Slurm; elsewhere, name the first process, how many there are and which this is',
+    )
+
+
+def join(args: argparse.Namespace) -> None:
+    """Meets the other processes of `add_distributed`, if this is one of several. Raises: UserError for another form."""
+    if args.distributed is not None:
+        jax.distributed.initialize(**_peers(args.distributed))
+
+
+def _peers(text: str) -> dict:
+    """'host:port,count,index' -> arguments of jax.distributed.initialize; '' -> none, it looks for itself."""
+    if not text:
+        return {}
+    try:
+        address, count, index = text.split(',')
+        return {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(index)}
+    except ValueError:
+        raise UserError(f'--distributed {text!r}; write HOST:PORT,COUNT,INDEX, such as 10.0.0.1:9911,2,0.') from None
 
 
 def add_styles(p: argparse.ArgumentParser) -> None:

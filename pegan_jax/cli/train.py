@@ -2,12 +2,9 @@
 
 import argparse
 
-import jax
-
 from pegan_jax import train
 from pegan_jax.cli import options
 from pegan_jax.config import ConfigError, load_config
-from pegan_jax.settings import UserError
 from pegan_jax.train.report import dry_run
 
 HELP = 'Train a model, or go on with the run in --workdir.'
@@ -27,31 +24,12 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--dry-run', action='store_true', help='print configuration, parameters, FLOPs and memory; do not train'
     )
-    p.add_argument(
-        '--distributed',
-        nargs='?',
-        const='',
-        metavar='HOST:PORT,COUNT,INDEX',
-        help='this is one process of several: call jax.distributed.initialize(), which finds its peers on TPU pods and '
-        'Slurm; elsewhere, name the first process, how many there are and which this is',
-    )
-
-
-def _peers(text: str) -> dict:
-    """'host:port,count,index' -> arguments of jax.distributed.initialize; '' -> none, it looks for itself."""
-    if not text:
-        return {}
-    try:
-        address, count, index = text.split(',')
-        return {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(index)}
-    except ValueError:
-        raise UserError(f'--distributed {text!r}; write HOST:PORT,COUNT,INDEX, such as 10.0.0.1:9911,2,0.') from None
+    options.add_distributed(p)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    if args.distributed is not None:
-        jax.distributed.initialize(**_peers(args.distributed))
+    options.join(args)
     config = load_config(args.config, args.overrides)
     if args.dry_run:
         print(dry_run(config))

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers as policies
 
 from pegan_jax.settings import ConfigError, UserError
@@ -241,12 +242,18 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) -> tuple[dict, int]:
+    # Of several processes each reads everything for itself: they need not all ask, nor be as many as have saved.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'process_{me}'
+    )
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda m: m.get('rank', m.get('swd', math.inf)),
         best_mode='min',
         read_only=True,
         create=False,
         save_interval_steps=0,
+        multiprocessing_options=alone,
     )
     if not root.is_dir():
         what = 'has no checkpoints' if root.parent.is_dir() else 'does not exist'
@@ -267,13 +274,25 @@ def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) ->
     reason = verify(root / str(chosen))
     if reason is not None:
         raise CheckpointError(f'the checkpoint of step {chosen} in {root} is damaged: {reason}. Others: {steps}.')
-    args = {name: ocp.args.StandardRestore() for name in names if (root / str(chosen) / name).is_dir()}
+    folder = root.absolute() / str(chosen)
     try:
+        args = {
+            name: ocp.args.StandardRestore(_template(folder / name, alone))
+            for name in names
+            if (folder / name).is_dir()
+        }
         items = manager.restore(chosen, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
     except Exception as error:  # of many types, as above; of a step without sums, or damaged since they were checked
         raise CheckpointError(f'the checkpoint of step {chosen} in {root} cannot be read: {error}') from error
     manager.close()
     return {'meta': items['meta'], **{name: jax.device_get(items[name]) for name in args}}, chosen
+
+
+def _template(item: pathlib.Path, alone: ocp.options.MultiprocessingOptions) -> Any:
+    """What StandardRestore takes for the arrays of an item, on a device of this process."""
+    found = ocp.StandardCheckpointHandler(multiprocessing_options=alone).metadata(item)
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), found.tree)
 
 
 def _networks(state: TrainState) -> dict[str, Any]:

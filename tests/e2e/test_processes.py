@@ -80,6 +80,48 @@ def test_scores_of_two_processes_are_those_of_one(folder, tmp_path):
     np.testing.assert_allclose(*found, rtol=0.02)
 
 
+def test_evaluate_divides_its_work_over_processes_and_gives_the_same_numbers(folder, tmp_path):
+    (process,) = launch(folder, tmp_path / 'run', '--config.train.total_kimg=0.016')
+    assert process.wait(100) == 0
+    found, names = [], 'fd_worlds600,kid_worlds600,swd520'
+    for peers, count in ((None, 1), (address(), 2)):
+        out = tmp_path / f'{count}.jsonl'
+        program = 'import sys, toy\nfrom pegan_jax.cli import main\nsys.exit(main(sys.argv[1:]))'
+        command = [sys.executable, '-c', program, 'evaluate', '--model', tmp_path / 'run', '--metrics', names]
+        command += ['--out', out, '--cache', tmp_path / f'cache{count}', '--data', 'worlds']
+        environment = {**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent)}
+        processes = [
+            subprocess.Popen(
+                [*command, *([] if peers is None else [f'--distributed={peers},2,{i}'])],
+                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for i in range(count)
+        ]  # fmt: skip
+        told = [process.communicate(timeout=200) for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, told
+        assert ['fd_worlds600' in words for words, _ in told] == [True, False][:count]
+        (line,) = out.read_text().splitlines()
+        found.append(json.loads(line))
+        kept = list((tmp_path / f'cache{count}' / 'features').glob('*.npy'))
+        assert len(kept) == 3  # of the real worlds, in parts
+    assert '2 processes' in found[1]['evaluation']['devices']
+    for name in ('fd_worlds600', 'kid_worlds600', 'swd520'):
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
+
+
+def test_one_process_of_two_reads_a_checkpoint_alone(folder, tmp_path):
+    """So that one that cannot read it is an error for all, and nobody waits."""
+    (process,) = launch(folder, tmp_path, '--config.train.total_kimg=0.016')
+    assert process.wait(100) == 0
+    program = 'import sys, jax, toy, pegan_jax\n'
+    program += 'jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))\njax.devices()\n'
+    program += "if sys.argv[2] == '1':\n    assert pegan_jax.load(sys.argv[3]).step == 2"
+    environment, where = {**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent)}, address()
+    commands = [[sys.executable, '-c', program, where, str(i), str(tmp_path)] for i in range(2)]
+    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
+    assert [process.wait(60) for process in processes] == [0, 0], [process.communicate()[1] for process in processes]
+
+
 def test_a_second_launch_finds_the_compiled_programs_of_the_first(folder, tmp_path):
     env = {'JAX_COMPILATION_CACHE_DIR': '', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_LOG_COMPILES': '1'}
     short = ['--config.train.total_kimg=0.008', f'--config.train.compilation_cache={tmp_path}/cache']
