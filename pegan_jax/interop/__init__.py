@@ -98,22 +98,16 @@ def _forms(tree: Any, depth: int) -> Iterator[Any]:
     yield tree
     if not isinstance(tree, dict) or not tree:
         return
-    names = [name for name in tree if isinstance(name, str)]
-    flat = len(names) == len(tree) and all(isinstance(array, np.ndarray) for array in tree.values())
-    if flat and all(name.startswith('module.') for name in names):  # of torch's DataParallel
-        yield from _forms({name.removeprefix('module.'): array for name, array in tree.items()}, depth)
+    plain = {name: _without_module(found) for name, found in _without_module(tree).items()}
+    if plain.keys() != tree.keys() or any(plain[name] is not tree[name] for name in plain):
+        yield from _forms(plain, depth)
         return
-    if flat:
+    if all(isinstance(name, str) and isinstance(array, np.ndarray) for name, array in tree.items()):
         nets = {}
         for name, array in tree.items():
             net, _, rest = name.partition('.')
             nets.setdefault(net, {})[rest] = array
         yield from (nets, {'state_dict': tree}, {'G': tree})
-    elif any(
-        isinstance(found, dict) and found and all(str(k).startswith('module.') for k in found)
-        for found in tree.values()
-    ):
-        yield from _forms({name: _without_module(found) for name, found in tree.items()}, depth)
     if depth:
         for name in WRAPPERS:
             if isinstance(tree.get(name), dict):
@@ -121,7 +115,8 @@ def _forms(tree: Any, depth: int) -> Iterator[Any]:
 
 
 def _without_module(found: Any) -> Any:
-    if isinstance(found, dict) and all(str(name).startswith('module.') for name in found):
+    """A state dict of torch's DataParallel without the prefix of its names; all else as it is."""
+    if isinstance(found, dict) and found and all(str(name).startswith('module.') for name in found):
         return {name.removeprefix('module.'): array for name, array in found.items()}
     return found
 

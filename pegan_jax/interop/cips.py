@@ -15,9 +15,8 @@ import numpy as np
 import optax
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig
-from pegan_jax.interop.imported import Imported
+from pegan_jax.interop.imported import Imported, first_state
 from pegan_jax.models import cips
-from pegan_jax.train.state import TrainState
 from pegan_jax.weights import rules
 from pegan_jax.weights.reader import ForeignFileError, arrays, shown
 from pegan_jax.weights.rules import Rule
@@ -109,7 +108,8 @@ def load(tree: Any, *, activation: str | None = None, sampling_only: bool = Fals
     g = _apply('g', parts['g'], G_RULES, params['g'])
     of_d = d_rules(_d_side(parts['d']))
     d = _apply('d', parts['d'], of_d, {'params': params['d'], 'buffers': buffers['d']})
-    opt = {net: gan.optimizers[net].init(p) for net, p in (('g', g), ('d', d['params']))}
+    state = first_state(gan, {'g': {'params': g, 'buffers': {}}, 'd': d}, ema, stats)
+    opt = state.opt
     if 'g_optim' in tree:
         mu, nu, count = _moments('g_optim', tree['g_optim'], parts['g'])
         mu, nu = (_apply('g_optim', m, G_RULES, params['g']) for m in (mu, nu))
@@ -118,16 +118,7 @@ def load(tree: Any, *, activation: str | None = None, sampling_only: bool = Fals
         mu, nu, count = _moments('d_optim', tree['d_optim'], parts['d'])
         mu, nu = (_apply('d_optim', m, of_d, {'params': params['d']})['params'] for m in (mu, nu))
         opt['d'] = optax.tree_utils.tree_set(opt['d'], mu=mu, nu=nu, count=jnp.int32(count))
-    state = TrainState(
-        step=jnp.int32(0),
-        nimg=jnp.int32(0),
-        params={'g': g, 'd': d['params']},
-        buffers={'g': {}, 'd': d['buffers']},
-        opt=opt,
-        ema=ema,
-        stats=stats,
-    )
-    return Imported(config, inferred, state.sampling, state)
+    return Imported(config, inferred, state.sampling, state.replace(opt=opt))
 
 
 def infer(tree: Any, *, activation: str | None = None, sampling_only: bool = False) -> tuple[Config, dict[str, Any]]:

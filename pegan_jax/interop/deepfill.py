@@ -9,14 +9,12 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig
-from pegan_jax.interop.imported import Imported
+from pegan_jax.interop.imported import Imported, first_state
 from pegan_jax.models import deepfill
 from pegan_jax.settings import UserError
-from pegan_jax.train.state import TrainState
 from pegan_jax.weights import reader, rules
 from pegan_jax.weights.reader import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
@@ -239,13 +237,5 @@ def load(tree: Any, *, sampling_only: bool = False, colours: str | None = None) 
     sampling = {'params': out['g']['params'], 'buffers': out['g']['buffers']}
     if sampling_only or 'd' not in out:
         return Imported(config, told, sampling, None)
-    state = TrainState(
-        step=jnp.int32(0),
-        nimg=jnp.int32(0),
-        params={net: part['params'] for net, part in out.items()},
-        buffers={net: part['buffers'] for net, part in out.items()},
-        opt={net: gan.optimizers[net].init(part['params']) for net, part in out.items()},
-        ema=None,
-        stats={},
-    )
+    state = first_state(gan, out, None, {})
     return Imported(config, told, state.sampling, state)

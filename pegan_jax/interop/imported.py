@@ -1,8 +1,12 @@
 """What every importer of a foreign program's checkpoints gives."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from pegan_jax.config import Config
+from pegan_jax.gan import GAN
 from pegan_jax.train.state import TrainState
 
 
@@ -19,3 +23,20 @@ class Imported(NamedTuple):
     inferred: dict[str, Any]
     sampling: dict
     state: TrainState | None
+
+
+def first_state(gan: GAN, nets: Mapping[str, Mapping[str, Any]], ema: Any, stats: dict) -> TrainState:
+    """The state of a run that begins with these networks and new optimisers.
+
+    nets: {'g': {'params', 'buffers'}, 'd': ...}; ema, stats: as of `TrainState`.
+    """
+    params = {net: part['params'] for net, part in nets.items()}
+    return TrainState(
+        step=jnp.int32(0),
+        nimg=jnp.int32(0),
+        params=params,
+        buffers={net: part['buffers'] for net, part in nets.items()},
+        opt={net: gan.optimizers[net].init(p) for net, p in params.items()},
+        ema=ema,
+        stats=stats,
+    )

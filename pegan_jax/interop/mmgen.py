@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.config import Config, ConfigError, DataConfig, load_config
-from pegan_jax.interop.imported import Imported
+from pegan_jax.interop.imported import Imported, first_state
 from pegan_jax.models import mspie
 from pegan_jax.models.discriminator import num_halvings
-from pegan_jax.train.state import TrainState
 from pegan_jax.weights import reader, rules
 from pegan_jax.weights.reader import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
@@ -151,16 +149,8 @@ def load(tree: Any, *, config: str | None = None, sampling_only: bool = False) -
         return Imported(settings, inferred, ema, None)
     g = nets.get('generator', ema)
     d = _apply('discriminator', parts['discriminator'], d_rules(settings.model), target['d'])
-    trained = {'g': g['params'], 'd': d['params']}
-    state = TrainState(
-        step=jnp.int32(0),
-        nimg=jnp.int32(0),
-        params=trained,
-        buffers={'g': ema['buffers'], 'd': d['buffers']},
-        opt={net: gan.optimizers[net].init(p) for net, p in trained.items()},
-        ema=ema['params'],
-        stats={'pl_mean': np.asarray(arrays(tree).get(PATH_LENGTH, 0), np.float32).reshape(())},
-    )
+    stats = {'pl_mean': np.asarray(arrays(tree).get(PATH_LENGTH, 0), np.float32).reshape(())}
+    state = first_state(gan, {'g': {**ema, 'params': g['params']}, 'd': d}, ema['params'], stats)
     return Imported(settings, inferred, state.sampling, state)
 
 

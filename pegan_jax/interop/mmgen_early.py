@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, system_module
-from pegan_jax.interop.imported import Imported
+from pegan_jax.interop.imported import Imported, first_state
 from pegan_jax.models import dcgan, pggan
-from pegan_jax.train.state import TrainState
 from pegan_jax.weights import reader, rules
 from pegan_jax.weights.reader import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
@@ -226,15 +224,8 @@ def load(tree: Any, *, sampling_only: bool = False) -> Imported:
     if sampling_only or not {'generator', 'discriminator'} <= nets.keys():
         return Imported(config, inferred, best, None)
     g, d = nets['generator'], nets['discriminator']
-    state = TrainState(
-        step=jnp.int32(0),
-        nimg=jnp.int32(0),
-        params={'g': g['params'], 'd': d['params']},
-        buffers={'g': best['buffers'], 'd': d['buffers']},
-        opt={net: gan.optimizers[net].init(part['params']) for net, part in (('g', g), ('d', d))},
-        ema=None if gan.ema is None else best['params'],
-        stats={},
-    )
+    ema = None if gan.ema is None else best['params']
+    state = first_state(gan, {'g': {**best, 'params': g['params']}, 'd': d}, ema, {})
     return Imported(config, inferred, state.sampling, state)
 
 

@@ -15,9 +15,8 @@ import numpy as np
 
 from pegan_jax import augment
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, system_module
-from pegan_jax.interop.imported import Imported
+from pegan_jax.interop.imported import Imported, first_state
 from pegan_jax.models import stylegan2, stylegan3
-from pegan_jax.train.state import TrainState
 from pegan_jax.weights import rules
 from pegan_jax.weights.reader import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
@@ -315,16 +314,9 @@ def load(tree: Any, *, sampling_only: bool = False) -> Imported:
         return Imported(config, inferred, ema, None)
     g = variables('G', found['G'], G_RULES, target['g']) if 'G' in found else ema
     d = variables('D', found['D'], D_RULES, target['d'])
-    state = TrainState(
-        step=jnp.int32(0),
-        nimg=jnp.int32(0),
-        params={'g': g['params'], 'd': d['params']},
-        buffers={'g': ema['buffers'], 'd': d['buffers']},
-        opt={net: gan.optimizers[net].init(p) for net, p in (('g', g['params']), ('d', d['params']))},
-        ema=ema['params'],
-        stats={
-            name: jnp.full(x.shape, config.model.augment_p if name == 'augment_p' else 0, x.dtype)
-            for name, x in stats.items()
-        },
-    )
+    stats = {
+        name: jnp.full(x.shape, config.model.augment_p if name == 'augment_p' else 0, x.dtype)
+        for name, x in stats.items()
+    }
+    state = first_state(gan, {'g': {**ema, 'params': g['params']}, 'd': d}, ema['params'], stats)
     return Imported(config, inferred, state.sampling, state)

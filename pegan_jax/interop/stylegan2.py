@@ -18,10 +18,9 @@ from pegan_jax import filters
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig
 from pegan_jax.gan import size_of
 from pegan_jax.interop import cips
-from pegan_jax.interop.imported import Imported
+from pegan_jax.interop.imported import Imported, first_state
 from pegan_jax.models import stylegan2
 from pegan_jax.models.discriminator import num_halvings, widths
-from pegan_jax.train.state import TrainState
 from pegan_jax.weights import reader, rules
 from pegan_jax.weights.reader import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
@@ -338,15 +337,8 @@ def load(tree: Any, *, sampling_only: bool = False) -> Imported:
     g = _generator('g', found['g'], layout, target['g'], config) if 'g' in found else ema
     side = 4 << num_halvings(config.model.size)
     d = _apply('d', found['d'], layout.d(side), target['d'])
-    state = TrainState(
-        step=jnp.int32(0),
-        nimg=jnp.int32(0),
-        params={'g': g['params'], 'd': d['params']},
-        buffers={'g': ema['buffers'], 'd': d['buffers']},
-        opt={net: gan.optimizers[net].init(p) for net, p in (('g', g['params']), ('d', d['params']))},
-        ema=ema['params'],
-        stats=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stats),
-    )
+    stats = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stats)
+    state = first_state(gan, {'g': {**ema, 'params': g['params']}, 'd': d}, ema['params'], stats)
     return Imported(config, inferred, state.sampling, state)
 
 

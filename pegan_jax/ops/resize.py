@@ -1,6 +1,7 @@
 """Resizing of arrays [..., H, W, C], reading them anywhere, and pooling."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -90,10 +91,15 @@ def resize_bicubic(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     Weights of taps outside of the image are given to those inside. Args and errors as in `resize_align_corners`.
     """
     _check_size(x, size)
+    return _along_axes(x, size, _wide_bicubic_matrix)
+
+
+def _along_axes(x: jax.Array, size: tuple[int, int], matrix: Callable[[int, int], np.ndarray]) -> jax.Array:
+    """matrix(length, n) [n, length] times the columns, then the rows; in float32, where a side changes."""
     out = x.astype(jnp.float32)
     for axis, n in zip((x.ndim - 2, x.ndim - 3), reversed(size), strict=True):
         if n != x.shape[axis]:
-            weights = jnp.asarray(_wide_bicubic_matrix(x.shape[axis], n), jnp.float32)
+            weights = jnp.asarray(matrix(x.shape[axis], n), jnp.float32)
             out = jnp.moveaxis(jnp.tensordot(weights, out, (1, axis), precision='highest'), 0, axis)
     return out.astype(x.dtype)
 
@@ -151,15 +157,15 @@ def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     Bins overlap where n does not divide the length. Args and errors as in `resize_align_corners`.
     """
     _check_size(x, size)
-    out = x.astype(jnp.float32)
-    for axis, n in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
-        length, index = x.shape[axis], np.arange(n)
-        first, end = index * length // n, -(-(index + 1) * length // n)
-        position = np.arange(length)
-        inside = (position[None, :] >= first[:, None]) & (position[None, :] < end[:, None])
-        weights = jnp.asarray(inside / (end - first)[:, None], jnp.float32)
-        out = jnp.moveaxis(jnp.tensordot(weights, out, (1, axis), precision='highest'), 0, axis)
-    return out.astype(x.dtype)
+    return _along_axes(x, size, _pool_matrix)
+
+
+@functools.cache
+def _pool_matrix(length: int, n: int) -> np.ndarray:
+    index, position = np.arange(n), np.arange(length)
+    first, end = index * length // n, -(-(index + 1) * length // n)
+    inside = (position[None, :] >= first[:, None]) & (position[None, :] < end[:, None])
+    return inside / (end - first)[:, None]
 
 
 def resize_bicubic_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -168,12 +174,7 @@ def resize_bicubic_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Arr
     The four taps are clamped to the image. Never antialiased. Args and errors as in `resize_align_corners`.
     """
     _check_size(x, size)
-    out = x.astype(jnp.float32)
-    for axis, n in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
-        if n != x.shape[axis]:
-            weights = jnp.asarray(_bicubic_matrix(x.shape[axis], n), jnp.float32)
-            out = jnp.moveaxis(jnp.tensordot(weights, out, (1, axis), precision='highest'), 0, axis)
-    return out.astype(x.dtype)
+    return _along_axes(x, size, _bicubic_matrix)
 
 
 @functools.cache

@@ -43,14 +43,17 @@ class Sides:
         return self.real.parts(self.reals), self.fake.parts(self.fakes)
 
 
-def _frechet(sides: Sides) -> list[float]:
-    fitted = []
-    for parts in sides.parts():
-        moments = gaussians.Moments()
+def _moments(sides: Sides, kind: Callable[[], Any]) -> list[Any]:
+    """Streamed moments of both sides."""
+    both = [kind(), kind()]
+    for moments, parts in zip(both, sides.parts(), strict=True):
         for part in parts:
             moments.add(part)
-        fitted.append(moments.gaussian())
-    return [gaussians.frechet_distance(*fitted)]
+    return both
+
+
+def _frechet(sides: Sides) -> list[float]:
+    return [gaussians.frechet_distance(*(m.gaussian() for m in _moments(sides, gaussians.Moments)))]
 
 
 def _kernel(sides: Sides) -> list[float]:
@@ -73,13 +76,7 @@ def _equal(sides: Sides) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _wavelets(sides: Sides) -> list[float]:
-    fitted = []
-    for parts in sides.parts():
-        moments = spectra.PacketMoments()
-        for part in parts:
-            moments.add(part)
-        fitted.append(moments.gaussians())
-    return [spectra.wavelet_distance(*fitted)]
+    return [spectra.wavelet_distance(*(m.gaussians() for m in _moments(sides, spectra.PacketMoments)))]
 
 
 def _spectral(sides: Sides) -> list[float]:

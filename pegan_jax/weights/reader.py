@@ -412,11 +412,11 @@ def _array_of_buffer(machine: '_Machine', data: Any, dtype: Any, shape: Any, ord
 
 
 def _device(machine: '_Machine', *parts: Any) -> str:
-    return shown(':'.join(map(str, parts)))
+    return shown(':'.join(map(shown, parts)))
 
 
 def _path(machine: '_Machine', *parts: Any) -> str:
-    return shown('/'.join(map(str, parts)).replace('//', '/'))
+    return shown('/'.join(map(shown, parts)).replace('//', '/'))
 
 
 def _record(name: str) -> Callable:
@@ -624,8 +624,9 @@ class _Machine:
                 yield str(name), array
         for name, module in state['_modules'].items():
             if isinstance(module, Record):
-                self.budget.spend(len(module))
-                yield from ((f'{name}.{inner}', array) for inner, array in module.items())
+                for inner, array in module.items():
+                    self.budget.spend(1 + (len(str(name)) + len(str(inner))) // 64)  # long names may be doubled often
+                    yield f'{name}.{inner}', array
 
     def build(self, value: Any, state: Any) -> None:
         """State of NumPy objects and records; that of dictionaries (such as a state dict's `_metadata`) is not used."""

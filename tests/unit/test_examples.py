@@ -40,6 +40,7 @@ def shown():
 @pytest.mark.parametrize('place, words', [pytest.param(*e, id=f'{e[0]}: {" ".join(e[1])[:70]}') for e in shown()])
 def test_a_command_that_is_shown_can_be_typed(place, words, monkeypatch):
     args = cli.parse(words)
+    assert args.command in cli.COMMANDS
     if args.command == 'train' and not re.fullmatch(r'[A-Z.]+', args.config):
         monkeypatch.chdir(ROOT)
         load_config(args.config, [o for o in args.overrides if not o.split('=')[-1].isupper()])

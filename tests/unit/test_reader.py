@@ -177,6 +177,25 @@ def test_settings_beside_the_networks_are_inert(tmp_path, protocol):
     assert (device, three) == ('cuda:1', 3)
 
 
+def test_names_and_texts_that_would_grow_without_bound_are_not_made(tmp_path):
+    """A short file can nest lists by reference, and give one long name to many modules inside of each other."""
+    nested = []
+    for _ in range(60):  # whose text would have 2^60 letters
+        nested = [nested, nested]
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps(_Reduces(pathlib.PurePosixPath, tuple(nested)), 4))
+    assert reader.read(path) == 'a list/a list'
+    made = (Name('theirs.Net'), Name('builtins.object'), None)
+    inner = Call('copyreg._reconstructor', made, {'_parameters': {}, '_modules': {}})
+    inner.state['_parameters'] = dict.fromkeys(map(str, range(9)), Call('numpy.core.multiarray._reconstruct', ()))
+    for _ in range(9):
+        inner = Call('copyreg._reconstructor', made, {'_parameters': {}, '_modules': {'n' * 100_000: inner}})
+    for _ in range(3):
+        inner = Call('copyreg._reconstructor', made, {'_parameters': {}, '_modules': dict.fromkeys('abcdefgh', inner)})
+    path.write_bytes(foreign.dumps(inner))
+    assert _refused(path, 'takes more than 5,000,000 instructions')
+
+
 def test_safetensors_are_read(tmp_path):
     path = tmp_path / 'a.safetensors'
     safetensors.numpy.save_file({'a.b': np.arange(6, dtype=np.float16).reshape(2, 3), 'n': np.int64([7])}, path)
