@@ -138,6 +138,16 @@ class Module:
         self.__dict__ |= attributes
 
 
+def as_theirs(value, protocol, monkeypatch):
+    """A pickle whose modules are of a program that is not there when it is read."""
+    module = types.ModuleType('theirs.models')
+    module.Module, Module.__module__ = Module, 'theirs.models'
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, 'theirs', types.ModuleType('theirs'))
+        patch.setitem(sys.modules, 'theirs.models', module)
+        return pickle.dumps(value, protocol)
+
+
 @pytest.mark.parametrize('protocol', [0, 1, 2, 4, 5])
 def test_whole_modules_are_their_state_dicts(tmp_path, protocol, monkeypatch):
     weight, mean = np.arange(6.0).reshape(2, 3), np.ones(3)
@@ -145,12 +155,7 @@ def test_whole_modules_are_their_state_dicts(tmp_path, protocol, monkeypatch):
         {'weight': weight, 'bias': None}, {'mean': mean, 'passing': mean}, _non_persistent_buffers_set={'passing'}
     )
     net = Module(modules={'head': conv, 'act': Module(), 'none': None}, training=False)
-    module = types.ModuleType('theirs.models')
-    module.Module, Module.__module__ = Module, 'theirs.models'
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, 'theirs', types.ModuleType('theirs'))
-        patch.setitem(sys.modules, 'theirs.models', module)
-        (tmp_path / 'Gs.pth').write_bytes(pickle.dumps([net, net], protocol))
+    (tmp_path / 'Gs.pth').write_bytes(as_theirs([net, net], protocol, monkeypatch))
     got = reader.read(tmp_path / 'Gs.pth')
     assert [g.class_name for g in got] == ['theirs.models.Module'] * 2
     assert list(got[0]) == ['head.weight', 'head.mean']
@@ -177,7 +182,7 @@ def test_settings_beside_the_networks_are_inert(tmp_path, protocol):
     assert (device, three) == ('cuda:1', 3)
 
 
-def test_names_and_texts_that_would_grow_without_bound_are_not_made(tmp_path):
+def test_names_and_texts_that_would_grow_without_bound_are_not_made(tmp_path, monkeypatch):
     """A short file can nest lists by reference, and give one long name to many modules inside of each other."""
     nested = []
     for _ in range(60):  # whose text would have 2^60 letters
@@ -185,14 +190,13 @@ def test_names_and_texts_that_would_grow_without_bound_are_not_made(tmp_path):
     path = tmp_path / 'a.pkl'
     path.write_bytes(pickle.dumps(_Reduces(pathlib.PurePosixPath, tuple(nested)), 4))
     assert reader.read(path) == 'a list/a list'
-    made = (Name('theirs.Net'), Name('builtins.object'), None)
-    inner = Call('copyreg._reconstructor', made, {'_parameters': {}, '_modules': {}})
-    inner.state['_parameters'] = dict.fromkeys(map(str, range(9)), Call('numpy.core.multiarray._reconstruct', ()))
+    inner = Module({str(i): np.zeros(1) for i in range(9)})
     for _ in range(9):
-        inner = Call('copyreg._reconstructor', made, {'_parameters': {}, '_modules': {'n' * 100_000: inner}})
+        inner = Module(modules={'n' * 100_000: inner})
     for _ in range(3):
-        inner = Call('copyreg._reconstructor', made, {'_parameters': {}, '_modules': dict.fromkeys('abcdefgh', inner)})
-    path.write_bytes(foreign.dumps(inner))
+        inner = Module(modules=dict.fromkeys('abcdefgh', inner))
+    path.write_bytes(as_theirs(inner, 4, monkeypatch))
+    assert path.stat().st_size < 2_000_000
     assert _refused(path, 'takes more than 5,000,000 instructions')
 
 
