@@ -102,18 +102,37 @@ def _direction(text: str) -> _Direction:
     return _Direction(options.path(found[1]), found[2], int(found[3]), options.real(found[4]), options.real(found[5]))
 
 
+# What may be given beside an option that stands in the place of plain seeds.
+_BESIDE = {
+    'video': ('class', 'truncation-psi', 'truncation-cutoff', 'noise-mode', 'size', 'rotate', 'translate'),
+    'ws': ('noise-mode', 'size', 'rotate', 'translate'),
+    'direction': ('class', 'truncation-psi'),
+}
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Raises: UserError for options of which one would be ignored."""
+    given = {
+        'video': args.video, 'ws': args.ws, 'direction': args.direction, 'style-mix': args.style_mix,
+        'class': args.label is not None, 'truncation-psi': args.truncation_psi != 1, 'noise-mode': args.noise_mode,
+        'truncation-cutoff': args.truncation_cutoff is not None, 'size': args.size, 'rotate': args.rotate,
+        'translate': any(args.translate),
+    }  # fmt: skip
+    for option, beside in _BESIDE.items():
+        if given[option]:
+            if extra := [name for name, value in given.items() if value and name not in (option, *beside)]:
+                raise UserError(f'--{option} does not go with --{extra[0]}; leave one of them out.')
+            if args.out.folder:
+                raise UserError(f'--{option} makes one file, but --out {args.out.path} is a folder; write FILE.')
+
+
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     options.at_least_one(args, 'columns', 'batch_size', *(['frames'] if args.frames is not None else []))
     out, folder = args.out
     if args.video:
         animation.check(out)
-    if args.direction and (folder or args.video or args.style_mix or args.ws):
-        raise UserError(
-            '--direction makes one picture; leave out --video, --style-mix and --ws, and write --out FILE.png.'
-        )
-    if args.ws and (args.video or args.style_mix or folder):
-        raise UserError('--ws makes one picture; leave out --video and --style-mix, and write --out FILE.png.')
+    _check_together(args)
     if args.style_mix and folder:
         raise UserError(f'--style-mix makes one picture, but --out {out} is a folder; write FILE.png.')
     model = options.load(args)

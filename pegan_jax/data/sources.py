@@ -30,7 +30,7 @@ SUFFIXES = (
     '.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib', '.tif', '.tiff', '.gif', '.avif', '.jp2', '.j2k',
     '.jpx', '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.heic', '.heif',
 )  # fmt: skip
-RUN_FOLDERS = ('checkpoints', 'damaged', 'samples', 'tensorboard', 'tfds')  # which a run makes in its workdir
+RUN_FOLDERS = ('checkpoints', 'damaged', 'samples', 'scores', 'tensorboard', 'tfds')  # which a run makes in its workdir
 SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'}  # of data sets, which are no classes
 
 
