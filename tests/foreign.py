@@ -216,6 +216,18 @@ def adam_state(arrays, storages, rng, *, step, lr, betas, as_tensor):
     return {'state': state, 'param_groups': [group]}, moments
 
 
+def split(arrays):
+    """{'a': ..., 'b.c': ..., 'b.d': ...} -> {'a': ...}, {'b': {'c': ..., 'd': ...}}, what a module has and its parts."""
+    here, inside = {}, {}
+    for name, array in arrays.items():
+        head, dot, rest = name.partition('.')
+        if dot:
+            inside.setdefault(head, {})[rest] = array
+        else:
+            here[name] = array
+    return here, inside
+
+
 def bfloat16(array):
     return np.asarray(array).astype(ml_dtypes.bfloat16)
 
@@ -268,13 +280,7 @@ class NvidiaPickles:
 
     def module(self, class_name, arrays, kwargs=None, *, buffers=(), passing=(), attributes=None):
         """A module of {'b4.conv1.weight': array}; `buffers` are the names among them that are not parameters."""
-        here, inside = {}, {}
-        for name, array in arrays.items():
-            head, dot, rest = name.partition('.')
-            if dot:
-                inside.setdefault(head, {})[rest] = array
-            else:
-                here[name] = array
+        here, inside = split(arrays)
         below = {
             head: self.module(
                 head.title(),

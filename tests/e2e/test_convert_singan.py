@@ -129,13 +129,7 @@ def original(folder, change=lambda files: None):
 
 def module(arrays):
     """{'_parameters', '_buffers', '_modules'} of {'head.conv.weight': array}."""
-    here, inside = {}, {}
-    for name, array in arrays.items():
-        head, dot, rest = name.partition('.')
-        if dot:
-            inside.setdefault(head, {})[rest] = array
-        else:
-            here[name] = array
+    here, inside = foreign.split(arrays)
     buffers = {k: v for k, v in here.items() if k.startswith(('running', 'num'))}
     return {
         '_parameters': {k: v for k, v in here.items() if k not in buffers},
