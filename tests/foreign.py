@@ -217,7 +217,7 @@ def adam_state(arrays, storages, rng, *, step, lr, betas, as_tensor):
 
 
 def split(arrays):
-    """{'a': ..., 'b.c': ..., 'b.d': ...} -> {'a': ...}, {'b': {'c': ..., 'd': ...}}, what a module has and its parts."""
+    """{'a': ..., 'b.c': ..., 'b.d': ...} -> {'a': ...}, {'b': {'c': ..., 'd': ...}}: what a module has, its parts."""
     here, inside = {}, {}
     for name, array in arrays.items():
         head, dot, rest = name.partition('.')
