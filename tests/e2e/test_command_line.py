@@ -86,7 +86,9 @@ def test_options_of_sample_are_checked_before_anything_else(capsys, options, mes
 @pytest.mark.parametrize('saves', [False, True])
 def test_ctrl_c_is_heard_while_the_main_thread_is_busy_outside_of_python(tmp_path, saves):
     code = (
-        'import hashlib, pathlib\n'
+        'import hashlib, pathlib, signal\n'
+        # What starts in the background of a shell ignores Ctrl-C.
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         'from pegan_jax.cli.interrupts import Interrupts\n'
         'from pegan_jax.files import whole\n'
         f'with Interrupts({saves}), whole(pathlib.Path({str(tmp_path / "a.txt")!r})) as unfinished:\n'
