@@ -18,8 +18,7 @@ from pegan_jax.processes import together
 from pegan_jax.sampling import Model
 from pegan_jax.scoring import record, scores
 from pegan_jax.scoring.networks import RESIZE, open_network
-from pegan_jax.settings import DataConfig, TrainConfig, UserError
-from pegan_jax.weights.public import FILES
+from pegan_jax.settings import DataConfig, UserError
 
 HELP = 'Score the samples of a model, a folder of images, or how well a model completes images.'
 
@@ -54,15 +53,6 @@ examples:
 """
 
 
-def _weights(text: str) -> tuple[str, pathlib.Path]:
-    """'inception=FILE' -> ('inception', FILE)"""
-    name, _, file = text.partition('=')
-    if name not in FILES or not file:
-        known = ', '.join(FILES)
-        raise argparse.ArgumentTypeError(f'{text!r}; write NAME=FILE with a name of {known}.')
-    return name, options.path(file)
-
-
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     which = p.add_mutually_exclusive_group()
@@ -92,22 +82,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     samples.add_argument(
         '--noise-mode', choices=('const', 'random', 'none'), default='random', help='default: random, as published'
     )
-    networks = p.add_argument_group('networks')
-    networks.add_argument(
-        '--weights', type=_weights, action='append', default=[], metavar='NAME=FILE',
-        help=f'the file of a network: {", ".join(FILES)}',
-    )  # fmt: skip
-    networks.add_argument('--fetch', action='store_true', help='get files that are not here from their public address')
+    networks = options.add_networks(p)
     networks.add_argument(
         '--resize', choices=RESIZE, default='published',
         help="for Inception-v3: as in its graph, not antialiased; or 'clean', as clean-fid has it",
     )  # fmt: skip
-    networks.add_argument(
-        '--cache',
-        type=options.path,
-        metavar='DIR',
-        help='weights and features are kept here (default ~/.cache/pegan_jax); several processes need one for all',
-    )
     completions = p.add_argument_group('completions')
     completions.add_argument('--images', type=int, default=64, help='the first of the data (default 64)')
     completions.add_argument('--kinds', default='box,brush,union', help='of masks; default: box,brush,union')
@@ -142,18 +121,17 @@ def _score(args: argparse.Namespace, model: Model | None) -> None:
     if args.metrics is None:
         raise UserError(f'name scores, such as --metrics fd_worlds10k,swd2k; there are {", ".join(EXAMPLES)}.')
     wanted = parse_all(args.metrics)
-    cache = _cache(args)
     batch_size = args.batch_size or 32
     if args.fake is not None and args.data is None:
         raise UserError('--fake is compared with real images; name them with --real.')
     opened = functools.partial(
-        scores.open_networks, wanted, dict(args.weights), cache, fetch=args.fetch, resize=args.resize
+        scores.open_networks, wanted, dict(args.weights), args.cache, fetch=args.fetch, resize=args.resize
     )
     # The first process fetches what has to be fetched; the others then find it there.
     first = together(opened, first_only=True)
     networks = together(lambda: opened() if first is None else first)
     progress = sys.stderr.isatty() and jax.process_index() == 0
-    scorer = scores.Scorer(wanted, networks, cache / 'features', batch_size, progress)
+    scorer = scores.Scorer(wanted, networks, args.cache / 'features', batch_size, progress)
     if args.fake is not None:
         data = DataConfig(resolution=args.size or 64)
         sides = [evaluation.data_of(name, data) for name in (args.fake, args.data)]
@@ -169,10 +147,6 @@ def _score(args: argparse.Namespace, model: Model | None) -> None:
         of_model(model)
     else:
         evaluation.watch(args.watch, scorer, of_model)
-
-
-def _cache(args: argparse.Namespace) -> pathlib.Path:
-    return args.cache or pathlib.Path(TrainConfig.compilation_cache).expanduser()
 
 
 def _score_model(args: argparse.Namespace, model: Model, scorer: scores.Scorer, **told: Any) -> None:
@@ -223,9 +197,7 @@ def _complete(args: argparse.Namespace, model: Model | None) -> None:
         methods[args.method] = inpainting.biharmonic
     lpips = None
     if 'lpips' in metrics:
-        lpips = evaluation.perceptual_distance(
-            open_network('lpips', dict(args.weights), _cache(args), fetch=args.fetch)
-        )
+        lpips = evaluation.perceptual_distance(open_network('lpips', dict(args.weights), args.cache, fetch=args.fetch))
     images = evaluation.read_images(data, args.images)
     cases = evaluation.cases(args.seed, args.masks, data.size, len(images), kinds)
     results = evaluation.evaluate(

@@ -7,6 +7,7 @@ import jax
 from pegan_jax import config as configs
 from pegan_jax import interop
 from pegan_jax.cli import options
+from pegan_jax.train.report import layer_table
 from pegan_jax.weights import reader
 
 HELP = 'What a checkpoint holds: of a run, or a foreign file.'
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.variables):
         name = jax.tree_util.keystr(path, simple=True, separator='/')
         print(f'{name:60} {leaf.dtype!s:9} {"x".join(map(str, leaf.shape)) or "scalar"}')
-    print(f'{sum(x.size for x in jax.tree.leaves(model.variables["params"])):,} parameters in the generator')
+    print(f'\n{layer_table(model.gan, model.config, model.variables)}')
 
 
 def _inspect_foreign(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,8 @@ from PIL import Image
 
 from pegan_jax import animation, sampling
 from pegan_jax.pixels import as_image
-from pegan_jax.settings import UserError
+from pegan_jax.settings import TrainConfig, UserError
+from pegan_jax.weights.public import FILES
 
 
 def path(text: str) -> pathlib.Path:
@@ -165,6 +166,30 @@ def classes(text: str) -> int | str | list[int] | list[str]:
 def add_activation(p: argparse.ArgumentParser) -> None:
     """What a file of CIPS may leave open."""
     p.add_argument('--activation', choices=('lrelu', 'sin', 'sinrelu'), help='of a CIPS file that does not tell it')
+
+
+def add_networks(p: argparse.ArgumentParser) -> Any:
+    """Files of feature networks. Returns: their group, for what else a command says of them."""
+    group = p.add_argument_group('networks')
+    group.add_argument(
+        '--weights', type=_weights, action='append', default=[], metavar='NAME=FILE',
+        help=f'the file of a network: {", ".join(FILES)}',
+    )  # fmt: skip
+    group.add_argument('--fetch', action='store_true', help='get files that are not here from their public address')
+    group.add_argument(
+        '--cache', type=path, metavar='DIR', default=path(TrainConfig.compilation_cache),
+        help='weights and features are kept here (default ~/.cache/pegan_jax); several processes need one for all',
+    )  # fmt: skip
+    return group
+
+
+def _weights(text: str) -> tuple[str, pathlib.Path]:
+    """'inception=FILE' -> ('inception', FILE)"""
+    name, _, file = text.partition('=')
+    if name not in FILES or not file:
+        known = ', '.join(FILES)
+        raise argparse.ArgumentTypeError(f'{text!r}; write NAME=FILE with a name of {known}.')
+    return name, path(file)
 
 
 def load(args: argparse.Namespace) -> sampling.Model:

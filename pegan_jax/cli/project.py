@@ -1,6 +1,7 @@
 """The command project."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 
@@ -13,16 +14,19 @@ from pegan_jax.data.pipeline import fit
 from pegan_jax.files import whole
 from pegan_jax.pixels import as_floats, as_image, read_image, to_uint8
 from pegan_jax.projection import project
+from pegan_jax.scoring.networks import open_network
 from pegan_jax.settings import UserError
+from pegan_jax.weights.perceptual import lpips
 
 HELP = 'Find the latent whose image is nearest to a photograph.'
 
 EPILOG = """Writes target.png, projected.png and projected_w.npz, whose array w [1, num_ws, w_dim] sample --ws takes.
-The image is cut to the aspect of the model and resized. Distances are measured without a network, on images and their
-gradients at several sizes.
+The image is cut to the aspect of the model and resized. The distance is LPIPS on VGG-16 where --weights names its file
+or --distance lpips asks for it; otherwise squares of images and of their gradients at several sizes.
 
 examples:
   --image face.png --out found
+  --image face.png --distance lpips --out found
   --image face.png --space w+ --steps 500 --video found/search.mp4 --out found
 """
 
@@ -33,10 +37,12 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--image', type=options.path, required=True, metavar='FILE')
     p.add_argument('--space', choices=('w', 'w+'), default='w', help='one style for all layers (default), or one each')
     p.add_argument('--steps', type=int, default=1000, help='default 1000')
+    p.add_argument('--distance', choices=('plain', 'lpips'), help='default: lpips with --weights, otherwise plain')
     p.add_argument('--seed', type=options.seed, default=0, help='of the noise (default 0)')
     p.add_argument('--class', type=options.classes, dest='label', metavar='N|NAME', help='of a model with labels')
     p.add_argument('--video', type=options.path, metavar='FILE.mp4|FILE.gif', help='target and image, step by step')
     p.add_argument('--out', type=options.path, required=True, metavar='FOLDER')
+    options.add_networks(p)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,6 +52,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f'--out {args.out} is a file; name a folder.')
     if args.video is not None:
         animation.check(args.video)
+    measured = {}
+    if (args.distance or ('lpips' if args.weights else 'plain')) == 'lpips':
+        network = open_network('lpips', dict(args.weights), args.cache, fetch=args.fetch)
+        measured = {'distance': functools.partial(lpips, network.params), 'measure': 'LPIPS on VGG-16'}
     model = options.load(args)
     data = model.config.data
     target = fit(read_image(args.image, data.max_pixels, data.channels), data.size, 'center')
@@ -60,8 +70,9 @@ def run(args: argparse.Namespace) -> None:
                 frames.append(to_uint8(image()))
 
         found = project(
-            model, as_floats(target), space=args.space, steps=args.steps, seed=args.seed, label=args.label, watch=watch
-        )
+            model, as_floats(target), space=args.space, steps=args.steps, seed=args.seed, label=args.label,
+            watch=watch, **measured,
+        )  # fmt: skip
     for name, pixels in (('target', target), ('projected', to_uint8(found.image))):
         with whole(args.out / f'{name}.png') as unfinished:
             as_image(pixels).save(unfinished, 'PNG')

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pegan_jax import coords
 from pegan_jax.gan import per_layer
 from pegan_jax.metrics import equivariance
 from pegan_jax.metrics.names import Score
@@ -25,7 +26,7 @@ def check(generator: Generator, score: Score, system: str) -> None:
     if score.kind in ('eqt', 'eqr'):
         if generator.gan.sampler.view is None:
             raise UserError(f'{score.name}: {system} has no coordinates to move.')
-        generator.gan.sampler.view(None, jnp.eye(3))
+        generator.gan.sampler.view(None, coords.rotate(0.5) if score.kind == 'eqr' else jnp.eye(3))
     elif score.path.startswith('w') and generator.gan.sampler.map is None:
         raise UserError(f'{score.name}: {system} has no w; use {score.name.replace("_w", "_z")}.')
 
@@ -116,11 +117,10 @@ def moves(generator: Generator, score: Score) -> Images:
 
 
 def _small(images: jax.Array) -> jax.Array:
-    """RGB [N, H, W, 3]; averaged by whole factors to a shorter side of at most 256."""
-    images = jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images[..., :3]
-    n, height, width, _ = images.shape
+    """Averaged by whole factors to a shorter side of at most 256."""
+    n, height, width, channels = images.shape
     if (factor := min(height, width) // MAX_SIDE) > 1:
         height, width = height // factor, width // factor
         images = images[:, : height * factor, : width * factor]
-        images = images.reshape(n, height, factor, width, factor, 3).mean(axis=(2, 4))
+        images = images.reshape(n, height, factor, width, factor, channels).mean(axis=(2, 4))
     return images

@@ -2,8 +2,10 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,55 @@ def abstract_inputs(gan: GAN, config: Config, count: int) -> Any:
         return inputs_of(gan, np.arange(count), lambda: as_floats(batch), jax.random.key(0))
 
     return jax.eval_shape(inputs, abstract_batch(config, count))
+
+
+def layer_table(gan: GAN, config: Config, variables: dict) -> str:
+    """The layers of a generator in the order of their calls for one image: parameters, buffers, output, dtype.
+
+    Numbers of a layer are its own: those of layers inside of it stand in their rows. Nothing is computed.
+
+    Args:
+      variables: {'params', 'buffers'} of the generator, arrays or their shapes.
+    """
+    rows, counted, inside = [], set(), []
+
+    def own(module: nn.Module, trained: bool) -> int:
+        """Numbers of the arrays that the module itself has, where they are not counted yet."""
+        found = {
+            id(x): x.size
+            for kind, variables in module.variables.items() if (kind == 'params') == trained
+            for x in variables.values() if hasattr(x, 'shape') and id(x) not in counted
+        }  # fmt: skip
+        counted.update(found)
+        return sum(found.values())
+
+    def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        module, method = context.module, context.method_name
+        if method == 'setup' or (method != '__call__' and inside):
+            return call(*args, **kwargs)
+        place = len(rows)
+        rows.append(())
+        inside.append(place)
+        y = call(*args, **kwargs)
+        inside.pop()
+        outputs = [x for x in jax.tree.leaves(y) if hasattr(x, 'shape')]
+        name = '/'.join(module.path) or (type(module).__name__ if method == '__call__' else method)
+        shapes = ', '.join('x'.join(map(str, x.shape)) or 'scalar' for x in outputs)
+        dtypes = ', '.join(dict.fromkeys(str(x.dtype) for x in outputs))
+        rows[place] = (name, own(module, True), own(module, False), shapes, dtypes)
+        return y
+
+    with nn.intercept_methods(intercept):
+        jax.eval_shape(functools.partial(images_of, gan), variables, abstract_inputs(gan, config, 1))
+    totals = [sum(x.size for x in jax.tree.leaves(variables.get(kind, {}))) for kind in ('params', 'buffers')]
+    rest = [total - sum(row[column] for row in rows) for column, total in enumerate(totals, start=1)]
+    rows += [('elsewhere', *rest, '', '')] if any(rest) else []
+    lines = [('layer', 'parameters', 'buffers', 'output', 'dtype')]
+    lines += [(name, f'{p:,}', f'{b:,}', *rest) for name, p, b, *rest in (*rows, ('all', *totals, '', ''))]
+    widths = [max(len(line[i]) for line in lines) for i in range(5)]
+    return '\n'.join(
+        '  '.join(f'{cell:{"<>"[i in (1, 2)]}{widths[i]}}' for i, cell in enumerate(line)).rstrip() for line in lines
+    )
 
 
 def dry_run(config: Config) -> str:

@@ -42,9 +42,14 @@ def lpips_features(params: dict, images: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(x / length * head for x, length, head in zip(maps, lengths, heads, strict=True))
 
 
+def rgb(images: jax.Array) -> jax.Array:
+    """[N, H, W, 3] of images with 1, 3 or 4 channels: three equal ones, or the first three."""
+    return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images[..., :3]
+
+
 def lpips(params: dict, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Learned perceptual distance of images [N, H, W, 3] in [-1, 1], [N]. Args as in `lpips_features`."""
-    pairs = zip(lpips_features(params, a), lpips_features(params, b), strict=True)
+    """Learned perceptual distance of images [N, H, W, C] in [-1, 1], of their `rgb`, [N]. As in `lpips_features`."""
+    pairs = zip(lpips_features(params, rgb(a)), lpips_features(params, rgb(b)), strict=True)
     return sum(jnp.mean(jnp.sum((x - y) ** 2, axis=-1), axis=(1, 2)) for x, y in pairs)
 
 

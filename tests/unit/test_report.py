@@ -1,9 +1,14 @@
-"""The count of FLOPs."""
+"""The count of FLOPs, and the table of layers."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
-from pegan_jax.train.report import matmul_flops
+from pegan_jax.config import load_config, system_module
+from pegan_jax.gan import images_of
+from pegan_jax.train.report import abstract_inputs, layer_table, matmul_flops
 
 
 def test_matmuls_and_convolutions_count_as_often_as_they_run():
@@ -23,3 +28,18 @@ def test_matmuls_and_convolutions_count_as_often_as_they_run():
         )
     )(image, kernel[:, :, :1, :4])
     assert matmul_flops(depthwise) == 2 * 2 * 8 * 8 * 4 * 9
+
+
+@pytest.mark.parametrize('name', ['stylegan3:tiny', 'cips:tiny', 'dcgan:tiny', 'deepfill:tiny', 'creps:tiny'])
+def test_every_number_of_a_generator_stands_in_one_row(name):
+    config = load_config(name)
+    gan = system_module(config.system).build(config)
+    params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
+    variables = {'params': params['g'], 'buffers': buffers['g']}
+    header, *rows, total = (line.split() for line in layer_table(gan, config, variables).splitlines())
+    assert header == ['layer', 'parameters', 'buffers', 'output', 'dtype']
+    for column in (1, 2):
+        assert sum(int(row[column].replace(',', '')) for row in rows) == int(total[column].replace(',', ''))
+    image = jax.eval_shape(functools.partial(images_of, gan), variables, abstract_inputs(gan, config, 1))
+    pixelwise = name == 'cips:tiny'  # whose pixels come from a function of these layers' weights
+    assert pixelwise or 'x'.join(map(str, image.shape)) in {row[3] for row in rows if len(row) > 3}
