@@ -1,9 +1,9 @@
-"""NVIDIA's network pickles (StyleGAN2-ADA in PyTorch, StyleGAN3): generator, discriminator, running mean, augmentation.
+"""NVIDIA's network pickles (StyleGAN2-ADA in PyTorch, StyleGAN3, CREPS): G, D, running mean, augmentation.
 
 A pickle holds {'G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'}. A network in it is the source text of its
-class, which is never used, the arguments of its constructor, and its tensors. Whether a generator is of StyleGAN2 or
-StyleGAN3 shows in its structure. Settings are those of the constructors, else the defaults of the program that wrote
-the file.
+class, which is never used, the arguments of its constructor, and its tensors. Whether a generator is of StyleGAN2,
+StyleGAN3 or CREPS shows in its structure. Settings are those of the constructors, else the defaults of the program that
+wrote the file.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ import numpy as np
 from pegan_jax import augment
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, system_module
 from pegan_jax.interop.imported import Imported, first_state
-from pegan_jax.models import stylegan2, stylegan3
+from pegan_jax.models import creps, stylegan2, stylegan3
 from pegan_jax.weights import rules
 from pegan_jax.weights.reader import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
@@ -42,6 +42,7 @@ _G3: _Table = _G | {
         'output_scale', 'conv_kernel', 'filter_size', 'lrelu_upsampling', 'use_radial_filters', 'magnitude_ema_beta',
     )
 }  # fmt: skip
+_CREPS: _Table = _G | {name: name for name in ('biline_channels', 'fc_clamp')} | {'architecture': ('skip',)}
 _MAPPING: _Table = {'num_layers': 'mapping_layers', 'w_avg_beta': 'w_avg_beta', 'lr_multiplier': (0.01,)}
 _MAPPING |= {'embed_features': (None,), 'layer_features': (None,), 'activation': ('lrelu',)}
 _D: _Table = {'architecture': 'd_architecture', 'channel_base': 'd_channel_base', 'channel_max': 'd_channel_max'}
@@ -178,16 +179,20 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
     g = found['G_ema']
     if 'input' in g.parts:
         system, module, table, defaults = 'stylegan3', stylegan3, _G3, {}
+    elif 'decoder_last' in g.parts:
+        system, module, table, defaults = 'creps', creps, _CREPS, {}
     elif 'b4' in g.parts:
         system, module, table, defaults = 'stylegan2', stylegan2, _G2, {}
     else:
-        raise ForeignFileError(f'G_ema is a {shown(g.class_name)}, neither a StyleGAN2 nor a StyleGAN3 generator.')
+        raise ForeignFileError(f'G_ema is a {shown(g.class_name)}, no generator of StyleGAN2, StyleGAN3 or CREPS.')
     arguments = dict(g.arguments)
     if 'synthesis_kwargs' in arguments:  # StyleGAN2-ADA, whose defaults differ
         defaults = {'w_avg_beta': 0.995, 'conv_clamp': None, 'num_fp16_res': 0}
         arguments |= _inner(arguments, 'synthesis_kwargs')
         del arguments['synthesis_kwargs']
     fields = defaults | _settings('G_ema', arguments, table)
+    if system == 'creps':
+        fields['rank'] = _rank(g, fields.get('img_resolution', 0))
     fields |= _settings('the mapping of G_ema', _inner(arguments, 'mapping_kwargs'), _MAPPING)
     if 'D' in found and not sampling_only:
         fields |= _discriminator_settings(found['D'].arguments, fields, old=bool(defaults))
@@ -206,6 +211,21 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
     except (ConfigError, KeyError, TypeError) as error:
         raise ForeignFileError(f'does not describe a generator of this library: {shown(error)}.') from None
     return config, fields
+
+
+def _rank(g: Network, resolution: int) -> int:
+    """The rank of CREPS's lines. Raises: ForeignFileError for positions other than those of a training."""
+    found = {**g.params, **g.buffers}
+    weight, at = (found.get(f'synthesis.b4.input.{name}') for name in ('weight', 'coords'))
+    if weight is None or weight.ndim != 4 or weight.shape[-1] % 2:
+        raise ForeignFileError('G_ema has no synthesis.b4.input.weight [1, C, 1, 2 rank].')
+    usual = np.linspace(0, 1, resolution, dtype=np.float32)[None, :, None, None]
+    if at is None or at.shape != (1, resolution, 2, 1) or np.abs(at - usual).max() > 1e-5:
+        raise ForeignFileError(
+            'G_ema has synthesis.b4.input.coords other than the trained ones, from 0 to 1; save it with those, and '
+            'give positions when images are made.'
+        )
+    return weight.shape[-1] // 2
 
 
 def _inner(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -274,6 +294,17 @@ G_RULES = (
     Rule(r'(synthesis/b\d+/skip)/weight', 'params/{0}/kernel', rules.conv),
     Rule(r'(synthesis/b4/const)', 'params/{0}', lambda x: x.transpose(1, 2, 0)),
 )
+CREPS_RULES = (
+    Rule(r'synthesis/b4/(input/affine)/weight', 'params/synthesis/{0}/kernel', rules.dense),
+    Rule(r'synthesis/b4/(input/affine/bias)', 'params/synthesis/{0}', np.asarray),
+    Rule(r'synthesis/b4/(input/weight)', 'params/synthesis/{0}', lambda x: x[0, :, 0]),
+    Rule(r'synthesis/b4/(input/freqs)', 'buffers/synthesis/{0}', rules.flat),
+    Rule(r'(synthesis/decoder_\w+)/(\d)/weight', 'params/{0}/fc{1}/kernel', rules.pointwise),
+    Rule(r'(synthesis/decoder_\w+)/(\d)/bias', 'params/{0}/fc{1}/bias', np.asarray),
+    Rule(r'(synthesis/(?:decoder_img|.*affine))/weight', 'params/{0}/kernel', rules.dense),
+    Rule(r'(synthesis/.*(?:fc[01]|tores)/weight)', 'params/{0}', rules.dense),
+    *_BOTH,
+)
 D_RULES = (
     *_BOTH,
     Rule(r'(b\d+/(?:fromrgb|conv0|conv1|skip|conv))/weight', 'params/{0}/kernel', rules.conv),
@@ -285,12 +316,12 @@ D_RULES = (
 def variables(name: str, network: Network, table: tuple[Rule, ...], target: dict) -> dict:
     """{'params', 'buffers'} of a network, with the tree of `target`.
 
-    The filters of layers that do not resample, which files carry as well, are left out.
+    The filters of layers that do not resample, which files carry as well, are left out, and CREPS's positions.
     Raises: ForeignFileError as `rules.apply`.
     """
     source = {k.replace('.', '/'): v for k, v in (network.params | network.buffers).items()}
     wanted = {jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in jax.tree.leaves_with_path(target)}
-    unused = {k for k in source if k.endswith('resample_filter') and f'buffers/{k}' not in wanted}
+    unused = {k for k in source if k.endswith(('resample_filter', 'input/coords')) and f'buffers/{k}' not in wanted}
     try:
         return rules.apply({k: v for k, v in source.items() if k not in unused}, table, target)
     except ForeignFileError as error:
@@ -309,10 +340,11 @@ def load(tree: Any, *, sampling_only: bool = False) -> Imported:
     gan = system_module(config.system).build(config)
     params, buffers, stats = jax.eval_shape(gan.init, jax.random.key(0))
     target = {net: {'params': params[net], 'buffers': buffers[net]} for net in ('g', 'd')}
-    ema = variables('G_ema', found['G_ema'], G_RULES, target['g'])
+    g_rules = CREPS_RULES if config.system == 'creps' else G_RULES
+    ema = variables('G_ema', found['G_ema'], g_rules, target['g'])
     if sampling_only or 'D' not in found:
         return Imported(config, inferred, ema, None)
-    g = variables('G', found['G'], G_RULES, target['g']) if 'G' in found else ema
+    g = variables('G', found['G'], g_rules, target['g']) if 'G' in found else ema
     d = variables('D', found['D'], D_RULES, target['d'])
     stats = {
         name: jnp.full(x.shape, config.model.augment_p if name == 'augment_p' else 0, x.dtype)

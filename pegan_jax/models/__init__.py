@@ -4,10 +4,11 @@ A module has `Config`, the section `model` of a run's configuration, in which im
 its images; `validate(config)`, which checks the run's; and `build(config) -> GAN`.
 """
 
-from pegan_jax.models import cips, dcgan, deepfill, mspie, pconv, pggan, singan, stylegan2, stylegan3
+from pegan_jax.models import cips, creps, dcgan, deepfill, mspie, pconv, pggan, singan, stylegan2, stylegan3
 
 SYSTEMS = {
     'cips': cips,
+    'creps': creps,
     'dcgan': dcgan,
     'deepfill': deepfill,
     'mspie': mspie,

@@ -106,6 +106,11 @@ def conv(array: np.ndarray) -> np.ndarray:
     return array.transpose(2, 3, 1, 0)
 
 
+def pointwise(array: np.ndarray) -> np.ndarray:
+    """(out, in) -> [1, 1, in, out]."""
+    return dense(array)[None, None]
+
+
 def swap_colours(array: np.ndarray, axis: int = -1, channels: int | None = None) -> np.ndarray:
     """BGR to RGB and back, along an axis that begins with the channels of an image; grey and opacity stay in place.
 

@@ -22,6 +22,7 @@ BATCH, STEPS = 8, {'stylegan2:afhqv2': 5}  # of the others, 2
 # Minibatch deviation looks at the rows of a device together.
 CHANGES = {
     'cips': ['model.mbstd_group_size=1'],
+    'creps': ['model.mbstd_group_size=1'],
     'dcgan': [],
     'deepfill': [],
     'mspie': ['model.mbstd_group_size=1'],

@@ -19,14 +19,15 @@ from pegan_jax.weights.reader import ForeignFileError
 
 BUFFERS = {
     'w_avg', 'transform', 'freqs', 'phases', 'magnitude_ema', 'up_filter', 'down_filter', 'resample_filter',
-    'noise_const', 'p', 'Hz_geom',
+    'noise_const', 'p', 'Hz_geom', 'coords',
 }  # fmt: skip
 
 
 @functools.cache
 def golden(name):
     """(arrays, meta) of a fixture file."""
-    with np.load(pathlib.Path(__file__).parents[1] / 'fixtures' / 'stylegan3' / f'{name}.npz') as file:
+    folder = 'creps' if name.startswith('creps') else 'stylegan3'
+    with np.load(pathlib.Path(__file__).parents[1] / 'fixtures' / folder / f'{name}.npz') as file:
         arrays = dict(file)
     return arrays, json.loads(str(arrays.pop('meta')))
 
@@ -65,6 +66,7 @@ def generator(name):
         ('generator_r_64_full', 3, 'stylegan3'),
         ('sg2_generator_skip_cond', 4, 'stylegan2'),
         ('sg2_generator_orig', 3, 'stylegan2'),
+        ('creps_g_32_cond', 4, 'creps'),
     ],
 )
 def test_a_network_pickle_gives_the_official_images(tmp_path, write, name, protocol, system):
@@ -76,8 +78,16 @@ def test_a_network_pickle_gives_the_official_images(tmp_path, write, name, proto
     assert model.config == config
     w = jax.jit(model.sampler.map)(model.variables, arrays['in/z'], arrays.get('in/c'))
     got = model.synthesise(w)
-    want = arrays['out/img' if system == 'stylegan3' else 'out/img_noise_const']
+    want = arrays['out/img_noise_const' if system == 'stylegan2' else 'out/img']
     assert_close(name, got, nhwc(want), meta['tolerance'])
+
+
+def test_lines_at_other_positions_are_refused(write):
+    class_name, arrays, kwargs = generator('creps_g_16')
+    arrays = arrays | {'synthesis.b4.input.coords': arrays['synthesis.b4.input.coords'] * np.float32(0.5)}
+    with pytest.raises(ForeignFileError, match='coords other than the trained ones'):
+        nvidia.infer(reader.read(write({'G_ema': (class_name, arrays, kwargs)})))
+    assert nvidia.infer(reader.read(write({'G_ema': generator('creps_g_16')})))[0].model.rank == 8
 
 
 def training(name, **changes):

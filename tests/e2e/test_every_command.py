@@ -16,10 +16,10 @@ from pegan_jax.train.state import create_state
 
 pytestmark = pytest.mark.slow
 
-SEEDS = {'cips', 'dcgan', 'mspie', 'pggan', 'singan', 'stylegan2', 'stylegan3'}
+SEEDS = {'cips', 'creps', 'dcgan', 'mspie', 'pggan', 'singan', 'stylegan2', 'stylegan3'}
 HOLES = {'deepfill', 'pconv'}
 SIZED = SEEDS - {'stylegan2'}
-MIXED = {'cips', 'mspie', 'stylegan2', 'stylegan3'}
+MIXED = {'cips', 'creps', 'mspie', 'stylegan2', 'stylegan3'}
 MOVED = {'cips', 'stylegan3'}
 
 # Command: the systems for which it works. {image}, {mask}, {out} and {folder} are paths.
@@ -31,11 +31,12 @@ COMMANDS = {
     'sample --seeds 0 --truncation-psi 0.5 --truncation-cutoff 1 --out {out}.png': MIXED,
     'sample --seeds 0 --style-mix 1:0 --out {out}.png': MIXED,
     'sample --seeds 0 --size 32x40 --out {out}.png': SIZED,
+    'sample --seeds 0 --translate 0.1,0 --out {out}.png': MOVED | {'creps'},
     'sample --seeds 0 --rotate 10 --translate 0.1,0 --out {out}.png': MOVED,
     'sample --seeds 0 --noise-mode random --out {out}.png': {'mspie', 'stylegan2'},
     'sample --seeds 0 --class 1 --out {out}.png': set(),
     'render --seed 1 --out {out}.png': SEEDS,
-    'render --size 32 --extent -2,2,-2,2 --out {out}.png': MOVED,
+    'render --size 32 --extent -2,2,-2,2 --out {out}.png': MOVED | {'creps'},
     'render --crop 2,2,8,8 --out {out}.npy': {'cips'},
     'render --foveate 0.5 --out {out}.png': {'cips'},
     'edit --mode samples --size 24x32 --out {out}.png': {'singan'},
@@ -46,7 +47,8 @@ COMMANDS = {
     'inpaint --image {image} --mask {mask} --sketch {mask} --out {out}.png': set(),
     'evaluate --images 2 --masks 1 --kinds box --metrics l1': HOLES,
     'evaluate --metrics swd4,rows4,ppl2_wend': set(),
-    'evaluate --metrics eqt4_int,eqt4_frac,eqr4': MOVED,
+    'evaluate --metrics eqt4_int,eqt4_frac': MOVED | {'creps'},
+    'evaluate --metrics eqr4': MOVED,
     'evaluate --metrics swd4,rows4,horizon4,spectral4': SEEDS,
     'analyze padding --samples 128 --out {folder}': SEEDS - {'cips'},
     'analyze encodings --out {folder}': {'stylegan2'},
@@ -54,7 +56,7 @@ COMMANDS = {
     'analyze skips --out {folder}': {'pconv'},
     'analyze filters --out {folder}': {'stylegan3'},
     'analyze noise --samples 2 --out {folder}': {'mspie', 'stylegan2'},
-    'analyze sticking --samples 2 --out {folder}': {'cips', 'mspie', 'stylegan2', 'stylegan3'},
+    'analyze sticking --samples 2 --out {folder}': MIXED,
     'analyze spectrum --samples 2 --out {folder}': SEEDS | HOLES,
 }
 

@@ -142,7 +142,19 @@ def test_the_time_of_every_step_is_that_of_the_device(folder, tmp_path, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
-    ['cips', 'dcgan', 'deepfill', 'mspie:f', 'pconv', 'pggan', 'singan', 'stylegan2', 'stylegan3:t', 'stylegan3:r'],
+    [
+        'cips',
+        'creps',
+        'dcgan',
+        'deepfill',
+        'mspie:f',
+        'pconv',
+        'pggan',
+        'singan',
+        'stylegan2',
+        'stylegan3:t',
+        'stylegan3:r',
+    ],
 )
 def test_no_system_hands_anything_to_the_device_unasked(name, tmp_path, monkeypatch):
     from pegan_jax.config import load_config
