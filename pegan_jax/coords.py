@@ -234,6 +234,59 @@ def cylinder_crop(
     return _mesh(wrap(x0 + 2 * span * jnp.arange(width, dtype=jnp.float32) / width), _axis(height, *y))
 
 
+# Views of a cylinder: of radius 1, seen from its axis; a height of 1 in y is half_height radii ------------------------
+
+
+def on_cylinder(azimuth: jax.Array, latitude: jax.Array, half_height: float, reach: float = 1.0) -> jax.Array:
+    """Where rays meet the cylinder: (wrap(azimuth / pi), -tan(latitude) / half_height), heights within +-reach.
+
+    Args:
+      azimuth, latitude: radians [...]; latitude is positive above the horizon.
+      half_height: radii that y = 1 is below the horizon; pi span H / W of images H x W of a fraction `span` of the
+        circle has square pixels.
+      reach: rays that meet the cylinder beyond it, as those to the poles do, see its edge.
+    Returns: [..., 2] float32.
+    Raises: ValueError unless half_height and reach are positive.
+    """
+    if not (half_height > 0 and reach > 0):
+        raise UserError(f'half_height={half_height}, reach={reach}; both must be positive.')
+    # In float32 half a turn rounds to beyond the pole, where the tangent has the other sign.
+    limit = math.pi / 2 - 1e-4
+    y = -jnp.tan(jnp.clip(latitude, -limit, limit)) / half_height
+    return jnp.stack([wrap(azimuth / math.pi), jnp.clip(y, -reach, reach)], axis=-1)
+
+
+def equirectangular(points: jax.Array, half_height: float, reach: float = 1.0) -> jax.Array:
+    """The whole sphere: (x, y) in [-1, 1] is azimuth pi x and latitude -pi y / 2. Args and errors: `on_cylinder`."""
+    return on_cylinder(math.pi * points[..., 0], -math.pi / 2 * points[..., 1], half_height, reach)
+
+
+def stereographic(points: jax.Array, half_height: float, reach: float = 1.0, *, up: bool = False) -> jax.Array:
+    """A "little planet": the sphere projected from its top onto the plane of the horizon, which is the unit circle.
+
+    A point at distance r from the middle is 2 atan(r) away from the nadir; azimuth 0 is above the middle, and grows
+    clockwise. With `up` the zenith is in the middle, azimuth 0 is below it, and grows anticlockwise.
+    Args and errors: `on_cylinder`.
+    """
+    x, y = points[..., 0], points[..., 1]
+    latitude = 2 * jnp.arctan(jnp.hypot(x, y)) - math.pi / 2
+    azimuth = jnp.arctan2(x, y if up else -y)
+    return on_cylinder(azimuth, -latitude if up else latitude, half_height, reach)
+
+
+# Shares of a second style, in [0, 1] ----------------------------------------------------------------------------------
+
+
+def across(points: jax.Array, axis: int = 0) -> jax.Array:
+    """From 0 at -1 to 1 at 1 along x (axis 0) or y (axis 1), constant outside: [..., 2] -> [...]."""
+    return jnp.clip(to_unit(points[..., axis]), 0, 1)
+
+
+def around(points: jax.Array) -> jax.Array:
+    """Around a cylinder: |wrap(x)|, 0 at azimuth 0 and 1 on the opposite side (CIPS, blended panoramas)."""
+    return jnp.abs(wrap(points[..., 0]))
+
+
 # Scattered sets -------------------------------------------------------------------------------------------------------
 
 

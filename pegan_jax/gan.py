@@ -66,11 +66,13 @@ class Sampler(NamedTuple):
     w_avg: (variables) -> [w_dim], the centre of truncation; None: there is none.
     num_ws: styles of an image, which can be mixed; None: there is one.
     options: names of what `synthesise` takes. 'noise': keys [N], which draw it, or 'const' (what the model holds) or
-      'none'. 'grid': coordinates, see `pixelwise`. Others come from `view`.
+      'none'. 'grid': coordinates, see `pixelwise`. 'shares' [..., N]: of the N styles in that of every coordinate, for
+      one image. 'size', 'transform' and others come from `view`.
     view: ((height, width) or None, matrix [3, 3] or None) -> options, for images of a size and of a moved scene; raises
       ValueError for those that there are not. None: there is one view.
     pixelwise: every pixel is made on its own: `synthesise` takes a `grid` of coordinates [..., 2] of any shape, and
       gives [N, ..., C].
+    span: where x is an azimuth over pi, the fraction of the circle that images of training cover; None: it is not.
     """
 
     draw: Callable
@@ -81,6 +83,7 @@ class Sampler(NamedTuple):
     options: tuple[str, ...] = ()
     view: Callable | None = None
     pixelwise: bool = False
+    span: float | None = None
 
 
 class Completer(NamedTuple):

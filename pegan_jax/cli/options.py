@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -207,6 +208,19 @@ def styles(args: argparse.Namespace) -> dict:
     return {
         'label': args.label, 'truncation_psi': args.truncation_psi, 'truncation_cutoff': args.truncation_cutoff
     }  # fmt: skip
+
+
+def read_ws(path: pathlib.Path) -> np.ndarray:
+    """The array w [N, num_ws, w_dim] of an .npz file. Raises: UserError if it has none."""
+    try:
+        with np.load(path) as file:
+            if 'w' not in file:
+                raise UserError(f'--ws {path} has no array w; it has {", ".join(file)}.')
+            return file['w']
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f'--ws {path} is no .npz file of NumPy; give what project wrote ({error}).') from None
 
 
 def at_least_one(args: argparse.Namespace, *names: str) -> None:

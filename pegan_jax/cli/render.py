@@ -4,6 +4,8 @@ import argparse
 import math
 import sys
 
+import numpy as np
+
 from pegan_jax import coords, pixels, sampling
 from pegan_jax.cli import options
 from pegan_jax.settings import UserError
@@ -12,29 +14,55 @@ HELP = 'One image on any grid of coordinates, of any size: memory does not grow 
 
 EPILOG = """The grid of --size samples over --extent is cropped, then its content is zoomed, turned and moved.
 
-CIPS computes any grid. StyleGAN3 computes a canvas of --size at the pixel pitch of training, whose Fourier features are
-moved so that it shows --extent; it cannot leave out pixels (--crop, --foveate, --chunk). StyleGAN2 has one view only.
+CIPS computes any coordinates. StyleGAN3 computes a canvas of --size at the pixel pitch of training, whose Fourier
+features are moved so that it shows --extent; MS-PIE, SinGAN, DCGAN and PGGAN take a --size. These make whole images:
+no single coordinates (--coords, --crop, --foveate, --supersample), no style of every position (--blend). StyleGAN2 has
+one view.
+
+A CIPS on a cylinder (model.panorama_width) shows --arc of the circle, or the --view planet, sky or sphere. Azimuths and
+arcs are in degrees; in --extent x goes once around from -1 to 1.
+
+--blend gives every position its own style: that of --seed and of up to three others. --shares says how much of the
+others: from left to right (x), from top to bottom (y), from azimuth 0 to its opposite (around), or a picture over the
+training frame (on a cylinder, over the circle), whose grey is the share of one other seed, or whose red, green and blue
+are those of several.
 
 examples:
   --size 4096 --out large.png                          sixteen times the detail of 256 pixels
   --size 4096 --crop 1024,2048,512,512 --out part.png  a window of it, without the rest
+  --size 65536 --tiles 256 --out zoom                  a pyramid of tiles; viewers open zoom/image.dzi
   --size 512 --extent=-2,2,-2,2 --out wide.png         twice as far as the training images
+  --size 256 --supersample 4 --out smooth.png          the mean of 16 samples in every pixel
   --rotate 20 --zoom 1.5 --bits 16 --out turned.png    16 bits per channel
+  --coords swirl.npy --out swirl.png                   any coordinates [H, W, 2], (x, y)
+  --blend 5 --shares mask.png --out painted.png        seed 5 where the picture is white
+  --arc 360 --blend 5 --shares around --out round.png  a panorama with two landscapes on opposite sides
+  --view planet --size 512 --out planet.png            the ground in the middle, the sky around it
+  --ws found/projected_w.npz --size 256 --out fine.png what project found
   --out values.npy                                     float32, not clamped
   --size 512 --foveate 0.25 --out sharp_middle.png     a quarter of the pixels, interpolated elsewhere
 """
+
+POINTS = ('coords', 'crop', 'foveate', 'chunk', 'supersample', 'view', 'arc', 'azimuth', 'blend')  # for one coordinate
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
-    p.add_argument('--seed', type=options.seed, default=0)
+    style = p.add_mutually_exclusive_group()
+    style.add_argument('--seed', type=options.seed, default=0)
+    style.add_argument(
+        '--ws', type=options.path, metavar='FILE.npz', help='styles that project found, in place of a seed'
+    )
     p.add_argument('--size', type=options.size, metavar='H[xW]', help='pixels; default: the training size')
     p.add_argument(
         '--extent', type=options.tuple_of(options.real, 'X0,X1,Y0,Y1'), metavar='X0,X1,Y0,Y1',
         help='coordinates of the borders; the training frame is -1,1,-1,1; default: that on the shorter side, '
         'and more on the longer one, so that nothing is stretched',
     )  # fmt: skip
+    p.add_argument(
+        '--coords', type=options.path, metavar='FILE.npy', help='an array [H, W, 2] of any coordinates (x, y)'
+    )
     p.add_argument(
         '--translate',
         type=options.tuple_of(options.real, 'DX,DY'),
@@ -52,59 +80,144 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar='TOP,LEFT,H,W',
         help='only this window of the image, in pixels',
     )
+    p.add_argument('--arc', type=options.real, metavar='DEGREES', help='of the circle, of a model on a cylinder')
+    p.add_argument(
+        '--view', choices=('planet', 'sky', 'sphere'),
+        help='of a model on a cylinder: stereographic, the ground or the sky in the middle, or equirectangular; rays '
+        'above and below it show its edge',
+    )  # fmt: skip
+    p.add_argument(
+        '--azimuth', type=options.real, metavar='DEGREES', help='of the middle of --arc or --view (default 0)'
+    )
+    p.add_argument('--blend', type=options.numbers, metavar='SEED[,SEED]', help='other seeds, up to three')
+    p.add_argument('--shares', default='x', metavar='x|y|around|FILE', help='of the other seeds (default x)')
     p.add_argument(
         '--foveate', type=options.real, metavar='FRACTION',
         help='synthesise this share of the pixels, dense in the middle, and interpolate the others',
     )  # fmt: skip
+    p.add_argument(
+        '--supersample', type=int, metavar='N', help='mean of N x N samples, evenly over each pixel (a box filter)'
+    )
     options.add_styles(p)
     p.add_argument('--chunk', type=int, help='coordinates computed at once (default 65536); bounds the memory')
     p.add_argument('--bits', type=int, choices=(8, 16), default=8, help='per channel of a PNG (default 8)')
+    p.add_argument('--tiles', type=int, metavar='SIDE', help='a pyramid of tiles of this side, into a folder --out')
     p.add_argument(
-        '--out', type=options.path, required=True, metavar='FILE.png|FILE.npy', help='.npy keeps float32, not clamped'
-    )
+        '--out', type=options.path, required=True, metavar='FILE.png|FILE.npy|FOLDER',
+        help='.npy keeps float32, not clamped',
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    if args.zoom <= 0:
-        raise UserError(f'--zoom {args.zoom} must be positive; 2 doubles the size of the content, 0.5 halves it.')
-    pixels.check_name(args.out)
+    _check(args)
     model = options.load(args)
-    frame = model.config.data.size
-    size = args.size or frame
-    extent = sampling.unstretched(frame, size) if args.extent is None else {'x': args.extent[:2], 'y': args.extent[2:]}
-    motion = coords.compose(
-        coords.zoom(args.zoom), coords.rotate(math.radians(args.rotate)), coords.translate(*args.translate)
-    )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    system = model.config.system
     if not model.sampler.pixelwise:
-        _render_canvas(args, model, size, {**extent, 'matrix': motion})
-        print(args.out)
+        for name in POINTS:
+            if getattr(args, name) is not None:
+                able = 'leave it out' if model.sampler.view is None else 'choose --size'
+                able += ' and --extent' * ('transform' in model.sampler.options)
+                raise UserError(f'--{name}: {system} computes whole images, not single pixels; {able}, or use a cips.')
+    elif args.noise_mode is not None:
+        raise UserError(f'--noise-mode {args.noise_mode}: {system} renders without noise.')
+    grid = _grid(args, model)
+    chosen = {**_chosen(args, model), **options.styles(args)}
+    if not model.sampler.pixelwise and args.noise_mode is not None:
+        chosen['noise_mode'] = args.noise_mode
+    seed = args.seed if args.ws is None else _one(args)
+    if args.tiles is not None:
+        print(sampling.render_tiles(model, seed, grid, args.out, side=args.tiles, **chosen))
         return
-    grid = sampling.lazy_grid(*size, **extent, crop=args.crop, matrix=motion)
-    chosen = {
-        'chunk': 65_536 if args.chunk is None else args.chunk,
-        'progress': sys.stderr.isatty(),
-        **options.styles(args),
-    }
-    if args.noise_mode is not None:
-        raise UserError(f'--noise-mode {args.noise_mode}: {model.config.system} renders without noise.')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.foveate is None:
-        sampling.render_file(model, args.seed, grid, args.out, bits=args.bits, **chosen)
+        sampling.render_file(model, seed, grid, args.out, bits=args.bits, **chosen)
     else:
-        image, _ = sampling.render_foveated(model, args.seed, grid, args.foveate, **chosen)
+        image, _ = sampling.render_foveated(model, seed, grid, args.foveate, **chosen)
         pixels.save(image, args.out, bits=args.bits)
     print(args.out)
 
 
-def _render_canvas(args: argparse.Namespace, model: sampling.Model, size: tuple[int, int], extent: dict) -> None:
-    """The same view by a model that computes whole images."""
-    for name in ('crop', 'foveate', 'chunk'):
+def _one(args: argparse.Namespace) -> np.ndarray:
+    ws = options.read_ws(args.ws)
+    if len(ws) != 1:
+        raise UserError(f'--ws {args.ws} holds styles of {len(ws)} images; render makes one, sample makes all.')
+    return ws[0]
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises: UserError for options that exclude each other."""
+    if args.zoom <= 0:
+        raise UserError(f'--zoom {args.zoom} must be positive; 2 doubles the size of the content, 0.5 halves it.')
+    if args.tiles is None:
+        pixels.check_name(args.out)
+    for name, others in (
+        ('coords', ('size', 'extent', 'crop', 'arc', 'view', 'azimuth')),
+        ('view', ('extent', 'crop', 'arc')),
+        ('extent', ('arc', 'azimuth')),
+        ('foveate', ('supersample', 'tiles')),
+    ):
         if getattr(args, name) is not None:
-            way = 'leave it out' if model.sampler.view is None else 'choose --size and --extent'
-            raise UserError(f'--{name}: {model.config.system} computes whole images, not single pixels; {way}.')
-    moved = args.size or args.extent or args.rotate or any(args.translate) or args.zoom != 1
-    chosen = {'noise_mode': args.noise_mode, **options.styles(args)}
-    if moved:
-        chosen |= {'size': size, 'transform': sampling.frame_view(model.config.data.size, size, **extent)}
-    pixels.save(sampling.sample(model, [args.seed], **chosen)[0], args.out, bits=args.bits)
+            for other in others:
+                if getattr(args, other) is not None:
+                    raise UserError(f'--{other} and --{name} exclude each other; leave one out.')
+    if args.tiles is not None and args.bits != 8:
+        raise UserError(f'--bits {args.bits}: tiles have 8 bits per channel; leave it out.')
+    if args.blend is None and args.shares != 'x':
+        raise UserError(f'--shares {args.shares} of which seeds? Name them with --blend.')
+    if args.blend is not None and len(args.blend) > 3:
+        raise UserError(f'--blend names {len(args.blend)} seeds; up to three have a colour in a picture of shares.')
+    if args.blend is not None and len(args.blend) > 1 and args.shares in ('x', 'y', 'around'):
+        raise UserError(f'--shares {args.shares} blends two seeds, --blend names {len(args.blend)} others; name one.')
+
+
+def _grid(args: argparse.Namespace, model: sampling.Model) -> sampling.Grid | None:
+    """The coordinates that are asked for; None: those of training."""
+    matrix = coords.compose(
+        coords.zoom(args.zoom), coords.rotate(math.radians(args.rotate)), coords.translate(*args.translate)
+    )
+    frame, span = model.config.data.size, model.sampler.span
+    asked = (args.size, args.extent, args.coords, args.crop, args.arc, args.view, args.azimuth)
+    if all(value is None for value in asked) and np.array_equal(matrix, np.eye(3)):
+        return None
+    if args.coords is not None:
+        return sampling.read_coords(args.coords, matrix)
+    if args.extent is not None:
+        x, y = args.extent[:2], args.extent[2:]
+        return sampling.lazy_grid(*(args.size or frame), x=x, y=y, crop=args.crop, matrix=matrix)
+    around = {'azimuth': math.radians(args.azimuth or 0.0), 'matrix': matrix}
+    if args.view is not None:
+        across = round(frame[1] / (span or 1))  # pixels of the circle
+        if args.view == 'sphere':
+            return sampling.sphere(model, *(args.size or (across // 2, across)), **around)
+        return sampling.planet(model, *(args.size or (across, across)), up=args.view == 'sky', **around)
+    if args.arc is not None or args.azimuth is not None:
+        arc = (span or 1.0) if args.arc is None else args.arc / 360
+        return sampling.panorama(model, *(args.size or frame[:1]), arc=arc, crop=args.crop, **around)
+    return sampling.frame_grid(model, args.size, crop=args.crop, matrix=matrix)
+
+
+def _chosen(args: argparse.Namespace, model: sampling.Model) -> dict:
+    """Options of `sampling.render` that are not its defaults."""
+    chosen = {'progress': sys.stderr.isatty()}
+    if args.chunk is not None:
+        chosen['chunk'] = args.chunk
+    if args.supersample is not None:
+        chosen['supersample'] = args.supersample
+    if args.blend is not None:
+        chosen['blend'] = sampling.Blend(tuple(args.blend), _shares(args, model))
+    return chosen
+
+
+def _shares(args: argparse.Namespace, model: sampling.Model) -> object:
+    if args.shares == 'around':
+        return coords.around
+    if args.shares in ('x', 'y'):
+        axis = 'xy'.index(args.shares)
+        return lambda points: coords.across(points, axis)
+    path = options.path(args.shares)
+    if not path.is_file():
+        raise UserError(f'--shares {args.shares} is neither x, y nor around, nor a file; name a picture.')
+    count = len(args.blend)
+    mask = pixels.read_image(path, model.config.data.max_pixels, 1 if count == 1 else 3)
+    return sampling.painted(model, mask[..., :count])

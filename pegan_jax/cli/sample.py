@@ -152,10 +152,7 @@ def run(args: argparse.Namespace) -> None:
             table = sampling.style_mix(model, args.seeds, *args.style_mix, **chosen, batch_size=args.batch_size)
             images, args.columns = to_uint8(table.reshape(-1, *table.shape[2:])), table.shape[1]
         elif args.ws:
-            with np.load(args.ws) as file:
-                if 'w' not in file:
-                    raise UserError(f'--ws {args.ws} has no array w; it has {", ".join(file)}.')
-                ws = file['w']
+            ws = options.read_ws(args.ws)
             few = {k: v for k, v in chosen.items() if k in ('size', 'transform', 'noise_mode')}
             images = to_uint8(sampling.of_styles(model, ws, batch_size=args.batch_size, **few))
         else:

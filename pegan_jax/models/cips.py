@@ -339,6 +339,7 @@ def images(
     *,
     chunk: int | None = None,
     noise: jax.Array | None = None,
+    shares: jax.Array | None = None,
 ) -> jax.Array:
     """Images at any coordinates; the embedding is read bilinearly, as the released program does outside training.
 
@@ -348,6 +349,7 @@ def images(
       grid: coordinates [..., 2]; None: the native grid, on a cylinder the arc about azimuth 0.
       chunk: coordinates computed at once; None: as in `synthesise`.
       noise: keys [N]; numbers [N, ..., demodulated layers]; None: none, unlike the released program.
+      shares: of the N styles in that of every coordinate, [*grid.shape[:-1], N], for one image without noise.
     Returns: [N, *grid.shape[:-1], img_channels] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for grids of other shapes, chunk below 1, and styles per layer of a model without modulation.
     """
@@ -356,8 +358,10 @@ def images(
     if w.ndim == 3 and not model.modulation:
         raise UserError('styles per layer need layers with a style; this model has modulation=False.')
     grid = image_grid(model, model.size) if grid is None else jnp.asarray(grid, jnp.float32)
-    styles = Generator(model).apply({'params': variables['params']}, w, method='modulate')
     image = functools.partial(synthesise, model, chunk=chunk)
+    if shares is not None:
+        return image(variables['params'], (w, shares), grid)[None]
+    styles = Generator(model).apply({'params': variables['params']}, w, method='modulate')
     return jax.vmap(image, (None, 0, None, 0))(variables['params'], styles, grid, noise)
 
 
@@ -376,9 +380,10 @@ def sampler(config: Any) -> Sampler:
         map=mapped,
         w_avg=functools.partial(mean_w, mapped, model.z_dim),
         num_ws=len(layer_names(model)) if model.modulation else None,
-        options=('grid',),
+        options=('grid', 'shares'),
         view=functools.partial(view, config),
         pixelwise=True,
+        span=None if model.panorama_width is None else model.span,
     )
 
 

@@ -147,10 +147,12 @@ class Generator(nn.Module):
         return {name: _at(self, name)(ws[i]) for i, name in enumerate(names)}
 
     def factor(self, w: jax.Array) -> dict[str, Any]:
-        """w [N, z_dim] -> {layer: (s [N, in], d [N, out])}, see `ModulatedDense.factor`; as `modulate` without it."""
+        """As `modulate`, but {layer: (s [N, in], d [N, out])}, see `ModulatedDense.factor`."""
         if not self.model.modulation:
             return {'w': w}
-        return {name: _at(self, name).factor(w) for name in layer_names(self.model)}
+        names = layer_names(self.model)
+        ws = [w] * len(names) if w.ndim == 2 else jnp.moveaxis(w, 1, 0)
+        return {name: _at(self, name).factor(ws[i]) for i, name in enumerate(names)}
 
     def __call__(self, z: jax.Array) -> dict[str, jax.Array]:
         """z [N, z_dim] -> what `modulate` gives. Touches every parameter, for `init`."""
@@ -267,7 +269,7 @@ def pixel(
 def synthesise(
     model: Any,
     params: dict,
-    styles: dict | jax.Array,
+    styles: dict | jax.Array | tuple[jax.Array, jax.Array],
     grid: jax.Array,
     noise: jax.Array | None = None,
     *,
@@ -277,8 +279,9 @@ def synthesise(
     """One image: `pixel` mapped over coordinates. Map it over styles (and noise, and grids if they differ) for a batch.
 
     Args:
-      styles: of the image, as in `pixel`; or w of every position [..., z_dim], modulating in the factored form, which
-        costs no more than one style for all.
+      styles: of the image, as in `pixel`; or w of every position [..., z_dim], or w [K, z_dim] or [K, layers, z_dim]
+        and the shares [..., K] of them in the style of every position. These modulate in the factored form, which costs
+        no more than one style for all.
       grid: coordinates [..., 2] of any leading shape.
       noise: a PRNG key, from which every position of the grid draws its own numbers; or the numbers [..., layers];
         or None: no noise.
@@ -298,12 +301,14 @@ def synthesise(
     elif noise is not None:
         per_point['noise'] = noise
     if not isinstance(styles, dict):
-        per_point['w'] = styles
+        per_point['w'] = styles[1] if isinstance(styles, tuple) else styles
 
     def points(xy: jax.Array, *arrays: jax.Array) -> jax.Array:
         given = dict(zip(per_point, arrays, strict=True))
         here, axis = styles, None
         if 'w' in given:
+            if isinstance(styles, tuple):  # in this chunk only: as many styles as positions take memory
+                given['w'] = jnp.tensordot(given['w'], styles[0], 1, precision='highest')
             here, axis = Generator(model).apply({'params': params}, given['w'], method='factor'), 0
         if model.coord_embedding and 'embedding' not in given:
             wrap = model.panorama_width is not None
@@ -323,16 +328,3 @@ def synthesise(
         # Activations of all chunks would fill the memory that chunks save. A loop needs no barrier against merging.
         points = jax.checkpoint(points, prevent_cse=False)
     return coords.map_chunks(points, grid, chunk, *per_point.values())
-
-
-def blend_around(w: jax.Array, other: jax.Array, grid: jax.Array) -> jax.Array:
-    """Two styles on opposite sides of a cylinder: (1 - |x|) w + |x| other, with x brought into [-1, 1).
-
-    Args:
-      w, other: [N, z_dim], the styles at x = 0 and at x = 1 and -1.
-      grid: coordinates [..., 2].
-    Returns: w of every position [N, *grid.shape[:-1], z_dim], for `synthesise`.
-    """
-    share = jnp.abs(coords.wrap(grid[..., 0]))[None, ..., None]
-    ones = (w.shape[0], *(1,) * (grid.ndim - 1), w.shape[1])
-    return (1 - share) * w.reshape(ones) + share * other.reshape(ones)

@@ -74,14 +74,19 @@ class Model:
     def synthesise_points(self) -> Callable:
         """(variables, w, points [K, 2]) -> colours [N, K, C], divided over this process's devices; K is a multiple.
 
-        Nothing is exchanged: a pixel needs its coordinate and the style, which every device has.
+        With `shares` [K, N] behind the points, as in `Sampler.options`, [1, K, C]. Nothing is exchanged: a pixel needs
+        its coordinate and the styles, which every device has.
         """
 
-        def run(variables: dict, w: jax.Array, points: jax.Array) -> jax.Array:
-            return self.sampler.synthesise(variables, per_layer(self.sampler, w), grid=points)
+        def run(variables: dict, w: jax.Array, points: jax.Array, *shares: jax.Array) -> jax.Array:
+            options = {'shares': shares[0]} if shares else {}
+            return self.sampler.synthesise(variables, per_layer(self.sampler, w), grid=points, **options)
 
-        specs = {'in_specs': (P(), P(), P('points')), 'out_specs': P(None, 'points')}
-        return jax.jit(jax.shard_map(run, mesh=local_mesh(), check_vma=False, **specs))
+        def program(variables: dict, w: jax.Array, *per_point: jax.Array) -> jax.Array:
+            specs = {'in_specs': (P(), P(), *(P('points') for _ in per_point)), 'out_specs': P(None, 'points')}
+            return jax.shard_map(run, mesh=local_mesh(), check_vma=False, **specs)(variables, w, *per_point)
+
+        return jax.jit(program)
 
     @functools.cached_property
     def w_avg(self) -> jax.Array:

@@ -212,16 +212,6 @@ def style_mix(
     return np.concatenate([top[None], np.concatenate([left[:, None], inner], axis=1)])
 
 
-def unstretched(frame: tuple[int, int], size: tuple[int, int]) -> dict[str, tuple[float, float]]:
-    """The extent {'x': (low, high), 'y': (low, high)} of an image of a size, whose pixels are as those of the frame.
-
-    The shorter side keeps [-1, 1]; the longer one shows more. Both arguments: (height, width).
-    """
-    aspect = (size[1] / size[0]) / (frame[1] / frame[0])
-    x, y = max(aspect, 1.0), max(1 / aspect, 1.0)
-    return {'x': (-x, x), 'y': (-y, y)}
-
-
 def frame_view(
     frame: tuple[int, int],
     size: tuple[int, int],

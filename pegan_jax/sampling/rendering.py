@@ -1,106 +1,127 @@
-"""One image of any size, computed point by point: `render`, `render_foveated`."""
+"""One image of any size, at any coordinates that a system can show: `render`, `render_file`, `render_foveated`."""
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
-from pegan_jax import coords, pixels
+from pegan_jax import coords, encodings, pixels
+from pegan_jax.gan import per_layer
+from pegan_jax.sampling.grids import Grid, LazyGrid, frame_grid, lookup, unstretched
 from pegan_jax.sampling.model import Model, local_mesh
+from pegan_jax.sampling.pictures import frame_view, of_styles, sample
 from pegan_jax.settings import UserError
 
+Seed = int | np.ndarray | jax.Array  # or styles [w_dim] or [num_ws, w_dim], such as a projection finds
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LazyGrid:
-    """A grid that is never in memory: coordinate (i, j) is (x[j], y[i]), then moved by a matrix of `coords`.
+# Styles of every position ---------------------------------------------------------------------------------------------
 
-    x, y: columns [W] and rows [H], float32; matrix: [3, 3] as for `coords.transform`, or None.
+
+class Blend(NamedTuple):
+    """Further seeds, and their shares in the style of every position; what is left is the seed's own.
+
+    shares: coordinates [n, 2] -> [n] or [n, len(seeds)]: `coords.across`, `coords.around`, `painted`, any function.
     """
 
-    x: np.ndarray
-    y: np.ndarray
-    matrix: np.ndarray | jax.Array | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(H, W, 2), as of the array it stands for."""
-        return (len(self.y), len(self.x), 2)
-
-    def at(self, index: np.ndarray) -> np.ndarray:
-        """Coordinates [..., 2] of indices [...] into the flattened grid."""
-        row, column = np.divmod(index, len(self.x))
-        points = np.stack([self.x[column], self.y[row]], axis=-1)
-        return points if self.matrix is None else np.asarray(coords.transform(points, self.matrix))
+    seeds: tuple[int, ...]
+    shares: Callable
 
 
-def lazy_grid(
-    height: int,
-    width: int,
-    *,
-    x: tuple[float, float] = (-1.0, 1.0),
-    y: tuple[float, float] = (-1.0, 1.0),
-    crop: tuple[int, int, int, int] | None = None,
-    matrix: np.ndarray | jax.Array | None = None,
-) -> LazyGrid:
-    """`coords.grid`, and of that a `coords.crop`, and of that a `coords.transform`, for `render`; takes no memory.
+def painted(model: Model, mask: np.ndarray) -> Callable:
+    """`Blend.shares` of a picture: uint8 [H, W] or [H, W, K], 255 is all of the k-th other seed; read bilinearly.
 
-    Args:
-      height, width, x, y: as for `coords.grid`.
-      crop: (top, left, height, width) in pixels, of which each keeps the coordinate it has in the whole.
-      matrix: [3, 3], for example `coords.rotate(0.3)`.
-    Raises: ValueError for an empty grid, a crop that is not inside it.
+    It covers the training frame, beyond which its border goes on; on a cylinder, the whole circle.
     """
-    top, left, h, w = (0, 0, height, width) if crop is None else crop
-    columns = coords.crop(coords.grid(1, width, x=x), 0, left, 1, w)[0, :, 0]
-    rows = coords.crop(coords.grid(height, 1, y=y), top, 0, h, 1)[:, 0, 1]
-    return LazyGrid(np.asarray(columns), np.asarray(rows), matrix)
+    table = jnp.asarray(np.asarray(mask, np.float32).reshape(*mask.shape[:2], -1) / 255)
+    wrap = model.sampler.span is not None
+    return jax.jit(lambda points: encodings.embedding(table, points, wrap_x=wrap))
 
 
-Grid = np.ndarray | jax.Array | LazyGrid
+def _shares(blend: Blend, points: np.ndarray) -> np.ndarray:
+    """[n, 1 + K] of coordinates [n, 2]: those of the seed itself first; more than all is scaled to all."""
+    others = np.asarray(blend.shares(points), np.float32).reshape(len(points), -1)
+    if others.shape[1] != len(blend.seeds):
+        raise UserError(f'{others.shape[1]} shares for {len(blend.seeds)} other seeds; give one share of each.')
+    others = others / np.maximum(others.sum(1, keepdims=True), 1)
+    return np.concatenate([1 - others.sum(1, keepdims=True), others], axis=1)
 
 
-def _lookup(grid: Grid) -> tuple[tuple[int, ...], Callable]:
-    """A grid's shape without its last axis, and the function from flat indices to coordinates."""
-    if isinstance(grid, LazyGrid):
-        return grid.shape[:-1], grid.at
-    points = np.asarray(coords.as_coords(grid))
-    flat = points.reshape(-1, 2)
-    return points.shape[:-1], lambda index: flat[index]
+def _styles(model: Model, seed: Seed, others: tuple[int, ...], styles: dict) -> jax.Array:
+    """w of a seed, or styles that are given, and of other seeds: [1 + len(others), ...]."""
+    if isinstance(seed, (int, np.integer)):
+        return model.styles([seed, *others], **styles)
+    given = np.asarray(seed, np.float32)
+    wanted = model.w_avg.shape[-1]
+    if given.shape not in ((wanted,), (model.num_ws, wanted)):
+        raise UserError(
+            f'styles have the shape {given.shape}; this model takes [{wanted}] or [{model.num_ws}, {wanted}].'
+        )
+    parts = [given[None], *([model.styles(others, **styles)] if others else [])]
+    return jnp.concatenate([per_layer(model.sampler, w) for w in parts])
 
 
-def _pieces(
-    model: Model, seed: int, count: int, at: Callable, styles: dict, chunk: int, progress: bool
-) -> Iterator[np.ndarray]:
-    """The colours of coordinates at(0), ..., at(count - 1), in order: arrays [at most chunk, C]."""
-    if chunk < 1:
-        raise UserError(f'chunk={chunk} must be at least 1.')
+# Pieces ---------------------------------------------------------------------------------------------------------------
+
+
+def _colours(model: Model, seed: Seed, blend: Blend | None, styles: dict) -> Callable:
+    """Coordinates [n, 2], n a multiple of the number of devices, -> colours [n, C]."""
     if not model.sampler.pixelwise:
         raise UserError(
             f'{model.config.system} makes whole images, not single coordinates; use sample with size and transform.'
         )
-    mesh = local_mesh()
-    w, variables = jax.device_put((model.styles([seed], **styles), model.variables), NamedSharding(mesh, P()))
-    chunk = -(-min(chunk, count) // mesh.size) * mesh.size
+    if blend is not None and 'shares' not in model.sampler.options:
+        raise UserError(f'{model.config.system} has one style for all positions; leave out the other seeds.')
+    w = _styles(model, seed, () if blend is None else blend.seeds, styles)
+    w, variables = jax.device_put((w, model.variables), NamedSharding(local_mesh(), P()))
+
+    def colours(points: np.ndarray) -> np.ndarray:
+        shares = () if blend is None else (_shares(blend, points),)
+        return np.asarray(model.synthesise_points(variables, w, points, *shares))[0]
+
+    return colours
+
+
+def _pieces(
+    colours: Callable, count: int, at: Callable, chunk: int, supersample: int, progress: bool
+) -> Iterator[np.ndarray]:
+    """The colours of pixels at(0), ..., at(count - 1), in order: arrays [at most chunk, C]; at: `LazyGrid.at`."""
+    if chunk < 1:
+        raise UserError(f'chunk={chunk} must be at least 1.')
+    per, devices = supersample**2, local_mesh().size
+    chunk = -(-min(max(chunk // per, 1), count) // devices) * devices
+    places = ((np.arange(supersample) + 0.5) / supersample - 0.5).tolist()
     with tqdm(total=count, unit='px', unit_scale=True, disable=not progress) as bar:
         for start in range(0, count, chunk):
             # Past the end the last coordinate is repeated: one compiled program serves all pieces.
-            points = at(np.minimum(np.arange(start, start + chunk), count - 1))
-            piece = np.asarray(model.synthesise_points(variables, w, points))[0, : count - start]
+            index = np.minimum(np.arange(start, start + chunk), count - 1)
+            points = np.concatenate([at(index, down, right) for down in places for right in places])
+            piece = colours(points).reshape(per, chunk, -1).mean(0)[: count - start]
             bar.update(len(piece))
             yield piece
 
 
+def _check_supersample(supersample: int, shape: tuple[int, ...]) -> None:
+    if supersample < 1:
+        raise UserError(f'supersample={supersample} must be at least 1, which takes one sample of each pixel.')
+    if supersample > 1 and len(shape) != 2:
+        raise UserError(
+            f'supersample={supersample}: scattered coordinates have no pixels between them; use a grid [H, W, 2].'
+        )
+
+
 def render(
     model: Model,
-    seed: int,
-    grid: Grid,
+    seed: Seed,
+    grid: Grid | None = None,
     *,
+    blend: Blend | None = None,
+    supersample: int = 1,
     chunk: int = 65_536,
     progress: bool = False,
     out: np.ndarray | None = None,
@@ -108,21 +129,36 @@ def render(
 ) -> np.ndarray:
     """One image at any coordinates, in pieces, so that beside the image itself memory does not grow with the grid.
 
-    Every piece is divided over the devices of this process; neither their number nor `chunk` changes the image.
+    Every piece is divided over the devices of this process; neither their number nor `chunk` changes the image. A model
+    that makes whole images shows what it can of a `lazy_grid`: extent and matrix (StyleGAN3), or a size alone.
 
     Args:
-      grid: coordinates [..., 2] from `coords`, of any shape, inside or outside the training range; or a `lazy_grid`.
+      seed: or styles, [w_dim] or [num_ws, w_dim], such as `project` finds.
+      grid: coordinates [..., 2] from `coords`, of any shape, inside or outside the training range; or a `lazy_grid`,
+        `panorama`, `sphere` or `planet`; None: what images of training show.
+      blend: further seeds with their shares in the style of every position.
+      supersample: each pixel is the mean of this many coordinates squared, evenly over its square (a box filter), which
+        is as large as the distances to its neighbours in the grid.
       chunk: coordinates computed at once, on all devices together.
       progress: show a bar.
       out: array [*grid.shape[:-1], C], such as a np.memmap, to be filled and returned.
       styles: truncation_psi, truncation_cutoff and label, as in `sample`.
     Returns: float32 [*grid.shape[:-1], C].
-    Raises: ValueError for a model that does not compute pixels one by one, chunk below 1, coordinates that are not
-      finite, an `out` of another shape; and as `Model.styles`.
+    Raises: ValueError for what the system cannot show, by its name; chunk or supersample below 1, coordinates that are
+      not finite, an `out` of another shape; and as `Model.styles`.
     """
-    shape, at = _lookup(grid)
+    if not model.sampler.pixelwise:
+        image = _whole_image(model, seed, grid, blend, supersample, styles)
+        if out is None:
+            return image
+        pieces, shape = [image.reshape(-1, image.shape[-1])], image.shape[:2]
+    else:
+        shape, at = lookup(frame_grid(model) if grid is None else grid)
+        _check_supersample(supersample, shape)
+        colours = _colours(model, seed, blend, styles)
+        pieces = _pieces(colours, int(np.prod(shape)), at, chunk, supersample, progress)
     start, flat = 0, None
-    for piece in _pieces(model, seed, int(np.prod(shape)), at, styles, chunk, progress):
+    for piece in pieces:
         if flat is None:
             whole = (*shape, piece.shape[-1])
             out = np.empty(whole, np.float32) if out is None else out
@@ -134,13 +170,47 @@ def render(
     return out
 
 
+def _whole_image(
+    model: Model, seed: Seed, grid: Grid | None, blend: Blend | None, supersample: int, styles: dict
+) -> np.ndarray:
+    """What a model that makes whole images shows of a grid, [H, W, C]. Raises: ValueError for what it cannot."""
+    system, sampler = model.config.system, model.sampler
+    moves, sized = 'transform' in sampler.options, sampler.view is not None
+    able = 'a size, an extent and a matrix' if moves else 'a size' if sized else 'nothing but its one view'
+    if blend is not None or supersample != 1:
+        what = 'has one style for all positions' if blend is not None else 'takes no samples between pixels'
+        raise UserError(f'{system} {what}, as it makes whole images; leave it out, or use cips.')
+    chosen = {}
+    if grid is not None:
+        if not isinstance(grid, LazyGrid) or grid.extent is None or grid.warp is not None:
+            raise UserError(
+                f'{system} makes whole images, not single coordinates: no warp, window or set of points. It takes '
+                f'{able}; any coordinates are for cips.'
+            )
+        frame, size, (x, y) = model.config.data.size, grid.shape[:2], grid.extent
+        still = grid.matrix is None or np.array_equal(grid.matrix, np.eye(3))
+        plain = still and {'x': x, 'y': y} == unstretched(frame, size)
+        if moves and not (plain and size == frame):
+            chosen = {'transform': frame_view(frame, size, x=x, y=y, matrix=grid.matrix)}
+            chosen |= {} if size == frame else {'size': size}
+        elif not moves and not plain:
+            raise UserError(f'{system} moves nothing: it takes {able}; extents and motions are for cips and stylegan3.')
+        elif not moves and (sized or size != frame):
+            chosen = {'size': size}
+    if isinstance(seed, (int, np.integer)):
+        return sample(model, [seed], **chosen, **styles)[0]
+    return of_styles(model, np.asarray(seed)[None], **chosen, **styles)[0]
+
+
 def render_file(
     model: Model,
-    seed: int,
-    grid: Grid,
+    seed: Seed,
+    grid: Grid | None,
     path: str | pathlib.Path,
     *,
     bits: int = 8,
+    blend: Blend | None = None,
+    supersample: int = 1,
     chunk: int = 65_536,
     progress: bool = False,
     **styles: Any,
@@ -151,12 +221,104 @@ def render_file(
       path: a .png (grey, RGB or RGBA as the model is), clamped to [-1, 1] and rounded to `bits`; or .npy, float32
         as it is. It appears when complete.
       bits: 8 or 16, of each channel of a PNG.
-      styles: as in `render`.
+      The rest as in `render`.
     Raises: ValueError for another suffix, other bits, a PNG of a grid that is not [H, W, 2]; and as `render`.
     """
-    shape, at = _lookup(grid)
-    pieces = _pieces(model, seed, int(np.prod(shape)), at, styles, chunk, progress)
-    pixels.write(pathlib.Path(path), pieces, shape, bits)
+    path = pathlib.Path(path)
+    if not model.sampler.pixelwise:
+        pixels.save(_whole_image(model, seed, grid, blend, supersample, styles), path, bits=bits)
+        return
+    shape, at = lookup(frame_grid(model) if grid is None else grid)
+    _check_supersample(supersample, shape)
+    colours = _colours(model, seed, blend, styles)
+    pixels.write(path, _pieces(colours, int(np.prod(shape)), at, chunk, supersample, progress), shape, bits)
+
+
+# Pyramids -------------------------------------------------------------------------------------------------------------
+
+
+def render_tiles(
+    model: Model,
+    seed: Seed,
+    grid: Grid | None,
+    folder: str | pathlib.Path,
+    *,
+    side: int = 256,
+    blend: Blend | None = None,
+    supersample: int = 1,
+    chunk: int = 65_536,
+    progress: bool = False,
+    **styles: Any,
+) -> pathlib.Path:
+    """One huge image as a pyramid of tiles, each level half of the next, in the format Deep Zoom that viewers read.
+
+    The finest level is `render`; pixels of the others are means of 2 x 2 of the next. Memory holds a few tiles.
+
+    Args:
+      folder: new or empty; gets image.dzi, once all is there, and image_files/LEVEL/COLUMN_ROW.png, of which level 0 is
+        one pixel.
+      side: of the tiles, even; those at the right and at the bottom may be smaller.
+      The rest as in `render`.
+    Returns: the path of image.dzi.
+    Raises: ValueError for a folder with anything in it, an odd side, a grid that is not [H, W, 2]; and as `render`.
+    """
+    folder = pathlib.Path(folder)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f'{folder} is not an empty folder; name a new one for the tiles.')
+    if side < 2 or side % 2:
+        raise UserError(f'side={side}: tiles are halved for the next level; use an even number, such as 256.')
+    if model.sampler.pixelwise:
+        shape, at = lookup(frame_grid(model) if grid is None else grid)
+        _check_supersample(supersample, shape)
+        colours, image = _colours(model, seed, blend, styles), None
+    else:
+        image = _whole_image(model, seed, grid, blend, supersample, styles)
+        shape = image.shape[:2]
+    if len(shape) != 2:
+        raise UserError(f'grid has shape {(*shape, 2)}; tiles are cut from a grid [H, W, 2].')
+    (height, width), top = shape, (max(shape) - 1).bit_length()
+    sizes = [(-(-height >> top - level), -(-width >> top - level)) for level in range(top)] + [(height, width)]
+
+    def finest(row: int, column: int) -> np.ndarray:
+        y, x = (np.arange(side * k, min(side * (k + 1), n)) for k, n in ((row, height), (column, width)))
+        if image is not None:
+            return image[np.ix_(y, x)]
+        # Tiles at the edge are filled up: one compiled program serves all.
+        rows, columns = (np.minimum(side * k + np.arange(side), n - 1) for k, n in ((row, height), (column, width)))
+        index = (rows[:, None] * width + columns).ravel()
+        pieces = _pieces(colours, side * side, lambda i, *beside: at(index[i], *beside), chunk, supersample, False)
+        return np.concatenate(list(pieces)).reshape(side, side, -1)[: len(y), : len(x)]
+
+    with tqdm(total=-(-height // side) * -(-width // side), unit='tile', disable=not progress) as bar:
+
+        def tile(level: int, row: int, column: int) -> np.ndarray:
+            if level == top:
+                out = np.clip(finest(row, column), -1, 1)
+                bar.update()
+            else:
+                rows, columns = (
+                    [k for k in (2 * i, 2 * i + 1) if side * k < n]
+                    for i, n in zip((row, column), sizes[level + 1], strict=True)
+                )
+                parts = [np.concatenate([tile(level + 1, r, c) for c in columns], axis=1) for r in rows]
+                out = _halved(np.concatenate(parts))
+            path = folder / 'image_files' / str(level) / f'{column}_{row}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels.save(out, path)
+            return out
+
+        tile(0, 0, 0)
+    size = f'<Size Width="{width}" Height="{height}"/>'
+    about = f'xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="png" Overlap="0" TileSize="{side}"'
+    (folder / 'image.dzi').write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n<Image {about}>{size}</Image>\n')
+    return folder / 'image.dzi'
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2; an odd last row or column counts twice."""
+    height, width = image.shape[:2]
+    image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
+    return image.reshape(image.shape[0] // 2, 2, image.shape[1] // 2, 2, -1).mean((1, 3))
 
 
 # Foveated images ------------------------------------------------------------------------------------------------------
@@ -164,8 +326,8 @@ def render_file(
 
 def render_foveated(
     model: Model,
-    seed: int,
-    grid: Grid,
+    seed: Seed,
+    grid: Grid | None,
     fraction: float,
     *,
     std: float = 0.4,
@@ -180,11 +342,11 @@ def render_foveated(
       grid: [H, W, 2], array or `lazy_grid`.
       fraction, std: of `coords.foveated`; CIPS shows 0.05, 0.25, 0.5 and 1.
       position_seed: of the choice of pixels.
-      chunk, progress, styles: as in `render`.
+      chunk, progress, styles: as in `render`, and its `blend`.
     Returns: the image, float32 [H, W, C], and where its pixels were synthesised, bool [H, W].
     Raises: ValueError as `render`, `coords.foveated` and `fill_scattered`.
     """
-    shape, at = _lookup(grid)
+    shape, at = lookup(frame_grid(model) if grid is None else grid)
     if len(shape) != 2:
         raise UserError(f'grid has shape {(*shape, 2)}; foveation chooses from a grid [H, W, 2].')
     index, _ = coords.foveated(jax.random.key(position_seed), coords.pixel_grid(*shape), fraction, std=std)

@@ -1,0 +1,244 @@
+"""Coordinates of images that may be larger than memory: regular grids, panoramas, spheres, and a user's own."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pegan_jax import coords
+from pegan_jax.sampling.model import Model
+from pegan_jax.settings import UserError
+
+Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LazyGrid:
+    """A grid that is never in memory: coordinate (i, j) is (x[j], y[i]), then moved by a matrix, then warped.
+
+    x, y: columns [W] and rows [H], float32; matrix: [3, 3] as for `coords.transform`, or None.
+    warp: points [..., 2] -> coordinates [..., 2], or None.
+    extent: (low, high) of x and of y, of a whole regular grid; None for others.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    matrix: np.ndarray | jax.Array | None = None
+    warp: Callable | None = None
+    extent: tuple[Range, Range] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, 2), as of the array it stands for."""
+        return (len(self.y), len(self.x), 2)
+
+    def at(self, index: np.ndarray, down: float = 0.0, right: float = 0.0) -> np.ndarray:
+        """Coordinates [..., 2] of indices [...] into the flattened grid, or of parts of a pixel beside them."""
+        row, column = np.divmod(index, len(self.x))
+        x, y = self.x[column], self.y[row]
+        if down or right:
+            x, y = x + np.float32(right) * _pitch(self.x)[column], y + np.float32(down) * _pitch(self.y)[row]
+        points = np.stack([x, y], axis=-1)
+        if self.matrix is not None:
+            points = np.asarray(coords.transform(points, self.matrix))
+        return points if self.warp is None else np.asarray(self.warp(jnp.asarray(points)), np.float32)
+
+
+def _pitch(samples: np.ndarray) -> np.ndarray:
+    return np.gradient(samples) if len(samples) > 1 else np.zeros_like(samples)
+
+
+Grid = np.ndarray | jax.Array | LazyGrid
+
+
+def lookup(grid: Grid) -> tuple[tuple[int, ...], Callable]:
+    """A grid's shape without its last axis, and the function `LazyGrid.at`.
+
+    Of an array [H, W, 2] the place beside a pixel is told by its neighbours; other arrays have no such place.
+    """
+    if isinstance(grid, LazyGrid):
+        return grid.shape[:-1], grid.at
+    points = np.asarray(coords.as_coords(grid))
+    flat, shape = points.reshape(-1, 2), points.shape[:-1]
+
+    @functools.cache
+    def steps(axis: int) -> np.ndarray:
+        return (np.gradient(points, axis=axis) if shape[axis] > 1 else np.zeros_like(points)).reshape(-1, 2)
+
+    def at(index: np.ndarray, down: float = 0.0, right: float = 0.0) -> np.ndarray:
+        if not (down or right):
+            return flat[index]
+        return (flat[index] + down * steps(0)[index] + right * steps(1)[index]).astype(np.float32)
+
+    return shape, at
+
+
+def lazy_grid(
+    height: int,
+    width: int,
+    *,
+    x: Range = (-1.0, 1.0),
+    y: Range = (-1.0, 1.0),
+    crop: tuple[int, int, int, int] | None = None,
+    matrix: np.ndarray | jax.Array | None = None,
+    warp: Callable | None = None,
+) -> LazyGrid:
+    """`coords.grid`, and of that a `coords.crop`, and of that a `coords.transform`, for `render`; takes no memory.
+
+    Args:
+      height, width, x, y: as for `coords.grid`.
+      crop: (top, left, height, width) in pixels, of which each keeps the coordinate it has in the whole.
+      matrix: [3, 3], for example `coords.rotate(0.3)`.
+      warp: function of points [..., 2] that gives their coordinates [..., 2], applied last.
+    Raises: ValueError for an empty grid, a crop that is not inside it.
+    """
+    columns, rows = coords.grid(1, width, x=x)[0, :, 0], coords.grid(height, 1, y=y)[:, 0, 1]
+    whole = LazyGrid(np.asarray(columns), np.asarray(rows), matrix, warp, (tuple(x), tuple(y)))
+    return whole if crop is None else cropped(whole, *crop)
+
+
+def cropped(grid: LazyGrid, top: int, left: int, height: int, width: int) -> LazyGrid:
+    """A window of a grid, in pixels. Raises: ValueError if it is not inside."""
+    rows = coords.crop(grid.y[:, None, None], top, 0, height, 1)[:, 0, 0]
+    columns = coords.crop(grid.x[None, :, None], 0, left, 1, width)[0, :, 0]
+    return dataclasses.replace(grid, x=np.asarray(columns), y=np.asarray(rows), extent=None)
+
+
+def unstretched(frame: tuple[int, int], size: tuple[int, int]) -> dict[str, Range]:
+    """The extent {'x': (low, high), 'y': (low, high)} of an image of a size, whose pixels are as those of the frame.
+
+    The shorter side keeps [-1, 1]; the longer one shows more. Both arguments: (height, width).
+    """
+    aspect = (size[1] / size[0]) / (frame[1] / frame[0])
+    x, y = max(aspect, 1.0), max(1 / aspect, 1.0)
+    return {'x': (-x, x), 'y': (-y, y)}
+
+
+def frame_grid(model: Model, size: tuple[int, int] | None = None, **options: np.ndarray | Callable | None) -> LazyGrid:
+    """What images of training show, in a size; of another aspect more along the longer side, as `unstretched`.
+
+    options: crop and matrix of `lazy_grid`.
+    """
+    frame = model.config.data.size
+    size = size or frame
+    extent = unstretched(frame, size)
+    if model.sampler.span is None:
+        return lazy_grid(*size, **extent, **options)
+    return panorama(model, *size, arc=model.sampler.span * extent['x'][1], y=extent['y'], **options)
+
+
+# Cylinders ------------------------------------------------------------------------------------------------------------
+
+
+def _span(model: Model) -> float:
+    """The fraction of the circle of an image of training. Raises: ValueError for a model that is flat."""
+    if model.sampler.span is None:
+        raise UserError(
+            f'this {model.config.system} is not on a cylinder, so there is no circle to see; train cips with '
+            'model.panorama_width, or choose an extent.'
+        )
+    return model.sampler.span
+
+
+def half_height(model: Model) -> float:
+    """`coords.on_cylinder`'s height of y = 1, in radii, at which pixels of training are square."""
+    height, width = model.config.data.size
+    return math.pi * _span(model) * height / width
+
+
+def panorama(
+    model: Model,
+    height: int,
+    width: int | None = None,
+    *,
+    arc: float = 1.0,
+    azimuth: float = 0.0,
+    y: Range = (-1.0, 1.0),
+    crop: tuple[int, int, int, int] | None = None,
+    matrix: np.ndarray | jax.Array | None = None,
+) -> LazyGrid:
+    """An arc of the cylinder about an azimuth, its end left out, as the last column of a circle would be the first.
+
+    Args:
+      width: None: as makes pixels square.
+      arc: fraction of the circle, of any length; azimuth: of the middle, in radians.
+    Raises: ValueError for a model that is flat, an arc that is not positive, an empty grid, a crop outside.
+    """
+    frame, span = model.config.data.size, _span(model)
+    if not arc > 0:
+        raise UserError(f'arc={arc} must be positive; 1 is the whole circle.')
+    if width is None:
+        width = max(round(height * frame[1] / frame[0] * arc / span * 2 / (y[1] - y[0])), 1)
+    rows = coords.grid(height, 1, y=y)[:, 0, 1]
+    columns = azimuth / math.pi + arc * (2 * np.arange(width) - width) / width
+    whole = LazyGrid(columns.astype(np.float32), np.asarray(rows), matrix)
+    return whole if crop is None else cropped(whole, *crop)
+
+
+def sphere(
+    model: Model,
+    height: int,
+    width: int | None = None,
+    *,
+    reach: float = 1.0,
+    azimuth: float = 0.0,
+    matrix: np.ndarray | jax.Array | None = None,
+) -> LazyGrid:
+    """The whole sphere, `coords.equirectangular`, about an azimuth; width is twice the height if None.
+
+    Raises: ValueError for a model that is flat, an empty grid, a reach that is not positive.
+    """
+    width = width or 2 * height
+    rows = coords.grid(height, 1, centered=True)[:, 0, 1]
+    columns = coords.panorama_grid(1, width)[0, :, 0]
+    warp = functools.partial(coords.equirectangular, half_height=half_height(model), reach=reach)
+    return LazyGrid(np.asarray(columns) + np.float32(azimuth / math.pi), np.asarray(rows), matrix, warp)
+
+
+def planet(
+    model: Model,
+    height: int,
+    width: int | None = None,
+    *,
+    radius: float = 2.0,
+    reach: float = 1.0,
+    azimuth: float = 0.0,
+    up: bool = False,
+    matrix: np.ndarray | jax.Array | None = None,
+) -> LazyGrid:
+    """A "little planet", `coords.stereographic`: half of the shorter side is `radius` times the circle of the horizon.
+
+    Args:
+      width: as the height if None.
+      azimuth: above the middle, in radians; below it with `up`, which has the sky in the middle.
+    Raises: as `sphere`.
+    """
+    width = width or height
+    turn = coords.rotate(-azimuth if up else azimuth)
+    motion = turn if matrix is None else coords.compose(turn, matrix)
+    warp = functools.partial(coords.stereographic, half_height=half_height(model), reach=reach, up=up)
+    extent = {axis: (radius * low, radius * high) for axis, (low, high) in unstretched((1, 1), (height, width)).items()}
+    return dataclasses.replace(lazy_grid(height, width, **extent, matrix=motion, warp=warp), extent=None)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def read_coords(path: pathlib.Path, matrix: np.ndarray | jax.Array | None = None) -> np.ndarray:
+    """Coordinates [..., 2] of an .npy file, whose content a matrix moves. Raises: UserError for other files."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f'{path} is no array of NumPy; write one with numpy.save ({error}).') from None
+    if not isinstance(array, np.ndarray):
+        raise UserError(f'{path} holds several arrays; write one, [H, W, 2], with numpy.save.')
+    try:
+        points = coords.as_coords(array)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from None
+    return np.asarray(points if matrix is None else coords.transform(points, matrix))
