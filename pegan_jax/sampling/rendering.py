@@ -75,7 +75,7 @@ def _lookup(grid: Grid) -> tuple[tuple[int, ...], Callable]:
 
 
 def _pieces(
-    model: Model, seed: int, count: int, at: Callable, styles: dict, chunk: int, progress: bool
+    model: Model, seed: int | jax.Array, count: int, at: Callable, styles: dict, chunk: int, progress: bool
 ) -> Iterator[np.ndarray]:
     """The colours of coordinates at(0), ..., at(count - 1), in order: arrays [at most chunk, C]."""
     if chunk < 1:
@@ -85,7 +85,8 @@ def _pieces(
             f'{model.config.system} makes whole images, not single coordinates; use sample with size and transform.'
         )
     mesh = local_mesh()
-    w, variables = jax.device_put((model.styles([seed], **styles), model.variables), NamedSharding(mesh, P()))
+    w = model.styles([seed], **styles) if isinstance(seed, (int, np.integer)) else seed
+    w, variables = jax.device_put((w, model.variables), NamedSharding(mesh, P()))
     chunk = -(-min(chunk, count) // mesh.size) * mesh.size
     with tqdm(total=count, unit='px', unit_scale=True, disable=not progress) as bar:
         for start in range(0, count, chunk):
@@ -98,7 +99,7 @@ def _pieces(
 
 def render(
     model: Model,
-    seed: int,
+    seed: int | jax.Array,
     grid: Grid,
     *,
     chunk: int = 65_536,
@@ -111,6 +112,7 @@ def render(
     Every piece is divided over the devices of this process; neither their number nor `chunk` changes the image.
 
     Args:
+      seed: or w of one image, [1, w_dim] or [1, num_ws, w_dim], as `Model.styles` gives it.
       grid: coordinates [..., 2] from `coords`, of any shape, inside or outside the training range; or a `lazy_grid`.
       chunk: coordinates computed at once, on all devices together.
       progress: show a bar.
@@ -136,7 +138,7 @@ def render(
 
 def render_file(
     model: Model,
-    seed: int,
+    seed: int | jax.Array,
     grid: Grid,
     path: str | pathlib.Path,
     *,
