@@ -18,6 +18,7 @@ __all__ = [
     'convert',
     'coords',
     'encodings',
+    'explore',
     'filters',
     'inpaint',
     'interpolate',
@@ -33,7 +34,7 @@ __all__ = [
 _LATER = {
     'Config': 'config', 'load_config': 'config', 'TrainState': 'train.state', 'Model': 'sampling', 'load': 'sampling',
     'sample': 'sampling', 'interpolate': 'sampling', 'render': 'sampling', 'inpaint': 'inpainting',
-    'convert': 'interop',
+    'convert': 'interop', 'explore': 'explorer',
 }  # fmt: skip
 
 

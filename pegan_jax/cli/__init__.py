@@ -10,20 +10,34 @@ import re
 import sys
 from collections.abc import Sequence
 
-from pegan_jax.cli import analyze, convert, edges, edit, evaluate, inpaint, inspect, project, render, sample, train
+from pegan_jax.cli import (
+    analyze,
+    convert,
+    edges,
+    edit,
+    evaluate,
+    explore,
+    inpaint,
+    inspect,
+    project,
+    render,
+    sample,
+    train,
+)
 from pegan_jax.cli.interrupts import Interrupts
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train.step import persistent_cache
 
 COMMANDS = {
     'train': train, 'sample': sample, 'render': render, 'edit': edit, 'inpaint': inpaint, 'evaluate': evaluate,
-    'project': project, 'edges': edges, 'analyze': analyze, 'inspect': inspect, 'convert': convert,
+    'explore': explore, 'project': project, 'edges': edges, 'analyze': analyze, 'inspect': inspect, 'convert': convert,
 }  # fmt: skip
 
 EPILOG = """examples:
   python -m pegan_jax train --config quickstart --workdir runs/quickstart
   python -m pegan_jax sample --model runs/quickstart --seeds 0-31 --out samples.png
   python -m pegan_jax render --model runs/quickstart --seed 3 --size 512 --extent -2,2,-2,2 --out wide.png
+  python -m pegan_jax explore --model runs/quickstart
   python -m pegan_jax edit --model runs/singan --mode animate --out moving.gif
   python -m pegan_jax inpaint --model runs/faces --image photo.jpg --mask hole.png --out filled.png
   python -m pegan_jax evaluate --model runs/faces --data test_photos --out scores.json

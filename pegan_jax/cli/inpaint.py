@@ -7,6 +7,7 @@ from PIL import ImageColor
 
 from pegan_jax import inpainting
 from pegan_jax.cli import options
+from pegan_jax.inpainting import strategies
 from pegan_jax.settings import UserError
 
 HELP = 'Fill the holes of images; all other pixels stay as they are.'
@@ -20,6 +21,10 @@ filled.
 Sketches are for models that were trained with them (configs/deepfill.py:guided): white lines on black, of which those
 in the hole count.
 
+Large photographs: --strategy crop fills a window around every hole at full resolution, resize fills a smaller image and
+enlarges what is in the holes; original, the default, takes the photograph as it is, which may take minutes and
+gigabytes.
+
 The method biharmonic needs no model: it is the smooth interpolation of scikit-image, a baseline that invents nothing.
 
 examples:
@@ -28,6 +33,7 @@ examples:
   --model runs/faces --image photos --mask masks --out filled
   --model runs/faces --image photos --mask photos --out filled           photos/a.jpg with photos/a_mask.png
   --model runs/faces --image photo.jpg --mask labels.png --mask-colour 3 --out filled.png
+  --model runs/faces --image large.jpg --mask hole.png --strategy crop --margin 200 --out filled.png
   --method biharmonic --image photo.jpg --mask hole.png --out smooth.png
 """
 
@@ -47,6 +53,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument('--invert-sketch', action='store_true', help='lines are black')
     p.add_argument('--flow', action='store_true', help='write NAME_flow.png too: from where the attention copies')
+    p.add_argument(
+        '--strategy', choices=strategies.NAMES, default='original', help='of large photographs (default: original)'
+    )
+    p.add_argument('--margin', type=int, metavar='PIXELS', help='of crop: how much is seen around a hole (default 128)')
+    p.add_argument('--limit', type=int, metavar='PIXELS', help='of resize: the longer side (default 1024)')
     p.add_argument('--batch-size', type=int, default=8, help='images of one size computed at once (default 8)')
     p.add_argument('--out', type=options.path, required=True, metavar='FILE.png|FOLDER')
 
@@ -72,11 +83,18 @@ def run(args: argparse.Namespace) -> None:
             else f'--method {args.method} takes no --model; leave one of them out.'
         )
     options.at_least_one(args, 'batch_size')
+    chosen = {}
+    for name, strategy in (('margin', 'crop'), ('limit', 'resize')):
+        if (value := getattr(args, name)) is not None:
+            if args.strategy != strategy:
+                raise UserError(f'--{name} {value} is of --strategy {strategy}; leave it out, or choose that.')
+            chosen[name] = value
     files = inpainting.pairs(args.image, args.mask, args.out, args.sketch)
     model = None if args.model is None else options.load(args)
     inpainting.inpaint_files(
         model, files, invert_mask=args.invert_mask, mask_colour=args.mask_colour,
         invert_sketch=args.invert_sketch, flow=args.flow,
+        strategy=strategies.Strategy(args.strategy, **chosen),
         batch_size=args.batch_size, progress=sys.stderr.isatty(),
     )  # fmt: skip
     if model is None:

@@ -4,11 +4,20 @@ Masks are 1 (in files: white) where the image is to be filled, 0 (black) where i
 they are, bit for bit: whatever a model says of them is not looked at.
 """
 
-from pegan_jax.inpainting.arrays import attention_flow, biharmonic, check_model, composite, inpaint, padded_size
+from pegan_jax.inpainting.arrays import (
+    attention_flow,
+    biharmonic,
+    check_attention,
+    check_model,
+    composite,
+    inpaint,
+    padded_size,
+)
 from pegan_jax.inpainting.files import (
     SUFFIXES,
     Pair,
     Picture,
+    as_seen,
     check_suffix,
     inpaint_files,
     pairs,
@@ -17,17 +26,23 @@ from pegan_jax.inpainting.files import (
     read_sketch,
     save,
 )
+from pegan_jax.inpainting.strategies import Strategy, check_strategy, inpaint_by
 
 __all__ = [
     'SUFFIXES',
     'Pair',
     'Picture',
+    'Strategy',
+    'as_seen',
     'attention_flow',
     'biharmonic',
+    'check_attention',
     'check_model',
+    'check_strategy',
     'check_suffix',
     'composite',
     'inpaint',
+    'inpaint_by',
     'inpaint_files',
     'padded_size',
     'pairs',

@@ -1,6 +1,8 @@
 """Completes image files, and folders of them."""
 
 import contextlib
+import functools
+import io
 import logging
 import math
 import pathlib
@@ -16,13 +18,13 @@ from pegan_jax.data import mask_files, sources
 from pegan_jax.files import whole
 from pegan_jax.inpainting.arrays import (
     attention_flow,
-    biharmonic,
     check_attention,
     check_model,
     composite,
     inputs,
     padded_size,
 )
+from pegan_jax.inpainting.strategies import ORIGINAL, Strategy, check_strategy, inpaint_by
 from pegan_jax.pixels import FORMATS, as_image, has_16_bits, to_rgb
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
@@ -56,9 +58,9 @@ class Picture(NamedTuple):
     kept: Mapping[str, Any] = MappingProxyType({})
 
 
-def _open(path: pathlib.Path, max_pixels: int) -> Image.Image:
+def _open(path: pathlib.Path, max_pixels: int, data: bytes | None = None) -> Image.Image:
     try:
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
     except Exception as error:  # what Pillow raises for damaged files, of many types
         raise UserError(f'{path} cannot be read as an image: {error}.') from None
     if image.width * image.height > max_pixels:
@@ -77,12 +79,14 @@ def _size(path: pathlib.Path, max_pixels: int) -> tuple[int, int]:
         return image.size if turned else image.size[::-1]
 
 
-def read_picture(path: pathlib.Path, max_pixels: int = 100_000_000) -> Picture:
+def read_picture(path: pathlib.Path, max_pixels: int = 100_000_000, data: bytes | None = None) -> Picture:
     """Decodes a file: upright by its EXIF orientation, any colour mode as RGB; colours under transparency are kept.
+
+    data: what is in the file, where that is at hand; the path then only names it.
 
     Raises: ValueError for what is no image, is cut off, has float pixels or more than max_pixels.
     """
-    with _open(path, max_pixels) as image:
+    with _open(path, max_pixels, data) as image:
         try:
             if has_16_bits(image):
                 logger.warning('%s has 16 bits per channel; the result has 8.', path)
@@ -266,6 +270,7 @@ def inpaint_files(
     mask_colour: mask_files.Colour | None = None,
     invert_sketch: bool = False,
     flow: bool = False,
+    strategy: Strategy = ORIGINAL,
     batch_size: int = 8,
     max_pixels: int = 100_000_000,
     progress: bool = False,
@@ -281,9 +286,11 @@ def inpaint_files(
       model: None: `biharmonic`.
       invert_mask, mask_colour: see `mask_files.holes`.
       flow: writes `attention_flow` beside every result as well, as NAME_flow.png.
+      strategy: for large images; other than 'original', they are filled one by one.
     Raises: ValueError as `read_picture`, `read_mask`, `read_sketch`, `inpaint`, of several images after all others are
       written, naming those that are not; and at once if a result would overwrite an input or another result.
     """
+    check_strategy(strategy)
     if model is not None:
         check_model(model, sketch=any(pair.sketch is not None for pair in files))
         if flow:
@@ -292,32 +299,35 @@ def inpaint_files(
         raise UserError('the method biharmonic has neither attention nor sketches; leave out --flow and --sketch.')
     _check_outputs(files, flow)
     channels = 3 if model is None else model.config.data.channels
+    together = model is not None and strategy.name == 'original'  # images of one padded size
     groups, failures = {}, {}
     for pair in files:
         with _noted(pair, failures):
             size = _pair_size(pair, max_pixels)
-            if model is not None and math.prod(size) > LARGE:
+            if together and math.prod(size) > LARGE:
                 logger.warning(
-                    '%s has %.0f megapixels, which take some %.0f GB of memory, and minutes on a CPU; a smaller image, '
-                    'or a crop around the hole, takes less.',
+                    '%s has %.0f megapixels, which take some %.0f GB of memory, and minutes on a CPU; the strategies '
+                    'resize and crop take less.',
                     pair.image, math.prod(size) / 1e6, math.prod(size) * 0.45e-6,
                 )  # fmt: skip
-            groups.setdefault(size if model is None else padded_size(model, size), []).append(pair)
+            groups.setdefault(padded_size(model, size) if together else size, []).append(pair)
     with tqdm(total=len(files), unit='image', disable=not progress) as bar:
         for group in groups.values():
-            step = 1 if model is None else min(batch_size, len(group))
+            step = min(batch_size, len(group)) if together else 1
             for i in range(0, len(group), step):
                 loaded = []
                 for pair in group[i : i + step]:
                     with _noted(pair, failures):
                         options = {'invert': invert_mask, 'colour': mask_colour}
                         loaded.append(_load(pair, channels, options, invert_sketch, max_pixels))
-                for item, pixels in zip(loaded, _filled(model, loaded, step), strict=True):
+                for item, pixels in zip(loaded, _filled(model, loaded, step, strategy), strict=True):
                     out = item.pair.out
                     out.parent.mkdir(parents=True, exist_ok=True)
                     save(out, item.picture._replace(pixels=pixels))
                     if flow:
-                        colours = attention_flow(model, item.picture.pixels, item.mask, item.sketch)
+                        arrays = (item.picture.pixels, item.mask, item.sketch)
+                        by_crop = functools.partial(inpaint_by, strategy, flow=True)
+                        colours = (attention_flow if together else by_crop)(model, *arrays)
                         save(_flow_path(out), Picture(colours))
                 bar.update(len(group[i : i + step]))
     if len(files) == 1 and failures:
@@ -377,10 +387,10 @@ def _load(pair: Pair, channels: int, of_mask: dict[str, Any], invert_sketch: boo
     return _Loaded(pair, picture, mask, read_sketch(pair.sketch, size, invert=invert_sketch, max_pixels=max_pixels))
 
 
-def _filled(model: Model | None, loaded: Sequence[_Loaded], count: int) -> Iterator[np.ndarray]:
+def _filled(model: Model | None, loaded: Sequence[_Loaded], count: int, strategy: Strategy) -> Iterator[np.ndarray]:
     """The completed pixels; of a model, `count` at once: the batch is filled up, so that one program serves all."""
-    if model is None:
-        yield from (biharmonic(item.picture.pixels, item.mask) for item in loaded)
+    if model is None or strategy.name != 'original':
+        yield from (inpaint_by(strategy, model, item.picture.pixels, item.mask, item.sketch) for item in loaded)
         return
     if not loaded:
         return

@@ -1,0 +1,269 @@
+"""The page and what it asks for, as an ASGI application; and who may ask."""
+
+import asyncio
+import importlib.resources
+import pathlib
+import secrets
+import tempfile
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pegan_jax.explorer import canvas, maps, photos, queries
+from pegan_jax.gan import Completer
+from pegan_jax.models import deepfill
+from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
+
+LOOPBACK = ('127.0.0.1', 'localhost', '::1')
+AT_ONCE = 2  # computations
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; base-uri 'none'"
+)
+STATIC = importlib.resources.files('pegan_jax.explorer') / 'static'
+
+
+def page(models: Mapping[str, Model], *, token: str | None = None, embedded: bool = False) -> ASGIApp:
+    """The application for models by their names, which are their paths where they have one.
+
+    Args:
+      token: what every request has to bring as `token` in its address; None: requests have to be for this machine, and
+        to come from the page itself.
+      embedded: inside of a notebook, which may stand between with an address of its own: with a token only.
+    """
+    routes = Routes(models)
+    app = Starlette(
+        routes=[
+            Route('/', routes.index),
+            Route('/api/models', routes.models),
+            Route('/api/tile', routes.tile),
+            Route('/api/save', routes.save),
+            Route('/api/command', routes.command),
+            Route('/api/picture', routes.picture),
+            Route('/api/layers', routes.layers),
+            Route('/api/layer', routes.layer),
+            Route('/api/photo', routes.photo, methods=['POST']),
+            Route('/api/fill', routes.fill, methods=['POST']),
+            Mount('/static', StaticFiles(directory=str(STATIC))),
+        ],
+        exception_handlers={UserError: _refused, HTTPException: _not_there, Exception: _failed},
+    )
+    return Guard(app, token, embedded)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    return JSONResponse({'error': str(error)}, 400)
+
+
+def _not_there(request: Request, error: HTTPException) -> Response:
+    if error.status_code == 404:
+        return JSONResponse({'error': f'nothing is at {request.url.path}; the page is at /.'}, 404)
+    return JSONResponse({'error': str(error.detail)}, error.status_code)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    return JSONResponse({'error': f'a fault of the program, {type(error).__name__}; its terminal tells more.'}, 500)
+
+
+class Guard:
+    """Lets requests pass that may, and forbids the page to load anything from elsewhere, or to be framed.
+
+    Without it, any other page in the same browser could ask this server, also under a name that it made resolve to it.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, embedded: bool) -> None:
+        self.app, self.token, self.embedded = app, token, embedded
+
+    def refusal(self, headers: Headers, path: str, query: QueryParams) -> str | None:
+        """Why a request may not pass; None: it may."""
+        host, origin = headers.get('host', ''), headers.get('origin')
+        if self.token is None and urllib.parse.urlsplit(f'//{host}').hostname not in LOOPBACK:
+            return f'this server answers on {LOOPBACK[0]} only, not as {host!r}; start it with --host to change that.'
+        if not self.embedded:
+            if origin is not None and urllib.parse.urlsplit(origin).netloc != host:
+                return f'requests from pages of {origin} are refused.'
+            if path.startswith('/api/') and headers.get('sec-fetch-site', 'none') not in ('none', 'same-origin'):
+                return 'requests from other pages are refused.'
+        if self.token is not None and not path.startswith('/static/'):
+            if not secrets.compare_digest(query.get('token', '').encode(), self.token.encode()):
+                return 'the token is missing or wrong; open the whole address that the program printed.'
+        return None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope['type'] != 'http':
+            await self.app(scope, receive, send)
+            return
+        if reason := self.refusal(Headers(scope=scope), scope['path'], QueryParams(scope['query_string'])):
+            await JSONResponse({'error': reason}, 403)(scope, receive, send)
+            return
+
+        async def with_policy(message: Message) -> None:
+            if message['type'] == 'http.response.start':
+                framed = '' if self.embedded else "; frame-ancestors 'none'"
+                headers = MutableHeaders(scope=message)
+                headers['content-security-policy'] = POLICY + framed
+                headers['x-content-type-options'] = 'nosniff'
+                headers['referrer-policy'] = 'no-referrer'
+                headers['cache-control'] = 'no-store'
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
+
+
+class Routes:
+    """What is at the addresses of `page`."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models, self._photos = dict(models), photos.Photos()
+        self._turn, self._filling = asyncio.Semaphore(AT_ONCE), asyncio.Lock()
+
+    def _model(self, request: Request) -> tuple[str, Model]:
+        index = queries.whole(request.query_params, 'model', 0, len(self._models) - 1, 0)
+        return list(self._models.items())[index]
+
+    async def _compute(self, request: Request, work: Callable[[], Any], respond: Callable[[Any], Response]) -> Response:
+        """respond(work()), computed in a thread when it is its turn; not at all if nobody waits for it any longer."""
+        async with self._turn:
+            if await request.is_disconnected():
+                return Response(status_code=499)
+            return respond(await asyncio.to_thread(work))
+
+    async def index(self, request: Request) -> Response:
+        return FileResponse(str(STATIC / 'index.html'))
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse([describe(name, model) for name, model in self._models.items()])
+
+    async def tile(self, request: Request) -> Response:
+        (_, model), query = self._model(request), request.query_params
+        style, place = queries.style(query), maps.view(query, tile=True)
+        maps.frame(model)
+        return await self._compute(request, lambda: maps.tile(model, style, place), _png)
+
+    async def save(self, request: Request) -> Response:
+        (_, model), query = self._model(request), request.query_params
+        style, place, bits = queries.style(query), maps.view(query), 16 if query.get('bits') == '16' else 8
+        folder = tempfile.TemporaryDirectory(prefix='pegan_jax-')
+        path = pathlib.Path(folder.name) / 'view.png'
+        try:
+            await asyncio.to_thread(maps.save, model, style, place, path, bits)
+        except BaseException:
+            folder.cleanup()
+            raise
+        return FileResponse(path, filename='view.png', background=BackgroundTask(folder.cleanup))
+
+    async def command(self, request: Request) -> Response:
+        query = request.query_params
+        if 'file' in query:
+            return JSONResponse({'cli': self._fill_command(query), 'python': None})
+        name, model = self._model(request)
+        if model.sampler.pixelwise:
+            bits = 16 if query.get('bits') == '16' else 8
+            return JSONResponse(maps.command(model, name, queries.style(query), maps.view(query), bits))
+        return JSONResponse(canvas.command(model, name, queries.style(query), canvas.place(query)))
+
+    async def picture(self, request: Request) -> Response:
+        (_, model), query = self._model(request), request.query_params
+        style, place = queries.style(query), canvas.place(query)
+        return await self._compute(request, lambda: canvas.picture(model, style, place), _png)
+
+    async def layers(self, request: Request) -> Response:
+        (_, model), query = self._model(request), request.query_params
+        style, place = queries.style(query), canvas.place(query)
+        return await self._compute(request, lambda: canvas.table(model, style, place), JSONResponse)
+
+    async def layer(self, request: Request) -> Response:
+        (_, model), query = self._model(request), request.query_params
+        style, place = queries.style(query), canvas.place(query)
+        kind = queries.one_of(query, 'kind', ('channels', 'spectrum'))
+        name, channel = query.get('layer', ''), queries.whole(query, 'channel', 0, 10**5, 0)
+        return await self._compute(
+            request, lambda: canvas.layer_picture(model, style, place, name, kind, channel), _png
+        )
+
+    # Inpainting
+
+    async def photo(self, request: Request) -> Response:
+        data = await _body(request)
+
+        def load() -> tuple[str, photos.Picture, bytes]:
+            name, picture = self._photos.add(data)
+            return name, picture, photos.shown(picture)
+
+        name, _, data = await asyncio.to_thread(load)
+        return Response(data, media_type='image/png', headers={'x-photo': name})
+
+    def _filler(self, query: QueryParams) -> tuple[str | None, Model | None]:
+        """The model of a query; None for `model=biharmonic`."""
+        if query.get('model') == 'biharmonic':
+            return None, None
+        index = queries.whole(query, 'model', 0, len(self._models) - 1)
+        name, model = list(self._models.items())[index]
+        model.completer  # noqa: B018  raises for others
+        return name, model
+
+    async def fill(self, request: Request) -> Response:
+        query = request.query_params
+        _, model = self._filler(query)
+        photo, chosen = self._photos.get(query.get('photo', '')), photos.strategy(query)
+        hole, lines = photos.planes(await _body(request), photo.pixels.shape[:2])
+        if self._filling.locked():
+            raise UserError('another photograph is being filled, maybe from another tab; try again when that is done.')
+        async with self._filling:
+            work = (photos.fill, model, photo, hole, lines, chosen, query.get('flow') == '1')
+            return _png(await asyncio.to_thread(*work))
+
+    def _fill_command(self, query: QueryParams) -> str:
+        name, _ = self._filler(query)
+        shown = [query.get(word) == '1' for word in ('sketch', 'flow')]
+        return photos.command(name, photos.strategy(query), query['file'], *shown)
+
+
+def _png(data: bytes) -> Response:
+    return Response(data, media_type='image/png')
+
+
+async def _body(request: Request) -> bytes:
+    """What a request brings. Raises: UserError for more than MAX_BYTES."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > photos.MAX_BYTES:
+            raise UserError(f'the file has more than {photos.MAX_BYTES >> 20} MB; make it smaller before.')
+        parts.append(part)
+    return b''.join(parts)
+
+
+def describe(name: str, model: Model) -> dict:
+    """What the page has to know of a model."""
+    about = {
+        'name': name, 'system': model.config.system, 'step': model.step, 'size': model.config.data.size,
+        'channels': model.config.data.channels,
+    }  # fmt: skip
+    sampler = model.gan.sampler
+    if isinstance(sampler, Completer):
+        return about | {
+            'view': 'photo',
+            'guided': sampler.guided,
+            'attention': isinstance(model.config.model, deepfill.Config),
+        }
+    about |= {
+        'labels': model.gan.c_dim,
+        'classes': model.classes,
+        'truncation': sampler.w_avg is not None,
+        'layers': sampler.num_ws,
+        'blend': sampler.draw([0]).dtype.kind == 'f',
+    }
+    if sampler.pixelwise:
+        return about | {'view': 'map'} | maps.describe(model)
+    return about | {'view': 'canvas'} | canvas.describe(model)

@@ -1,0 +1,113 @@
+"""The inpainting view: photographs that are held in memory, and what fills their holes."""
+
+import hashlib
+import io
+import pathlib
+import threading
+from collections import OrderedDict
+
+import numpy as np
+from PIL import Image
+
+from pegan_jax import inpainting, pixels
+from pegan_jax.explorer import queries
+from pegan_jax.explorer.queries import Query
+from pegan_jax.inpainting import Picture, Strategy
+from pegan_jax.inpainting.strategies import NAMES
+from pegan_jax.pixels import as_image
+from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
+
+MAX_BYTES = 64 * 2**20  # of a file
+MAX_PIXELS = 50_000_000
+HELD = 3  # photographs
+NAMELESS = pathlib.Path('this file')  # in errors
+
+
+class Photos:
+    """The photographs that were loaded last, by the hash of their files; older ones are forgotten."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, Picture] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, data: bytes) -> tuple[str, Picture]:
+        """Decodes a file; returns its name and the picture. Raises: UserError for no image, or too large a one."""
+        picture = inpainting.read_picture(NAMELESS, MAX_PIXELS, data)
+        name = hashlib.sha256(data).hexdigest()[:20]
+        with self._lock:
+            self._held[name] = picture
+            self._held.move_to_end(name)
+            while len(self._held) > HELD:
+                self._held.popitem(last=False)
+        return name, picture
+
+    def get(self, name: str) -> Picture:
+        """Raises: UserError for one that is not held."""
+        with self._lock:
+            if name not in self._held:
+                raise UserError(f'the photograph is no longer held, as only {HELD} are; load it again.')
+            self._held.move_to_end(name)
+            return self._held[name]
+
+
+def planes(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The hole and the lines, bool [H, W]: red and green of a PNG. Raises: UserError for another size."""
+    image = pixels.decode_image(data, MAX_PIXELS)
+    if image.shape[:2] != size:
+        raise UserError(
+            f'the mask has {image.shape[1]} x {image.shape[0]} pixels and the photograph {size[1]} x {size[0]}; load '
+            'the photograph again.'
+        )
+    return image[..., 0] > 127, image[..., 1] > 127
+
+
+def strategy(query: Query) -> Strategy:
+    """The strategy of a query. Raises: UserError."""
+    chosen = Strategy(
+        queries.one_of(query, 'strategy', NAMES),
+        queries.whole(query, 'margin', 0, 10**5, Strategy().margin),
+        queries.whole(query, 'limit', 0, 10**5, Strategy().limit),
+    )
+    inpainting.check_strategy(chosen)
+    return chosen
+
+
+def fill(
+    model: Model | None, photo: Picture, hole: np.ndarray, lines: np.ndarray, chosen: Strategy, flow: bool
+) -> bytes:
+    """The photograph with its hole filled, as PNG with what its file said besides; model None: biharmonic.
+
+    Raises: UserError for no hole, or one that is everywhere, and as `inpainting.inpaint`.
+    """
+    if not hole.any():
+        raise UserError('nothing is to be filled: paint over what shall vanish first.')
+    channels = 3 if model is None else model.config.data.channels
+    seen = inpainting.as_seen(photo, channels, NAMELESS)
+    sketch = lines if model is not None and lines.any() and model.completer.guided else None
+    if flow:
+        inpainting.check_attention(model)
+    filled = inpainting.inpaint_by(chosen, model, seen.pixels, hole, sketch, flow=flow)
+    alpha = [] if seen.alpha is None else [seen.alpha[..., None]]
+    file = io.BytesIO()
+    as_image(np.concatenate([filled, *alpha], axis=-1)).save(file, 'PNG', compress_level=1, **seen.kept)
+    return file.getvalue()
+
+
+def shown(photo: Picture) -> bytes:
+    """The photograph, upright, as a PNG without anything else, for the page to draw."""
+    alpha = [] if photo.alpha is None else [photo.alpha[..., None]]
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate([photo.pixels, *alpha], axis=-1)).save(file, 'PNG', compress_level=1)
+    return file.getvalue()
+
+
+def command(name: str | None, chosen: Strategy, file: str, sketch: bool, flow: bool) -> str:
+    """The command line that fills a photograph of this file name as the page does; name None: biharmonic."""
+    stem = file.rpartition('.')[0] or file
+    words = ['--method biharmonic' if name is None else f'--model {name}', f'--image {file} --mask {stem}_mask.png']
+    words += [f'--sketch {stem}_sketch.png'] * (sketch and name is not None) + ['--flow'] * flow
+    if chosen.name != 'original':
+        length = f'--margin {chosen.margin}' if chosen.name == 'crop' else f'--limit {chosen.limit}'
+        words.append(f'--strategy {chosen.name} {length}')
+    return f'python -m pegan_jax inpaint {" ".join(words)} --out {stem}_filled.png'

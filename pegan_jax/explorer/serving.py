@@ -1,0 +1,109 @@
+"""Serves the page: for a command until it is stopped, or from a thread beside a notebook."""
+
+import pathlib
+import secrets
+import socket
+import threading
+import webbrowser
+from collections.abc import Mapping
+
+import uvicorn
+
+from pegan_jax.explorer.page import LOOPBACK, page
+from pegan_jax.sampling import Model, load
+from pegan_jax.settings import UserError
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket on an address; port 0 is any free one. Raises: UserError for one that cannot be had."""
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    found = socket.socket(family)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except (OSError, OverflowError) as error:
+        found.close()
+        raise UserError(f'--host {host} --port {port} cannot be had: {error}; choose another, or port 0.') from None
+    return found
+
+
+def _server(models: Mapping[str, Model], token: str | None, embedded: bool) -> uvicorn.Server:
+    app = page(models, token=token, embedded=embedded)
+    return uvicorn.Server(uvicorn.Config(app, log_level='warning', access_log=False, timeout_graceful_shutdown=1))
+
+
+def serve(models: Mapping[str, Model], *, host: str = LOOPBACK[0], port: int = 8000, show: bool = False) -> None:
+    """Serves the page until the process is stopped.
+
+    Args:
+      models: by name, see `page`.
+      host: the address to listen on; one that is not of this machine alone gets a token, which is printed.
+      port: 0 is any free one.
+      show: open a browser.
+    Raises: UserError for an address that cannot be had.
+    """
+    token = None if host in LOOPBACK else secrets.token_urlsafe(16)
+    with _bind(host, port) as found:
+        name = {'0.0.0.0': socket.gethostname(), '::': socket.gethostname()}.get(host, host)
+        name = f'[{name}]' if ':' in name else name
+        address = f'http://{name}:{found.getsockname()[1]}/' + ('' if token is None else f'?token={token}')
+        print(address, flush=True)
+        if show:
+            webbrowser.open(address)
+        _server(models, token, False).run(sockets=[found])
+
+
+class Explorer:
+    """A page that is served by a thread of this process; a notebook shows it as the value of a cell.
+
+    address: for a browser on this machine.
+    """
+
+    def __init__(self, models: Mapping[str, Model], port: int, height: int) -> None:
+        self._token, self._height = secrets.token_urlsafe(16), height
+        self._socket = _bind(LOOPBACK[0], port)
+        self._port = self._socket.getsockname()[1]
+        self.address = f'http://{LOOPBACK[0]}:{self._port}/?token={self._token}'
+        self._server = _server(models, self._token, True)
+        self._thread = threading.Thread(target=self._server.run, kwargs={'sockets': [self._socket]}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the server."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+    def __repr__(self) -> str:
+        return f'Explorer at {self.address}'
+
+    def _repr_html_(self) -> str:
+        # Colab runs elsewhere: its page asks for an address that leads there.
+        frame = f'pegan_jax-{self._port}'
+        return (
+            f'<iframe id="{frame}" src="{self.address}" width="100%" height="{self._height}" style="border:0"></iframe>'
+            '<script>if (window.google && google.colab) google.colab.kernel.proxyPort('
+            f'{self._port}, {{cache: false}}).then(address => document.getElementById("{frame}").src = '
+            f'address + "?token={self._token}")</script>'
+        )
+
+
+def explore(*models: Model | str | pathlib.Path, port: int = 0, height: int = 780) -> Explorer:
+    """Shows models in a notebook, or serves them for a browser on this machine.
+
+    Args:
+      models: from `load`, or the working directories of runs.
+      port: 0 is any free one.
+      height: of the page in the notebook, in pixels.
+    Returns: what a notebook shows when it is the last value of a cell; `address`, and `close()` to end it.
+    Raises: UserError for no models, or an address that cannot be had; CheckpointError as `load`.
+    """
+    if not models:
+        raise UserError("explore() needs a model, such as explore(pegan_jax.load('runs/quickstart')).")
+    named = {}
+    for index, model in enumerate(models):
+        if isinstance(model, Model):
+            named[f'model {index + 1}' if len(models) > 1 else 'model'] = model
+        else:
+            named[str(model)] = load(model)
+    return Explorer(named, port, height)

@@ -1,0 +1,87 @@
+// What all views share: asking the server, telling the user, the address of what is looked at.
+
+const token = new URLSearchParams(location.search).get('token');
+
+export const $ = (root, role) => root.querySelector(`[data-role="${role}"]`);
+
+/** The address of something on the server, with the token of this page. */
+export function api(path, params = {}) {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(params)) {
+    if (value !== null && value !== undefined && value !== '') query.set(name, value);
+  }
+  if (token) query.set('token', token);
+  return `api/${path}?${query}`;
+}
+
+/** fetch, whose failures are errors with the server's words. */
+export async function ask(path, params, options) {
+  const response = await fetch(api(path, params), options);
+  if (response.ok) return response;
+  const text = await response.text();
+  let told;
+  try { told = JSON.parse(text).error; } catch { told = text || response.statusText; }
+  throw new Error(told);
+}
+
+let closing;
+/** Shows a line at the top for a while. */
+export function tell(text, good = false) {
+  const notice = document.getElementById('notice');
+  notice.textContent = text;
+  notice.className = good ? 'good' : '';
+  notice.hidden = !text;
+  clearTimeout(closing);
+  closing = setTimeout(() => { notice.hidden = true; }, good ? 2500 : 9000);
+}
+
+/** Tells what went wrong, unless it was not wanted any longer. */
+export function failed(error) {
+  if (error.name === 'AbortError') return;
+  tell(error instanceof TypeError ? 'The server does not answer: is it still running?' : error.message);
+}
+
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {  // without https, or in a frame
+    const area = document.createElement('textarea');
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand('copy');
+    area.remove();
+  }
+  tell(`Copied: ${text}`, true);
+}
+
+/** Lets the browser save a file. */
+export function download(href, name) {
+  const link = document.createElement('a');
+  link.href = href;
+  link.download = name;
+  link.click();
+}
+
+/** Saves what the server makes, which may be an error. */
+export async function save(path, params, name) {
+  tell('Computing the file ...', true);
+  const blob = await (await ask(path, params)).blob();
+  const url = URL.createObjectURL(blob);
+  download(url, name);
+  setTimeout(() => URL.revokeObjectURL(url), 60000);
+  tell(`Saved ${name}`, true);
+}
+
+// The address: everything after #, as a query. Small changes replace it, after a pause a new entry of the history is made.
+
+let pause;
+export const address = {
+  read: () => Object.fromEntries(new URLSearchParams(location.hash.slice(1))),
+  write(params) {
+    const kept = Object.entries(params).filter(([, value]) => value !== null && value !== undefined && value !== '');
+    const hash = `#${new URLSearchParams(kept)}`;
+    clearTimeout(pause);
+    pause = setTimeout(() => { if (hash !== location.hash) history.pushState(null, '', hash); }, 400);
+  },
+};
