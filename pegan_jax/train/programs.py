@@ -4,7 +4,9 @@ import functools
 from collections.abc import Callable
 
 import jax
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from pegan_jax.gan import GAN, Stage
 from pegan_jax.settings import TrainConfig
@@ -23,6 +25,8 @@ class Programs:
     def __init__(self, gan: GAN, train: TrainConfig, mesh: Mesh, announce: Callable) -> None:
         self._gan, self._train, self._mesh, self._announce = gan, train, mesh, announce
         self._compiled: dict[Key, Callable] = {}
+        # An argument, so that runs that differ in it alone share their programs.
+        self._seed = jax.make_array_from_process_local_data(NamedSharding(mesh, P()), np.uint32(train.seed))
 
     def __call__(self, key: Key, state: TrainState, batches: tuple[dict, ...]) -> tuple[TrainState, dict]:
         """The state after as many steps as there are batches, and metrics [steps]; `state` is donated."""
@@ -32,10 +36,11 @@ class Programs:
         for stage, due, count in (*first, key):
             if (stage, due, count) not in self._compiled:
                 with self._announce(f'compiling the step for {stage}, updates {due}'):
-                    step = functools.partial(device_steps, gan=self._gan, stage=stage, due=due, seed=self._train.seed)
-                    lowered = compile_step(step, self._train.backend, self._mesh).lower(state, batches[:count])
+                    step = functools.partial(device_steps, gan=self._gan, stage=stage, due=due)
+                    program = compile_step(step, self._train.backend, self._mesh, seeded=True)
+                    lowered = program.lower(state, batches[:count], self._seed)
                     self._compiled[stage, due, count] = lowered.compile()
-        state, metrics = self._compiled[key](state, batches)
+        state, metrics = self._compiled[key](state, batches, self._seed)
         # Simulated devices on a CPU can deadlock in their collectives when steps are queued.
         if self._mesh.size > 1 and self._mesh.devices.flat[0].platform == 'cpu':
             jax.block_until_ready(state)

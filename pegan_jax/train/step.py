@@ -41,7 +41,7 @@ def data_mesh(devices: list | None = None) -> Mesh:
 
 def replicated_state(gan: GAN, seed: int, mesh: Mesh) -> TrainState:
     """`create_state`, replicated over the mesh."""
-    return jax.jit(functools.partial(create_state, gan), static_argnums=0, out_shardings=NamedSharding(mesh, P()))(seed)
+    return jax.jit(functools.partial(create_state, gan), out_shardings=NamedSharding(mesh, P()))(np.uint32(seed))
 
 
 def due_updates(gan: GAN, step: int) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ def as_floats(batch: dict) -> dict:
 
 
 def device_step(
-    state: TrainState, batch: dict, *, gan: GAN, stage: Stage, due: tuple[int, ...], seed: int
+    state: TrainState, batch: dict, *, gan: GAN, stage: Stage, due: tuple[int, ...], seed: int | jax.Array
 ) -> tuple[TrainState, dict]:
     """One step on one device's rows of the global batch; runs inside a mapped axis 'data'.
 
@@ -93,7 +93,8 @@ def device_step(
       state: replicated.
       batch: 'image' [b, H, W, C] uint8, and whatever else the source gives, b rows each. Losses see images in [-1, 1],
         resized to the stage (corners kept, as grids of any size keep them; low-passed where the stage is smaller).
-      gan, stage, due, seed: static; due as from `due_updates`.
+      gan, stage, due: static; due as from `due_updates`.
+      seed: uint32 [], so that one program serves all seeds, or a number.
     Returns: the new state, equal on all devices, and scalar metrics averaged over them. metrics['finite'] is 1.0 where
       every loss of the step was finite on every device, otherwise 0.0; for every network that was trained, NON_FINITE
       counts the entries of its gradients that were not finite.
@@ -140,7 +141,13 @@ def device_step(
 
 
 def device_steps(
-    state: TrainState, batches: tuple[dict, ...], *, gan: GAN, stage: Stage, due: tuple[int, ...], seed: int
+    state: TrainState,
+    batches: tuple[dict, ...],
+    seed: int | jax.Array,
+    *,
+    gan: GAN,
+    stage: Stage,
+    due: tuple[int, ...],
 ) -> tuple[TrainState, dict]:
     """As many steps as there are batches, in a loop on the device; metrics [steps]."""
     if len(batches) == 1:
@@ -150,21 +157,24 @@ def device_steps(
     return jax.lax.scan(one, state, jax.tree.map(lambda *x: jnp.stack(x), *batches))
 
 
-def compile_step(step: Callable, backend: str, mesh: Mesh) -> Callable:
+def compile_step(step: Callable, backend: str, mesh: Mesh, seeded: bool = False) -> Callable:
     """Compiles a per-device step over a mesh; the state is donated. The only place that knows the backend.
 
     Args:
       step: (state, batch or tuple of batches) -> (state, metrics) on one device, reducing over the axis 'data' itself.
+      seeded: it takes a seed [] behind these, equal on all devices.
       backend: 'jit', shard_map under jit; or 'pmap'.
     Returns: a function of the replicated state and a batch as `place_batch` gives it, with .lower() for ahead-of-time
       compilation.
     """
     if backend == 'pmap':
         devices = list(mesh.devices.flat)
-        return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices)
+        axes = (None, 0, None) if seeded else (None, 0)
+        return jax.pmap(step, AXIS, in_axes=axes, out_axes=(None, None), donate_argnums=0, devices=devices)
     if backend != 'jit':
         raise UserError(f"backend={backend!r}; use 'jit' or 'pmap'.")
-    mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()), check_vma=False)
+    specs = (P(), P(AXIS), P()) if seeded else (P(), P(AXIS))
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=(P(), P()), check_vma=False)
     return jax.jit(mapped, donate_argnums=0)
 
 

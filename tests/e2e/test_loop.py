@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -240,14 +241,32 @@ def test_logs_hold_every_interval_and_samples(folder, tmp_path):
     assert np.asarray(Image.open(tmp_path / 'samples' / 'reals.png')).shape == (16, 16, 3)
 
 
+def test_runs_that_differ_in_their_seed_share_their_programs(folder, tmp_path, monkeypatch):
+    texts, states, compile_step = {0: [], 1: []}, [], programs.compile_step
+
+    def spy(*args, **kwargs):
+        def lower(*values):
+            lowered = compile_step(*args, **kwargs).lower(*values)
+            texts[seed].append(lowered.as_text())
+            return lowered
+
+        return types.SimpleNamespace(lower=lower)
+
+    monkeypatch.setattr(programs, 'compile_step', spy)
+    for seed in texts:
+        states.append(loop.run(_config(folder, total_kimg=0.016, seed=seed), tmp_path / str(seed)))
+    assert texts[0] == texts[1] != []
+    assert not np.array_equal(*(jax.tree.leaves(jax.device_get(state.params))[0] for state in states))
+
+
 def test_steps_in_a_loop_on_the_device_are_the_same_steps(folder, tmp_path, monkeypatch):
     whole = toy.toy_gan(0.02)
     monkeypatch.setattr(toy.SYSTEMS['waves'], 'build', lambda config: whole._replace(updates=whole.updates[::2]))
     lengths, states, logs, device_steps = [], [], [], programs.device_steps
 
-    def spy(state, batches, **kwargs):
+    def spy(state, batches, *args, **kwargs):
         lengths.append(len(batches))
-        return device_steps(state, batches, **kwargs)
+        return device_steps(state, batches, *args, **kwargs)
 
     monkeypatch.setattr(programs, 'device_steps', spy)
     for inner in (1, 3):

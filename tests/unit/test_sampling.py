@@ -224,7 +224,7 @@ def test_matrices_that_would_be_ignored_in_part_are_refused(canvas_model):
 
 
 def test_single_coordinates_of_a_whole_image_are_refused(canvas_model):
-    with pytest.raises(ValueError, match='stylegan3 makes whole images, not single coordinates; use sample'):
+    with pytest.raises(ValueError, match='stylegan3 makes whole images, not single coordinates: no warp'):
         render(canvas_model, 0, coords.grid(4, 4), label=0)
 
 
