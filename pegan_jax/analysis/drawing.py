@@ -161,6 +161,37 @@ def line_chart(
     return out.resize((width, height), Image.Resampling.LANCZOS)
 
 
+def dot_chart(title: str, values: dict[str, Sequence[float]], label: str) -> Image.Image:
+    """Numbers by name, a row each: a dot for every one, and a bar at their mean."""
+    scale, step, small = 2, 26, ImageFont.load_default(24)
+    left = 24 + max(int(small.getlength(name)) for name in values) // scale
+    width, height, (top, bottom, right) = left + 420, 40 + step * len(values) + 48, (40, 48, 30)
+    every = np.concatenate([np.asarray(v, float) for v in values.values()])
+    low, high = every.min(), every.max()
+    pad = 0.05 * ((high - low) or 1.0)
+    x0, x1 = low - pad, high + pad
+    out = Image.new('RGB', (width * scale, height * scale), 'white')
+    draw = ImageDraw.Draw(out)
+
+    def at(x: float) -> float:
+        return scale * (left + (x - x0) / (x1 - x0) * (width - left - right))
+
+    for tick in _ticks(x0, x1):
+        draw.line([at(tick), scale * top, at(tick), scale * (height - bottom)], (225, 225, 225), scale)
+        draw.text((at(tick), scale * (height - bottom + 6)), f'{tick:g}', 'black', small, anchor='mt')
+    for i, (name, numbers) in enumerate(values.items()):
+        y, colour = scale * (top + step * (i + 0.5)), LINES[0]
+        draw.text((scale * 8, y), name, 'black', small, anchor='lm')
+        mean = at(float(np.mean(numbers)))
+        draw.line([mean, y - 9 * scale, mean, y + 9 * scale], colour, 3 * scale)
+        for x in map(at, numbers):
+            draw.ellipse([x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale], outline=colour, width=2 * scale)
+    draw.text((8 * scale, 8 * scale), title, 'black', ImageFont.load_default(15 * scale))
+    middle = scale * (left + (width - left - right) / 2)
+    draw.text((middle, scale * (height - 6)), label, 'black', small, anchor='mb')
+    return out.resize((width, height), Image.Resampling.LANCZOS)
+
+
 def _ticks(low: float, high: float, whole: bool = False) -> np.ndarray:
     """About six round numbers, or whole ones."""
     raw = (high - low) / 6 or 1.0

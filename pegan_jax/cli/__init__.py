@@ -22,6 +22,7 @@ from pegan_jax.cli import (
     project,
     render,
     sample,
+    study,
     train,
 )
 from pegan_jax.cli.interrupts import Interrupts
@@ -31,6 +32,7 @@ from pegan_jax.train.step import persistent_cache
 COMMANDS = {
     'train': train, 'sample': sample, 'render': render, 'edit': edit, 'inpaint': inpaint, 'evaluate': evaluate,
     'explore': explore, 'project': project, 'edges': edges, 'analyze': analyze, 'inspect': inspect, 'convert': convert,
+    'study': study,
 }  # fmt: skip
 
 EPILOG = """examples:
@@ -44,6 +46,7 @@ EPILOG = """examples:
   python -m pegan_jax project --model runs/faces --image face.png --out found
   python -m pegan_jax edges --folder photos --out photos
   python -m pegan_jax analyze padding --out studies
+  python -m pegan_jax study padding --out runs/padding
   python -m pegan_jax inspect --model runs/quickstart
   python -m pegan_jax convert ffhq256_g_ema.pt --out runs/ffhq256
   python -m pegan_jax convert stylegan3-r-ffhq-1024x1024.pkl --out runs/ffhq1024
@@ -109,7 +112,8 @@ def _run(argv: list[str]) -> int:
             raise UserError(f'--config.{args.overrides[0]} is for the command train.')
         if args.command != 'train':  # whose configuration says where
             persistent_cache(TrainConfig.compilation_cache)
-        with Interrupts(saves=args.command == 'train' and not args.dry_run and args.distributed is None):
+        trains = args.command == 'study' or (args.command == 'train' and not args.dry_run and args.distributed is None)
+        with Interrupts(saves=trains):
             COMMANDS[args.command].run(args)
         sys.stdout.flush()  # while a closed pipe can still be told
     except KeyboardInterrupt:  # of a run that has nothing to save yet; it was heard, see Interrupts

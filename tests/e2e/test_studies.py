@@ -1,0 +1,92 @@
+"""Studies: what is missing is trained and scored, seed by seed; tables and pictures are of what is there."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pegan_jax import studies
+from pegan_jax.cli import main
+from pegan_jax.settings import UserError
+from pegan_jax.studies import Plan, Setting
+
+TWO = Plan(
+    'Two of them',
+    'Nothing is expected.',
+    {
+        'DCGAN: zero padding': ('dcgan:tiny', 'as it is'),
+        'StyleGAN3: R': ('stylegan3:r,tiny', 'as it is'),
+    },
+    {'small': Setting(16, 64, 8, 2, 0.016)},
+    'swd16,eqt4_int',
+)
+
+
+@pytest.mark.parametrize('name', studies.PLANS)
+def test_every_cell_is_a_configuration_of_its_setting(name):
+    plan = studies.PLANS[name]
+    for setting, chosen in plan.settings.items():
+        for cell in plan.cells:
+            config = studies.configuration(plan, setting, cell, 3, 5.0)
+            assert config.train.seed == 3 and config.train.total_kimg == 5
+            assert min(config.data.size) in (chosen.side, chosen.side * 3 // 2)
+    assert len({studies.slug(cell) for cell in plan.cells}) == len(plan.cells)
+
+
+def test_a_longer_training_of_a_cell_is_the_same_run():
+    for cell in studies.PLANS['padding'].cells:
+        short, long = (
+            studies.configuration(studies.PLANS['padding'], 'small', cell, 0, kimg).model for kimg in (16.0, 64.0)
+        )
+        assert short == long
+
+
+def test_cells_are_chosen_by_their_names():
+    plan = studies.PLANS['padding']
+    assert len(studies.cells_of(plan, ['DCGAN*'])) == 4
+    assert studies.cells_of(plan, ['MS-PIE: f', 'DCGAN: no padding']) == ['DCGAN: no padding', 'MS-PIE: f']
+    with pytest.raises(UserError, match=r'no cell is called LSGAN; there are DCGAN: zero padding, '):
+        studies.cells_of(plan, ['LSGAN'])
+
+
+def test_a_table_has_means_and_spreads_and_leaves_out_what_is_not_there():
+    rows = [
+        {'cell': cell, 'seed': seed, 'kimg': 1.0, 'scores': scores}
+        for cell, seed, scores in (
+            ('DCGAN: zero padding', 0, {'swd': 1.0}),
+            ('DCGAN: zero padding', 1, {'swd': 3.0}),
+            ('StyleGAN3: R', 0, {'swd': 5.0, 'eqt': 60.0}),
+        )
+    ]
+    found = studies.summary(TWO, [*rows, {**rows[0], 'kimg': 2.0, 'scores': {'swd': 99.0}}], 1.0)
+    assert studies.markdown(found).splitlines() == [
+        '| cell | seeds | swd | eqt |',
+        '|---|---|---|---|',
+        '| DCGAN: zero padding | 2 | 2 ± 1.4 |  |',
+        '| StyleGAN3: R | 1 | 5 | 60 |',
+    ]
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_was_and_draws_what_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(studies.PLANS, 'two', TWO)
+    trained, run = [], studies.train.run
+    monkeypatch.setattr(
+        studies.train, 'run', lambda config, workdir: trained.append(workdir.name) or run(config, workdir)
+    )
+    out = tmp_path / 'study'
+    assert main(['study', 'two', '--seeds', '1', '--cells', 'DCGAN*', '--out', str(out)]) == 0
+    assert main(['study', 'two', '--out', str(out)]) == 0
+    assert trained == ['dcgan-zero-padding-0', 'stylegan3-r-0', 'dcgan-zero-padding-1', 'stylegan3-r-1']
+    rows = studies.results(out)
+    assert [(row['cell'][:5], row['seed']) for row in rows] == [('DCGAN', 0), ('Style', 0), ('DCGAN', 1), ('Style', 1)]
+    assert rows[0]['scores'].keys() == {'swd16'} and rows[1]['scores'].keys() == {'swd16', 'eqt4_int'}
+    assert rows[0]['scores'] != rows[2]['scores'] and 'versions' in rows[0]['evaluation']
+    saved = json.loads((out / 'study.json').read_text())
+    assert saved['numbers']['StyleGAN3: R']['swd16'] == [row['scores']['swd16'] for row in rows[1::2]]
+    names = {path.name for path in out.glob('*.png')}
+    assert names == {'study_swd16.png', 'study_eqt4_int.png', 'study_samples.png'}
+    assert '| DCGAN: zero padding | 2 |' in capsys.readouterr().out
+    assert main(['study', 'two', '--kimg', '9', '--report', '--out', str(out)]) == 1
+    assert 'has no results at 9 kimg; it has 0.016' in capsys.readouterr().err
+    assert np.isfinite([value for row in rows for value in row['scores'].values()]).all()
