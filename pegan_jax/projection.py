@@ -2,16 +2,19 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from pegan_jax import coords
 from pegan_jax.gan import per_layer
-from pegan_jax.sampling import Model
+from pegan_jax.pixels import to_uint8
+from pegan_jax.sampling import Model, frame_grid, render
 from pegan_jax.settings import UserError
 
 W_SAMPLES, W_SEED = 10_000, 123  # of the statistics of w
@@ -19,6 +22,8 @@ RAMP_UP, RAMP_DOWN = 0.05, 0.25  # of the learning rate, in parts of the steps
 NOISE, NOISE_END = 0.05, 0.75  # deviation of the noise on w in units of that of w, and when it ends
 MAPS_WEIGHT = 1e5  # of the correlations of noise maps
 SIDE = 256  # pixels: larger images are compared at this size
+
+Watch = Callable[[int, float, Callable[[], np.ndarray]], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +73,7 @@ def project(
     label: Any = None,
     distance: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     measure: str | None = None,
-    watch: Callable[[int, float, Callable[[], np.ndarray]], None] | None = None,
+    watch: Watch | None = None,
 ) -> Projection:
     """Finds the w whose image is nearest to an image.
 
@@ -86,21 +91,9 @@ def project(
     Raises: ValueError for an image of another size, and for a model without w.
     """
     sampler = model.sampler
-    if sampler.map is None or sampler.w_avg is None:
-        raise UserError(f'{model.config.system} has no w to project into; use stylegan2, stylegan3, cips or mspie.')
-    if space not in ('w', 'w+'):
-        raise UserError(f"space={space!r}; use 'w', one style for all layers, or 'w+', one for each.")
-    if steps < 1:
-        raise UserError(f'steps={steps} must be at least 1.')
+    start, deviation = _start(model, space, steps, label)
     if distance is None:
         distance, measure = plain_distance, 'multi-scale squares of differences and gradients'
-    numbers = np.random.RandomState(W_SEED).randn(W_SAMPLES, *sampler.draw([0]).shape[1:])
-    w = np.asarray(model.map(numbers.astype(np.float32), model.labels(label, W_SAMPLES)))
-    mean = w.mean(0)
-    deviation = float(np.sqrt(np.sum((w - mean) ** 2) / W_SAMPLES))
-    start = jnp.asarray(mean)[None]
-    if space == 'w+':
-        start = per_layer(sampler, start)
     given = jax.tree.map(jnp.asarray, model.variables)  # a checkpoint's are NumPy's
     options = {'noise': 'const'} if 'noise' in sampler.options else {}
     maps = _noise_maps(given) if options else {}
@@ -120,6 +113,47 @@ def project(
     def seen(images: jax.Array) -> jax.Array:
         return functools.reduce(lambda x, _: _halved(x), range(halvings), images)
 
+    def far(found: dict, noise: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.sum(distance(seen(picture(found, noise)), seen(target)))
+
+    show = jax.jit(picture)
+    found = _search(far, start, random, deviation, steps, learning_rate, seed, watch, lambda found: show(found)[0])
+    result = show(found)
+    final = float(jax.jit(lambda a, b: jnp.sum(distance(seen(a), seen(b))))(result, target))
+    ws = np.asarray(per_layer(sampler, found['w'])[0])
+    variables = _with_maps(given, found['maps'])
+    return Projection(ws, np.asarray(result[0]), final, measure or 'the distance given', variables)
+
+
+def _start(model: Model, space: str, steps: int, label: Any) -> tuple[jax.Array, float]:
+    """The mean of w, [1, w_dim] or [1, num_ws, w_dim], and how far samples are from it."""
+    sampler = model.sampler
+    if sampler.map is None or sampler.w_avg is None:
+        raise UserError(f'{model.config.system} has no w to project into; use stylegan2, stylegan3, cips or mspie.')
+    if space not in ('w', 'w+'):
+        raise UserError(f"space={space!r}; use 'w', one style for all layers, or 'w+', one for each.")
+    if steps < 1:
+        raise UserError(f'steps={steps} must be at least 1.')
+    numbers = np.random.RandomState(W_SEED).randn(W_SAMPLES, *sampler.draw([0]).shape[1:])
+    w = np.asarray(model.map(numbers.astype(np.float32), model.labels(label, W_SAMPLES)))
+    mean = w.mean(0)
+    deviation = float(np.sqrt(np.sum((w - mean) ** 2) / W_SAMPLES))
+    start = jnp.asarray(mean)[None]
+    return (per_layer(sampler, start) if space == 'w+' else start), deviation
+
+
+def _search(
+    far: Callable,
+    start: jax.Array,
+    maps: dict,
+    deviation: float,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    watch: Watch | None,
+    show: Callable,
+) -> dict:
+    """{'w', 'maps'} where `far` is least: (found, noise on w, key) -> a distance. show: (found) -> image [H, W, C]."""
     optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -130,27 +164,150 @@ def project(
         noise = strength * jax.random.normal(key, found['w'].shape)
 
         def loss(found: dict) -> tuple[jax.Array, jax.Array]:
-            far = jnp.sum(distance(seen(picture(found, noise)), seen(target)))
-            return far + MAPS_WEIGHT * sum(map(_correlations, found['maps'].values())), far
+            distance = far(found, noise, jax.random.fold_in(key, 1))
+            return distance + MAPS_WEIGHT * sum(map(_correlations, found['maps'].values())), distance
 
-        (_, far), grads = jax.value_and_grad(loss, has_aux=True)(found)
+        (_, distance), grads = jax.value_and_grad(loss, has_aux=True)(found)
         state = state._replace(hyperparams={'learning_rate': rate})
         updates, state = optimizer.update(grads, state)
         found = optax.apply_updates(found, updates)
-        return {'w': found['w'], 'maps': jax.tree.map(_normalised, found['maps'])}, state, far
+        return {'w': found['w'], 'maps': jax.tree.map(_normalised, found['maps'])}, state, distance
 
-    found = {'w': start, 'maps': jax.tree.map(_normalised, random)}
-    state, show = optimizer.init(found), jax.jit(picture)
+    # Copies: the first step gives its arguments away.
+    found = {'w': jnp.array(start), 'maps': jax.tree.map(_normalised, maps)}
+    state = optimizer.init(found)
     for i in range(steps):
         key = jax.random.fold_in(jax.random.key(seed), i)
-        found, state, far = step(found, state, key, jnp.float32(i / steps))
+        found, state, distance = step(found, state, key, jnp.float32(i / steps))
         if watch is not None:
-            watch(i, float(far), lambda found=found: np.asarray(show(found)[0]))
-    result = show(found)
-    final = float(jax.jit(lambda a, b: jnp.sum(distance(seen(a), seen(b))))(result, target))
-    ws = np.asarray(per_layer(sampler, found['w'])[0])
-    variables = _with_maps(given, found['maps'])
-    return Projection(ws, np.asarray(result[0]), final, measure or 'the distance given', variables)
+            watch(i, float(distance), lambda found=found: np.asarray(show(found)))
+    return found
+
+
+# By coordinates: from any set of pixels -------------------------------------------------------------------------------
+
+
+class Observed(NamedTuple):
+    """What is known of an image: colours [K, C] in [-1, 1], each the mean of those at its points [K, S, 2].
+
+    pixels: which of the pixels of training these are, bool [H, W]; all of them where blocks of them are seen.
+    """
+
+    points: np.ndarray
+    colours: np.ndarray
+    pixels: np.ndarray
+
+
+def observe(model: Model, image: np.ndarray, given: str | np.ndarray, seed: int = 0) -> Observed:
+    """What is given of an image [H, W, C] in [-1, 1], of the size of training.
+
+    Args:
+      given: 'scattered:0.25' is a quarter of its pixels, chosen by `seed`; 'foveated:0.25' as many by
+        `coords.foveated`; 'coarse:4' the means of its blocks of 4 x 4 pixels; an array bool [H, W] those where it is
+        True.
+    Raises: UserError for other words, shares and shapes, and for a system that makes whole images.
+    """
+    if not model.sampler.pixelwise:
+        raise UserError(
+            f'{model.config.system} makes whole images: it is fitted to all pixels; single ones are for a cips.'
+        )
+    (height, width), grid = image.shape[:2], frame_grid(model)
+    if grid.shape[:2] != (height, width):
+        raise UserError(f'the image is {height} x {width}, but the model makes {grid.shape[:2]}; resize it before.')
+    index = np.arange(height * width).reshape(height, width)
+    if isinstance(given, np.ndarray):
+        if given.shape != (height, width) or not given.any():
+            raise UserError(f'the pixels given are {given.sum()} of {given.shape}; give some of {(height, width)}.')
+        chosen = given.astype(bool)
+    else:
+        kind, _, number = given.partition(':')
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = 0.0
+        if kind == 'coarse' and amount > 1 and amount == int(amount) and not (height % amount or width % amount):
+            n = int(amount)
+            blocks = index.reshape(height // n, n, width // n, n).swapaxes(1, 2).reshape(-1, n * n)
+            colours = image.reshape(-1, image.shape[-1])[blocks].mean(1)
+            return Observed(grid.at(blocks), colours, np.ones((height, width), bool))
+        if kind not in ('scattered', 'foveated') or not 0 < amount <= 1:
+            raise UserError(
+                f'{given!r} is nothing to give; use scattered:SHARE or foveated:SHARE, above 0 and at most 1, or '
+                f'coarse:N, a whole number that divides both sides, {height} and {width}.'
+            )
+        std = 0.4 if kind == 'foveated' else 1e6  # a Gaussian so wide is uniform
+        picked, _ = coords.foveated(jax.random.key(seed), coords.pixel_grid(height, width), amount, std=std)
+        chosen = np.zeros((height, width), bool)
+        chosen.flat[np.asarray(picked)] = True
+    return Observed(grid.at(index[chosen])[:, None], image[chosen], chosen)
+
+
+def seen(observed: Observed) -> np.ndarray:
+    """A picture of what is given, uint8 [H, W, C]: other pixels are grey, blocks have their means."""
+    size, samples = observed.pixels.shape, observed.points.shape[1]
+    colours = to_uint8(observed.colours)
+    out = np.full((*size, colours.shape[-1]), 128, np.uint8)
+    if samples == 1:
+        out[observed.pixels] = colours
+        return out
+    n = math.isqrt(samples)
+    return colours.reshape(size[0] // n, size[1] // n, -1).repeat(n, 0).repeat(n, 1)
+
+
+def project_points(
+    model: Model,
+    points: np.ndarray,
+    colours: np.ndarray,
+    *,
+    space: Literal['w', 'w+'] = 'w',
+    steps: int = 500,
+    learning_rate: float = 0.1,
+    seed: int = 0,
+    batch: int = 4096,
+    watch: Watch | None = None,
+) -> Projection:
+    """Finds the w that has given colours at given coordinates, which need not be a grid; `render` shows the rest.
+
+    As `project`, for a model that computes single coordinates; the distance is the mean square of the differences.
+
+    Args:
+      points: [K, 2], or [K, S, 2], of whose colours the mean is seen, as of a pixel of low resolution; any coordinates.
+      colours: [K, C] in [-1, 1].
+      batch: as many points are drawn for every step if there are more.
+      watch: as in `project`; its image is that of the training frame, as `Projection.image` is.
+    Raises: ValueError for other shapes, and for a system that makes whole images or has no w.
+    """
+    points, colours = np.asarray(points, np.float32), np.asarray(colours, np.float32)
+    points = points[:, None] if points.ndim == 2 else points
+    channels = model.config.data.channels
+    if points.ndim != 3 or points.shape[-1] != 2 or colours.shape != (len(points), channels) or not len(points):
+        raise UserError(
+            f'points {points.shape} and colours {colours.shape}; give [K, 2] or [K, S, 2], and [K, {channels}].'
+        )
+    if not model.sampler.pixelwise:
+        raise UserError(f'{model.config.system} makes whole images; project all of one, or use a cips.')
+    start, deviation = _start(model, space, steps, None)
+    sampler, variables = model.sampler, jax.tree.map(jnp.asarray, model.variables)
+    size = max(batch // points.shape[1], 1)
+
+    def colour(w: jax.Array, at: jax.Array) -> jax.Array:
+        return sampler.synthesise(variables, per_layer(sampler, w), grid=at)[0]
+
+    def far(found: dict, noise: jax.Array, key: jax.Array) -> jax.Array:
+        at, wanted = jnp.asarray(points), jnp.asarray(colours)
+        if len(points) > size:
+            index = jax.random.randint(key, (size,), 0, len(points))
+            at, wanted = at[index], wanted[index]
+        return jnp.mean(jnp.square(colour(found['w'] + noise, at).mean(1) - wanted))
+
+    frame = frame_grid(model)
+    at_frame = jnp.asarray(frame.at(np.arange(frame.shape[0] * frame.shape[1]).reshape(frame.shape[:2])))
+    show = jax.jit(lambda found: colour(found['w'], at_frame))
+    found = _search(far, start, {}, deviation, steps, learning_rate, seed, watch, show)
+    ws = per_layer(sampler, found['w'])[0]
+    final = float(np.mean(np.square(render(model, ws, points).mean(1) - colours)))
+    measure = 'mean square of the differences at the points'
+    return Projection(np.asarray(ws), np.asarray(show(found)), final, measure, model.variables)
 
 
 # Maps of noise --------------------------------------------------------------------------------------------------------

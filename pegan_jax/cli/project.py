@@ -12,8 +12,9 @@ from pegan_jax import animation
 from pegan_jax.cli import options
 from pegan_jax.data.pipeline import fit
 from pegan_jax.files import whole
+from pegan_jax.metrics.image import psnr
 from pegan_jax.pixels import as_floats, as_image, read_image, to_uint8
-from pegan_jax.projection import project
+from pegan_jax.projection import observe, project, project_points, seen
 from pegan_jax.scoring.networks import open_network
 from pegan_jax.settings import UserError
 from pegan_jax.weights.perceptual import lpips
@@ -24,9 +25,17 @@ EPILOG = """Writes target.png, projected.png and projected_w.npz, whose array w 
 The image is cut to the aspect of the model and resized. The distance is LPIPS on VGG-16 where --weights names its file
 or --distance lpips asks for it; otherwise squares of images and of their gradients at several sizes.
 
+A CIPS is a function of coordinates, so a part of the pixels is enough: with --given only these are fitted, by their
+squares, given.png shows them, and render --ws shows the rest, finer or wider. PSNR is told of what is given and of what
+is held out.
+
 examples:
   --image face.png --out found
   --image face.png --distance lpips --out found
+  --image face.png --given scattered:0.25 --out found       a quarter of the pixels, anywhere
+  --image face.png --given foveated:0.1 --out found         a tenth, dense in the middle
+  --image face.png --given coarse:4 --out found             means of blocks of 4 x 4 pixels
+  --image face.png --given hole.png --out found             all but those that are white in a mask
   --image face.png --space w+ --steps 500 --video found/search.mp4 --out found
 """
 
@@ -38,7 +47,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--space', choices=('w', 'w+'), default='w', help='one style for all layers (default), or one each')
     p.add_argument('--steps', type=int, default=1000, help='default 1000')
     p.add_argument('--distance', choices=('plain', 'lpips'), help='default: lpips with --weights, otherwise plain')
-    p.add_argument('--seed', type=options.seed, default=0, help='of the noise (default 0)')
+    p.add_argument('--given', metavar='KIND:NUMBER|FILE', help='the pixels that are fitted, of a CIPS')
+    p.add_argument('--seed', type=options.seed, default=0, help='of the noise, and of scattered pixels (default 0)')
     p.add_argument('--class', type=options.classes, dest='label', metavar='N|NAME', help='of a model with labels')
     p.add_argument('--video', type=options.path, metavar='FILE.mp4|FILE.gif', help='target and image, step by step')
     p.add_argument('--out', type=options.path, required=True, metavar='FOLDER')
@@ -59,6 +69,15 @@ def run(args: argparse.Namespace) -> None:
     model = options.load(args)
     data = model.config.data
     target = fit(read_image(args.image, data.max_pixels, data.channels), data.size, 'center')
+    observed = None
+    if args.given is not None:
+        if measured or args.label is not None:
+            raise UserError('--given compares single pixels; leave out --distance lpips, --weights and --class.')
+        given = args.given
+        if ':' not in given or options.path(given).is_file():
+            hole = fit(read_image(options.path(given), data.max_pixels, 1), data.size, 'center')
+            given = hole[..., 0] < 128
+        observed = observe(model, as_floats(target), given, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     frames = []
     with tqdm(total=args.steps, disable=not sys.stderr.isatty()) as bar:
@@ -69,11 +88,25 @@ def run(args: argparse.Namespace) -> None:
             if args.video is not None:
                 frames.append(to_uint8(image()))
 
-        found = project(
-            model, as_floats(target), space=args.space, steps=args.steps, seed=args.seed, label=args.label,
-            watch=watch, **measured,
-        )  # fmt: skip
-    for name, pixels in (('target', target), ('projected', to_uint8(found.image))):
+        if observed is None:
+            found = project(
+                model, as_floats(target), space=args.space, steps=args.steps, seed=args.seed, label=args.label,
+                watch=watch, **measured,
+            )  # fmt: skip
+        else:
+            found = project_points(
+                model,
+                observed.points,
+                observed.colours,
+                space=args.space,
+                steps=args.steps,
+                seed=args.seed,
+                watch=watch,
+            )
+    pictures = {'target': target, 'projected': to_uint8(found.image)}
+    if observed is not None:
+        pictures['given'] = seen(observed)
+    for name, pixels in pictures.items():
         with whole(args.out / f'{name}.png') as unfinished:
             as_image(pixels).save(unfinished, 'PNG')
     with whole(args.out / 'projected_w.npz') as unfinished, unfinished.open('wb') as file:
@@ -83,4 +116,10 @@ def run(args: argparse.Namespace) -> None:
         beside = (np.concatenate([target, frame], axis=1) for frame in frames)
         animation.write(args.video, beside, 60 if args.video.suffix.lower() == '.mp4' else 20)
     print(f'distance {found.distance:.5g} ({found.measure})')
+    if observed is not None:
+        names = {'given': observed.pixels, 'held out': ~observed.pixels}
+        for name, chosen in names.items():
+            if chosen.any():
+                decibels = psnr(target, pictures['projected'], chosen)
+                print(f'PSNR {decibels:.2f} dB of {chosen.sum()} pixels {name}')
     print(args.out)

@@ -56,9 +56,9 @@ def relative_error(real: np.ndarray, fake: np.ndarray, power: int) -> float:
     return float(100 * (np.abs(real - _unit(fake)) ** power).sum() / total) if total else math.nan
 
 
-def psnr(real: np.ndarray, fake: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB, infinite for equal images. Raises: ValueError as `mean_error`."""
-    squares = mean_error(real, fake, 2) / 100
+def psnr(real: np.ndarray, fake: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB, infinite for equal images; mask, errors as `mean_error`."""
+    squares = mean_error(real, fake, 2, mask) / 100
     return -10 * math.log10(squares) if squares else math.inf
 
 

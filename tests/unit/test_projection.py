@@ -6,11 +6,15 @@ import functools
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from pegan_jax import projection, sample
-from pegan_jax.config import load_config, system_module
-from pegan_jax.projection import plain_distance, project
-from pegan_jax.sampling import Model, of_styles
+from pegan_jax import coords, projection, sample
+from pegan_jax.cli import main
+from pegan_jax.config import load_config, system_module, to_dict
+from pegan_jax.pixels import to_uint8
+from pegan_jax.projection import observe, plain_distance, project, project_points
+from pegan_jax.sampling import Model, frame_grid, of_styles, render
+from pegan_jax.train.checkpoint import Checkpoints
 
 
 @functools.cache
@@ -65,3 +69,76 @@ def test_what_cannot_be_projected_is_told():
         project(model(), np.zeros((8, 9, 3), np.float32))
     with pytest.raises(ValueError, match="space='z'"):
         project(model(), np.zeros((16, 16, 3), np.float32), space='z')
+
+
+# By coordinates -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('given', ['scattered:0.25', 'foveated:0.25', 'coarse:2', 'hole'])
+def test_a_generated_image_is_recovered_from_a_quarter_of_its_pixels(given):
+    loaded = model('cips:tiny')
+    loaded = dataclasses.replace(loaded, variables=jax.device_get(loaded.variables))
+    target = sample(loaded, [3])[0]
+    if given == 'hole':
+        given = np.zeros((16, 16), bool)
+        given[:8, 4:12] = True  # one corner of the image, and nothing of its lower half
+    observed = observe(loaded, target, given)
+    assert len(observed.points) == 64 and observed.pixels.sum() in (64, 256)
+    found = project_points(loaded, observed.points, observed.colours, steps=250)
+    rest = ~observed.pixels if not observed.pixels.all() else observed.pixels
+    start = of_styles(loaded, np.asarray(loaded.w_avg)[None])[0]
+    assert psnr(found.image[rest], target[rest]) > max(psnr(start[rest], target[rest]) + 6, 20)
+    # What was found is rendered anywhere; the image is that of the frame.
+    np.testing.assert_allclose(render(loaded, found.ws, frame_grid(loaded)), found.image, atol=1e-4)
+    assert found.distance < 0.01
+
+
+def test_blocks_have_the_mean_of_their_pixels():
+    loaded, image = model('cips:tiny'), np.random.default_rng(0).uniform(-1, 1, (16, 16, 3)).astype(np.float32)
+    observed = observe(loaded, image, 'coarse:4')
+    np.testing.assert_allclose(observed.colours[5], image[4:8, 4:8].mean((0, 1)), atol=1e-6)
+    np.testing.assert_allclose(observed.points[5].reshape(4, 4, 2), coords.grid(16, 16)[4:8, 4:8], atol=1e-6)
+    picture = projection.seen(observed)
+    np.testing.assert_array_equal(picture[4:8, 4:8], np.broadcast_to(to_uint8(observed.colours[5]), (4, 4, 3)))
+    few = observe(loaded, image, 'scattered:0.1')
+    shown = (projection.seen(few) == to_uint8(image)).all(-1)
+    assert few.pixels.sum() == 26 and (shown >= few.pixels).all() and shown.sum() < 40
+    # Scattered pixels are anywhere, foveated ones rather in the middle.
+    wide, narrow = (
+        observe(loaded, image, f'{kind}:0.3').pixels[4:12, 4:12].mean() for kind in ('scattered', 'foveated')
+    )
+    assert wide < 0.4 < narrow, (wide, narrow)
+
+
+def test_what_cannot_be_given_is_told():
+    image = np.zeros((16, 16, 3), np.float32)
+    with pytest.raises(ValueError, match='stylegan2 makes whole images: it is fitted to all pixels'):
+        observe(model(), image, 'scattered:0.5')
+    for given in ('scattered:0', 'scattered:2', 'coarse:5', 'coarse:1', 'all', 'foveated:x'):
+        with pytest.raises(ValueError, match='is nothing to give; use scattered:SHARE'):
+            observe(model('cips:tiny'), image, given)
+    with pytest.raises(ValueError, match='the pixels given are 0 of'):
+        observe(model('cips:tiny'), image, np.zeros((16, 16), bool))
+    with pytest.raises(ValueError, match=r'points \(4, 1, 2\) and colours \(3, 3\)'):
+        project_points(model('cips:tiny'), np.zeros((4, 2)), np.zeros((3, 3)))
+
+
+def test_the_command_fits_what_is_given_and_tells_the_rest(tmp_path, capsys):
+    loaded, workdir = model('cips:tiny'), tmp_path / 'run'
+    checkpoints = Checkpoints(workdir / 'checkpoints')
+    checkpoints.save_items(0, {'sampling': loaded.variables}, {'config': to_dict(loaded.config), 'images': 0})
+    checkpoints.close()
+    Image.fromarray(to_uint8(sample(loaded, [3])[0])).save(tmp_path / 'image.png')
+    hole = np.zeros((16, 16), np.uint8)
+    hole[:, 8:] = 255
+    Image.fromarray(hole).save(tmp_path / 'hole.png')
+    for given, count in (('scattered:0.25', 64), (str(tmp_path / 'hole.png'), 128)):
+        words = ['--model', str(workdir), '--image', str(tmp_path / 'image.png'), '--out', str(tmp_path / 'found')]
+        assert main(['project', *words, '--given', given, '--steps', '20']) == 0
+        printed = capsys.readouterr().out
+        assert f'dB of {count} pixels given' in printed and f'dB of {256 - count} pixels held out' in printed
+    shown = np.asarray(Image.open(tmp_path / 'found' / 'given.png'))
+    assert (shown[:, 8:] == 128).all() and shown[:, :8].std() > 10
+    out = tmp_path / 'wide.npy'
+    words = ['--model', str(workdir), '--ws', str(tmp_path / 'found' / 'projected_w.npz'), '--out', str(out)]
+    assert main(['render', *words, '--size', '24', '--extent=-2,2,-2,2']) == 0 and np.load(out).shape == (24, 24, 3)
