@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pegan_jax.pixels import as_image
+
 SEQUENTIAL = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 DIVERGING = ((33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130), (178, 24, 43))
 _TILE, _GAP, _LABEL = 132, 10, 150
@@ -23,29 +25,38 @@ def coloured(x: np.ndarray, low: float, high: float, ramp: tuple = SEQUENTIAL) -
 
 
 def picture_table(
-    title: str, rows: dict[str, list[tuple[str, np.ndarray]]], legend: tuple | None = None
+    title: str, rows: dict[str, list[tuple[str, np.ndarray]]], legend: tuple | None = None, tile: int = _TILE
 ) -> Image.Image:
-    """Rows of captioned uint8 pictures under a title; legend: (low, high, ramp, what) of a colour bar."""
+    """Rows of captioned uint8 pictures under a title, their longer sides `tile`.
+
+    legend: (low, high, ramp, what) of a colour bar.
+    """
     small, large, across = ImageFont.load_default(12), ImageFont.load_default(15), max(map(len, rows.values()))
     label = max(_LABEL, *(20 + int(small.getlength(line)) for name in rows for line in name.split('\n')))
-    width = label + across * (_TILE + _GAP)
-    top, step = 34, _TILE + 24
-    out = Image.new('RGB', (max(width, 760), top + len(rows) * step + (44 if legend else 6)), 'white')
+    width = max(label + across * (tile + _GAP), 8 + int(large.getlength(title)), 760)
+
+    def scaled(picture: np.ndarray) -> Image.Image:
+        image = as_image(picture)
+        scale = tile / max(image.size)
+        size = tuple(max(round(n * scale), 1) for n in image.size)
+        return image.resize(size, Image.Resampling.NEAREST)
+
+    images = {name: [(caption, scaled(picture)) for caption, picture in row] for name, row in rows.items()}
+    heights = [max(image.height for _, image in row) + 24 for row in images.values()]
+    y = 34
+    out = Image.new('RGB', (width, y + sum(heights) + (44 if legend else 6)), 'white')
     draw = ImageDraw.Draw(out)
     draw.text((8, 8), title, 'black', large)
-    for i, (name, pictures) in enumerate(rows.items()):
-        y = top + i * step
-        draw.multiline_text((8, y + 18 + _TILE // 3), name, 'black', small)
-        for j, (caption, picture) in enumerate(pictures):
-            x = label + j * (_TILE + _GAP)
+    for (name, row), height in zip(images.items(), heights, strict=True):
+        draw.multiline_text((8, y + 18 + (height - 24) // 3), name, 'black', small)
+        for j, (caption, image) in enumerate(row):
+            x = label + j * (tile + _GAP)
             draw.text((x, y + 2), caption, 'black', small)
-            image = Image.fromarray(picture)
-            scale = _TILE / max(image.size)
-            size = tuple(max(round(n * scale), 1) for n in image.size)
-            out.paste(image.resize(size, Image.Resampling.NEAREST), (x, y + 18))
+            out.paste(image, (x, y + 18))
+        y += height
     if legend:
         low, high, ramp, what = legend
-        y, bar = top + len(rows) * step + 4, coloured(np.linspace(0, 1, 240)[None].repeat(12, 0), 0, 1, ramp)
+        y, bar = y + 4, coloured(np.linspace(0, 1, 240)[None].repeat(12, 0), 0, 1, ramp)
         out.paste(Image.fromarray(bar), (label, y))
         draw.text((label, y + 15), f'{low:.3g}', 'black', small)
         draw.text((label + 240, y + 15), f'{high:.3g}', 'black', small, anchor='ra')

@@ -1,5 +1,6 @@
-"""The spaces that positional encodings span."""
+"""The spaces that positional encodings span, and what the two halves of that of CIPS bring."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -8,7 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import coords, encodings
-from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, picture_table, rounded
+from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, line_chart, picture_table, rounded
+from pegan_jax.analysis.noise import as_picture
+from pegan_jax.metrics.spectra import radial_curve
+from pegan_jax.models import cips
+from pegan_jax.sampling import Model, frame_grid, sample
 from pegan_jax.settings import UserError
 
 
@@ -88,3 +93,91 @@ def constant_of(params: dict) -> np.ndarray:
     if len(found) != 1:
         raise UserError('this generator has no learned constant; choose one whose input is one, or leave out --model.')
     return np.asarray(found[0])
+
+
+# The halves of the encoding of CIPS -----------------------------------------------------------------------------------
+
+HALVES = {'lff': 'Fourier features', 'emb': 'embedding'}
+
+
+def coordinate_encodings(model: Model) -> dict[str, np.ndarray]:
+    """The encoding of the training frame by a CIPS, {half: [H, W, hidden_size]}, as sampling reads it."""
+    params, grid = model.variables['params'], frame_grid(model)
+    points = jnp.asarray(grid.at(np.arange(grid.shape[0] * grid.shape[1]).reshape(grid.shape[:2])))
+    found, wraps = {}, model.sampler.span is not None
+    if 'lff' in params:
+        at = encodings.cylinder(points) if wraps else points
+        found[HALVES['lff']] = encodings.fourier_features(at, params['lff']['kernel'], params['lff']['bias'])
+    if 'emb' in params:
+        found[HALVES['emb']] = encodings.embedding(jnp.asarray(params['emb']), points, wrap_x=wraps)
+    return {name: np.asarray(x) for name, x in found.items()}
+
+
+def component_colours(encoding: np.ndarray) -> np.ndarray:
+    """[H, W, C] as uint8 [H, W, 3]: the first three principal components of positions, each from its least to its most.
+
+    The sign of a component is such that its largest loading is positive.
+    """
+    rows = encoding.reshape(-1, encoding.shape[-1]).astype(np.float64)
+    rows = rows - rows.mean(0)
+    basis = np.linalg.svd(rows, full_matrices=False)[2][:3]
+    largest = np.take_along_axis(basis, np.abs(basis).argmax(1)[:, None], axis=1)
+    parts = rows @ (basis * np.where(largest < 0, -1, 1)).T
+    low, high = parts.min(0), parts.max(0)
+    colours = (parts - low) / np.maximum(high - low, 1e-12)
+    colours = np.pad(colours, ((0, 0), (0, 3 - colours.shape[1])))
+    return (255 * colours).round().astype(np.uint8).reshape(*encoding.shape[:2], 3)
+
+
+def without(model: Model, half: str) -> Model:
+    """A CIPS whose encoding has zeros in one half, 'lff' (Fourier features) or 'emb' (embedding)."""
+    params = model.variables['params']
+    zeros = jax.tree.map(jnp.zeros_like, params[half])
+    return dataclasses.replace(model, variables={**model.variables, 'params': {**params, half: zeros}})
+
+
+def halves_study(models: dict[str, Model], count: int = 4, seed: int = 0) -> Study:
+    """The encoding of CIPS (Anokhin et al. 2021, figures 4 to 6): its principal components, spectra, and use.
+
+    Numbers: the share of each half's power, without its mean, beyond a quarter of a cycle per pixel, and how much
+    samples change without it (mean absolute difference of colours, which span 2). Pictures: `components` as colours
+    beside the mean magnitude over channels; `magnitudes` by radius; `zeroed`, samples with zeros in either half.
+    Raises: UserError for a model that is no CIPS.
+    """
+    numbers, rows, curves, images = {}, {}, {}, {}
+    for name, model in models.items():
+        if not isinstance(model.config.model, cips.Config):
+            raise UserError(f'{name} is of system {model.config.system!r}, which has no such halves; choose a cips.')
+        numbers[name], seeds = {}, range(seed, seed + count)
+        rows[name] = []
+        samples = sample(model, seeds)
+        table = {'both': samples}
+        keys = {label: key for key, label in HALVES.items()}
+        for half, encoding in coordinate_encodings(model).items():
+            x = np.moveaxis(encoding - encoding.mean((0, 1)), -1, 0)
+            power = np.abs(np.fft.fft2(x)) ** 2
+            radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in encoding.shape[:2]), indexing='ij'))
+            shown = np.fft.fftshift(np.log10(np.sqrt(power).mean(0) + 1e-6))
+            rows[name] += [
+                (f'{half}: components', component_colours(encoding)),
+                ('log magnitude', coloured(shown, shown.max() - 4, shown.max())),
+            ]
+            curve = radial_curve(power.mean(0))
+            curves[f'{name}: {half}'] = (range(1, len(curve)), 10 * np.log10(np.maximum(curve[1:], 1e-12)))
+            made = sample(without(model, keys[half]), seeds)
+            table[f'no {half}'] = made
+            numbers[name][half] = {
+                'share of power beyond a quarter of a cycle per pixel': rounded(
+                    power[:, radius > 0.25].sum() / power.sum()
+                ),
+                'change of samples without it': rounded(np.abs(made - samples).mean()),
+            }
+        for i, s in enumerate(seeds):
+            images[f'{name},\nseed {s}'] = [(kind, as_picture(x[i])) for kind, x in table.items()]
+    title = 'Encodings of the training frame: principal components, and mean magnitudes over four decades'
+    pictures = {
+        'components': picture_table(title, rows),
+        'magnitudes': line_chart('Power of encodings by radius, mean of channels', curves, 'cycles per side', 'dB'),
+        'zeroed': picture_table('Samples without one half of the encoding', images),
+    }
+    return Study(numbers, pictures)

@@ -9,6 +9,7 @@ from pegan_jax.analysis.holes import box_mask
 from pegan_jax.evaluation import read_images
 from pegan_jax.gan import Completer
 from pegan_jax.inpainting import inpaint
+from pegan_jax.metrics.spectra import radial_power, spectral_distance
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model, sample
 from pegan_jax.settings import UserError
@@ -81,9 +82,10 @@ def real_and_generated(model: Model, count: int) -> tuple[np.ndarray, np.ndarray
 def spectrum_study(models: dict[str, Model], count: int = 256) -> Study:
     """Heat maps, slices at 0 and 45 degrees and radial profiles of `count` real and generated images of every model.
 
-    Numbers: root mean square differences of generated and real profiles, in dB, up to half of the side.
+    Numbers: root mean square differences of generated and real profiles, in dB, up to half of the side; and of radial
+    powers relative to frequency 0 (`radial_power`, Anokhin et al. 2021, figure 7), which `radial` shows of all models.
     """
-    numbers, maps, charts = {}, {}, {}
+    numbers, maps, charts, radial = {}, {}, {}, {}
     for number, (name, model) in enumerate(models.items()):
         real, made = real_and_generated(model, count)
         spectrum_of = functools.partial(power_spectrum, mean=real.mean(), deviation=real.std())
@@ -99,5 +101,11 @@ def spectrum_study(models: dict[str, Model], count: int = 256) -> Study:
             charts[f'{angle.replace(" ", "_")}{suffix}'] = line_chart(
                 f'{name}: {angle}', curves, 'cycles per side', 'dB', y_range=(-50, 30)
             )
+        curves = [radial_power(images).mean(0) for images in (real, made)]
+        numbers[name]['rms dB, radial power'] = rounded(spectral_distance(*curves))
+        side = min(real.shape[1:3])
+        for kind, curve in zip((f'real, {side} pixels', name), curves, strict=True):
+            radial.setdefault(kind, (range(1, len(curve)), 10 * np.log10(np.maximum(curve[1:], 1e-20))))
+    charts['radial'] = line_chart('Radial power, relative to frequency 0', radial, 'cycles per side', 'dB')
     legend = (-40, 20, SEQUENTIAL, 'dB; frequency 0 in the middle')
     return Study(numbers, {'maps': picture_table('Average power spectra', maps, legend), **charts})

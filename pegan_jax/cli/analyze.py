@@ -10,7 +10,7 @@ from pegan_jax.cli import options
 from pegan_jax.files import whole
 from pegan_jax.settings import UserError
 
-HELP = 'Studies of padding, encodings, gates, directions, filters, noise, sticking details and spectra.'
+HELP = 'Studies of padding, encodings, coordinates, gates, directions, filters, noise, sticking details and spectra.'
 
 EPILOG = """Studies of where a generator knows its position from, and holes; pictures and numbers go to --out.
   padding     means, spreads and autocorrelation of maps without and with zero padding, layer by layer
@@ -22,10 +22,19 @@ EPILOG = """Studies of where a generator knows its position from, and holes; pic
   filters     of StyleGAN3: rates, cutoffs and attenuations of every layer, and aliases with and without its filter
   noise       of StyleGAN2 and MS-PIE: what differs between draws of noise
   sticking    details that stay where they are when a style changes: means of neighbours, and a strip of a walk
-  spectrum    average power spectra of real and generated images, of every system
+  spectrum    average power spectra of real and generated images, of every system, beside each other by radius
+  latents     rows of images between latents, and towards the mean style
+
+Of a CIPS, the experiments of its paper, and what they leave open:
+  halves      of its encoding: principal components, spectra, and samples without one of them
+  detail      four times finer than training, beside Lanczos, bicubic and the truth of the procedural worlds
+  foveation   5, 25, 50 and 100 % of the pixels, dense in the middle
+  inversion   w from a few pixels: PSNR of those that were held out, against the share that was given
+  artefacts   waves: energy in narrow bands, and what a low-pass over a finer render leaves of it
+  panorama    of one on a cylinder: the seam, mirror symmetry by azimuth, two styles on opposite sides
 
 Generators are one random stack of convolutions without and with padding; or those of --config, with random weights;
-or that of --model, which filters, noise, sticking and spectrum take more than once.
+or that of --model. From filters on, studies take several.
 
 examples:
   padding --out studies
@@ -35,6 +44,9 @@ examples:
   directions --model runs/faces --out studies
   filters --config stylegan3:t --config stylegan3:r --out studies
   sticking --model runs/stylegan2 --model runs/t --model runs/r --out studies
+  spectrum --model runs/cips --model runs/cips-ne --model runs/stylegan2 --out studies
+  detail --model runs/quickstart --out studies
+  panorama --config cips:panorama,tiny --out studies
 """
 
 # Study of models: the configurations that it has by default, and how many samples.
@@ -43,6 +55,13 @@ MODELS = {
     'noise': (('stylegan2:small',), 64),
     'sticking': (('stylegan2:small', 'stylegan3:t,small', 'stylegan3:r,small'), 64),
     'spectrum': (('stylegan2:small',), 256),
+    'latents': (('quickstart',), 3),
+    'halves': (('quickstart',), 4),
+    'detail': (('quickstart',), 4),
+    'foveation': (('quickstart',), 4),
+    'inversion': (('quickstart',), 2),
+    'artefacts': (('quickstart',), 32),
+    'panorama': (('cips:panorama,tiny',), 4),
 }
 
 
@@ -58,7 +77,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--samples', type=int,
         help='of maps, a multiple of 64, for padding and position (default 4096); draws of noise, and neighbours (64); '
-        'images of a spectrum (256)',
+        'images of a spectrum (256), for artefacts (32), of the others (2 to 4)',
     )  # fmt: skip
     p.add_argument('--seed', type=int, default=0, help='of random weights and of samples (default 0)')
     p.add_argument('--out', type=options.path, required=True, metavar='FOLDER')
@@ -133,6 +152,13 @@ def run_models(args: argparse.Namespace) -> None:
         'noise': lambda: analysis.noise_study(models, count, args.seed),
         'sticking': lambda: analysis.sticking_study(models, count, args.seed),
         'spectrum': lambda: analysis.spectrum_study(models, count),
+        'latents': lambda: analysis.latent_study(models, count, args.seed),
+        'halves': lambda: analysis.halves_study(models, count, args.seed),
+        'detail': lambda: analysis.detail_study(models, count, args.seed),
+        'foveation': lambda: analysis.foveation_study(models, count, args.seed),
+        'inversion': lambda: analysis.inversion_study(models, count, args.seed),
+        'artefacts': lambda: analysis.artefact_study(models, count, args.seed),
+        'panorama': lambda: analysis.panorama_study(models, count, args.seed),
     }[args.study]()
     about = {'study': args.study, 'seed': args.seed, 'model': [*map(str, args.model or [])], 'config': args.config}
     for path in analysis.save(study, args.out, args.study, about | ({'samples': count} if count else {})):

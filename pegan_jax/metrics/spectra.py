@@ -19,14 +19,18 @@ def radial_power(images: np.ndarray) -> np.ndarray:
     """
     images = np.asarray(images, np.float64)
     grey = images @ np.array(GREY) if images.shape[-1] == 3 else images[..., 0]
-    side = min(grey.shape[1:])
-    y, x = (np.fft.fftfreq(n) * side for n in grey.shape[1:])
-    radius = np.rint(np.hypot(y[:, None], x[None, :])).astype(int)
-    kept, power = radius < side // 2, np.abs(np.fft.fft2(grey)) ** 2
-    counts = np.bincount(radius[kept], minlength=side // 2)
-    sums = np.stack([np.bincount(radius[kept], weights=p[kept], minlength=side // 2) for p in power])
-    curves = sums / counts
+    curves = np.stack([radial_curve(p) for p in np.abs(np.fft.fft2(grey)) ** 2])
     return curves / np.maximum(curves[:, :1], np.finfo(np.float64).tiny)
+
+
+def radial_curve(power: np.ndarray) -> np.ndarray:
+    """Means over the radii of `radial_power`, [min(H, W) // 2], of a spectrum [H, W] in the order of `np.fft.fft2`."""
+    side = min(power.shape)
+    y, x = (np.fft.fftfreq(n) * side for n in power.shape)
+    radius = np.rint(np.hypot(y[:, None], x[None, :])).astype(int)
+    kept = radius < side // 2
+    counts = np.bincount(radius[kept], minlength=side // 2)
+    return np.bincount(radius[kept], weights=power[kept], minlength=side // 2) / counts
 
 
 def spectral_distance(real: np.ndarray, fake: np.ndarray) -> float:

@@ -146,10 +146,10 @@ def test_a_spectrum_is_flat_for_noise_and_has_a_wave_where_it_is():
         pytest.param('filters --config stylegan3:d,tiny', {'schedule', 'responses', 'table'}, marks=pytest.mark.slow),
         ('noise --config stylegan2:tiny --samples 4', {'deviation'}),
         ('sticking --config stylegan2:tiny --config stylegan3:r,tiny --samples 8', {'averages', 'strips'}),
-        ('spectrum --config dcgan:tiny --samples 4', {'maps', '0_degrees', '45_degrees', 'mean_over_angles'}),
+        ('spectrum --config dcgan:tiny --samples 4', {'maps', '0_degrees', '45_degrees', 'mean_over_angles', 'radial'}),
         pytest.param(
             'spectrum --config pconv:tiny --samples 2',
-            {'maps', '0_degrees', '45_degrees', 'mean_over_angles'},
+            {'maps', '0_degrees', '45_degrees', 'mean_over_angles', 'radial'},
             marks=pytest.mark.slow,
         ),
     ],

@@ -1,0 +1,107 @@
+"""Waves in images: energy in narrow bands, and whether samples between pixels take it away."""
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, picture_table, rounded
+from pegan_jax.analysis.noise import as_picture
+from pegan_jax.analysis.resolution import cell_grid, require_coordinates
+from pegan_jax.evaluation import read_images
+from pegan_jax.metrics.spectra import GREY
+from pegan_jax.pixels import as_floats
+from pegan_jax.sampling import Model, render
+
+FLOOR = 1 / 8  # of the sides, in cycles per side: lower frequencies are the picture itself
+PEAK = 10.0  # times its surroundings is a peak
+AROUND = 9  # frequencies along each axis that are the surroundings
+
+
+def narrow_band_energy(images: np.ndarray) -> np.ndarray:
+    """The share of high frequencies' power that is in narrow peaks, [N], of float images [N, H, W, C].
+
+    The power of the grey image under a Hann window, from FLOOR cycles per pixel on; a peak is PEAK times the median of
+    the AROUND x AROUND frequencies about it, and its energy what is above that median. White noise has some percent.
+    """
+    grey = images[..., :3] @ np.array(GREY) if images.shape[-1] >= 3 else images[..., 0]
+    height, width = grey.shape[1:]
+    grey = grey - grey.mean((1, 2), keepdims=True)
+    window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
+    power = np.abs(np.fft.fft2(grey * window)) ** 2
+    high = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) >= FLOOR
+    shares = []
+    for p in power:
+        median = ndimage.median_filter(p, AROUND, mode='wrap')
+        peaks = high & (p > PEAK * median)
+        shares.append((p - median)[peaks].sum() / max(p[high].sum(), 1e-30))
+    return np.array(shares)
+
+
+def reduced(images: np.ndarray, factor: int) -> np.ndarray:
+    """Float images [N, H, W, C] smaller by a factor, with Pillow's Lanczos filter (a = 3, as wide as the reduction)."""
+    size = (images.shape[2] // factor, images.shape[1] // factor)
+    planes = [
+        [np.asarray(Image.fromarray(x[..., c]).resize(size, Image.Resampling.LANCZOS)) for c in range(x.shape[-1])]
+        for x in np.asarray(images, np.float32)
+    ]
+    return np.moveaxis(np.array(planes), 1, -1)
+
+
+def artefact_study(models: dict[str, Model], count: int = 32, seed: int = 0) -> Study:
+    """Waves: energy in narrow bands of samples and of the data, and what a low-pass over a finer render leaves of it.
+
+    Every model is rendered with one sample per pixel, with 4 (the mean of a square), and twice as fine, reduced with a
+    Lanczos filter: waves that are aliases go, waves that the model makes on purpose stay.
+
+    Numbers: `narrow_band_energy` of each and of real images, and the share of the power of the finer image that lies
+    beyond what the size of training can show. Pictures: `images`, what filters take away (eight times), and spectra.
+    Raises: UserError for a model without coordinates.
+    """
+    require_coordinates(models)
+    numbers, rows = {}, {}
+    for name, model in models.items():
+        real = as_floats(read_images(model.config.data, count))
+        seeds = range(seed, seed + count)
+        pixel, fine = cell_grid(model, 1), cell_grid(model, 2)
+        finer = np.stack([render(model, s, fine) for s in seeds])
+        kinds = {
+            'one sample per pixel': np.stack([render(model, s, pixel) for s in seeds]),
+            'four samples per pixel': np.stack([render(model, s, pixel, supersample=2) for s in seeds]),
+            'twice as fine, Lanczos': reduced(finer, 2),
+        }
+        energy = {'real': narrow_band_energy(real), **{kind: narrow_band_energy(x) for kind, x in kinds.items()}}
+        numbers[name] = {
+            'narrow-band energy': {kind: rounded(np.mean(x)) for kind, x in energy.items()},
+            'power beyond the size of training': rounded(_beyond(finer)),
+        }
+        worst = int(energy['one sample per pixel'].argmax())
+        plain = kinds['one sample per pixel'][worst]
+        row = [(f'{kind}'[:22], as_picture(x[worst])) for kind, x in kinds.items()]
+        for kind in list(kinds)[1:]:
+            row.append((f'- {kind}'[:22], as_picture(np.clip(8 * (plain - kinds[kind][worst]), -1, 1))))
+        for kind, x in (
+            ('spectrum', kinds['one sample per pixel']),
+            ('spectrum, Lanczos', kinds['twice as fine, Lanczos']),
+        ):
+            row.append((kind, coloured(_levels(x), -80, 0)))
+        row.append(('spectrum, real', coloured(_levels(real), -80, 0)))
+        rows[name] = row
+    legend = (-80, 0, SEQUENTIAL, 'dB, relative to the largest; frequency 0 in the middle')
+    title = 'The sample with the most energy in narrow bands; what filters take away, eight times; mean spectra'
+    return Study(numbers, {'images': picture_table(title, rows, legend)})
+
+
+def _levels(images: np.ndarray) -> np.ndarray:
+    """The mean power of grey images, [H, W] in dB."""
+    grey = images[..., :3].mean(-1)
+    grey = grey - grey.mean((1, 2), keepdims=True)
+    power = np.fft.fftshift((np.abs(np.fft.fft2(grey)) ** 2).mean(0))
+    return 10 * np.log10(np.maximum(power / power.max(), 1e-12))
+
+
+def _beyond(finer: np.ndarray) -> float:
+    """The share of the power, without the mean, of images twice as fine, that smaller ones cannot show."""
+    grey = finer[..., :3].mean(-1)
+    power = (np.abs(np.fft.fft2(grey - grey.mean((1, 2), keepdims=True))) ** 2).mean(0)
+    outside = np.maximum(*np.meshgrid(*(np.abs(np.fft.fftfreq(n)) for n in grey.shape[1:]), indexing='ij')) >= 0.25
+    return float(power[outside].sum() / max(power.sum(), 1e-30))
