@@ -113,7 +113,7 @@ def save(model: Model, wanted: Style, place: View, path: pathlib.Path, bits: int
         )
     extent, matrix = _lattice(model, place)
     grid = sampling.lazy_grid(place.height, place.width, **extent, matrix=matrix)
-    sampling.render_file(model, queries.styles(model, wanted)[0], grid, path, bits=bits)
+    sampling.render_file(model, queries.styles(model, wanted)[0], grid, path, bits=bits, chunk=SIDE * SIDE)
 
 
 def command(model: Model, name: str, wanted: Style, place: View, bits: int) -> dict[str, str | None]:

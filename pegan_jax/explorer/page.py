@@ -28,7 +28,8 @@ from pegan_jax.settings import UserError
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 AT_ONCE = 2  # computations
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; base-uri 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
+    "base-uri 'none'"
 )
 STATIC = importlib.resources.files('pegan_jax.explorer') / 'static'
 

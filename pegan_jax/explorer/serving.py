@@ -21,6 +21,7 @@ def _bind(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
+        found.listen()  # from here on a browser waits for the server
     except (OSError, OverflowError) as error:
         found.close()
         raise UserError(f'--host {host} --port {port} cannot be had: {error}; choose another, or port 0.') from None

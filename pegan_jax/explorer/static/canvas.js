@@ -25,7 +25,7 @@ export class CanvasView {
   show(model, state) {
     if (this.model !== model) {
       this.image = null;
-      $(this.root, 'layers').replaceChildren();
+      $(this.root, 'table').replaceChildren();
       $(this.root, 'layer').hidden = true;
     }
     this.model = model;
@@ -72,7 +72,7 @@ export class CanvasView {
     this.asking = false;
     this.canvas.dataset.ready = 'true';
     this.style.pictures();
-    if ($(this.root, 'layers').rows.length) this.layers();
+    if ($(this.root, 'table').rows.length) this.layers();
   }
 
   resize() {
@@ -86,7 +86,7 @@ export class CanvasView {
   frame() {
     const {width, height} = this.image;
     const fits = Math.min((this.canvas.width - 40) / width, (this.canvas.height - 60) / height);
-    const scale = fits >= 1 ? Math.min(Math.floor(fits), 12) : fits;
+    const scale = fits >= 1 ? Math.min(Math.floor(fits), 24) : fits;
     return {left: Math.round((this.canvas.width - width * scale) / 2), top: Math.round((this.canvas.height - height * scale) / 2), scale};
   }
 
@@ -182,7 +182,7 @@ export class CanvasView {
 
   async layers() {
     const rows = await (await ask('layers', this.params)).json();
-    const table = $(this.root, 'layers');
+    const table = $(this.root, 'table');
     table.innerHTML = '<thead><tr><th>layer</th><th>size</th><th>mean</th><th>deviation</th></tr></thead><tbody></tbody>';
     for (const {name, shape, mean, std} of rows) {
       const row = table.tBodies[0].insertRow();
@@ -200,7 +200,7 @@ export class CanvasView {
 
   layerPictures() {
     $(this.root, 'layer').hidden = false;
-    for (const row of $(this.root, 'layers').tBodies[0].rows) {
+    for (const row of $(this.root, 'table').tBodies[0].rows) {
       row.setAttribute('aria-selected', row.dataset.layer === this.layer);
     }
     const channel = Math.max(Math.floor($(this.root, 'channel').value) || 0, 0);

@@ -3,7 +3,7 @@
 // The view is a lattice of pixels, one per CSS pixel. `angle` turns it: a point q of the lattice lies at turn(q, angle)
 // on the map. Levels of zoom are steps of a quarter of a doubling; between steps, pictures are scaled until it rests.
 
-import {$, address, api, ask, copy, failed, save, tell} from './page.js';
+import {$, address, ask, copy, failed, save, tell} from './page.js';
 import {StyleControls} from './style.js';
 
 const STEPS = 4;  // levels per doubling
@@ -169,7 +169,7 @@ export class MapView {
     for (const level of [this.view.level - COARSE, this.view.level]) {
       for (const [column, row] of this.seen(level)) {
         const key = `${series}|${level}|${column}|${row}`;
-        wanted.push({key, series, level, column, row, href: api('tile', this.params(level, column, row))});
+        wanted.push({key, series, level, column, row, params: this.params(level, column, row)});
       }
     }
     // Coarse tiles are for waiting: with all fine ones at hand there is nothing to wait for.
@@ -198,8 +198,7 @@ export class MapView {
     const controller = new AbortController();
     this.loading.set(tile.key, controller);
     try {
-      const response = await fetch(tile.href, {signal: controller.signal});
-      if (!response.ok) throw new Error((await response.json()).error);
+      const response = await ask('tile', tile.params, {signal: controller.signal});
       const image = await createImageBitmap(await response.blob());
       this.computed++;
       this.keep(tile.key, {...tile, image});

@@ -16,7 +16,13 @@ export function api(path, params = {}) {
 
 /** fetch, whose failures are errors with the server's words. */
 export async function ask(path, params, options) {
-  const response = await fetch(api(path, params), options);
+  let response;
+  try {
+    response = await fetch(api(path, params), options);
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw new Error('The server does not answer: is it still running?');
+  }
   if (response.ok) return response;
   const text = await response.text();
   let told;
@@ -38,7 +44,8 @@ export function tell(text, good = false) {
 /** Tells what went wrong, unless it was not wanted any longer. */
 export function failed(error) {
   if (error.name === 'AbortError') return;
-  tell(error instanceof TypeError ? 'The server does not answer: is it still running?' : error.message);
+  console.error(error);
+  tell(error.message);
 }
 
 export async function copy(text) {
