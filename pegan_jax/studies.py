@@ -21,7 +21,7 @@ from pegan_jax.metrics.names import HIGHER_IS_BETTER, parse_all
 from pegan_jax.pixels import to_uint8, with_channels
 from pegan_jax.sampling import load, sample
 from pegan_jax.scoring import record
-from pegan_jax.scoring.scores import Scorer, open_networks
+from pegan_jax.scoring.scores import scorer_of
 from pegan_jax.settings import UserError
 
 SHOWN = 8  # latents of the pictures
@@ -192,8 +192,7 @@ def run(
                 return False
             seconds, model = time.monotonic() - start, load(workdir)
             scored = [score for score in parse_all(plan.metrics) if _has(model, score)]
-            scorer = Scorer(scored, open_networks(scored, {}, out), out / 'features')
-            values, about = score_model(model, scorer, model.config.data)
+            values, about = score_model(model, scorer_of(scored, out), model.config.data)
             told = {'cell': cell, 'seed': seed, 'kimg': kimg, 'setting': setting, 'seconds': round(seconds, 1)}
             record.append(out / 'results.jsonl', model.step, told | {'scores': values}, about)
             say(f'{cell}, seed {seed}: ' + '  '.join(f'{name} {value:.4g}' for name, value in values.items()))

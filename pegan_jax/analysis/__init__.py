@@ -4,6 +4,7 @@ from pegan_jax.analysis.artefacts import artefact_study
 from pegan_jax.analysis.directions import directions_study, walk
 from pegan_jax.analysis.drawing import Study, save
 from pegan_jax.analysis.encodings import constant_of, encodings_study, halves_study
+from pegan_jax.analysis.extrapolation import extrapolation_study
 from pegan_jax.analysis.features import default_sources, network_features, random_network
 from pegan_jax.analysis.filters import filter_study
 from pegan_jax.analysis.gates import gate_study
@@ -27,6 +28,7 @@ __all__ = [
     'detail_study',
     'directions_study',
     'encodings_study',
+    'extrapolation_study',
     'filter_study',
     'foveation_study',
     'gate_study',

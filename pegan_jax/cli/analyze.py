@@ -23,6 +23,7 @@ EPILOG = """Studies of where a generator knows its position from, and holes; pic
   noise       of StyleGAN2 and MS-PIE: what differs between draws of noise
   sticking    details that stay where they are when a style changes: means of neighbours, and a strip of a walk
   spectrum    average power spectra of real and generated images, of every system, beside each other by radius
+  extrapolation  windows ever farther outside of the frame, against the procedural worlds as they are there
   latents     rows of images between latents, and towards the mean style
 
 Of a CIPS, the experiments of its paper, and what they leave open:
@@ -47,6 +48,7 @@ examples:
   spectrum --model runs/cips --model runs/cips-ne --model runs/stylegan2 --out studies
   detail --model runs/quickstart --out studies
   panorama --config cips:panorama,tiny --out studies
+  extrapolation --model runs/cips --model runs/t --out studies
 """
 
 # Study of models: the configurations that it has by default, and how many samples.
@@ -55,6 +57,7 @@ MODELS = {
     'noise': (('stylegan2:small',), 64),
     'sticking': (('stylegan2:small', 'stylegan3:t,small', 'stylegan3:r,small'), 64),
     'spectrum': (('stylegan2:small',), 256),
+    'extrapolation': (('quickstart',), 1000),
     'latents': (('quickstart',), 3),
     'halves': (('quickstart',), 4),
     'detail': (('quickstart',), 4),
@@ -77,7 +80,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--samples', type=int,
         help='of maps, a multiple of 64, for padding and position (default 4096); draws of noise, and neighbours (64); '
-        'images of a spectrum (256), for artefacts (32), of the others (2 to 4)',
+        'images of a spectrum (256), for artefacts (32), of each score of extrapolation (1000), of the others (2 to 4)',
     )  # fmt: skip
     p.add_argument('--seed', type=int, default=0, help='of random weights and of samples (default 0)')
     p.add_argument('--out', type=options.path, required=True, metavar='FOLDER')
@@ -152,6 +155,7 @@ def run_models(args: argparse.Namespace) -> None:
         'noise': lambda: analysis.noise_study(models, count, args.seed),
         'sticking': lambda: analysis.sticking_study(models, count, args.seed),
         'spectrum': lambda: analysis.spectrum_study(models, count),
+        'extrapolation': lambda: analysis.extrapolation_study(models, count, args.out),
         'latents': lambda: analysis.latent_study(models, count, args.seed),
         'halves': lambda: analysis.halves_study(models, count, args.seed),
         'detail': lambda: analysis.detail_study(models, count, args.seed),

@@ -262,6 +262,11 @@ def _check_sizes(fake: Images, real: Images) -> None:
         raise UserError(f'fake images have {told} pixels; give --size H[xW], the size of both.')
 
 
+def scorer_of(scores: Sequence[Score], folder: pathlib.Path) -> Scorer:
+    """A `Scorer` whose networks come with the package, or have their files in the folder. Errors as `open_network`."""
+    return Scorer(scores, open_networks(scores, {}, folder), folder / 'features')
+
+
 def open_networks(
     scores: Sequence[Score], given: Mapping[str, pathlib.Path], cache: pathlib.Path, **options: Any
 ) -> dict[str, Network]:

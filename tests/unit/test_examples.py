@@ -11,6 +11,7 @@ from pegan_jax.config import load_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted((ROOT / 'configs').glob('*.py'))]
+WITHOUT_MODEL = {'analyze', 'convert', 'edges', 'evaluate', 'inpaint', 'study'}
 COMMAND = re.compile(r'(?:python -m pegan_jax|python train\.py) +(?!COMMAND|--help)([^`\n|"]*)')
 
 
@@ -31,9 +32,7 @@ def shown():
         lines = module.EPILOG.partition('examples:')[2].splitlines()
         for line in filter(str.strip, lines):
             words = shlex.split(re.split(r'\s{2,}', line.strip())[0])
-            model = {'convert': [], 'edges': [], 'analyze': [], 'inpaint': [], 'evaluate': []}.get(
-                name, ['--model', 'W']
-            )
+            model = [] if name in WITHOUT_MODEL else ['--model', 'W']
             yield f'{name} --help', [name, *([] if '--model' in words else model), *words]
 
 

@@ -1,0 +1,195 @@
+"""What a generator knows beyond its frame: windows ever farther outside, against the worlds as they are there.
+
+The procedural worlds are known everywhere. A model learns their frame, [-1, 1]^2, and is asked for windows of the same
+size and pitch, moved to the right or down by a distance, in frames. Their scores are against the true distribution of
+the same windows, which no training sees. Any model can be asked: it is a function of latents and a grid.
+
+    from pegan_jax.analysis import extrapolation
+
+    def images(index, grid):  # of latents index [N] at positions grid [H, W, 2]: float32 [N, H, W, 3] in [-1, 1]
+        return my_network(my_latents(index), grid)
+
+    curves = extrapolation.curves(images, 'my network', side=32, folder='features')
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pegan_jax import coords
+from pegan_jax.analysis.drawing import Study, line_chart, picture_table, rounded
+from pegan_jax.data import worlds
+from pegan_jax.metrics.names import parse_all
+from pegan_jax.pixels import to_uint8, with_channels
+from pegan_jax.sampling import Model
+from pegan_jax.scoring.images import FAKE_WORLDS, REAL_WORLDS, Images, digest_of
+from pegan_jax.scoring.scores import scorer_of
+from pegan_jax.settings import UserError
+
+Generate = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+DISTANCES = (0.0, 0.25, 0.5, 1.0, 2.0)
+DIRECTIONS = {'right': (1, 0), 'down': (0, 1)}
+METRICS = 'fd_worlds1000,swd1000,horizon1000,rows1000,spectral1000'
+BATCH = 32
+
+
+def window(side: int, direction: str, distance: float) -> np.ndarray:
+    """Positions [side, side, 2] of the pixels' centres, (x, y) in units in which the frame is [-1, 1]^2, y down."""
+    right, down = (round(distance * side) * step for step in DIRECTIONS[direction])
+    return np.asarray(coords.grid(side, side, centered=True)) + np.array([right, down], np.float32) * np.float32(
+        2 / side
+    )
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _world(seeds: jax.Array, grid: jax.Array, footprint: float) -> jax.Array:
+    return jax.vmap(lambda seed: worlds.world(seed, grid, footprint))(seeds)
+
+
+def true_worlds(first: int = FAKE_WORLDS, fold: Callable[[np.ndarray], np.ndarray] | None = None) -> Generate:
+    """Images of worlds from number `first` on; with a fold of positions, what continues their frame without them."""
+
+    def images(index: np.ndarray, grid: np.ndarray) -> np.ndarray:
+        at = grid if fold is None else fold(grid)
+        return np.asarray(_world(np.asarray(first + index, np.int32), jnp.asarray(at, jnp.float32), 2 / len(grid)))
+
+    return images
+
+
+def _repeated(p: np.ndarray) -> np.ndarray:
+    return (p + 1) % 2 - 1
+
+
+def _mirrored(p: np.ndarray) -> np.ndarray:
+    return 1 - np.abs((p + 1) % 4 - 2)
+
+
+def _stretched(p: np.ndarray) -> np.ndarray:
+    return np.clip(p, -1 + 1 / len(p), 1 - 1 / len(p))
+
+
+# The best that there can be, and what needs no knowledge: other worlds; their frame repeated, mirrored, or its border.
+REFERENCES = {
+    'other worlds': true_worlds(),
+    'frame repeated': true_worlds(fold=_repeated),
+    'frame mirrored': true_worlds(fold=_mirrored),
+    'border stretched': true_worlds(fold=_stretched),
+}
+
+
+def of_model(model: Model) -> Generate:
+    """A trained model as a function of latents and a grid of `window`.
+
+    CIPS computes the positions; a model whose scenes can be moved moves them; one that has a size alone makes an image
+    that is large enough, about the same middle, of which the window is a part.
+    Raises: UserError for a model that has one view only, or completes images.
+    """
+    sampler, size = model.sampler, model.config.data.size
+    if sampler.view is None:
+        raise UserError(f'{model.config.system} has one view, and nothing outside of it; use a model with coordinates.')
+    side = size[0]
+    native = np.asarray(sampler.view(None, None)['grid'], np.float64) if sampler.pixelwise else None
+
+    def images(index: np.ndarray, grid: np.ndarray) -> np.ndarray:
+        right, down = (int(n) for n in np.rint(np.asarray(grid).mean((0, 1)) * side / 2))
+        label = [int(i) % model.gan.c_dim for i in index] if model.gan.c_dim else None
+        w = model.styles([int(i) for i in index], label=label)
+        if native is not None:
+            at = native + (native[1, 1] - native[0, 0]) * np.array([right, down])
+            return np.asarray(model.synthesise(w, grid=at.astype(np.float32)))
+        if 'transform' in sampler.options:
+            matrix = coords.translate(-right / min(size), -down / min(size))
+            return np.asarray(model.synthesise(w, **sampler.view(None, matrix)))
+        large = (size[0] + 2 * abs(down), size[1] + 2 * abs(right))
+        whole = np.asarray(model.synthesise(w, **sampler.view(large, None)))
+        top, left = abs(down) + down, abs(right) + right
+        return whole[:, top : top + size[0], left : left + size[1]]
+
+    return images
+
+
+def _rows(images: Generate, identity: str, grid: np.ndarray) -> Images:
+    def read(start: int, stop: int) -> np.ndarray:
+        parts = [images(np.arange(i, i + BATCH), grid) for i in range(start, stop, BATCH)]
+        return np.concatenate([with_channels(to_uint8(part), 3) for part in parts])[: stop - start]
+
+    about = {'images': identity, 'window': [np.asarray(grid)[i, i].tolist() for i in (0, -1)]}
+    return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
+
+
+def curves(
+    images: Generate,
+    identity: str,
+    *,
+    side: int,
+    folder: str | pathlib.Path,
+    metrics: str = METRICS,
+    distances: Sequence[float] = DISTANCES,
+    directions: Sequence[str] = tuple(DIRECTIONS),
+) -> dict[str, dict[str, list[float]]]:
+    """Scores of windows over their distance from the frame.
+
+    Args:
+      images: (index [N], grid [side, side, 2]) -> float32 [N, side, side, 3] in [-1, 1]; index i gives the same scene
+        wherever the window is.
+      identity: differs whenever images may differ: their features are kept in `folder` by this name.
+      side: of images in training, which were `data.worlds`.
+      folder: where features are kept, and those of other calls are found.
+      metrics: of `evaluate`, of samples alone.
+    Returns: {direction: {score: [one per distance]}}.
+    """
+    scorer = scorer_of(parse_all(metrics), pathlib.Path(folder))
+    found = {}
+    for direction in directions:
+        rows = []
+        for distance in distances:
+            grid = window(side, direction, distance)
+            real = _rows(true_worlds(REAL_WORLDS), f'worlds {REAL_WORLDS}', grid)
+            rows.append(scorer(_rows(images, identity, grid), real)[0])
+        found[direction] = {name: [row[name] for row in rows] for name in rows[0]}
+    return found
+
+
+def extrapolation_study(models: dict[str, Model], count: int = 1000, folder: str | pathlib.Path = 'features') -> Study:
+    """Curves of models that were trained on worlds, beside REFERENCES; and what they show on a wide window.
+
+    Args: models: by the name to show, of one size; count: images of each score.
+    Raises: ValueError for models of several sizes, or that were not trained on worlds, and as `of_model`.
+    """
+    sides = {model.config.data.size for model in models.values()}
+    if len(sides) > 1 or len(set(next(iter(sides)))) > 1:
+        raise UserError(f'models have the sizes {sorted(sides)}; compare those of one square size.')
+    for name, model in models.items():
+        if model.config.data.tfds != 'worlds':
+            raise UserError(f'{name} was not trained on worlds; only of these the outside is known.')
+    side = next(iter(sides))[0]
+    metrics = METRICS.replace('1000', str(count))
+    asked = {name: (of_model(model), digest_of(model.variables)) for name, model in models.items()}
+    asked |= {name: (images, name) for name, images in REFERENCES.items()}
+    found = {
+        name: curves(images, identity, side=side, folder=folder, metrics=metrics)
+        for name, (images, identity) in asked.items()
+    }
+    pictures, first = {}, next(iter(found.values()))
+    for direction in DIRECTIONS:
+        for score in first[direction]:
+            pictures[f'{score}_{direction}'] = line_chart(
+                f'{score} of windows moved {direction}',
+                {name: (DISTANCES, of[direction][score]) for name, of in found.items()},
+                'distance in frames', score,
+            )  # fmt: skip
+    index, rows = np.arange(3), {}
+    for name, (images, _) in asked.items():
+        wide = np.concatenate([images(index, window(side, 'right', d)) for d in (0.0, 1.0, 2.0)], axis=2)
+        rows[name] = [(f'latent {i}', with_channels(to_uint8(image), 3)) for i, image in zip(index, wide, strict=True)]
+    pictures['wide'] = picture_table('From the frame to two frames on the right of it', rows)
+    numbers: dict[str, Any] = {'distances': list(DISTANCES), 'count': count}
+    for name, of in found.items():
+        numbers[name] = {d: {score: rounded(values) for score, values in scores.items()} for d, scores in of.items()}
+    return Study(numbers, pictures)

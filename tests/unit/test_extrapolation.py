@@ -1,0 +1,85 @@
+"""Extrapolation: windows are where they say, models show them, and scores know what is true there."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from pegan_jax.analysis import extrapolation
+from pegan_jax.config import load_config, system_module
+from pegan_jax.pixels import to_uint8
+from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
+
+SIDE = 16
+
+
+@functools.cache
+def model(name):
+    config = load_config(name)
+    gan = system_module(config.system).build(config)
+    params, buffers, _ = jax.jit(gan.init)(jax.random.key(0))
+    return Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
+
+
+def test_a_window_moves_by_whole_pixels():
+    frame, moved = (extrapolation.window(SIDE, 'down', d) for d in (0.0, 0.25))
+    np.testing.assert_allclose(frame[0, 0], [-1 + 1 / SIDE] * 2)
+    np.testing.assert_allclose(moved[:-4], frame[4:], atol=1e-6)
+    assert extrapolation.window(SIDE, 'right', 2.0)[0, 0, 0] > 3 - 1
+
+
+def test_references_continue_the_frame_each_in_its_way():
+    index = np.arange(2)
+    frame, outside = (extrapolation.window(SIDE, 'right', d) for d in (0.0, 1.0))
+    truth = extrapolation.true_worlds()(index, frame)
+    made = {name: images(index, outside) for name, images in extrapolation.REFERENCES.items()}
+    np.testing.assert_allclose(made['frame repeated'], truth, atol=1e-4)
+    np.testing.assert_allclose(made['frame mirrored'], truth[:, :, ::-1], atol=1e-4)
+    border = np.repeat(truth[:, :, -1:], SIDE, axis=2)
+    np.testing.assert_allclose(made['border stretched'], border, atol=1e-4)
+    assert np.abs(made['other worlds'] - truth).mean() > 0.02
+
+
+@pytest.mark.parametrize('name', ['cips:tiny', 'creps:tiny', 'mspie:k,tiny'])
+def test_models_show_the_part_of_a_larger_image_that_the_window_is(name):
+    loaded, index = model(name), np.arange(2)
+    images = extrapolation.of_model(loaded)
+    side = loaded.config.data.size[0]
+    frame, moved = (images(index, extrapolation.window(side, 'right', d)) for d in (0.0, 0.5))
+    larger = np.asarray(loaded.synthesise(loaded.styles([0, 1]), **loaded.sampler.view((side, 2 * side), None)))
+    np.testing.assert_allclose(moved, larger[:, :, side:], atol=1e-4)
+    if name != 'mspie:k,tiny':  # whose larger image is another one
+        np.testing.assert_allclose(frame, larger[:, :, side // 2 : -side // 2], atol=1e-4)
+        down = images(index, extrapolation.window(side, 'down', 0.25))
+        np.testing.assert_allclose(down[:, : -side // 4], frame[:, side // 4 :], atol=1e-4)
+
+
+def test_a_model_of_somebody_else_is_a_function_of_latents_and_a_grid(tmp_path):
+    def images(index, grid):  # a sky, whose brightness falls from left to right, and knows nothing of worlds
+        brightness = np.random.default_rng(0).uniform(size=len(index)).reshape(-1, 1, 1, 1) - 0.2 * grid[None, ..., :1]
+        return np.repeat(brightness, 3, axis=3).astype(np.float32)
+
+    options = dict(side=SIDE, folder=tmp_path, metrics='swd32,rows32', distances=(0.0, 1.0), directions=('right',))
+    theirs = extrapolation.curves(images, 'a sky', **options)['right']
+    best = extrapolation.curves(extrapolation.true_worlds(), 'other worlds', **options)['right']
+    assert theirs.keys() == best.keys() == {'swd32', 'rows32'}
+    for distance in (0, 1):
+        assert best['swd32'][distance] < 0.7 * theirs['swd32'][distance]
+    truth = [
+        to_uint8(
+            extrapolation.true_worlds(extrapolation.REAL_WORLDS)(np.arange(32), extrapolation.window(SIDE, 'right', d))
+        )
+        for d in (0.0, 1.0)
+    ]
+    made = to_uint8(images(np.arange(32), extrapolation.window(SIDE, 'right', 1.0)))
+    want = np.sqrt(np.mean((truth[1].mean((0, 2)) - made.mean((0, 2))) ** 2))
+    np.testing.assert_allclose(theirs['rows32'][1], want, rtol=1e-5)
+
+
+def test_models_without_an_outside_are_refused(tmp_path):
+    with pytest.raises(UserError, match='stylegan2 has one view, and nothing outside of it'):
+        extrapolation.of_model(model('stylegan2:tiny'))
+    with pytest.raises(UserError, match=r'models have the sizes \[\(16, 16\), \(32, 32\)\]'):
+        extrapolation.extrapolation_study({'a': model('cips:tiny'), 'b': model('stylegan3:small')}, 8, tmp_path)
