@@ -45,8 +45,8 @@ def test_waves_are_found_in_narrow_bands_and_noise_has_few():
     slow = 30 * np.sin(2 * np.pi * 2 * np.arange(64) / 64)[:, None, None]
     assert artefacts.narrow_band_energy(noise + slow).mean() < 0.15
     # A wave between the frequencies of the smaller image and those of the finer one goes with the filter.
-    y, x = np.mgrid[:128, :128]
-    fine = np.sin(2 * np.pi * 0.4 * x)[None, ..., None] + 0.1 * rng.normal(size=(1, 128, 128, 1))
+    x = np.arange(128)[None, :, None]
+    fine = np.sin(2 * np.pi * 0.4 * x)[None] + 0.1 * rng.normal(size=(1, 128, 128, 1))
     assert np.abs(artefacts.reduced(fine, 2)).mean() < 0.2 * np.abs(fine[:, ::2, ::2]).mean()
     assert artefacts._beyond(fine.repeat(3, -1)) > 0.9
 
@@ -72,7 +72,7 @@ def test_components_do_not_depend_on_signs_and_span_all_colours():
     colours = encodings.component_colours(grid)
     assert colours.shape == (6, 7, 3) and colours.min((0, 1)).tolist() == [0] * 3 and colours.max() == 255
     plane = np.asarray(coords.grid(6, 7)) @ np.array([[2.0, 0, 0, 0], [0, 1.0, 0, 0]])
-    first, second, third = np.moveaxis(encodings.component_colours(plane), -1, 0)
+    first, second, _ = np.moveaxis(encodings.component_colours(plane), -1, 0)
     assert (np.diff(first.astype(int), axis=1) > 0).all() and (np.diff(second.astype(int), axis=0) > 0).all()
 
 
@@ -83,7 +83,7 @@ def test_each_half_of_the_encoding_can_be_left_out(models):
         ('Fourier features', 'embedding'), (16, 16, 16)
     )
     other = encodings.without(model, 'emb')
-    assert all((x == 0).all() for x in [encodings.coordinate_encodings(other)['embedding']])
+    assert (encodings.coordinate_encodings(other)['embedding'] == 0).all()
     np.testing.assert_array_equal(encodings.coordinate_encodings(other)['Fourier features'], found['Fourier features'])
     assert (encodings.coordinate_encodings(encodings.without(model, 'lff'))['Fourier features'] == 0).all()
     assert np.abs(sample(other, [0]) - sample(model, [0])).max() > 0.01
