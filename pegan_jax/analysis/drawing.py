@@ -129,13 +129,16 @@ def line_chart(
     ramp: bool = False,
 ) -> Image.Image:
     """Curves (x, y) by name, with axes and a legend; ramp: colours in the order of SEQUENTIAL, for many."""
-    scale, (width, height), (left, right, top, bottom) = 2, (760, 420), (70, 170, 40, 48)
+    scale, small = 2, ImageFont.load_default(12 * 2)
+    names = 54 + int(max(map(small.getlength, curves)) / scale)
+    left, right, top, bottom = 70, max(170, names), 40, 48
+    width, height = 590 + right, 420
     xs, ys = (np.concatenate([np.asarray(c[k], float) for c in curves.values()]) for k in (0, 1))
     low, high = y_range or (ys.min(), ys.max())
     pad = 0 if y_range else 0.05 * ((high - low) or 1.0)
     x0, x1, y0, y1 = xs.min(), xs.max(), low - pad, high + pad
     out = Image.new('RGB', (width * scale, height * scale), 'white')
-    draw, small = ImageDraw.Draw(out), ImageFont.load_default(12 * scale)
+    draw = ImageDraw.Draw(out)
 
     def at(x: float, y: float) -> tuple[float, float]:
         across, up = (x - x0) / ((x1 - x0) or 1.0), (np.clip(y, y0, y1) - y0) / ((y1 - y0) or 1.0)

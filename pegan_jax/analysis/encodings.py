@@ -159,8 +159,8 @@ def halves_study(models: dict[str, Model], count: int = 4, seed: int = 0) -> Stu
             radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in encoding.shape[:2]), indexing='ij'))
             shown = np.fft.fftshift(np.log10(np.sqrt(power).mean(0) + 1e-6))
             rows[name] += [
-                (f'{half}: components', component_colours(encoding)),
-                ('log magnitude', coloured(shown, shown.max() - 4, shown.max())),
+                (half, component_colours(encoding)),
+                ('its magnitude', coloured(shown, shown.max() - 4, shown.max())),
             ]
             curve = radial_curve(power.mean(0))
             curves[f'{name}: {half}'] = (range(1, len(curve)), 10 * np.log10(np.maximum(curve[1:], 1e-12)))

@@ -92,7 +92,8 @@ def test_supersampling_is_the_mean_over_the_square_of_a_pixel(model):
     pitch_x, pitch_y = 2 / 4, 2.5 / 5
     x = (-1 - pitch_x / 2 + pitch_x / 6, 1 + pitch_x / 2 - pitch_x / 6)
     y = (-0.5 - pitch_y / 2 + pitch_y / 6, 2 + pitch_y / 2 - pitch_y / 6)
-    want = render(model, 2, coords.grid(18, 15, x=x, y=y)).reshape(6, 3, 5, 3, 3).mean((1, 3))
+    fine = np.asarray(model.synthesise(model.styles([2]), grid=coords.grid(18, 15, x=x, y=y)))
+    want = fine.reshape(6, 3, 5, 3, 3).mean((1, 3))
     close(render(model, 2, grid, supersample=3), want)
     close(render(model, 2, grid, supersample=3, chunk=40), want)  # four pixels at once
     close(render(model, 2, coords.grid(6, 5, y=(-0.5, 2)), supersample=3), want)
@@ -185,6 +186,10 @@ def test_a_style_field_is_painted_by_a_mask_of_the_frame(model):
     )
     far = coords.grid(16, 16, x=(-2, 2), y=(-2, 2), centered=True)
     close(wide[:, 13:], render(model, 2, far)[:, 13:])
+    # Where the shares are more than all, they are scaled to it.
+    both = render(model, 1, grid, blend=Blend((2, 3), painted(model, np.full((8, 8, 2), 255, np.uint8))))
+    between = (model.styles([2]) + model.styles([3])) / 2
+    close(both, np.asarray(model.synthesise(between, grid=grid))[0])
     with pytest.raises(ValueError, match='2 shares for 1 other seeds'):
         render(model, 1, grid, blend=Blend((2,), painted(model, mask)))
 
