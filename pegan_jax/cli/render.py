@@ -38,7 +38,7 @@ examples:
   --blend 5 --shares mask.png --out painted.png        seed 5 where the picture is white
   --arc 360 --blend 5 --shares around --out round.png  a panorama with two landscapes on opposite sides
   --view planet --size 512 --out planet.png            the ground in the middle, the sky around it
-  --ws found/projected_w.npz --size 256 --out fine.png what project found
+  --ws found/projected_w.npz --size 256 --out a.png    what project found
   --out values.npy                                     float32, not clamped
   --size 512 --foveate 0.25 --out sharp_middle.png     a quarter of the pixels, interpolated elsewhere
 """
