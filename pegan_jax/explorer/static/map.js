@@ -165,16 +165,13 @@ export class MapView {
 
   /** Asks for the tiles of the view, coarse ones first; what is no longer wanted is not asked for any longer. */
   load() {
-    const series = this.series, wanted = [];
-    for (const level of [this.view.level - COARSE, this.view.level]) {
-      for (const [column, row] of this.seen(level)) {
-        const key = `${series}|${level}|${column}|${row}`;
-        wanted.push({key, series, level, column, row, params: this.params(level, column, row)});
-      }
-    }
-    // Coarse tiles are for waiting: with all fine ones at hand there is nothing to wait for.
-    const fine = wanted.filter(tile => tile.level === this.view.level);
-    this.wanted(fine.every(tile => this.tiles.has(tile.key)) ? fine : wanted);
+    const {series} = this;
+    const [coarse, fine] = [this.view.level - COARSE, this.view.level].map(level => this.seen(level).map(([column, row]) => ({
+      key: `${series}|${level}|${column}|${row}`, series, level, column, row, params: this.params(level, column, row),
+    })));
+    // Coarse tiles are for waiting, which is short where few fine ones are missing.
+    const missing = fine.filter(tile => !this.tiles.has(tile.key)).length;
+    this.wanted(missing > 2 * coarse.length ? [...coarse, ...fine] : fine);
     address.write({view: 'map', model: this.model.index, ...this.style.value, ...this.view});
   }
 

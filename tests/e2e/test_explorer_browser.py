@@ -1,0 +1,482 @@
+"""The explorer in a real browser: what Chromium shows after gestures is what the library computes."""
+
+import base64
+import contextlib
+import dataclasses
+import math
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.common.by import By
+from test_explorer import untrained
+
+from pegan_jax import coords, inpainting, load, sampling
+from pegan_jax.config import to_dict
+from pegan_jax.explorer import queries
+from pegan_jax.inpainting import Strategy
+from pegan_jax.pixels import to_uint8
+from pegan_jax.train.checkpoint import Checkpoints
+
+CHROMIUM, DRIVER = (shutil.which(name) for name in ('chromium', 'chromedriver'))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason='no Chromium: apt-get install chromium chromium-driver'),
+]
+ROOT = pathlib.Path(__file__).parents[2]
+MODELS = ('cips:tiny', 'stylegan3:t,tiny', 'deepfill:guided,tiny')
+
+
+# The browser and the server -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    """Working directories of models with random weights, by system."""
+    found = {}
+    for name in MODELS:
+        model = untrained(name)
+        workdir = found[model.config.system] = tmp_path_factory.mktemp(model.config.system)
+        checkpoints = Checkpoints(workdir / 'checkpoints')
+        checkpoints.save_items(0, {'sampling': model.variables}, {'config': to_dict(model.config), 'images': 0})
+        checkpoints.close()
+    return found
+
+
+@pytest.fixture(scope='module')
+def server(models):
+    words = [word for workdir in models.values() for word in ('--model', str(workdir))]
+    command = [sys.executable, '-m', 'pegan_jax', 'explore', *words, '--port', '0']
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@dataclasses.dataclass
+class Page:
+    """A tab of Chromium."""
+
+    driver: webdriver.Chrome
+    address: str
+    downloads: pathlib.Path
+
+    def open(self, state='', size=(1280, 800), mobile=False):
+        self.run(
+            'Emulation.setDeviceMetricsOverride', width=size[0], height=size[1], deviceScaleFactor=1, mobile=mobile
+        )
+        self.driver.get('about:blank')
+        self.driver.get(f'{self.address}#{state}')
+        self.wait('document.querySelector("main:not([hidden])")')
+
+    def run(self, command, **arguments):
+        return self.driver.execute_cdp_cmd(command, arguments)
+
+    def js(self, code, *arguments):
+        return self.driver.execute_script(code, *arguments)
+
+    def wait(self, condition, seconds=180):
+        end = time.time() + seconds
+        while not self.js(f'return {condition}'):
+            assert time.time() < end, (condition, self.notice, self.driver.get_log('browser'))
+            time.sleep(0.02)
+
+    def ready(self):
+        self.wait("document.querySelector('main:not([hidden]) canvas')?.dataset.ready === 'true'")
+
+    def find(self, role, inside='main:not([hidden])'):
+        return self.driver.find_element(By.CSS_SELECTOR, f'{inside} [data-role="{role}"]')
+
+    def click(self, what, attribute='do'):
+        self.driver.find_element(By.CSS_SELECTOR, f'main:not([hidden]) [data-{attribute}="{what}"]').click()
+
+    def fill(self, role, value):
+        """Types a value, or moves a slider there."""
+        code = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}));"
+        self.js(code + "arguments[0].dispatchEvent(new Event('change', {bubbles: true}))", self.find(role), str(value))
+
+    def drag(self, points, key=None):
+        """Presses the mouse at the first of some points of the canvas, moves along the others, and lets go."""
+        box = self.find('view').rect
+        keys, actions = ActionChains(self.driver), ActionChains(self.driver, duration=20)
+        mouse = actions.w3c_actions.pointer_action
+        mouse.move_to_location(int(box['x'] + points[0][0]), int(box['y'] + points[0][1]))
+        mouse.pointer_down()
+        for x, y in points[1:]:
+            mouse.move_to_location(int(box['x'] + x), int(box['y'] + y))
+        mouse.pointer_up()
+        if key:
+            keys.key_down(key).perform()
+        actions.perform()
+        if key:
+            keys.reset_actions()
+            keys.key_up(key).perform()
+
+    def wheel(self, place, notches):
+        box = self.find('view').rect
+        for _ in range(abs(notches)):
+            self.run(
+                'Input.dispatchMouseEvent', type='mouseWheel', x=box['x'] + place[0], y=box['y'] + place[1], deltaX=0,
+                deltaY=-100 * np.sign(notches).item(),
+            )  # fmt: skip
+
+    def pixels(self):
+        """The canvas, uint8 [H, W, 3]."""
+        code = (
+            "const c = document.querySelector('main:not([hidden]) canvas'); return [c.width, c.height, c.toDataURL()]"
+        )
+        width, height, data = self.js(code)
+        image = np.asarray(Image.open(urllib.request.urlopen(data)).convert('RGB'))
+        assert image.shape == (height, width, 3)
+        return image
+
+    def state(self):
+        """What the address says, when it has come to rest."""
+        time.sleep(0.6)
+        return dict(urllib.parse.parse_qsl(self.driver.current_url.partition('#')[2]))
+
+    def downloaded(self, name):
+        path, end = self.downloads / name, time.time() + 60
+        while not path.exists():
+            assert time.time() < end, (name, [*self.downloads.iterdir()], self.notice)
+            time.sleep(0.05)
+        image = np.asarray(Image.open(path))
+        path.unlink()
+        return image
+
+    @property
+    def notice(self):
+        return self.driver.find_element(By.ID, 'notice').text
+
+    def screenshot(self, path):
+        path.write_bytes(base64.b64decode(self.run('Page.captureScreenshot')['data']))
+
+
+@pytest.fixture(scope='module')
+def page(server, tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile, downloads = tmp_path_factory.mktemp('profile'), tmp_path_factory.mktemp('downloads')
+    for flag in (
+        'headless=new', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking',
+        'disable-component-update', 'disable-sync', 'disable-dev-shm-usage', f'user-data-dir={profile}',
+    ):  # fmt: skip
+        options.add_argument(f'--{flag}')
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
+    with contextlib.closing(_Quit(webdriver.Chrome(options, webdriver.ChromeService(DRIVER)))) as opened:
+        found = Page(opened.driver, server, downloads)
+        found.run('Browser.setDownloadBehavior', behavior='allow', downloadPath=str(downloads))
+        yield found
+
+
+class _Quit:
+    def __init__(self, driver):
+        self.driver, self.close = driver, driver.quit
+
+
+@pytest.fixture(autouse=True)
+def console(request):
+    """Whatever a page complains about fails the test."""
+    yield
+    if 'page' in request.fixturenames:
+        log = request.getfixturevalue('page').driver.get_log('browser')
+        expected = getattr(request.node, 'expected', ())
+        assert not [entry for entry in log if not any(word in entry['message'] for word in expected)]
+
+
+def seen(model, state, shape):
+    """The view of an address on a canvas of a shape, from the library: uint8 [H, W, 3]."""
+    pitch, angle = 2 ** (-int(state['level']) / 4), float(state['angle'])
+    c, s, x, y = math.cos(math.radians(angle)), math.sin(math.radians(angle)), float(state['x']), float(state['y'])
+    left = round((c * x + s * y) / pitch - shape[1] / 2)
+    top = round((c * y - s * x) / pitch - shape[0] / 2)
+    x, y = (((low + 0.5) * pitch, (low + side - 0.5) * pitch) for low, side in ((left, shape[1]), (top, shape[0])))
+    grid = sampling.lazy_grid(*shape[:2], x=x, y=y, matrix=coords.rotate(math.radians(angle)))
+    w = queries.styles(model, queries.style(state))
+    return to_uint8(sampling.render(model, w, grid))
+
+
+def assert_shows(page, model, state):
+    got = page.pixels()
+    assert np.abs(got.astype(int) - seen(model, state, got.shape)).max() <= 1
+
+
+# Map ------------------------------------------------------------------------------------------------------------------
+
+INSIDE = 'view=map&x=0.2&y=-0.1&level=40&angle=0'  # so near that the outline of the frame is not seen
+SMALL = (640, 480)
+
+
+def test_the_map_pans_zooms_and_turns_to_what_the_library_renders(page, models):
+    model = load(models['cips'])
+    page.open(INSIDE, SMALL, mobile=True)
+    page.ready()
+    first = page.state()
+    assert_shows(page, model, first)
+    page.drag([(300, 100), (250, 140), (200, 160)])
+    page.ready()
+    panned, pitch = page.state(), 2**-10
+    assert float(panned['x']) == pytest.approx(0.2 + 100 * pitch) and float(panned['y']) == pytest.approx(
+        -0.1 - 60 * pitch
+    )
+    assert_shows(page, model, panned)
+    page.wheel((100, 100), 3)
+    page.wheel((400, 150), -1)
+    page.ready()
+    zoomed = page.state()
+    assert zoomed['level'] == '42'
+    assert_shows(page, model, zoomed)
+    page.drag([(500, 60), (520, 100), (530, 140)], key=Keys.SHIFT)
+    page.ready()
+    turned = page.state()
+    assert 5 < abs(float(turned['angle'])) < 60
+    assert_shows(page, model, turned)
+    page.fill('angle', -90)
+    page.ready()
+    assert_shows(page, model, page.state())
+    for _ in range(4):
+        page.driver.back()
+        page.ready()
+    page.ready()
+    assert page.state() == first
+    assert_shows(page, model, first)
+
+
+def test_the_place_under_the_cursor_stays_there_while_the_wheel_zooms(page):
+    page.open(INSIDE, SMALL, mobile=True)
+    page.ready()
+    code = """const {left, top} = document.querySelector('#map canvas').getBoundingClientRect();
+        const there = {clientX: left + 90, clientY: top + 70};
+        document.querySelector('#map canvas').dispatchEvent(new PointerEvent('pointermove', there));
+        return document.querySelector('#map [data-role=place]').textContent.split(' ·')[0].split(', ').map(Number)"""
+    before = page.js(code)
+    page.wheel((90, 70), 5)
+    page.ready()
+    np.testing.assert_allclose(page.js(code), before, atol=0.002)
+
+
+def test_the_whole_frame_is_seen_first_with_its_outline(page, models):
+    page.open('', (1280, 800))
+    page.ready()
+    got, state = page.pixels(), page.state()
+    differs = np.abs(got.astype(int) - seen(load(models['cips']), state, got.shape)).max(-1) > 1
+    half = 2 ** (int(state['level']) / 4)
+    rows, columns = np.nonzero(differs)
+    height, width = differs.shape
+    edges = [np.abs(columns - (width / 2 + half * k)) for k in (-1, 1)] + [
+        np.abs(rows - (height / 2 + half * k)) for k in (-1, 1)
+    ]
+    assert differs.sum() > 1000 and np.min(edges, axis=0).max() <= 2
+
+
+def test_seeds_truncation_and_the_way_to_another_seed_are_those_of_the_library(page, models):
+    model = load(models['cips'])
+    page.open(INSIDE, SMALL, mobile=True)
+    page.ready()
+    page.click('5', 'seed')
+    page.fill('psi', 0.5)
+    page.ready()
+    state = page.state()
+    assert state['seed'] == '5' and state['psi'] == '0.5'
+    assert_shows(page, model, state)
+    page.fill('to', 9)
+    page.fill('t', 0.6)
+    page.fill('layers', '0-2')
+    page.ready()
+    state = page.state()
+    assert (state['to'], state['t'], state['layers']) == ('9', '0.6', '0-2')
+    assert_shows(page, model, state)
+    page.click('dice')
+    page.ready()
+    assert page.state()['seed'] != '5'
+    images = 'document.querySelectorAll("#map .seeds img")'
+    page.wait(f'[...{images}].length === 8 && [...{images}].every(image => image.naturalWidth === 128)')
+
+
+def test_views_that_are_left_are_not_computed_and_tiles_are_bounded(page):
+    page.open(INSIDE, SMALL, mobile=True)
+    page.ready()
+    before = int(page.js("return document.querySelector('#map canvas').dataset.tiles"))
+    canvas = "const c = document.querySelector('#map canvas'); c.focus();"
+    for _ in range(150):  # far away in a moment
+        page.js(canvas + "c.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))")
+    page.ready()
+    computed = int(page.js("return document.querySelector('#map canvas').dataset.tiles")) - before
+    assert computed < 150 * 64 / 128 * 3  # of three rows of tiles, and coarse ones besides
+
+
+def test_a_view_is_saved_as_it_is_seen_and_its_command_is_copied(page, models):
+    model = load(models['cips'])
+    page.open(f'{INSIDE}&seed=3', SMALL, mobile=True)
+    page.ready()
+    got = page.pixels()
+    page.fill('width', got.shape[1])
+    page.fill('height', got.shape[0])
+    page.click('save')
+    saved = page.downloaded('seed3.png')
+    assert np.abs(saved.astype(int) - got).max() <= 1
+    page.fill('width', got.shape[1] // 2)
+    page.fill('height', got.shape[1] // 2)
+    page.click('save')
+    saved = page.downloaded('seed3.png')
+    assert saved.shape == (got.shape[1] // 2,) * 2 + (3,) and saved.std() > 1
+    page.click('cli')
+    page.wait("document.getElementById('notice').textContent.includes('python -m pegan_jax render')")
+    assert f'--model {models["cips"]} --seed 3' in page.notice
+    assert model.config.system == 'cips'
+
+
+# Canvas ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_canvas_is_moved_and_turned_by_its_handles(page, models):
+    model = load(models['stylegan3'])
+    page.open('view=canvas&seed=2')
+    page.ready()
+
+    def shown(state):
+        motion = coords.compose(
+            coords.rotate(math.radians(float(state['angle']))), coords.translate(float(state['dx']), float(state['dy']))
+        )
+        want = to_uint8(sampling.sample(model, [2], size=(16, 16), transform=motion))[0]
+        scale = 24
+        got, large = page.pixels(), want.repeat(scale, 0).repeat(scale, 1)
+        top, left = ((side - 16 * scale) // 2 for side in got.shape[:2])
+        part = np.abs(got[top : top + 16 * scale, left : left + 16 * scale].astype(int) - large).max(-1)
+        return (part <= 1).mean()
+
+    assert shown({'angle': 0, 'dx': 0, 'dy': 0}) > 0.97  # but for the handle
+    width, height = page.pixels().shape[1::-1]
+    middle, unit = (width // 2, height // 2), 16 * 24
+    page.drag([(middle[0] - 60, middle[1] + 40), (middle[0] - 20, middle[1] + 60), (middle[0] + 36, middle[1] + 88)])
+    page.ready()
+    state = page.state()
+    assert float(state['dx']) == pytest.approx(96 / unit) and float(state['dy']) == pytest.approx(48 / unit)
+    assert shown(state) > 0.97
+    x, y, reach = middle[0] + 96, middle[1] + 48, 0.32 * unit
+    page.drag([(x + reach, y), (x + reach, y - 40), (x + 80, y - 80)])
+    page.ready()
+    state = page.state()
+    assert float(state['angle']) == pytest.approx(45, abs=1)
+    assert shown(state) > 0.97
+    assert 'images/s' in page.find('state').text
+
+
+def test_layers_are_listed_and_drawn(page):
+    page.open('view=canvas&seed=2')
+    page.ready()
+    page.click('layers')
+    rows = "document.querySelectorAll('#canvas tbody tr')"
+    page.wait(f'{rows}.length > 3')
+    page.js(f'{rows}[1].click()')
+    page.wait("[...document.querySelectorAll('#canvas .layer img')].every(i => i.complete && i.naturalWidth > 8)")
+    assert page.js(f'return {rows}[1].getAttribute("aria-selected")') == 'true'
+
+
+# Photographs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photo(tmp_path):
+    y, x = np.mgrid[:150, :200]
+    image = np.stack([x, y, 127 + 100 * np.sin(x / 7 + y / 11)], axis=-1).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / 'photo.png')
+    return tmp_path / 'photo.png'
+
+
+def choose(page, photo):
+    page.find('file').send_keys(str(photo))
+    page.wait("document.querySelector('#photo [data-role=drop]').hidden")
+
+
+def test_a_mask_and_a_sketch_are_drawn_and_filled_as_the_library_fills_them(page, models, photo):
+    model = load(models['deepfill'])
+    page.open('view=photo')
+    choose(page, photo)
+    page.fill('size', 12)
+    width, height = page.pixels().shape[1::-1]
+    middle = (width // 2, height // 2 - 25)
+    page.drag([(middle[0] - 80, middle[1]), (middle[0], middle[1] + 20), (middle[0] + 80, middle[1])])
+    page.drag([(20, 20), (40, 40)])
+    page.click('undo')
+    page.click('pen', 'tool')
+    page.drag([(middle[0] - 60, middle[1] - 10), (middle[0] + 60, middle[1] + 10)])
+    page.click('biharmonic', 'filler')
+    page.fill('margin', 16)
+    page.click('run')
+    page.wait("document.querySelectorAll('#photo .strip button').length === 3")
+    page.wait("document.querySelector('#photo [data-do=run]').textContent === 'Fill'")
+    page.click('mask')
+    mask, sketch = page.downloaded('photo_mask.png')[..., 0] > 127, page.downloaded('photo_sketch.png')[..., 0] > 127
+    assert 0.01 < mask.mean() < 0.2 and 0 < sketch.mean() < 0.05 and mask[75, 100] and not mask[:10].any()
+    image, strategy = np.asarray(Image.open(photo)), Strategy('crop', margin=16)
+    page.click('save')
+    want = inpainting.inpaint_by(strategy, model, image, mask, sketch)
+    # The browser compiles nothing: both are the library, in two processes.
+    assert np.abs(page.downloaded('photo_filled.png').astype(int) - want).max() <= 1
+    assert (want != inpainting.inpaint_by(strategy, model, image, mask)).any()
+    page.js("document.querySelectorAll('#photo .strip button')[2].click()")
+    page.click('save')
+    np.testing.assert_array_equal(
+        page.downloaded('photo_filled.png'), inpainting.inpaint_by(strategy, None, image, mask)
+    )
+
+
+def test_the_slider_parts_before_and_after_and_results_stand_side_by_side(page, photo):
+    page.open('view=photo')
+    choose(page, photo)
+    page.fill('size', 30)
+    width, height = page.pixels().shape[1::-1]
+    middle = (width // 2, height // 2 - 25)
+    page.drag([(middle[0] - 40, middle[1]), (middle[0] + 40, middle[1])])
+    page.click('flow', 'role')
+    page.click('biharmonic', 'filler')
+    page.click('run')
+    page.wait("document.querySelectorAll('#photo .strip button').length === 4")
+    page.wait("document.querySelector('#photo [data-do=run]').textContent === 'Fill'")
+    half = page.pixels()
+    page.drag([middle, (width - 5, middle[1])])
+    before = page.pixels()
+    page.drag([(page.js("return document.querySelector('#photo canvas').width") - 5, middle[1]), (5, middle[1])])
+    page.js("document.querySelectorAll('#photo .strip button')[0].click()")
+    assert np.abs(half.astype(int) - before).max() > 50
+    page.click('side')
+    page.wait("[...document.querySelectorAll('#photo .results img')].length === 3")
+    page.js("document.querySelectorAll('#photo .strip button')[1].click()")
+    page.click('keep')
+    page.wait("document.querySelector('#photo [data-role=place]').textContent.startsWith('photo_filled.png')")
+
+
+def test_what_cannot_be_loaded_is_told(page, tmp_path, request):
+    request.node.expected = ('400', 'cannot be read as an image')
+    (tmp_path / 'no.png').write_text('hello')
+    page.open('view=photo')
+    page.find('file').send_keys(str(tmp_path / 'no.png'))
+    page.wait("document.getElementById('notice').textContent.includes('cannot be read as an image')")
+
+
+# Screens --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('size, mobile', [((1280, 800), False), ((390, 844), True)], ids=['desktop', 'phone'])
+@pytest.mark.parametrize('view', ['map', 'canvas', 'photo'])
+def test_nothing_sticks_out_of_the_screen(page, view, size, mobile, tmp_path):
+    page.open(f'view={view}', size, mobile)
+    if view != 'photo':
+        page.ready()
+    wide = "[...document.querySelectorAll('body, main:not([hidden]) aside')].map(e => e.scrollWidth - e.clientWidth)"
+    assert page.js(f'return {wide}') == [0, 0]
+    stage = page.driver.find_element(By.CSS_SELECTOR, 'main:not([hidden]) .stage').rect
+    assert stage['width'] >= 0.7 * size[0] - 40 and stage['height'] >= 0.4 * size[1]
+    page.screenshot(tmp_path / 'screen.png')
+    assert np.asarray(Image.open(tmp_path / 'screen.png')).std() > 5
