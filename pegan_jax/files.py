@@ -130,9 +130,9 @@ def copy_below(folder: Path, target: Path, *, last: str | None = None) -> None:
 
 
 def move(folder: Path, target: Path) -> None:
-    """Moves a folder. In a bucket, where nothing can be renamed, its files are copied and taken away."""
+    """Moves a folder. Where one side is a bucket, in which nothing can be renamed, its files are copied and removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not in_bucket(folder):
+    if not (in_bucket(folder) or in_bucket(target)):
         shutil.move(folder, target)
         return
     copy_below(folder, target)

@@ -275,6 +275,8 @@ class Checkpoints:
                     target = target.with_name(target.name + '_')
                 move(self._folder / str(step), target)
                 log.warning('moved the damaged checkpoint of step %d to %s', step, target)
+            if self._mirror is not None:
+                self._mirror.upload()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('pegan_jax_damaged_checkpoints')
         self._manager = ocp.CheckpointManager(for_orbax(self._folder), options=self._options)
@@ -296,7 +298,7 @@ class Checkpoints:
 
 def _line(error: Exception) -> str:
     """An error of a library as one short line."""
-    return f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:200]}'
+    return f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:400]}'
 
 
 def load_sampling(root: Path, step: int | str | None = None) -> tuple[dict, dict, int]:
