@@ -1,20 +1,19 @@
 """Moving pictures: frames, one after the other, into a .gif or an .mp4."""
 
 import itertools
-import pathlib
 import warnings
 from collections.abc import Iterable
 
 import numpy as np
 
-from pegan_jax.files import whole
+from pegan_jax.files import Path, whole
 from pegan_jax.pixels import as_image, with_channels
 from pegan_jax.settings import UserError
 
 SUFFIXES = ('.gif', '.mp4')
 
 
-def check(path: pathlib.Path) -> None:
+def check(path: Path) -> None:
     """Raises: UserError unless `write` can write a file of this name here."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')
@@ -29,7 +28,7 @@ def check(path: pathlib.Path) -> None:
             ) from None
 
 
-def write(path: pathlib.Path, frames: Iterable[np.ndarray], fps: float) -> None:
+def write(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     """Writes frames, uint8 [H, W, C] of one size; it appears when complete.
 
     Frames of an .mp4 go to the encoder one by one, so that memory does not grow with their number; those of a .gif are

@@ -19,6 +19,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from pegan_jax.files import Path, as_path, on_disk
 from pegan_jax.metrics.names import parse_all
 from pegan_jax.models import SYSTEMS
 from pegan_jax.settings import ConfigError, DataConfig, OptimConfig, TrainConfig, check_types, matches, nearest
@@ -72,11 +73,11 @@ def system_module(name: str) -> types.ModuleType:
     return SYSTEMS[name]
 
 
-def _config_path(name: str) -> pathlib.Path:
+def _config_path(name: str) -> Path:
     """A path as it is given, or a name among the configurations that come with the package."""
     package = pathlib.Path(__file__).parent
     shipped = next(p for p in (package / 'configs', package.parent / 'configs') if p.is_dir())
-    for path in (pathlib.Path(name), shipped / pathlib.Path(name).name, shipped / f'{name}.py'):
+    for path in (as_path(name), shipped / pathlib.Path(name).name, shipped / f'{name}.py'):
         if path.is_file():
             return path
     known = sorted(p.stem for p in shipped.glob('*.py'))
@@ -88,7 +89,7 @@ def _split(spec: str) -> tuple[str, str]:
     """'path.py:arg' -> its two parts; a path that has colons itself is recognised by its file."""
     places = [i for i, letter in enumerate(spec) if letter == ':']
     for i in (len(spec), *reversed(places)):
-        if pathlib.Path(spec[:i]).is_file():
+        if as_path(spec[:i]).is_file():
             return spec[:i], spec[i + 1 :]
     name, _, arg = spec.partition(':')
     return name, arg
@@ -114,7 +115,7 @@ def load_config(spec: str, overrides: typing.Sequence[str] = ()) -> Config:
             raise ConfigError(f'{path} is not the config.json of a run: {error}.') from None
     if path.suffix != '.py':
         raise ConfigError(f'{path} is no configuration, which is a Python file (.py) or the config.json of a run.')
-    module_spec = importlib.util.spec_from_file_location(f'pegan_jax_config_{path.stem}', path)
+    module_spec = importlib.util.spec_from_file_location(f'pegan_jax_config_{path.stem}', on_disk(path))
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module
     module_spec.loader.exec_module(module)

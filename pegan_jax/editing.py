@@ -5,7 +5,7 @@ the channels of the one that was learned.
 """
 
 import functools
-import pathlib
+import os
 from collections.abc import Sequence
 
 import jax
@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pegan_jax import animation
+from pegan_jax.files import as_path
 from pegan_jax.models import singan, singan_pyramid
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
@@ -215,6 +216,6 @@ def animate(
     return np.concatenate([np.asarray(run(params, buffers, [p[t : t + 1] for p in paths])) for t in range(frames)])
 
 
-def save_animation(frames: np.ndarray, path: str | pathlib.Path, fps: int = 10) -> None:
+def save_animation(frames: np.ndarray, path: str | os.PathLike, fps: int = 10) -> None:
     """Writes frames [T, H, W, C] as `animation.write` does."""
-    animation.write(pathlib.Path(path), to_uint8(frames), fps)
+    animation.write(as_path(path), to_uint8(frames), fps)

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pegan_jax.data import masks, pipeline, worlds
-from pegan_jax.files import whole
+from pegan_jax.files import Path, as_path, whole
 from pegan_jax.metrics import image as measures
 from pegan_jax.metrics.names import ALONE, CHANGES
 from pegan_jax.pixels import as_floats, decode_image, to_uint8, with_channels
@@ -27,7 +27,7 @@ from pegan_jax.scoring.networks import Network, exactly
 from pegan_jax.scoring.scores import Scorer
 from pegan_jax.scoring.scores import check as check_scores
 from pegan_jax.settings import DataConfig, UserError
-from pegan_jax.train.checkpoint import CheckpointError
+from pegan_jax.train.checkpoint import CheckpointError, steps_of
 from pegan_jax.weights import perceptual
 
 METRICS = tuple(measures.DEFINITIONS)  # of completions
@@ -67,7 +67,7 @@ def cases(seed: int, count: int, size: tuple[int, int], num_images: int, kinds: 
 
 def data_of(name: str, data: DataConfig) -> DataConfig:
     """Settings like `data`, but of other images: of a folder, ZIP file or file with this path, or of a TFDS dataset."""
-    path = pathlib.Path(name)
+    path = as_path(name)
     kind = 'folder' if path.is_dir() or path.suffix.lower() == '.zip' else 'image' if path.is_file() else 'tfds'
     return dataclasses.replace(data, **({'tfds': None, 'folder': None, 'image': None} | {kind: name}))
 
@@ -189,7 +189,7 @@ def table(results: dict[str, Any]) -> str:
     )
 
 
-def save(results: dict[str, Any], path: pathlib.Path, about: dict[str, Any], metrics: Sequence[str] = METRICS) -> None:
+def save(results: dict[str, Any], path: Path, about: dict[str, Any], metrics: Sequence[str] = METRICS) -> None:
     """Writes `about`, the definitions of the metrics and the results as JSON."""
     known = measures.DEFINITIONS | {'lpips': LPIPS}
     definitions = {name: text for metric in metrics for name, text in known[metric].items()}
@@ -247,13 +247,12 @@ def score_data(fake: DataConfig, real: DataConfig, scorer: Scorer, *, as_they_ar
     return scorer(*sides)
 
 
-def steps_to_score(workdir: pathlib.Path, results: Sequence[str]) -> list[int]:
+def steps_to_score(workdir: Path, results: Sequence[str]) -> list[int]:
     """Steps of a run's checkpoints of which its metrics.jsonl does not have all results, oldest first."""
-    names = (path.name for path in (workdir / 'checkpoints').glob('[0-9]*'))
-    return sorted({int(name) for name in names if name.isdigit()} - record.scored(workdir / 'metrics.jsonl', results))
+    return sorted({*steps_of(workdir / 'checkpoints')} - record.scored(workdir / 'metrics.jsonl', results))
 
 
-def watch(workdir: pathlib.Path, scorer: Scorer, score: Callable[[Model], None], *, seconds: float = 30.0) -> None:
+def watch(workdir: Path, scorer: Scorer, score: Callable[[Model], None], *, seconds: float = 30.0) -> None:
     """Calls score(model) for each checkpoint that a run saves, until the one of its last step has been scored."""
     results = [name for s in scorer.scores for name in s.results]
     while True:
@@ -265,7 +264,10 @@ def watch(workdir: pathlib.Path, scorer: Scorer, score: Callable[[Model], None],
                     raise
                 continue
             score(model)
-            train = model.config.train
-            if step >= (train.total_steps if model.gan.num_steps is None else model.gan.num_steps()):
+            if model.gan.num_steps is None:
+                ended = model.images >= model.config.train.total_images
+            else:
+                ended = step >= model.gan.num_steps()
+            if ended:
                 return
         time.sleep(seconds)

@@ -1,17 +1,194 @@
-"""Files that are whole, or not there."""
+"""Paths that users give, on disks and in buckets; files that are whole, or not there.
+
+What a library can only do on disks happens there: what is read is copied first (`on_disk`), what is written is
+uploaded afterwards (`whole`). An object appears in a bucket when all of its bytes are there: `whole` needs no rename.
+"""
 
 import contextlib
+import glob
+import hashlib
+import importlib.util
+import os
 import pathlib
+import re
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from pegan_jax.settings import UserError
+
+# Where TensorFlow is installed, epath would reach buckets by it alone, and it knows no s3://.
+os.environ.setdefault('EPATH_USE_TF', 'false')
+
+BUCKETS = {'gs://': 'gcsfs', 's3://': 's3fs'}  # and the packages that epath reaches them by
+CACHE = pathlib.Path('~/.cache/pegan_jax')  # of this machine
+
+Path = pathlib.Path | epath.Path
+
+
+def as_path(text: str | os.PathLike) -> Path:
+    """A path on a disk, `~` expanded, or in a bucket, which epath reaches: gs://bucket/name, s3://bucket/name.
+
+    Raises: UserError for another scheme, for a name that the libraries of buckets take for a pattern or cut off, and
+      where the package for such buckets is missing.
+    """
+    if isinstance(text, epath.Path):
+        return text
+    text = os.fspath(text)
+    scheme = re.match(r'[a-z][a-z0-9+.-]*://', text)
+    if scheme is None:
+        path = pathlib.Path(text)
+        try:
+            return path.expanduser()
+        except RuntimeError:  # there is no such user: a name that begins with ~
+            return path
+    if scheme[0] not in BUCKETS:
+        raise UserError(f'{text}: paths are on disks, or begin with {" or ".join(BUCKETS)}; mount other storage.')
+    if found := re.search(r'[][*?#]', text):
+        raise UserError(f'{text}: in buckets, no name may have {found[0]!r}, which others take for a pattern.')
+    package = BUCKETS[scheme[0]]
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{text} needs the package {package}: pip install 'pegan_jax[{scheme[0][:2]}]'.")
+    import fsspec  # as only buckets need it
+
+    # Orbax writes beside fsspec, and other machines do: what a folder held a while ago is no answer.
+    fsspec.config.conf.setdefault(scheme[0][:2], {})['use_listings_cache'] = False
+    fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
+    return epath.Path(text)
+
+
+def in_bucket(path: Path) -> bool:
+    """Whether a path of `as_path` is in a bucket."""
+    return isinstance(path, epath.Path)
+
+
+@epath.register_path_cls
+class _Exact(type(epath.Path('/'))):
+    """A path on a disk whose own letters are no pattern, such as [1]: Orbax globs below the folders that it gets."""
+
+    def glob(self, pattern: str) -> Iterator['_Exact']:
+        yield from (self / name for name in glob.glob(pattern, root_dir=self))
+
+
+def absolute(path: Path) -> Path:
+    """The path with links resolved, or that of a bucket, which is absolute."""
+    return path if in_bucket(path) else path.resolve()
+
+
+def for_orbax(path: Path) -> epath.Path:
+    """The absolute path for Orbax."""
+    return path if in_bucket(path) else _Exact(path.absolute())
+
+
+def _objects(path: epath.Path) -> tuple[Any, dict[str, dict]]:
+    """fsspec's file system, and {name below the path: what it knows of the object}; '' is the path itself."""
+    import fsspec  # as only buckets need it
+
+    system, base = fsspec.core.url_to_fs(str(path))
+    found = system.find(base, detail=True)
+    return system, {name.removeprefix(base).removeprefix('/'): about for name, about in found.items()}
+
+
+def below(folder: Path) -> list[str]:
+    """Names of all files below a folder, relative to it, sorted."""
+    if in_bucket(folder):
+        return sorted(name for name in _objects(folder)[1] if name and not name.endswith('/'))
+    return sorted(
+        pathlib.Path(where, name).relative_to(folder).as_posix()
+        for where, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
+
+
+def children(folder: Path) -> list[str]:
+    """Names of what is in a folder, sorted; none where there is no such folder."""
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file."""
+    return path.stat().length if in_bucket(path) else path.stat().st_size
+
+
+def remove(folder: Path) -> None:
+    """Takes away a folder and all in it, if it is there."""
+    if in_bucket(folder):
+        folder.rmtree(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def copy_below(folder: Path, target: Path, *, last: str | None = None) -> None:
+    """Copies all files below a folder; the one named `last`, which tells that all are there, after the others."""
+    for name in sorted(below(folder), key=lambda name: name == last):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        epath.Path(folder / name).copy(target / name, overwrite=True)
+
+
+def move(folder: Path, target: Path) -> None:
+    """Moves a folder. Where one side is a bucket, in which nothing can be renamed, its files are copied and removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not (in_bucket(folder) or in_bucket(target)):
+        shutil.move(folder, target)
+        return
+    copy_below(folder, target)
+    remove(folder)
+
+
+def on_disk(path: Path) -> pathlib.Path:
+    """The path itself; of what is in a bucket, a copy on this machine, for libraries that read disks alone.
+
+    Copies stay in CACHE and are known by sizes and checksums of the objects: a changed one is copied again.
+
+    Raises: FileNotFoundError.
+    """
+    if not in_bucket(path):
+        return path
+    system, found = _objects(path)
+    found = {name: about for name, about in found.items() if about['type'] == 'file' and not name.endswith('/')}
+    if not found:
+        raise FileNotFoundError(2, 'there is no such object', str(path))
+    marks = ('size', 'etag', 'ETag', 'md5Hash', 'crc32c', 'generation')
+    about = sorted((name, *(str(about.get(mark)) for mark in marks)) for name, about in found.items())
+    digest = hashlib.sha256(repr((str(path), about)).encode()).hexdigest()
+    copy = CACHE.expanduser() / 'buckets' / digest / path.name
+    if not copy.exists():
+        unfinished = copy.parent.with_name(f'.{uuid.uuid4().hex}')
+        try:
+            for name, about in found.items():
+                target = unfinished / path.name / name if name else unfinished / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                system.get_file(about['name'], str(target))
+            with contextlib.suppress(OSError):  # another process has copied it first
+                unfinished.rename(copy.parent)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return copy
+
+
+def scratch(folder: Path) -> pathlib.Path:
+    """Where what can be computed again is kept: in the folder; of one in a bucket, on this machine."""
+    if not in_bucket(folder):
+        return folder
+    return CACHE.expanduser() / 'scratch' / hashlib.sha256(str(folder).encode()).hexdigest()
 
 
 @contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path beside `path` to write to, and moves it there at the end; after an error nothing is left.
+def whole(path: Path) -> Iterator[pathlib.Path]:
+    """Gives a path to write to, and puts it where `path` is at the end; after an error nothing is left.
 
     Several processes may write at once. The new name does not have the old one in it, which may be as long as can be.
     """
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory() as folder:
+            unfinished = pathlib.Path(folder, 'file')
+            yield unfinished
+            epath.Path(unfinished).copy(path, overwrite=True)
+        return
     unfinished = path.with_name(f'.{uuid.uuid4().hex}')
     _open.add(unfinished)
     try:

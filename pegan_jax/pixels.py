@@ -2,7 +2,7 @@
 
 import io
 import itertools
-import pathlib
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pegan_jax.files import whole
+from pegan_jax.files import Path, as_path, whole
 from pegan_jax.settings import UserError
 
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'TIFF', 'GIF', 'AVIF', 'JPEG2000', 'PPM', 'TGA')
@@ -166,7 +166,7 @@ def decode_raw(data: bytes, max_pixels: int) -> tuple[np.ndarray, np.ndarray | N
     return pixels[..., :1] if (pixels == pixels[..., :1]).all() else pixels, alpha
 
 
-def read_image(path: pathlib.Path, max_pixels: int, channels: int = 3) -> np.ndarray:
+def read_image(path: Path, max_pixels: int, channels: int = 3) -> np.ndarray:
     """`decode_image` of a file. Raises: UnreadableImage, with its name."""
     try:
         return decode_image(path.read_bytes(), max_pixels, channels)
@@ -177,12 +177,12 @@ def read_image(path: pathlib.Path, max_pixels: int, channels: int = 3) -> np.nda
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-def save(image: np.ndarray, path: str | pathlib.Path, *, bits: int = 8) -> None:
+def save(image: np.ndarray, path: str | os.PathLike, *, bits: int = 8) -> None:
     """One image [..., C] into a file as `write` does. Raises: ValueError as there."""
-    write(pathlib.Path(path), [image.reshape(-1, image.shape[-1])], image.shape[:-1], bits)
+    write(as_path(path), [image.reshape(-1, image.shape[-1])], image.shape[:-1], bits)
 
 
-def check_name(path: pathlib.Path) -> None:
+def check_name(path: Path) -> None:
     """Raises: UserError unless `write` writes files of this name."""
     if path.suffix.lower() not in ('.png', '.npy'):
         raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .png, or .npy for float32.')
@@ -190,7 +190,7 @@ def check_name(path: pathlib.Path) -> None:
         raise UserError(f'{path} is a folder; name a file, such as {path / "image.png"}.')
 
 
-def write(path: pathlib.Path, pieces: Iterable[np.ndarray], shape: tuple[int, ...], bits: int) -> None:
+def write(path: Path, pieces: Iterable[np.ndarray], shape: tuple[int, ...], bits: int) -> None:
     """Writes colours [n, C] that arrive in pieces, in order, so that memory does not grow with the image.
 
     Args:

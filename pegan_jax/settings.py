@@ -5,6 +5,7 @@ Every error names the field, the value it got and what would be accepted.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -165,9 +166,18 @@ class TrainConfig:
             )
 
     @property
+    def total_images(self) -> int:
+        """Images of the whole run; its last step may overshoot them by less than a batch."""
+        return math.ceil(round(self.total_kimg * 1000, 6))  # 0.07 * 1000 is a little above 70
+
+    def steps_for(self, images: int) -> int:
+        """Steps that show so many images, or less than a batch more."""
+        return max(0, -(-images // self.batch_size))
+
+    @property
     def total_steps(self) -> int:
-        """Steps of the whole run; the last one may overshoot total_kimg by less than a batch."""
-        return -int(-self.total_kimg * 1000 // self.batch_size)
+        """Steps of a run that has this batch size from its beginning on."""
+        return self.steps_for(self.total_images)
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------

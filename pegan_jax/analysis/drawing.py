@@ -1,14 +1,15 @@
 """What a study gives, numbers and pictures, and how pictures are drawn."""
 
+import contextlib
 import json
-import pathlib
-import tempfile
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pegan_jax.files import Path, as_path, whole
 from pegan_jax.pixels import as_image
 
 SEQUENTIAL = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
@@ -240,14 +241,14 @@ class Study(NamedTuple):
     pictures: dict[str, Image.Image]
 
 
-def save(study: Study, folder: str | pathlib.Path, name: str, about: dict[str, Any]) -> list[pathlib.Path]:
+def save(study: Study, folder: str | os.PathLike, name: str, about: dict[str, Any]) -> list[Path]:
     """Writes folder/NAME.json, `about` and the numbers, and a PNG per picture, once all are made. Returns: paths."""
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names = [f'{name}.json', *(f'{name}_{kind}.png' for kind in study.pictures)]
-    with tempfile.TemporaryDirectory(dir=folder) as directory:
-        unfinished = pathlib.Path(directory)
-        (unfinished / names[0]).write_text(json.dumps(about | {'numbers': study.numbers}, indent=1) + '\n')
-        for file, picture in zip(names[1:], study.pictures.values(), strict=True):
-            picture.save(unfinished / file)
-        return [(unfinished / file).replace(folder / file) for file in names]
+    with contextlib.ExitStack() as stack:
+        table, *files = (stack.enter_context(whole(folder / file)) for file in names)
+        table.write_text(json.dumps(about | {'numbers': study.numbers}, indent=1) + '\n')
+        for file, picture in zip(files, study.pictures.values(), strict=True):
+            picture.save(file, 'PNG')
+    return [folder / file for file in names]

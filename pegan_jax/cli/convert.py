@@ -21,7 +21,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument('--out', type=options.path, required=True, metavar='DIR', help='a new directory')
     p.add_argument(
-        '--noises', type=options.path, metavar='FILE.pkl', help='of a SinGAN: the second file of the release'
+        '--noises', type=options.source, metavar='FILE.pkl', help='of a SinGAN: the second file of the release'
     )
     p.add_argument(
         '--config', metavar='FILE[:ARGUMENTS]', help='of an MS-PIE: its configuration, such as mspie:e, if need be'

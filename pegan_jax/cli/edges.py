@@ -18,7 +18,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--folder', type=options.path, required=True, help='of images')
     p.add_argument('--out', type=options.path, required=True, metavar='FOLDER', help='may be the same folder')
     p.add_argument('--method', choices=('canny', 'dog', 'hed'), default='canny', help='default: canny')
-    p.add_argument('--weights', type=options.path, metavar='FILE.pth', help='of HED')
+    p.add_argument('--weights', type=options.source, metavar='FILE.pth', help='of HED')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pegan_jax import animation, editing
 from pegan_jax.cli import options
-from pegan_jax.pixels import as_floats, as_image, image_grid, read_image, to_uint8
+from pegan_jax.pixels import as_floats, image_grid, read_image, to_uint8
 from pegan_jax.settings import UserError
 
 HELP = 'What a SinGAN can do with the image that it learned.'
@@ -44,9 +44,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
     p.add_argument('--mode', choices=tuple(MODES), required=True)
-    p.add_argument('--image', type=options.path, metavar='FILE', help='an edited copy, or a painting')
+    p.add_argument('--image', type=options.source, metavar='FILE', help='an edited copy, or a painting')
     p.add_argument(
-        '--mask', type=options.path, metavar='FILE', help='as large as --image; not black where it was changed'
+        '--mask', type=options.source, metavar='FILE', help='as large as --image; not black where it was changed'
     )
     p.add_argument('--scale', type=int, default=1, help='where --image enters: 1 (default) to the finest')
     p.add_argument('--seeds', type=options.numbers, default=[0], metavar='0,3,8-11', help='of the noise (default: 0)')
@@ -92,5 +92,5 @@ def run(args: argparse.Namespace) -> None:
                     [editing.edit(model, image, mask, args.scale, seed, radius=radius) for seed in args.seeds]
                 )
         grid = image_grid(to_uint8(images), min(4, len(images)))
-        as_image(grid).save(args.out)
+        options.write_picture(args.out, grid)
     print(args.out)

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import functools
-import pathlib
 import shlex
 import sys
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 
 from pegan_jax import evaluation, inpainting
 from pegan_jax.cli import options
+from pegan_jax.files import Path
 from pegan_jax.gan import Completer
 from pegan_jax.metrics.names import EXAMPLES, parse_all
 from pegan_jax.processes import together
@@ -157,9 +157,7 @@ def _score_model(args: argparse.Namespace, model: Model, scorer: scores.Scorer, 
     _tell(args, args.out or (args.model or args.watch) / 'metrics.jsonl', model.step, values, about)
 
 
-def _tell(
-    args: argparse.Namespace, out: pathlib.Path | None, step: int | None, values: dict[str, float], about: dict
-) -> None:
+def _tell(args: argparse.Namespace, out: Path | None, step: int | None, values: dict[str, float], about: dict) -> None:
     if jax.process_index() > 0:  # all of them know the numbers
         return
     if step is not None:

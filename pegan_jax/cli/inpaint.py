@@ -43,9 +43,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--model', type=options.path, metavar='WORKDIR', help='the --workdir of a run')
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
     p.add_argument('--method', choices=('model', 'biharmonic'), default='model', help='default: model')
-    p.add_argument('--image', type=options.path, required=True, metavar='FILE|FOLDER')
-    p.add_argument('--mask', type=options.path, required=True, metavar='FILE|FOLDER', help='white is the hole')
-    p.add_argument('--sketch', type=options.path, metavar='FILE|FOLDER', help='white lines, of a guided model')
+    p.add_argument('--image', type=options.source, required=True, metavar='FILE|FOLDER')
+    p.add_argument('--mask', type=options.source, required=True, metavar='FILE|FOLDER', help='white is the hole')
+    p.add_argument('--sketch', type=options.source, metavar='FILE|FOLDER', help='white lines, of a guided model')
     p.add_argument('--invert-mask', action='store_true', help='black is the hole')
     p.add_argument(
         '--mask-colour', type=_colour, metavar='R,G,B|NAME|N',

@@ -15,16 +15,28 @@ import numpy as np
 from PIL import Image
 
 from pegan_jax import animation, sampling
+from pegan_jax.files import Path, as_path, on_disk, whole
 from pegan_jax.pixels import as_image
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.weights.public import FILES
 
 
-def path(text: str) -> pathlib.Path:
-    """A path; ~ is the home folder."""
+def path(text: str) -> Path:
+    """A path on a disk, where ~ is the home folder, or in a bucket."""
     if not text:
         raise argparse.ArgumentTypeError('the path is empty; name a file or folder.')
-    return pathlib.Path(text).expanduser()
+    try:
+        return as_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def source(text: str) -> pathlib.Path:
+    """A file or folder to read; of one in a bucket, a copy on this machine."""
+    try:
+        return on_disk(path(text))
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError(f'{text}: there is nothing of this name.') from None
 
 
 def seed(text: str) -> int:
@@ -62,7 +74,7 @@ def size(text: str) -> tuple[int, int]:
 class Target(NamedTuple):
     """Where results go, and whether that is a folder."""
 
-    path: pathlib.Path
+    path: Path
     folder: bool
 
 
@@ -190,7 +202,7 @@ def _weights(text: str) -> tuple[str, pathlib.Path]:
     if name not in FILES or not file:
         known = ', '.join(FILES)
         raise argparse.ArgumentTypeError(f'{text!r}; write NAME=FILE with a name of {known}.')
-    return name, path(file)
+    return name, source(file)
 
 
 def load(args: argparse.Namespace) -> sampling.Model:
@@ -230,7 +242,14 @@ def at_least_one(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f'--{name.replace("_", "-")} {getattr(args, name)} must be at least 1.')
 
 
-def check_picture(out: pathlib.Path, channels: int) -> None:
+def write_picture(out: Path, image: np.ndarray) -> None:
+    """Writes uint8 pixels [H, W, C] as a file of the suffix's format."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as unfinished:
+        as_image(image).save(unfinished, Image.registered_extensions()[out.suffix.lower()])
+
+
+def check_picture(out: Path, channels: int) -> None:
     """Raises: UserError unless the suffix is of a format in which Pillow writes images of so many channels."""
     Image.init()
     kind = Image.EXTENSION.get(out.suffix.lower())

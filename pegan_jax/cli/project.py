@@ -43,7 +43,7 @@ examples:
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
-    p.add_argument('--image', type=options.path, required=True, metavar='FILE')
+    p.add_argument('--image', type=options.source, required=True, metavar='FILE')
     p.add_argument('--space', choices=('w', 'w+'), default='w', help='one style for all layers (default), or one each')
     p.add_argument('--steps', type=int, default=1000, help='default 1000')
     p.add_argument('--distance', choices=('plain', 'lpips'), help='default: lpips with --weights, otherwise plain')

@@ -52,7 +52,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     style = p.add_mutually_exclusive_group()
     style.add_argument('--seed', type=options.seed, default=0)
     style.add_argument(
-        '--ws', type=options.path, metavar='FILE.npz', help='styles that project found, in place of a seed'
+        '--ws', type=options.source, metavar='FILE.npz', help='styles that project found, in place of a seed'
     )
     p.add_argument('--size', type=options.size, metavar='H[xW]', help='pixels; default: the training size')
     p.add_argument(
@@ -61,7 +61,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         'and more on the longer one, so that nothing is stretched',
     )  # fmt: skip
     p.add_argument(
-        '--coords', type=options.path, metavar='FILE.npy', help='an array [H, W, 2] of any coordinates (x, y)'
+        '--coords', type=options.source, metavar='FILE.npy', help='an array [H, W, 2] of any coordinates (x, y)'
     )
     p.add_argument(
         '--translate',
@@ -215,7 +215,7 @@ def _shares(args: argparse.Namespace, model: sampling.Model) -> object:
     if args.shares in ('x', 'y'):
         axis = 'xy'.index(args.shares)
         return lambda points: coords.across(points, axis)
-    path = options.path(args.shares)
+    path = options.source(args.shares)
     if not path.is_file():
         raise UserError(f'--shares {args.shares} is neither x, y nor around, nor a file; name a picture.')
     count = len(args.blend)

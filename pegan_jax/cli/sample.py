@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import pathlib
 import re
 import sys
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from pegan_jax import analysis, animation, coords, sampling
 from pegan_jax.cli import options
-from pegan_jax.files import whole
+from pegan_jax.files import Path, absolute, whole
 from pegan_jax.pixels import as_image, image_grid, to_uint8
 from pegan_jax.settings import UserError
 
@@ -87,7 +86,7 @@ def _mix(text: str) -> tuple[list[int], list[int]]:
 
 
 class _Direction(NamedTuple):
-    file: pathlib.Path
+    file: Path
     kind: str
     number: int
     low: float
@@ -99,7 +98,7 @@ def _direction(text: str) -> _Direction:
     found = re.fullmatch(r'(.+):(pca|sefa):(\d+):(-?[\d.]+?)\.\.(-?[\d.]+)', text)
     if not found:
         raise argparse.ArgumentTypeError(f'{text!r}; write FILE.npz:pca:2:-3..3, for the third of that kind.')
-    return _Direction(options.path(found[1]), found[2], int(found[3]), options.real(found[4]), options.real(found[5]))
+    return _Direction(options.source(found[1]), found[2], int(found[3]), options.real(found[4]), options.real(found[5]))
 
 
 # What may be given beside an option that stands in the place of plain seeds.
@@ -158,12 +157,11 @@ def run(args: argparse.Namespace) -> None:
         else:
             batches = sampling.stream(model, args.seeds, batch_size=args.batch_size, **chosen)
             images = np.concatenate([to_uint8(batch) for batch in batches])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        as_image(image_grid(images, min(args.columns, len(images)))).save(out)
+        options.write_picture(out, image_grid(images, min(args.columns, len(images))))
     print(out)
 
 
-def _write_walk(args: argparse.Namespace, model: sampling.Model, out: pathlib.Path) -> None:
+def _write_walk(args: argparse.Namespace, model: sampling.Model, out: Path) -> None:
     """A row for each seed, seven columns along a direction."""
     options.check_picture(out, model.config.data.channels)
     with np.load(args.direction.file) as file:
@@ -178,11 +176,10 @@ def _write_walk(args: argparse.Namespace, model: sampling.Model, out: pathlib.Pa
     strengths = np.linspace(args.direction.low, args.direction.high, 7)
     chosen = {'label': args.label, 'truncation_psi': args.truncation_psi}
     images = to_uint8(analysis.walk(model, direction, scale, args.seeds, strengths, **chosen))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    as_image(image_grid(images.reshape(-1, *images.shape[2:]), len(strengths))).save(out)
+    options.write_picture(out, image_grid(images.reshape(-1, *images.shape[2:]), len(strengths)))
 
 
-def _write_video(args: argparse.Namespace, model: sampling.Model, out: pathlib.Path, chosen: dict) -> None:
+def _write_video(args: argparse.Namespace, model: sampling.Model, out: Path, chosen: dict) -> None:
     if args.video == 'interpolate':
         count, frames = sampling.interpolation(
             model, args.seeds, cells=args.grid, w_frames=args.frames or 120, **chosen
@@ -199,14 +196,14 @@ def _write_video(args: argparse.Namespace, model: sampling.Model, out: pathlib.P
     animation.write(out, tqdm(frames, total=count, unit='frame', disable=not sys.stderr.isatty()), fps)
 
 
-def _write_folder(args: argparse.Namespace, model: sampling.Model, out: pathlib.Path, chosen: dict) -> None:
+def _write_folder(args: argparse.Namespace, model: sampling.Model, out: Path, chosen: dict) -> None:
     """A file per seed; those that an earlier launch with the same settings has written are left as they are."""
     labels = chosen['label'] if isinstance(chosen['label'], list) else [None] * len(args.seeds)
     ends = ['' if label is None else f'_class{label}' for label in labels]
     files = [out / f'seed{seed:06d}{end}.png' for seed, end in zip(args.seeds, ends, strict=True)]
     names = ('truncation_psi', 'truncation_cutoff', 'noise_mode', 'size', 'translate', 'rotate')
     about = {name: getattr(args, name) for name in names}
-    about |= {'model': str(args.model.resolve()), 'step': model.step, 'class': args.label if not any(ends) else None}
+    about |= {'model': str(absolute(args.model)), 'step': model.step, 'class': args.label if not any(ends) else None}
     about, record = json.loads(json.dumps(about)), out / 'samples.json'
     same = record.is_file() and json.loads(record.read_text()) == about
     todo = [i for i, file in enumerate(files) if not (same and file.is_file())]

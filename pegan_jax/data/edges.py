@@ -11,7 +11,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from pegan_jax.data import sources
-from pegan_jax.files import whole
+from pegan_jax.files import Path, absolute, whole
 from pegan_jax.pixels import UnreadableImage, read_image, with_channels
 from pegan_jax.settings import DataConfig, UserError
 
@@ -57,7 +57,7 @@ def extract(image: np.ndarray, method: Method) -> np.ndarray:
 
 
 def extract_folder(
-    folder: pathlib.Path, out: pathlib.Path, draw: Callable[[np.ndarray], np.ndarray], *, progress: bool = False
+    folder: Path, out: Path, draw: Callable[[np.ndarray], np.ndarray], *, progress: bool = False
 ) -> tuple[int, int]:
     """Draws the lines of all images in a folder: of NAME, NAME_edge.png, in the same sub-folders of `out`.
 
@@ -70,7 +70,7 @@ def extract_folder(
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder of images.')
-    if folder.resolve() in out.resolve().parents:
+    if absolute(folder) in absolute(out).parents:
         raise UserError(
             f'{out} lies inside of {folder}, whose images would then include the edges; choose the folder itself, or '
             'one outside.'

@@ -5,12 +5,13 @@ with the share of the hole, so that a wrong guess is seen.
 """
 
 import logging
-import pathlib
+import os
 
 import numpy as np
 from PIL import Image
 
 from pegan_jax.data import sources
+from pegan_jax.files import Path, as_path
 from pegan_jax.pixels import UnreadableImage, decode_raw
 from pegan_jax.settings import ConfigError, UserError
 
@@ -23,7 +24,7 @@ Colour = int | tuple[int, int, int]
 
 
 def read(
-    path: pathlib.Path, *, invert: bool = False, colour: Colour | None = None, max_pixels: int = 100_000_000
+    path: Path, *, invert: bool = False, colour: Colour | None = None, max_pixels: int = 100_000_000
 ) -> np.ndarray:
     """The hole of a mask file, bool [H, W]; the arguments are those of `holes`.
 
@@ -122,7 +123,7 @@ def _of_values(grey: np.ndarray) -> tuple[np.ndarray, str | None]:
     return grey > middle, f'it has {len(values)} grey values, of which those above {middle:g} are the hole'
 
 
-def read_folder(folder: str | pathlib.Path, height: int, width: int, *, max_pixels: int = 100_000_000) -> np.ndarray:
+def read_folder(folder: str | os.PathLike, height: int, width: int, *, max_pixels: int = 100_000_000) -> np.ndarray:
     """All masks in a folder, searched recursively, in the order of their paths, resized by nearest neighbours.
 
     Args:
@@ -131,7 +132,7 @@ def read_folder(folder: str | pathlib.Path, height: int, width: int, *, max_pixe
     Raises: ConfigError if there is no such folder, no image in it, an image that cannot be read or is a hole
       everywhere, or no hole in any.
     """
-    root = pathlib.Path(folder)
+    root = as_path(folder)
     if not root.is_dir():
         raise ConfigError(f'{str(folder)!r} is not a folder of masks; give the path of one.')
     paths = [root / n for n in sources.image_names(root)]

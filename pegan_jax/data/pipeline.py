@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import pathlib
 import sys
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pegan_jax.data import edges, sources
+from pegan_jax.files import Path, scratch
 from pegan_jax.pixels import UnreadableImage, as_image, decode_image
 from pegan_jax.settings import ConfigError, DataConfig
 
@@ -20,7 +20,7 @@ READ_AHEAD = 4  # batches
 SUBSTITUTES = 16  # neighbours that are tried for an image that cannot be read
 
 
-def open_source(data: DataConfig, workdir: pathlib.Path) -> sources.Source:
+def open_source(data: DataConfig, workdir: Path) -> sources.Source:
     """Opens the images that a configuration names; what is found out about them is kept in `workdir`.
 
     Raises: ConfigError if there is nothing to read, or labels are wanted and there are none, saying what to do.
@@ -34,7 +34,9 @@ def open_source(data: DataConfig, workdir: pathlib.Path) -> sources.Source:
     from pegan_jax.data import records  # TFDS takes as long to import as everything else together
 
     if data.tfds == 'worlds':
-        return records.open_worlds(data.size, data.num_worlds, data.split, data.data_dir or str(workdir / 'tfds'))
+        return records.open_worlds(
+            data.size, data.num_worlds, data.split, data.data_dir or str(scratch(workdir) / 'tfds')
+        )
     return records.open_tfds(data.tfds, data.split, data.data_dir, data.labels)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pegan_jax.data import worlds
 from pegan_jax.data.sources import Contents
+from pegan_jax.files import Path, as_path, in_bucket, on_disk
 from pegan_jax.pixels import UnreadableImage, to_uint8
 from pegan_jax.settings import ConfigError
 
@@ -101,12 +102,23 @@ def open_builder(builder: tfds.core.DatasetBuilder, split: str, labels: bool = F
     return source
 
 
+def _on_disk(name: str, data_dir: str) -> Path:
+    """The data directory; of one in a bucket, a copy of this dataset, as ArrayRecord is read from disks alone."""
+    root = as_path(data_dir)
+    if not in_bucket(root):
+        return root
+    dataset = name.partition('/')[0].partition(':')[0]
+    return on_disk(root / dataset).parent if (root / dataset).is_dir() else root
+
+
 def open_tfds(name: str, split: str, data_dir: str | None, labels: bool = False) -> Records:
     """A split of the TFDS dataset `name` ('name', 'name/config', 'name/config:version'), prepared as ArrayRecord.
 
     Raises: ConfigError as `open_builder`, or if there is no such dataset.
     """
     try:
+        if data_dir is not None:
+            data_dir = str(_on_disk(name, data_dir))
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise ConfigError(
@@ -188,6 +200,10 @@ def open_worlds(size: tuple[int, int], num: int, split: str, data_dir: str) -> R
 
     Raises: ConfigError for an unknown split, or if the folder is damaged.
     """
+
+    data_dir = as_path(data_dir)
+    if in_bucket(data_dir):
+        raise ConfigError(f'data.data_dir={data_dir}: worlds are prepared on a disk; leave it out.')
 
     def builder() -> Worlds:
         return Worlds(data_dir=data_dir, config=f'{size[0]}x{size[1]}x{num}', file_format='array_record')

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from pegan_jax.files import whole
+from pegan_jax.files import Path, as_path, below, in_bucket, on_disk, scratch, size_of, whole
 from pegan_jax.pixels import UnreadableImage, decode_image
 from pegan_jax.settings import ConfigError, UserError
 
@@ -77,7 +77,7 @@ class Source(Protocol):
 
 # Folders and ZIP files ------------------------------------------------------------------------------------------------
 
-Path = pathlib.Path | zipfile.Path
+Place = Path | zipfile.Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +92,11 @@ class Files:
     passed_over: see `Contents`.
     """
 
-    root: Path
-    paths: tuple[Path, ...]
+    root: Place
+    paths: tuple[Place, ...]
     labels: np.ndarray | None = None
     c_dim: int = 0
-    edges: tuple[Path, ...] | None = None
+    edges: tuple[Place, ...] | None = None
     classes: tuple[str, ...] = ()
     passed_over: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -120,19 +120,19 @@ class Files:
         return {'image': _read(self.paths[index]), **edge, **label}
 
 
-def _name(root: Path, path: Path) -> str:
+def _name(root: Place, path: Place) -> str:
     """Of a file below its root."""
     return path.at if isinstance(path, zipfile.Path) else path.relative_to(root).as_posix()
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Place) -> bytes:
     try:
         return path.read_bytes()  # of a ZIP file, threads take turns
     except (zipfile.BadZipFile, zlib.error) as error:
         raise UnreadableImage(f'damaged in the ZIP file: {error}') from error
 
 
-def _defect(path: Path, max_pixels: int) -> str | None:
+def _defect(path: Place, max_pixels: int) -> str | None:
     """Why a file cannot be used, or None. Reads all of it, so that truncated files are found."""
     try:
         decode_image(_read(path), max_pixels, draft=True)
@@ -141,23 +141,25 @@ def _defect(path: Path, max_pixels: int) -> str | None:
     return None
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: Place) -> list[int]:
     """What tells that a file has not changed."""
     if isinstance(path, zipfile.Path):
         info = path.root.getinfo(path.at)
         return [info.file_size, info.CRC]
+    if in_bucket(path):
+        return [size_of(path), path.stat().mtime]
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _defects(root: Path, names: list[str], max_pixels: int, workdir: pathlib.Path) -> dict[str, str]:
+def _defects(root: Place, names: list[str], max_pixels: int, workdir: Path) -> dict[str, str]:
     """The unusable files among `names`, with the reason. Unchanged files are not read again."""
-    record = workdir / 'checked_images.json'
+    record = scratch(workdir) / 'checked_images.json'
     try:
         known = dict(json.loads(record.read_text()))
     except (OSError, ValueError, TypeError):  # there is none, or it is damaged
         known = {}
-    prefix = f'{pathlib.Path(str(root)).absolute()}:{max_pixels}:'
+    prefix = f'{root if in_bucket(root) else pathlib.Path(str(root)).absolute()}:{max_pixels}:'
     stamps = {n: _stamp(root / n) for n in names}
     todo = [n for n in names if known.get(prefix + n, [None])[0] != stamps[n]]
     if todo:
@@ -165,24 +167,30 @@ def _defects(root: Path, names: list[str], max_pixels: int, workdir: pathlib.Pat
             checks = pool.map(lambda n: _defect(root / n, max_pixels), todo)
             checks = tqdm(checks, f'checking {root}', len(todo), unit='image', disable=len(todo) < 1000)
             known |= {prefix + n: [stamps[n], reason] for n, reason in zip(todo, checks, strict=True)}
-        workdir.mkdir(parents=True, exist_ok=True)
+        record.parent.mkdir(parents=True, exist_ok=True)
         with whole(record) as unfinished:
             unfinished.write_text(json.dumps(known))
     return {n: known[prefix + n][1] for n in names if known[prefix + n][1] is not None}
 
 
-def image_names(root: Path) -> list[str]:
+def image_names(root: Place) -> list[str]:
     """Relative paths of the image files in a folder or ZIP file, sorted, without hidden files and folders."""
     return _listed(root)[0]
 
 
-def _listed(root: Path, workdir: pathlib.Path | None = None) -> tuple[list[str], dict[str, int]]:
+def _listed(root: Place, workdir: Path | None = None) -> tuple[list[str], dict[str, int]]:
     """The image files as `image_names` gives them, and how many others there are of each kind.
 
     Links are followed. What a run writes in `workdir` is passed over without being counted.
     """
     if isinstance(root, zipfile.Path):
         names = [n for n in root.root.namelist() if not n.endswith('/')]
+    elif in_bucket(root):
+        names, run = below(root), f'{workdir}/'.removeprefix(f'{root}/')
+        if workdir == root:
+            names = [n for n in names if n.partition('/')[0] not in RUN_FOLDERS]
+        else:
+            names = [n for n in names if not n.startswith(run)]
     else:
         names, seen = [], set()
         ours = set() if workdir is None else {workdir.resolve()}
@@ -215,7 +223,7 @@ def edge_files(names: list[str]) -> dict[str, str]:
     return {n: edge for n, edge in found.items() if edge is not None}
 
 
-def _labels(root: Path, folder: str, names: list[str]) -> tuple[dict[str, Any], int, tuple[str, ...]]:
+def _labels(root: Place, folder: str, names: list[str]) -> tuple[dict[str, Any], int, tuple[str, ...]]:
     """The label of every name, c_dim, and the names of the classes if they have any.
 
     As `dataset.json` says, {'labels': [[name, class or vector], ...]}, the format of NVlabs/stylegan3, at the top or in
@@ -264,9 +272,7 @@ def _folder_labels(folder: str, names: list[str]) -> tuple[dict[str, int], int, 
     return {n: classes.index(n.partition('/')[0]) for n in names}, len(classes), tuple(classes)
 
 
-def open_folder(
-    folder: str, max_pixels: int, workdir: pathlib.Path, labels: bool = False, edges: bool = False
-) -> Files:
+def open_folder(folder: str, max_pixels: int, workdir: Path, labels: bool = False, edges: bool = False) -> Files:
     """All readable images under a folder, or in a ZIP file, sorted by their relative path.
 
     Every image is read and checked once, which `workdir` remembers; unusable files are left out and reported. Hidden
@@ -278,8 +284,10 @@ def open_folder(
       edges: read the file of edges of every image.
     Raises: ConfigError if there is no such folder or ZIP file, it holds no readable image, or labels or edges lack.
     """
-    root = pathlib.Path(folder).expanduser()
-    if zipfile.is_zipfile(root):
+    root = as_path(folder)
+    if in_bucket(root) and root.is_file():
+        root = on_disk(root)  # images of an archive are read in any order
+    if not in_bucket(root) and zipfile.is_zipfile(root):
         root = zipfile.Path(zipfile.ZipFile(root))
     elif not root.is_dir():
         raise ConfigError(f'data.folder={folder!r} is not a folder of images, nor a ZIP file; give the path of one.')
@@ -325,7 +333,7 @@ def open_folder(
 
 def open_image(image: str, max_pixels: int) -> Files:
     """A source of length one. Raises ConfigError if the file does not exist or cannot be read."""
-    path = pathlib.Path(image).expanduser()
+    path = as_path(image)
     if not path.is_file():
         raise ConfigError(f'data.image={image!r} is not a file.')
     if reason := _defect(path, max_pixels):

@@ -8,7 +8,6 @@ rotate(angle) (x + pitch j, y + pitch i), so that what is seen at an angle is co
 import functools
 import io
 import math
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from pegan_jax import sampling
 from pegan_jax.explorer import queries
 from pegan_jax.explorer.queries import Query, Style
+from pegan_jax.files import Path
 from pegan_jax.pixels import as_image, to_uint8
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
@@ -104,7 +104,7 @@ def _lattice(model: Model, place: View) -> tuple[dict, np.ndarray | None]:
     return dict(zip('xy', ends, strict=True)), (np.diag([*scale, 1.0]) @ turn).astype(np.float32)
 
 
-def save(model: Model, wanted: Style, place: View, path: pathlib.Path, bits: int) -> None:
+def save(model: Model, wanted: Style, place: View, path: Path, bits: int) -> None:
     """A view of any size into a PNG, by `render_file`. Raises: UserError for more than LARGEST pixels."""
     if place.height * place.width > LARGEST:
         raise UserError(

@@ -1,6 +1,6 @@
 """Serves the page: for a command until it is stopped, or from a thread beside a notebook."""
 
-import pathlib
+import os
 import secrets
 import socket
 import threading
@@ -89,7 +89,7 @@ class Explorer:
         )
 
 
-def explore(*models: Model | str | pathlib.Path, port: int = 0, height: int = 780) -> Explorer:
+def explore(*models: Model | str | os.PathLike, port: int = 0, height: int = 780) -> Explorer:
     """Shows models in a notebook, or serves them for a browser on this machine.
 
     Args:

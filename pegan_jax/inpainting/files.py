@@ -5,7 +5,6 @@ import functools
 import io
 import logging
 import math
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pegan_jax.data import mask_files, sources
-from pegan_jax.files import whole
+from pegan_jax.files import Path, whole
 from pegan_jax.inpainting.arrays import (
     attention_flow,
     check_attention,
@@ -41,10 +40,10 @@ _ORIENTATION = 0x0112  # EXIF
 class Pair(NamedTuple):
     """The files of one image."""
 
-    image: pathlib.Path
-    mask: pathlib.Path
-    sketch: pathlib.Path | None
-    out: pathlib.Path
+    image: Path
+    mask: Path
+    sketch: Path | None
+    out: Path
 
 
 class Picture(NamedTuple):
@@ -58,7 +57,7 @@ class Picture(NamedTuple):
     kept: Mapping[str, Any] = MappingProxyType({})
 
 
-def _open(path: pathlib.Path, max_pixels: int, data: bytes | None = None) -> Image.Image:
+def _open(path: Path, max_pixels: int, data: bytes | None = None) -> Image.Image:
     try:
         image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
     except Exception as error:  # what Pillow raises for damaged files, of many types
@@ -68,7 +67,7 @@ def _open(path: pathlib.Path, max_pixels: int, data: bytes | None = None) -> Ima
     return image
 
 
-def _size(path: pathlib.Path, max_pixels: int) -> tuple[int, int]:
+def _size(path: Path, max_pixels: int) -> tuple[int, int]:
     """(height, width) as it is seen, from the header, but of a PNG, where the orientation may come last."""
     with _open(path, max_pixels) as image:
         try:
@@ -79,7 +78,7 @@ def _size(path: pathlib.Path, max_pixels: int) -> tuple[int, int]:
         return image.size if turned else image.size[::-1]
 
 
-def read_picture(path: pathlib.Path, max_pixels: int = 100_000_000, data: bytes | None = None) -> Picture:
+def read_picture(path: Path, max_pixels: int = 100_000_000, data: bytes | None = None) -> Picture:
     """Decodes a file: upright by its EXIF orientation, any colour mode as RGB; colours under transparency are kept.
 
     data: what is in the file, where that is at hand; the path then only names it.
@@ -111,7 +110,7 @@ def _kept(image: Image.Image) -> dict[str, Any]:
     return kept
 
 
-def as_seen(picture: Picture, channels: int, path: pathlib.Path) -> Picture:
+def as_seen(picture: Picture, channels: int, path: Path) -> Picture:
     """What `read_picture` gave of a file, as a model of 1, 3 or 4 channels sees it: of RGBA, opacity is the fourth one.
 
     Raises: ValueError for colours that a grey model would not keep.
@@ -130,7 +129,7 @@ def as_seen(picture: Picture, channels: int, path: pathlib.Path) -> Picture:
     return Picture(pixels[..., :1], alpha, {k: v for k, v in kept.items() if k != 'icc_profile'})
 
 
-def _check_size(path: pathlib.Path, found: tuple[int, int], size: tuple[int, int], what: str) -> None:
+def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int], what: str) -> None:
     if found != size:
         raise UserError(
             f'{path} has {found[1]} x {found[0]} pixels and the image {size[1]} x {size[0]}; the {what} must be as '
@@ -139,7 +138,7 @@ def _check_size(path: pathlib.Path, found: tuple[int, int], size: tuple[int, int
 
 
 def read_mask(
-    path: pathlib.Path,
+    path: Path,
     size: tuple[int, int],
     *,
     invert: bool = False,
@@ -160,7 +159,7 @@ def read_mask(
     return mask
 
 
-def read_sketch(path: pathlib.Path, size: tuple[int, int], *, invert: bool = False, max_pixels: int) -> np.ndarray:
+def read_sketch(path: Path, size: tuple[int, int], *, invert: bool = False, max_pixels: int) -> np.ndarray:
     """The lines of a sketch file, bool [H, W]: light, or with `invert` dark; the first channel counts.
 
     Raises: ValueError as `read_picture`, or for another size.
@@ -177,7 +176,7 @@ def read_sketch(path: pathlib.Path, size: tuple[int, int], *, invert: bool = Fal
     return lines
 
 
-def save(path: pathlib.Path, picture: Picture) -> None:
+def save(path: Path, picture: Picture) -> None:
     """Writes an image file; there is never half of one.
 
     Raises: ValueError for a suffix other than those of SUFFIXES.
@@ -189,7 +188,7 @@ def save(path: pathlib.Path, picture: Picture) -> None:
         as_image(channels).save(unfinished, SUFFIXES[path.suffix.lower()], **kept)
 
 
-def check_suffix(path: pathlib.Path) -> None:
+def check_suffix(path: Path) -> None:
     """Raises: ValueError unless a file of this name keeps every pixel."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(
@@ -198,7 +197,7 @@ def check_suffix(path: pathlib.Path) -> None:
         )
 
 
-def pairs(image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pathlib.Path | None = None) -> list[Pair]:
+def pairs(image: Path, mask: Path, out: Path, sketch: Path | None = None) -> list[Pair]:
     """The files to work on: single ones, or those in folders, matched by their names without suffix.
 
     A single mask (or sketch) beside a folder of images is for all of them. The mask of photo.jpg may be named
@@ -237,7 +236,7 @@ def pairs(image: pathlib.Path, mask: pathlib.Path, out: pathlib.Path, sketch: pa
     ]
 
 
-def _by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def _by_stem(folder: Path) -> dict[str, Path]:
     """{name without suffix: path} of the image files in a folder, sorted."""
     if not folder.is_dir():
         raise UserError(f'{folder} is neither a file nor a folder.')
@@ -362,7 +361,7 @@ def _pair_size(pair: Pair, max_pixels: int) -> tuple[int, int]:
     return size
 
 
-def _flow_path(out: pathlib.Path) -> pathlib.Path:
+def _flow_path(out: Path) -> Path:
     return out.with_name(f'{out.stem}_flow.png')
 
 

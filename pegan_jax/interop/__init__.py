@@ -2,20 +2,22 @@
 
 import inspect
 import json
+import os
 import pathlib
-import shutil
 import tempfile
 import types
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from pegan_jax.config import Config, to_dict, to_json
+from pegan_jax.files import Path, as_path, in_bucket, on_disk, remove
 from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan, singan_original, stylegan2
 from pegan_jax.interop.imported import Imported
 from pegan_jax.settings import UserError
-from pegan_jax.train.checkpoint import Checkpoints, split_state
+from pegan_jax.train.checkpoint import Checkpoints, load_sampling, split_state
 from pegan_jax.weights import kinds, reader, tensor_bundle
 
 IMPORTERS = (nvidia, singan_original, singan, mmgen, mmgen_early, deepfill, stylegan2, cips)
@@ -23,8 +25,8 @@ WRAPPERS = ('state_dict', 'model', 'params_ema', 'g_ema', 'ema', 'G_ema', 'gener
 
 
 def convert(
-    source: str | pathlib.Path,
-    out: str | pathlib.Path,
+    source: str | os.PathLike,
+    out: str | os.PathLike,
     *,
     activation: str | None = None,
     noises: str | pathlib.Path | None = None,
@@ -50,7 +52,8 @@ def convert(
     Returns: the inferred configuration.
     Raises: ForeignFileError; ValueError if `out` holds something.
     """
-    source, out = pathlib.Path(source), pathlib.Path(out).absolute()
+    source, out = on_disk(as_path(source)), as_path(out)
+    out = out if in_bucket(out) else out.absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f'{out} exists and is not an empty folder; choose another --out.')
     tree = read(source)
@@ -62,29 +65,32 @@ def convert(
     except reader.ForeignFileError as error:
         raise reader.ForeignFileError(f'{source}: {error}') from None
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    # In a bucket nothing can be renamed: config.json, which comes last, tells that all is there.
+    unfinished = out if in_bucket(out) else pathlib.Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     try:
-        _write(imported, source, importer.LICENCE, temporary)
-        temporary.chmod(0o755)
-        temporary.rename(out)
+        _write(imported, source, importer.LICENCE, unfinished)
+        if unfinished != out:
+            unfinished.chmod(0o755)
+            unfinished.rename(out)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(unfinished)
         raise
     return imported.config
 
 
-def is_foreign(path: str | pathlib.Path) -> bool:
+def is_foreign(path: str | os.PathLike) -> bool:
     """Whether a path names a file of another program, or one of its checkpoints that are several files."""
-    return any((pathlib.Path(path).is_file(), singan_original.find(path), tensor_bundle.find(path)))
+    return any((as_path(path).is_file(), singan_original.find(path), tensor_bundle.find(path)))
 
 
-def read(path: str | pathlib.Path) -> Any:
+def read(path: str | os.PathLike) -> Any:
     """What a file holds: `tensor_bundle.read` of a checkpoint of TensorFlow, `singan_original.read` of a SinGAN's four
     files, `reader.read` of all others.
 
     Where networks lie in a wrapper that no program of `IMPORTERS` writes, or their names are flattened, as people save
     them again, they come as their own program has them.
     """
+    path = on_disk(as_path(path))
     if folder := singan_original.find(path):
         return singan_original.read(folder)
     index = tensor_bundle.find(path)
@@ -163,11 +169,13 @@ def _options(importer: types.ModuleType, **options: Any) -> dict[str, Any]:
     return given
 
 
-def _write(imported: Imported, source: pathlib.Path, licence: str, folder: pathlib.Path) -> None:
-    (folder / 'config.json').write_text(to_json(imported.config))
+def _write(imported: Imported, source: pathlib.Path, licence: str, folder: Path) -> None:
     origin = {'file': source.name, 'inferred': imported.inferred, 'licence': licence}
     (folder / 'imported.json').write_text(json.dumps(origin, indent=2))
     items = {'sampling': imported.sampling} if imported.state is None else split_state(imported.state)
     checkpoints = Checkpoints(folder / 'checkpoints')
     checkpoints.save_items(0, items, {'config': to_dict(imported.config), 'images': 0})
     checkpoints.close()
+    written, *_ = load_sampling(folder / 'checkpoints')  # so that success is not told of what cannot be read
+    jax.tree.map(np.testing.assert_array_equal, written, jax.device_get(items['sampling']))
+    (folder / 'config.json').write_text(to_json(imported.config))

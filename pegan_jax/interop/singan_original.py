@@ -4,12 +4,13 @@ Each file is a list with an entry per scale, coarse to fine: generators, pickled
 reconstruction, padded; amplitudes; the image in the size of the scale. Images are RGB.
 """
 
-import pathlib
+import os
 from typing import Any
 
 import numpy as np
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig
+from pegan_jax.files import Path, as_path
 from pegan_jax.interop import singan as mmgen
 from pegan_jax.interop.imported import Imported
 from pegan_jax.models import singan
@@ -24,14 +25,14 @@ LICENCE = (
 FILES = ('Gs', 'Zs', 'NoiseAmp', 'reals')
 
 
-def find(path: str | pathlib.Path) -> pathlib.Path | None:
+def find(path: str | os.PathLike) -> Path | None:
     """The folder that a path names, itself or by one of its files; None if there is no Gs.pth."""
-    path = pathlib.Path(path)
+    path = as_path(path)
     folder = path.parent if path.name in {f'{name}.pth' for name in FILES} else path
     return folder if (folder / 'Gs.pth').is_file() else None
 
 
-def read(folder: pathlib.Path) -> dict[str, Any]:
+def read(folder: Path) -> dict[str, Any]:
     """{'Gs': [...], 'Zs': [...], 'NoiseAmp': [...], 'reals': [...]}. Raises: ForeignFileError if a file is missing."""
     if missing := [f'{name}.pth' for name in FILES if not (folder / f'{name}.pth').is_file()]:
         raise ForeignFileError(

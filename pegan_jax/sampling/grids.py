@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import coords
+from pegan_jax.files import Path
 from pegan_jax.sampling.model import Model
 from pegan_jax.settings import UserError
 
@@ -229,7 +229,7 @@ def planet(
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def read_coords(path: pathlib.Path, matrix: np.ndarray | jax.Array | None = None) -> np.ndarray:
+def read_coords(path: Path, matrix: np.ndarray | jax.Array | None = None) -> np.ndarray:
     """Coordinates [..., 2] of an .npy file, whose content a matrix moves. Raises: UserError for other files."""
     try:
         array = np.load(path, allow_pickle=False)

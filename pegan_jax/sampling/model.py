@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import pathlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax import config as configs
+from pegan_jax.files import as_path
 from pegan_jax.gan import GAN, Completer, Sampler, per_layer
 from pegan_jax.layers import truncate
 from pegan_jax.settings import UserError
@@ -28,6 +29,7 @@ class Model:
 
     variables: {'params', 'buffers'} of the generator, EMA where the run kept one.
     classes: names of the classes that it was trained with, in order, where they have names.
+    images: how many its training had shown.
     """
 
     config: configs.Config
@@ -35,6 +37,7 @@ class Model:
     variables: dict
     step: int
     classes: tuple[str, ...] = ()
+    images: int = 0
 
     @property
     def sampler(self) -> Sampler:
@@ -176,7 +179,7 @@ class Model:
         return w if truncation_psi == 1 else truncate(w, self.w_avg, truncation_psi, truncation_cutoff)
 
 
-def load(path: str | pathlib.Path, step: int | str | None = None) -> Model:
+def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
     """Reads a model from a run's working directory.
 
     Args:
@@ -184,10 +187,11 @@ def load(path: str | pathlib.Path, step: int | str | None = None) -> Model:
       step: of the checkpoint; None is the newest, 'best' the one with the lowest sliced Wasserstein distance.
     Raises: CheckpointError if there is none or it is damaged.
     """
-    variables, meta, step = load_sampling(pathlib.Path(path) / 'checkpoints', step)
+    path = as_path(path)
+    variables, meta, step = load_sampling(path / 'checkpoints', step)
     config = configs.from_dict(meta['config'])
     gan = configs.system_module(config.system).build(config)
-    return Model(config, gan, variables, step, read_classes(pathlib.Path(path)))
+    return Model(config, gan, variables, step, read_classes(path), meta['images'])
 
 
 def local_mesh() -> Mesh:

@@ -1,6 +1,6 @@
 """One image of any size, at any coordinates that a system can show: `render`, `render_file`, `render_foveated`."""
 
-import pathlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from pegan_jax import coords, encodings, pixels
+from pegan_jax.files import Path, as_path
 from pegan_jax.gan import per_layer
 from pegan_jax.sampling.grids import Grid, LazyGrid, frame_grid, lookup, unstretched
 from pegan_jax.sampling.model import Model, local_mesh
@@ -206,7 +207,7 @@ def render_file(
     model: Model,
     seed: Seed,
     grid: Grid | None,
-    path: str | pathlib.Path,
+    path: str | os.PathLike,
     *,
     bits: int = 8,
     blend: Blend | None = None,
@@ -224,7 +225,7 @@ def render_file(
       The rest as in `render`.
     Raises: ValueError for another suffix, other bits, a PNG of a grid that is not [H, W, 2]; and as `render`.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     if not model.sampler.pixelwise:
         pixels.save(_whole_image(model, seed, grid, blend, supersample, styles), path, bits=bits)
         return
@@ -241,7 +242,7 @@ def render_tiles(
     model: Model,
     seed: Seed,
     grid: Grid | None,
-    folder: str | pathlib.Path,
+    folder: str | os.PathLike,
     *,
     side: int = 256,
     blend: Blend | None = None,
@@ -249,7 +250,7 @@ def render_tiles(
     chunk: int = 65_536,
     progress: bool = False,
     **styles: Any,
-) -> pathlib.Path:
+) -> Path:
     """One huge image as a pyramid of tiles, each level half of the next, in the format Deep Zoom that viewers read.
 
     The finest level is `render`; pixels of the others are means of 2 x 2 of the next. Memory holds a few tiles.
@@ -262,7 +263,7 @@ def render_tiles(
     Returns: the path of image.dzi.
     Raises: ValueError for a folder with anything in it, an odd side, a grid that is not [H, W, 2]; and as `render`.
     """
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f'{folder} is not an empty folder; name a new one for the tiles.')
     if side < 2 or side % 2:

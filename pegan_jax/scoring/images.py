@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax.data import pipeline, sources, worlds
+from pegan_jax.files import Path
 from pegan_jax.gan import GAN, Completer, Sampler, images_of, per_layer
 from pegan_jax.layers import truncate
 from pegan_jax.pixels import decode_image, to_uint8, with_channels
@@ -100,9 +101,7 @@ def is_worlds(data: DataConfig) -> bool:
     return data.tfds == 'worlds' and data.folder is None and data.image is None
 
 
-def of_data(
-    data: DataConfig, folder: pathlib.Path, *, first_world: int = REAL_WORLDS, as_they_are: bool = False
-) -> Images:
+def of_data(data: DataConfig, folder: Path, *, first_world: int = REAL_WORLDS, as_they_are: bool = False) -> Images:
     """The images that a configuration names, fitted to its size; of the worlds, those that no training sees.
 
     Args:
@@ -123,7 +122,7 @@ def size_of_samples(gan: GAN, variables: dict) -> tuple[int, int]:
     return images.shape[1:3]
 
 
-def like_samples(gan: GAN, variables: dict, data: DataConfig, folder: pathlib.Path) -> Images:
+def like_samples(gan: GAN, variables: dict, data: DataConfig, folder: Path) -> Images:
     """`of_data` of the size of samples: resized to that of a stage; larger data, for rotations, are cut as they are."""
     height, width = size_of_samples(gan, variables)
     top, left = (data.size[0] - height) // 2, (data.size[1] - width) // 2
@@ -180,7 +179,7 @@ def digest_of(variables: dict) -> str:
     return digest.hexdigest()
 
 
-def drawn_labels(data: DataConfig, c_dim: int, folder: pathlib.Path) -> Callable[[int, int], np.ndarray] | None:
+def drawn_labels(data: DataConfig, c_dim: int, folder: Path) -> Callable[[int, int], np.ndarray] | None:
     """`Generator.labels`: those of images of the data, drawn at random; None for a model without labels.
 
     Raises: ConfigError as `pipeline.open_source`, and for labels of another size.

@@ -5,7 +5,6 @@ are asked for changes it. So a score that was cut goes on, and features of data 
 """
 
 import hashlib
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from pegan_jax.files import whole
+from pegan_jax.files import Path, whole
 from pegan_jax.processes import together
 from pegan_jax.scoring.images import Images, local_sharding
 from pegan_jax.scoring.networks import Network, exactly
@@ -24,7 +23,7 @@ PART = 256  # images, which memory holds at once; sums over parts are taken in t
 class Features(NamedTuple):
     """Rows of features, in files of at most PART rows."""
 
-    paths: Sequence[pathlib.Path]
+    paths: Sequence[Path]
     digest: str  # of what they are features of
 
     def parts(self, count: int) -> Iterator[np.ndarray]:
@@ -41,7 +40,7 @@ class Features(NamedTuple):
 def collect(
     images: Images,
     wanted: Sequence[tuple[Network, int]],
-    folder: pathlib.Path,
+    folder: Path,
     *,
     batch_size: int = 32,
     bar: tqdm | None = None,
@@ -74,7 +73,7 @@ def collect(
     return {name: Features(paths[name], digests[name].hexdigest()) for name in paths}
 
 
-def _compute(images: Images, todo: list, folder: pathlib.Path, batch_size: int, bar: tqdm | None) -> None:
+def _compute(images: Images, todo: list, folder: Path, batch_size: int, bar: tqdm | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     programs = {}
     for start, part in todo[jax.process_index() :: jax.process_count()]:

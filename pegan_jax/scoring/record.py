@@ -3,13 +3,14 @@
 import datetime
 import importlib.metadata
 import json
-import pathlib
 import platform
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+
+from pegan_jax.files import Path, in_bucket
 
 PACKAGES = ('pegan_jax', 'jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'pillow')
 
@@ -30,16 +31,20 @@ def about_this() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def append(path: pathlib.Path, step: int | None, values: dict[str, float], about: dict[str, Any]) -> None:
+def append(path: Path, step: int | None, values: dict[str, float], about: dict[str, Any]) -> None:
     """Adds a line to a file such as a run's metrics.jsonl: step, time, values, and `about` as 'evaluation'."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = {'time': time.time(), **values, 'evaluation': about | about_this()}
+    text = json.dumps(({} if step is None else {'step': step}) | line) + '\n'
+    if in_bucket(path):  # where nothing is appended
+        path.write_text((path.read_text() if path.exists() else '') + text)
+        return
     # In one write: a training that logs at the same time does not come between.
     with path.open('ab', buffering=0) as file:
-        file.write((json.dumps(({} if step is None else {'step': step}) | line) + '\n').encode())
+        file.write(text.encode())
 
 
-def scored(path: pathlib.Path, results: Sequence[str]) -> set[int]:
+def scored(path: Path, results: Sequence[str]) -> set[int]:
     """Steps of which the file has all these results."""
     steps = {}
     lines = path.read_text().splitlines() if path.is_file() else []

@@ -2,15 +2,19 @@
 
 A step's folder holds the items `sampling` (what sampling needs: EMA parameters and G's buffers), `training` (the rest
 of the state), `meta` (JSON: configuration, images shown) and `checksums.json`.
+
+A step is committed on a disk by the rename of its folder; in a bucket, where there is none, by the object COMMITTED,
+which is written after all others: a folder without it does not count, and the next launch takes it away.
 """
 
+import concurrent.futures
 import contextlib
 import hashlib
 import json
 import logging
 import math
 import pathlib
-import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,34 +25,48 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers as policies
 
+from pegan_jax.files import Path, as_path, below, children, copy_below, for_orbax, in_bucket, move, remove
 from pegan_jax.settings import ConfigError, UserError
 from pegan_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
 SUMS = 'checksums.json'
+COMMITTED = 'commit_success.txt'  # as Orbax names it in gs://
 
 
 class CheckpointError(UserError):
-    """No checkpoint could be read; the message says which were tried and why each failed."""
+    """A checkpoint could not be read or written; the message says which, and why."""
 
 
-def _digest(path: pathlib.Path) -> str:
-    with path.open('rb') as f:
-        return hashlib.file_digest(f, 'sha256').hexdigest()
+def steps_of(root: Path) -> list[int]:
+    """Steps that are committed in a folder of checkpoints, oldest first; none where there is no such folder."""
+    found = sorted(int(name) for name in children(root) if name.isdecimal())
+    return [step for step in found if not in_bucket(root) or (root / str(step) / COMMITTED).exists()]
 
 
-def _write_sums(root: pathlib.Path) -> None:
-    # Orbax calls this when every item is complete and before the rename that commits the step: the sums are part of the
-    # commit, and a kill at any moment leaves either a whole step with sums or none.
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while piece := file.read(2**24):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _write_sums(root: Path) -> None:
+    # Orbax calls this when every item is complete and before it commits the step: the sums are part of the commit, and
+    # a kill at any moment leaves either a whole step with sums or none.
     if jax.process_index() == 0:
-        for step in root.glob('*.orbax-checkpoint-tmp'):
-            # Only the items: Orbax still writes to its own file at the top when it commits.
-            files = sorted(p for p in step.glob('*/**/*') if p.is_file())
-            (step / SUMS).write_text(json.dumps({str(p.relative_to(step)): _digest(p) for p in files}, indent=1))
+        done = {str(step) for step in steps_of(root)}
+        for name in children(root):
+            if name.isdecimal() and name not in done if in_bucket(root) else name.endswith('.orbax-checkpoint-tmp'):
+                # Only the items: Orbax still writes to its own file at the top when it commits.
+                files = [file for file in below(root / name) if '/' in file]
+                sums = {file: _digest(root / name / file) for file in files}
+                (root / name / SUMS).write_text(json.dumps(sums, indent=1))
 
 
-def verify(step_dir: pathlib.Path) -> str | None:
+def verify(step_dir: Path) -> str | None:
     """What is wrong with a step's files, or None. A step without sums (saved with checksums off) passes."""
     if not (step_dir / SUMS).is_file():
         return None
@@ -88,6 +106,28 @@ def join_state(items: dict[str, Any], has_ema: bool) -> TrainState:
     )
 
 
+class _Mirror:
+    """A folder on this machine that stands for one in s3://, where Orbax writes nothing: whole steps are uploaded."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._kept = root, tempfile.TemporaryDirectory()
+        self.folder = pathlib.Path(self._kept.name)
+        for step in steps_of(root):
+            copy_below(root / str(step), self.folder / str(step))
+
+    def upload(self) -> None:
+        """Makes the bucket hold the steps that the folder holds; COMMITTED comes last and goes first."""
+        here, there = steps_of(self.folder), steps_of(self._root)
+        for step in here:
+            if step not in there:
+                (self.folder / str(step) / COMMITTED).touch()
+                copy_below(self.folder / str(step), self._root / str(step), last=COMMITTED)
+        for name in children(self._root):
+            if name.isdecimal() and int(name) not in here:
+                (self._root / name / COMMITTED).unlink(missing_ok=True)
+                remove(self._root / name)
+
+
 class Checkpoints:
     """The checkpoints of one run, in `root`.
 
@@ -96,7 +136,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        root: pathlib.Path,
+        root: Path,
         *,
         keep: int = 2,
         keep_best: int = 0,
@@ -104,7 +144,15 @@ class Checkpoints:
         highest: bool = False,
         checksums: bool = True,
     ) -> None:
-        self.root, self._best, self._sign = root.absolute(), best, -1 if highest else 1
+        self.root = root if in_bucket(root) else root.absolute()
+        self._best, self._sign = best, -1 if highest else 1
+        self._mirror = None
+        if str(root).startswith('s3://'):
+            if jax.process_count() > 1:
+                raise UserError(f'{root}: several processes save to a common disk or to gs://, not to s3://.')
+            self._mirror = _Mirror(root)
+        self._uploads, self._upload = concurrent.futures.ThreadPoolExecutor(1), None
+        self._folder = self.root if self._mirror is None else self._mirror.folder
         kept = [policies.LatestN(keep)]
         if keep_best:
             # A save without the metric (on an interrupt) is kept by LatestN alone.
@@ -119,10 +167,10 @@ class Checkpoints:
             best_mode='min',
             cleanup_tmp_directories=True,
             async_options=ocp.options.AsyncOptions(
-                post_finalization_callback=(lambda: _write_sums(self.root)) if checksums else None
+                post_finalization_callback=(lambda: _write_sums(self._folder)) if checksums else None
             ),
         )
-        self._manager = ocp.CheckpointManager(self.root, options=self._options)
+        self._manager = ocp.CheckpointManager(for_orbax(self._folder), options=self._options)
 
     def _rank(self, metrics: dict) -> float:
         """Lowest is best; last is a checkpoint of an earlier launch that measured something else."""
@@ -142,7 +190,48 @@ class Checkpoints:
         args = {k: ocp.args.StandardSave(v) for k, v in items.items()}
         if metrics is not None and self._best in metrics:
             metrics = {**metrics, 'rank': self._rank(metrics)}
-        self._manager.save(step, metrics=metrics, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args))
+        with self._told():
+            self._uploaded()
+            self._manager.save(step, metrics=metrics, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args))
+            if self._mirror is not None:
+                self._upload = self._uploads.submit(self._finish_upload)
+
+    def _finish_upload(self) -> None:
+        self._manager.wait_until_finished()
+        self._mirror.upload()
+
+    def _uploaded(self) -> None:
+        """Waits for what is on its way into a bucket."""
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            upload.result()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong inside is a CheckpointError."""
+        try:
+            yield
+        except Exception as error:  # of many types, as below; of the disk, the network, Orbax
+            newest = 'none was saved before'
+            with contextlib.suppress(Exception):  # where the place itself is gone
+                newest = f'the newest whole one is of step {steps_of(self.root)[-1]}'
+            raise CheckpointError(
+                f'a checkpoint could not be saved in {self.root}: {_line(error)}; {newest}. Once that is in order, the '
+                'same command goes on from there.'
+            ) from error
+
+    def read_back(self, state: TrainState) -> None:
+        """Waits for the step of a state to be saved, reads it, and compares. Raises: CheckpointError."""
+        self.wait()
+        step, want = int(state.step), split_state(state)
+        try:
+            items, _ = _load(self.root, step, tuple(want), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), want))
+            jax.tree.map(np.testing.assert_array_equal, {name: items[name] for name in want}, jax.device_get(want))
+        except (CheckpointError, AssertionError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f'the checkpoint of step {step} in {self.root} was written, but cannot be read back: {_line(error)}. '
+                'Nothing of this run would be kept; choose another --workdir.'
+            ) from error
 
     def restore(self, template: TrainState) -> tuple[TrainState, dict] | None:
         """The newest state that is intact, and its meta; None where nothing was ever saved.
@@ -155,13 +244,13 @@ class Checkpoints:
         """
         steps, failures = self.steps(), {}
         for step in reversed(steps):
-            reason = verify(self.root / str(step))
+            reason = verify(self._folder / str(step))
             if reason is None:
                 try:
                     args = {k: ocp.args.StandardRestore(v) for k, v in split_state(template).items()}
                     items = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
                 except Exception as error:  # Orbax raises bare Exceptions and many others for damaged files.
-                    reason = f'{type(error).__name__}: {str(error).splitlines()[0][:200]}'
+                    reason = _line(error)
                 else:
                     self._set_aside(failures)
                     return join_state(items, template.ema is not None), items['meta']
@@ -182,26 +271,37 @@ class Checkpoints:
         if jax.process_index() == 0:
             for step in failures:
                 target = self.root.parent / 'damaged' / str(step)
-                target.parent.mkdir(exist_ok=True)
                 while target.exists():
                     target = target.with_name(target.name + '_')
-                shutil.move(self.root / str(step), target)
+                move(self._folder / str(step), target)
                 log.warning('moved the damaged checkpoint of step %d to %s', step, target)
+            if self._mirror is not None:
+                self._mirror.upload()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('pegan_jax_damaged_checkpoints')
-        self._manager = ocp.CheckpointManager(self.root, options=self._options)
+        self._manager = ocp.CheckpointManager(for_orbax(self._folder), options=self._options)
 
     def wait(self) -> None:
-        """Returns when every save that was started is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when every save that was started is where it belongs. Raises: CheckpointError if one is not."""
+        with self._told():
+            self._manager.wait_until_finished()
+            self._uploaded()
 
     def close(self) -> None:
         """Finishes what was started."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._uploads.shutdown()
+            self._manager.close()
 
 
-def load_sampling(root: pathlib.Path, step: int | str | None = None) -> tuple[dict, dict, int]:
+def _line(error: Exception) -> str:
+    """An error of a library as one short line."""
+    return f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:400]}'
+
+
+def load_sampling(root: Path, step: int | str | None = None) -> tuple[dict, dict, int]:
     """Reads what sampling needs from a run's checkpoints.
 
     Args:
@@ -214,7 +314,7 @@ def load_sampling(root: pathlib.Path, step: int | str | None = None) -> tuple[di
     return items['sampling'], items['meta'], step
 
 
-def load_networks(root: pathlib.Path) -> dict[str, dict]:
+def load_networks(root: Path) -> dict[str, dict]:
     """The networks of the newest checkpoint in `root`, as NumPy arrays.
 
     Returns: 'ema', 'g' and 'g_buffers'; also 'd' and 'd_buffers' unless the checkpoint is one for sampling alone, of
@@ -241,7 +341,8 @@ def _quiet(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) -> tuple[dict, int]:
+def _load(root: Path, step: int | str | None, names: tuple[str, ...], like: dict | None = None) -> tuple[dict, int]:
+    # like: {name: tree of arrays} that is expected; without it, what is there is read onto a device of this process.
     # Of several processes each reads everything for itself: they need not all ask, nor be as many as have saved.
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
@@ -258,8 +359,10 @@ def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) ->
     if not root.is_dir():
         what = 'has no checkpoints' if root.parent.is_dir() else 'does not exist'
         raise CheckpointError(f'{root.parent} {what}; give the --workdir of a run, or what convert made.')
+    mirror = _Mirror(root) if str(root).startswith('s3://') else None
+    place = for_orbax(root if mirror is None else mirror.folder)
     with _quiet('absl'):  # which warns of every folder that is opened to be read only
-        manager = ocp.CheckpointManager(root.absolute(), options=options)
+        manager = ocp.CheckpointManager(place, options=options)
     steps = sorted(manager.all_steps())
     if not steps:
         raise CheckpointError(f'{root.parent} has saved no checkpoint yet; let the run go on to its first one.')
@@ -271,13 +374,13 @@ def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) ->
                 f'{root.parent} has no best checkpoint, because none was measured (train.keep_best=0); {there}.'
             )
         raise CheckpointError(f'{root.parent} has no checkpoint of step {step}; {there}.')
-    reason = verify(root / str(chosen))
+    folder = place / str(chosen)
+    reason = verify(folder)
     if reason is not None:
         raise CheckpointError(f'the checkpoint of step {chosen} in {root} is damaged: {reason}. Others: {steps}.')
-    folder = root.absolute() / str(chosen)
     try:
         args = {
-            name: ocp.args.StandardRestore(_template(folder / name, alone))
+            name: ocp.args.StandardRestore(_template(folder / name, alone) if like is None else like[name])
             for name in names
             if (folder / name).is_dir()
         }
@@ -288,7 +391,7 @@ def _load(root: pathlib.Path, step: int | str | None, names: tuple[str, ...]) ->
     return {'meta': items['meta'], **{name: jax.device_get(items[name]) for name in args}}, chosen
 
 
-def _template(item: pathlib.Path, alone: ocp.options.MultiprocessingOptions) -> Any:
+def _template(item: Path, alone: ocp.options.MultiprocessingOptions) -> Any:
     """What StandardRestore takes for the arrays of an item, on a device of this process."""
     found = ocp.StandardCheckpointHandler(multiprocessing_options=alone).metadata(item)
     here = SingleDeviceSharding(jax.local_devices()[0])
@@ -318,7 +421,7 @@ def read_networks(template: TrainState, init_from: str, partial: bool = False) -
             _variable(name, path): x for name, tree in networks.items() for path, x in jax.tree.leaves_with_path(tree)
         }
 
-    root = pathlib.Path(init_from).expanduser() / 'checkpoints'
+    root = as_path(init_from) / 'checkpoints'
     if not root.is_dir():
         raise ConfigError(
             f'train.init_from={init_from!r} has no checkpoints; give the --workdir of a run, or what convert made.'

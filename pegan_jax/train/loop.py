@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import pathlib
+import os
 
 import jax
 from jax.sharding import NamedSharding
@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from pegan_jax import config as configs
 from pegan_jax.config import Config
 from pegan_jax.data import pipeline
+from pegan_jax.files import Path, as_path
 from pegan_jax.gan import GAN
 from pegan_jax.processes import StopSignal, together
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
@@ -21,24 +22,24 @@ from pegan_jax.train.programs import Programs
 from pegan_jax.train.scores import RunScores
 from pegan_jax.train.state import TrainState, create_state
 from pegan_jax.train.step import check_batch_size, data_mesh, persistent_cache, place_batch, replicated_state
-from pegan_jax.train.workdir import check_config, check_data, locked, write
+from pegan_jax.train.workdir import check_config, check_data, check_there, locked, write
 
 
-def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
+def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     """Trains to `config.train.total_kimg`; a second call with the same workdir goes on where the first one stopped.
 
     Writes in workdir only: config.json, data.json, checkpoints/, samples/, tensorboard/, metrics.jsonl (and tfds/ for
-    'worlds'); and compiled programs in train.compilation_cache. SIGTERM or SIGINT saves and returns. On several
+    'worlds'); and compiled programs in train.compilation_cache. Of a workdir in a bucket, what can be computed again is
+    kept in ~/.cache/pegan_jax. SIGTERM or SIGINT saves and returns. On several
     processes, every process calls it after jax.distributed.initialize, with the same arguments and a workdir that all
     of them see.
 
     Raises: ConfigError, ValueError for what cannot run; CheckpointError; NonFiniteError.
     """
-    workdir, train, mesh = pathlib.Path(workdir), config.train, data_mesh()
+    workdir, train, mesh = as_path(workdir), config.train, data_mesh()
     check_batch_size(train.batch_size, mesh.size)
     persistent_cache(train.compilation_cache)
     gan = configs.system_module(config.system).build(config)
-    total_steps = train.total_steps if gan.num_steps is None else gan.num_steps()
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(locked(workdir)), first_only=True)
         together(lambda: check_config(workdir, config), first_only=True)
@@ -50,8 +51,10 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
         if run_scores is not None:
             kept |= {'best': run_scores.best, 'highest': run_scores.highest}
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', **kept)))
-        state, lines = _first_state(gan, config, mesh, checkpoints)
+        state, launched, lines = _first_state(gan, config, mesh, checkpoints)
         step, nimg = int(state.step), int(state.nimg)
+        # Images count, not steps: of earlier launches these may have had other batches.
+        total_steps = step + train.steps_for(train.total_images - nimg) if gan.num_steps is None else gan.num_steps()
         together(lambda: write(workdir, config, contents), first_only=True)
         batches = functools.partial(pipeline.batches, source, config.data, seed=config.train.seed)
         data = stack.enter_context(
@@ -65,7 +68,9 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
             )
         )
         main = jax.process_index() == 0
-        runlog = stack.enter_context(contextlib.closing(RunLog(workdir, total_steps * train.batch_size, nimg, main)))
+        runlog = stack.enter_context(
+            contextlib.closing(RunLog(workdir, nimg + (total_steps - step) * train.batch_size, nimg, main))
+        )
         metrics, pictures = Metrics(checkpoints, runlog, train.batch_size), Pictures(gan, config, batches)
         programs = Programs(gan, train, mesh, announce=metrics.paused)
         for line in (contents.told(), *(changes or ()), *lines):
@@ -76,8 +81,10 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
             runlog.image('samples_00000000', 0, pictures.grid(state))
 
         def save(measure: bool) -> None:
+            nonlocal proven
             metrics.flush()
             with metrics.paused():
+                together(lambda: check_there(workdir), first_only=True)
                 metrics.check_parameters(state, step)
                 scores = {'swd': pictures.distance(state)} if measure and train.keep_best else {}
                 if measure and run_scores is not None:
@@ -85,11 +92,17 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
                 if scores:
                     runlog.scalars(step, nimg, scores)
                 checkpoints.save(state, {'config': configs.to_dict(config), 'images': nimg}, scores or None)
+                if not proven:
+                    checkpoints.wait()
+                    together(lambda: checkpoints.read_back(state), first_only=True)
+                    proven = True
+                runlog.upload()
 
         def due(every: int) -> bool:
             return every > 0 and step % every == 0
 
-        stage = gan.stage_at(step - 1, nimg - train.batch_size, train.seed) if step else None
+        proven = False  # that what this launch saves can be read
+        stage = gan.stage_at(step - 1, nimg - launched.train.batch_size, train.seed) if step else None
         stop = stack.enter_context(StopSignal())
         while step < total_steps:
             old, stage = stage, gan.stage_at(step, nimg, train.seed)
@@ -123,15 +136,19 @@ def run(config: Config, workdir: str | pathlib.Path) -> TrainState:
 
 def _first_state(
     gan: GAN, config: Config, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
-) -> tuple[TrainState, list[str]]:
-    """The newest state that the run has saved, or its first one; and lines that tell where it is from."""
+) -> tuple[TrainState, Config, list[str]]:
+    """The newest state that the run has saved, or its first one; the settings that led there; lines that tell of it."""
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())),
         jax.eval_shape(functools.partial(create_state, gan, config.train.seed)),
     )
     if (restored := checkpoints.restore(template)) is not None:
-        state = restored[0]
-        return state, [f'resumed from step {int(state.step)} ({int(state.nimg) / 1000:.1f} kimg)']
+        state, meta = restored
+        return (
+            state,
+            configs.from_dict(meta['config']),
+            [f'resumed from step {int(state.step)} ({int(state.nimg) / 1000:.1f} kimg)'],
+        )
     networks, lines, train = {}, [], config.train
     if train.init_from is not None:
         networks, left = together(lambda: read_networks(template, train.init_from, train.init_partial))
@@ -140,10 +157,10 @@ def _first_state(
             lines.append(
                 f'{len(left)} arrays do not fit and begin anew: {", ".join(left[:8])}{", ..." * (len(left) > 8)}'
             )
-    return with_networks(replicated_state(gan, train.seed, mesh), networks), lines
+    return with_networks(replicated_state(gan, train.seed, mesh), networks), config, lines
 
 
-def _open_data(config: Config, c_dim: int, workdir: pathlib.Path) -> pipeline.sources.Source:
+def _open_data(config: Config, c_dim: int, workdir: Path) -> pipeline.sources.Source:
     """The run's images."""
 
     def opened() -> pipeline.sources.Source:

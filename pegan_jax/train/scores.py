@@ -1,11 +1,11 @@
 """Scores that a run measures of itself when it saves a checkpoint."""
 
 import functools
-import pathlib
 
 import jax
 
 from pegan_jax.config import Config
+from pegan_jax.files import Path, as_path, scratch
 from pegan_jax.gan import GAN
 from pegan_jax.metrics.names import ALONE, CHANGES, HIGHER_IS_BETTER, parse_all
 from pegan_jax.scoring import changes, images
@@ -20,13 +20,13 @@ class RunScores:
     best: the number that checkpoints are kept by; highest: whether more is better.
     """
 
-    def __init__(self, gan: GAN, config: Config, workdir: pathlib.Path) -> None:
+    def __init__(self, gan: GAN, config: Config, workdir: Path) -> None:
         """Raises: UserError for what cannot be scored, such as a network whose file is not at hand."""
         images.check_generator(gan, config.system)
         wanted, self._gan, self._config = parse_all(config.train.metrics), gan, config
         self.best, self.highest = wanted[0].results[0], wanted[0].kind in HIGHER_IS_BETTER
-        cache = pathlib.Path(config.train.compilation_cache or TrainConfig.compilation_cache).expanduser()
-        self._scorer = Scorer(wanted, open_networks(wanted, {}, cache), workdir / 'scores')
+        cache = scratch(as_path(config.train.compilation_cache or TrainConfig.compilation_cache))
+        self._scorer = Scorer(wanted, open_networks(wanted, {}, cache), scratch(workdir) / 'scores')
         self._labels = images.drawn_labels(config.data, gan.c_dim, workdir)
         params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
         variables = {'params': params['g'], 'buffers': buffers['g']}

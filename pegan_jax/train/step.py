@@ -2,7 +2,6 @@
 
 import functools
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from pegan_jax.files import as_path
 from pegan_jax.gan import GAN, Stage
 from pegan_jax.ops import resize_align_corners
 from pegan_jax.settings import UserError
@@ -30,7 +30,7 @@ def persistent_cache(folder: str | None) -> None:
     JAX_COMPILATION_CACHE_DIR, where it is set, goes before.
     """
     if folder is not None and not jax.config.jax_compilation_cache_dir:
-        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(folder).expanduser()))
+        jax.config.update('jax_compilation_cache_dir', str(as_path(folder)))
 
 
 def data_mesh(devices: list | None = None) -> Mesh:

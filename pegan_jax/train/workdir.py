@@ -5,7 +5,6 @@ import functools
 import json
 import logging
 import os
-import pathlib
 import socket
 import time
 from collections.abc import Iterator
@@ -17,8 +16,9 @@ import jax
 from pegan_jax import config as configs
 from pegan_jax.config import Config, ConfigError
 from pegan_jax.data.sources import Contents
-from pegan_jax.files import whole
+from pegan_jax.files import Path, in_bucket, whole
 from pegan_jax.settings import UserError
+from pegan_jax.train.checkpoint import steps_of
 from pegan_jax.train.state import create_state
 
 log = logging.getLogger(__name__)
@@ -27,39 +27,54 @@ CONFIG, DATA = 'config.json', 'data.json'
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def locked(workdir: Path) -> Iterator[None]:
     """Makes the folder, and keeps other runs out of it. The lock of a process that has died does not count.
+
+    Nothing can be locked in a bucket: there, a run that has not ended as it should is told, in a warning.
 
     Raises: UserError, which names the process that is at work there.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    lock, owner = filelock.FileLock(workdir / '.lock'), workdir / '.lock.json'
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
+    owner, lock = workdir / '.lock.json', None
+    if in_bucket(workdir):
+        if owner.exists():
+            log.warning('%s was last used by %s, which did not end by itself. If it still runs, stop it: runs in '
+                        'buckets cannot keep each other out.', workdir, _owner(owner))  # fmt: skip
+    else:
+        lock = filelock.FileLock(workdir / '.lock')
         try:
-            by = json.loads(owner.read_text())
-            told = f'process {by["process"]} on {by["host"]}, since {by["since"]}'
-        except (OSError, ValueError, KeyError):  # it is just being written, or removed
-            told = 'another process'
-        raise UserError(f'{workdir} is in use by {told}: wait for it, stop it, or choose another --workdir.') from None
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f'{workdir} is in use by {_owner(owner)}: wait for it, stop it, or choose another --workdir.'
+            ) from None
     try:
         who = {'process': os.getpid(), 'host': socket.gethostname(), 'since': time.strftime('%Y-%m-%d %H:%M:%S')}
         owner.write_text(json.dumps(who))
         yield
     finally:
         owner.unlink(missing_ok=True)
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
-def check_config(workdir: pathlib.Path, config: Config) -> None:
+def _owner(file: Path) -> str:
+    """Who uses a workdir."""
+    try:
+        by = json.loads(file.read_text())
+        return f'process {by["process"]} on {by["host"]}, since {by["since"]}'
+    except (OSError, ValueError, KeyError):  # it is just being written, or removed
+        return 'another process'
+
+
+def check_config(workdir: Path, config: Config) -> None:
     """A workdir holds one model; settings that change nothing of what it is may change between launches, and are told.
 
     Fields that the version of its first launch did not have are at their defaults.
 
     Raises: ConfigError for another model, or another image that a run of a single image learns.
     """
-    if not (workdir / CONFIG).is_file() or not any((workdir / 'checkpoints').glob('[0-9]*')):
+    if not (workdir / CONFIG).is_file() or not steps_of(workdir / 'checkpoints'):
         return
     launched = configs.from_json((workdir / CONFIG).read_text())
     old, new = (json.loads(configs.to_json(c)) for c in (launched, config))
@@ -89,7 +104,7 @@ def _shapes(config: Config) -> Any:
     return [(jax.tree_util.keystr(path), x.shape, x.dtype) for path, x in jax.tree.leaves_with_path(state)]
 
 
-def check_data(workdir: pathlib.Path, contents: Contents) -> list[str]:
+def check_data(workdir: Path, contents: Contents) -> list[str]:
     """What has changed in the data since the last launch, as lines.
 
     Raises: ConfigError if the run has begun to learn another single image.
@@ -101,7 +116,7 @@ def check_data(workdir: pathlib.Path, contents: Contents) -> list[str]:
     if before.files is None or contents.files is None or before.files == contents.files:
         return []
     if before.single and contents.single:
-        if any((workdir / 'checkpoints').glob('[0-9]*')):
+        if steps_of(workdir / 'checkpoints'):
             raise ConfigError(
                 f'{workdir} has learned {before.root}, and data.image={contents.root!r} is another image. A run of one '
                 'image is this image: choose another --workdir for the new one.'
@@ -117,14 +132,23 @@ def check_data(workdir: pathlib.Path, contents: Contents) -> list[str]:
     return [f'the data have changed since the last launch: {"; ".join(told)}']
 
 
-def write(workdir: pathlib.Path, config: Config, contents: Contents) -> None:
+def write(workdir: Path, config: Config, contents: Contents) -> None:
     """Writes config.json, and data.json: what the run is trained on."""
     for name, text in ((CONFIG, configs.to_json(config)), (DATA, json.dumps(contents._asdict()))):
         with whole(workdir / name) as unfinished:
             unfinished.write_text(text)
 
 
-def read_classes(workdir: pathlib.Path) -> tuple[str, ...]:
+def check_there(workdir: Path) -> None:
+    """Raises: UserError for a folder that was taken away while the run used it."""
+    if not (workdir / CONFIG).is_file():
+        raise UserError(
+            f'{workdir} was deleted or moved while the run used it: nothing more can be saved there, and what was '
+            'trained since the last checkpoint is lost.'
+        )
+
+
+def read_classes(workdir: Path) -> tuple[str, ...]:
     """The names of the classes that a run was trained with, in order; none where they have no names."""
     try:
         return tuple(json.loads((workdir / DATA).read_text())['classes'])

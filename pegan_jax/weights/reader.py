@@ -10,7 +10,7 @@ that are really there.
 
 import io
 import math
-import pathlib
+import os
 import pickletools
 import re
 import sys
@@ -23,6 +23,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from pegan_jax.files import as_path, on_disk
 from pegan_jax.settings import UserError
 from pegan_jax.weights import kinds
 
@@ -74,7 +75,7 @@ def shown(word: Any) -> str:
     return text if len(text) <= 120 else f'{text[:117]}...'
 
 
-def read(path: str | pathlib.Path) -> Any:
+def read(path: str | os.PathLike) -> Any:
     """The object that a torch checkpoint, a pickle or a safetensors file holds; tensors are read-only NumPy arrays.
 
     Containers, numbers, strings and NumPy arrays come as they are, torch.Size as a tuple, torch.device and paths as
@@ -83,9 +84,10 @@ def read(path: str | pathlib.Path) -> Any:
 
     Raises: ForeignFileError, which says what the file is if it is none of these.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise ForeignFileError(f'{path} is not a file.')
+    path = on_disk(path)
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ForeignFileError(f'{path} has {size:,} bytes; at most {MAX_BYTES:,} are read.')

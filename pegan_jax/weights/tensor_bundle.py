@@ -7,6 +7,7 @@ and position that a file declares is checked against the bytes that are really t
 
 import logging
 import math
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import google_crc32c
 import ml_dtypes
 import numpy as np
 
+from pegan_jax.files import as_path, on_disk
 from pegan_jax.weights.reader import MAX_BYTES, ForeignFileError, shown
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class _Entry(NamedTuple):
     crc: int
 
 
-def find(path: str | pathlib.Path) -> pathlib.Path | None:
+def find(path: str | os.PathLike) -> pathlib.Path | None:
     """The index file of the checkpoint that `path` names, or None if it names none.
 
     Args:
@@ -51,7 +53,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path | None:
         that names the newest prefix, or a folder with that file.
     Raises: ForeignFileError if the text file names a checkpoint that is not beside it.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     names = ('checkpoint', 'checkpoint.txt')
     named = [path] if path.name in names else []
     for text in [*named, *(path / name for name in names)]:
@@ -76,7 +78,7 @@ def _newest(text: pathlib.Path) -> pathlib.Path | None:
     return index
 
 
-def read(index: str | pathlib.Path) -> dict[str, np.ndarray]:
+def read(index: str | os.PathLike) -> dict[str, np.ndarray]:
     """{variable name: array} of a checkpoint; arrays are read-only.
 
     Entries that are no plain numbers, such as strings, are left out, with a warning.
@@ -86,7 +88,7 @@ def read(index: str | pathlib.Path) -> dict[str, np.ndarray]:
     Raises: ForeignFileError for files that are damaged or cut off, and for what is not read: compressed tables,
       big-endian files, partitioned variables.
     """
-    index = pathlib.Path(index)
+    index = on_disk(as_path(index))
     try:
         _size(index, MAX_INDEX_BYTES)
         entries, shards = _index(index.read_bytes())

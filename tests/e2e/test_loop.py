@@ -19,7 +19,7 @@ import pytest
 import toy
 from PIL import Image
 
-from pegan_jax.train import loop, metrics, pictures, programs
+from pegan_jax.train import checkpoint, loop, metrics, pictures, programs
 from pegan_jax.train.checkpoint import CheckpointError, Checkpoints, load_sampling, verify
 
 
@@ -74,6 +74,40 @@ def test_a_second_launch_goes_on_exactly(folder, uninterrupted, tmp_path):
     assert int(uninterrupted.step) == 10 and int(uninterrupted.nimg) == 80
     # A third launch finds nothing left to do.
     _assert_same_state(loop.run(_config(folder), tmp_path), uninterrupted)
+
+
+def test_any_letters_may_be_in_the_name_of_a_workdir(folder, uninterrupted, tmp_path):
+    workdir = tmp_path / 'run [1] *?{a,b} ~ü#%20'
+    loop.run(_config(folder, total_kimg=0.04), workdir)
+    assert load_sampling(workdir / 'checkpoints')[2] == 5
+    shutil.copytree(workdir, tmp_path / 'copy')
+    for place in (workdir, tmp_path / 'copy'):
+        _assert_same_state(loop.run(_config(folder), place), uninterrupted)
+    begun = loop.run(_config(folder, total_kimg=0.008, init_from=str(workdir)), tmp_path / 'begun')
+    assert int(begun.step) == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_back_ends_the_run(folder, tmp_path, monkeypatch):
+    """The first one: what cannot be read is no success, however well it was written."""
+    write = checkpoint._write_sums
+
+    def damaging(root):
+        write(root)
+        (place,) = root.glob('*.orbax-checkpoint-tmp')
+        largest = max((p for p in (place / 'training').rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+        largest.write_bytes(b'')
+
+    monkeypatch.setattr(checkpoint, '_write_sums', damaging)
+    with pytest.raises(CheckpointError, match=r'step 4 .* was written, but cannot be read back'):
+        loop.run(_config(folder), tmp_path)
+
+
+def test_a_run_with_another_batch_size_ends_after_as_many_images(folder, tmp_path):
+    loop.run(_config(folder, total_kimg=0.032), tmp_path)
+    for batch_size, total, steps in ((4, 0.048, 4), (16, 0.096, 3), (16, 0.096, 0)):
+        step = load_sampling(tmp_path / 'checkpoints')[2]
+        state = loop.run(_config(folder, total_kimg=total, batch_size=batch_size), tmp_path)
+        assert int(state.nimg) == total * 1000 and int(state.step) == step + steps
 
 
 def test_sigterm_saves_and_exits_cleanly(folder, uninterrupted, tmp_path):

@@ -22,6 +22,7 @@ def test_imports_go_down_only_and_never_in_circles():
 def test_an_import_inside_a_function_is_of_a_heavy_library_and_says_so():
     heavy = (
         'grain',
+        'fsspec',
         'imageio',
         'pillow_heif',
         'scipy',
