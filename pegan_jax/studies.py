@@ -188,7 +188,7 @@ def run(
             config, start = configuration(plan, setting, cell, seed, kimg), time.monotonic()
             workdir = out / f'{slug(cell)}-{seed}'
             state = train.run(config, workdir)
-            if int(state.nimg) < config.train.total_steps * config.train.batch_size:
+            if int(state.nimg) < config.train.total_images:
                 return False
             seconds, model = time.monotonic() - start, load(workdir)
             scored = [score for score in parse_all(plan.metrics) if _has(model, score)]
@@ -266,8 +266,7 @@ def report(plan: Plan, out: pathlib.Path, kimg: float) -> list[pathlib.Path]:
         workdir = out / f'{slug(cell)}-0'
         if workdir.is_dir():
             model = load(workdir)
-            label = [i % model.gan.c_dim for i in range(SHOWN)] if model.gan.c_dim else None
-            images = to_uint8(np.asarray(sample(model, range(SHOWN), label=label)))
+            images = to_uint8(np.asarray(sample(model, range(SHOWN), label=model.classes_of(range(SHOWN)))))
             rows[cell] = [(f'seed {i}', with_channels(image, 3)) for i, image in enumerate(images)]
     pictures['samples'] = drawing.picture_table(f'{plan.title}: the same latents', rows)
     about = {'title': plan.title, 'expected': plan.expected, 'kimg': kimg, 'table': markdown(found).splitlines()}

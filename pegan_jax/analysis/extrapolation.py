@@ -98,8 +98,7 @@ def of_model(model: Model) -> Generate:
 
     def images(index: np.ndarray, grid: np.ndarray) -> np.ndarray:
         right, down = (int(n) for n in np.rint(np.asarray(grid).mean((0, 1)) * side / 2))
-        label = [int(i) % model.gan.c_dim for i in index] if model.gan.c_dim else None
-        w = model.styles([int(i) for i in index], label=label)
+        w = model.styles([int(i) for i in index], label=model.classes_of(index))
         if native is not None:
             at = native + (native[1, 1] - native[0, 0]) * np.array([right, down])
             return np.asarray(model.synthesise(w, grid=at.astype(np.float32)))

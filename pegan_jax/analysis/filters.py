@@ -134,7 +134,7 @@ def filter_study(models: dict[str, Model], seed: int = 0) -> Study:
             raise UserError(
                 f'{name} is of system {loaded.config.system!r}, whose layers have no such filters; choose a stylegan3.'
             )
-        table, w = layer_table(model), loaded.styles(range(seed, seed + 2), label=_label(loaded))
+        table, w = layer_table(model), loaded.styles(range(seed, seed + 2), label=loaded.classes_of([0]))
         aliases = alias_energy(model, loaded.variables, jax.numpy.repeat(w[:, None], model.num_layers + 2, axis=1))
         for layer, row in aliases.items():
             table[layer] |= {f'alias dB, {kind}': value for kind, value in row.items()}
@@ -165,10 +165,6 @@ def filter_study(models: dict[str, Model], seed: int = 0) -> Study:
             [[layer, *(_cell(row.get(c)) for c in COLUMNS)] for layer, row in table.items()],
         )
     return Study(numbers, pictures)
-
-
-def _label(model: Model) -> int | None:
-    return 0 if model.gan.c_dim else None
 
 
 def _cell(value: Any) -> str:

@@ -22,7 +22,7 @@ def latent_study(models: dict[str, Model], count: int = 3, seed: int = 0) -> Stu
     """
     numbers, between, towards = {}, {}, {}
     for name, model in models.items():
-        label = 0 if model.gan.c_dim else None
+        label = model.classes_of([0])
         even, variation = [], {}
         for s in range(seed, seed + count):
             row = interpolate(model, s, s + 1, STEPS, label=label)

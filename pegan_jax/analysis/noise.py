@@ -41,7 +41,7 @@ def noise_study(models: dict[str, Model], count: int = 64, seed: int = 0) -> Stu
         if 'noise' not in model.sampler.options or not getattr(model.config.model, 'use_noise', True):
             raise UserError(f'{name} has no noise; choose a stylegan2 with model.use_noise, or an mspie.')
         seeds = range(seed, seed + 4)
-        w = model.styles(seeds, label=0 if model.gan.c_dim else None)
+        w = model.styles(seeds, label=model.classes_of([0]))
         key = jax.random.key(seed)
         keys = [jax.random.split(jax.random.fold_in(key, i), 4) for i in range(2)]
         kinds = {'noise of the model': 'const', 'no noise': 'none', 'one draw': keys[0], 'another': keys[1]}

@@ -68,8 +68,7 @@ def real_and_generated(model: Model, count: int) -> tuple[np.ndarray, np.ndarray
     if isinstance(model.gan.sampler, Completer):
         mask = np.repeat(box_mask(*real.shape[1:3])[..., 0], len(real), axis=0)
         return real, inpaint(model, real, mask)
-    label = [i % model.gan.c_dim for i in range(count)] if model.gan.c_dim else None
-    made = to_uint8(np.asarray(sample(model, range(count), label=label)))
+    made = to_uint8(np.asarray(sample(model, range(count), label=model.classes_of(range(count)))))
     height, width = made.shape[1:3]
     top, left = (real.shape[1] - height) // 2, (real.shape[2] - width) // 2
     if min(top, left) < 0:

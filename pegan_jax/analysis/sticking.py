@@ -18,18 +18,14 @@ BATCH, RADIUS = 8, 0.2
 
 def neighbours(model: Model, seed: int, count: int, key: jax.Array, radius: float = RADIUS) -> np.ndarray:
     """Images [count, H, W, C] of styles about that of a seed, at `radius` deviations of the styles of all seeds."""
-    many = np.asarray(model.styles(range(256), label=_label(model)))
+    many = np.asarray(model.styles(range(256), label=model.classes_of([0])))
     deviation = np.sqrt(np.mean(np.var(many, axis=0)))
-    w, images = model.styles([seed], label=_label(model)), []
+    w, images = model.styles([seed], label=model.classes_of([0])), []
     for start in range(0, count, BATCH):
         noise = jax.random.normal(jax.random.fold_in(key, start), (BATCH, *w.shape[1:]))
         near = jnp.asarray(w) + radius * deviation * noise
         images.append(np.asarray(model.synthesise(near)))
     return np.concatenate(images)[:count]
-
-
-def _label(model: Model) -> int | None:
-    return 0 if model.gan.c_dim else None
 
 
 def detail(images: np.ndarray) -> np.ndarray:
@@ -75,9 +71,9 @@ def sticking_study(models: dict[str, Model], count: int = 64, seed: int = 0) -> 
         if model.sampler.map is None:
             raise UserError(f'{name} ({model.config.system}) has no styles to walk between; choose one that has.')
         images = neighbours(model, seed, count, key)
-        frames = np.asarray(interpolate(model, seed, seed + 1, count, label=_label(model)))
+        frames = np.asarray(interpolate(model, seed, seed + 1, count, label=model.classes_of([0])))
         pixels = strip(frames)
-        centre = np.asarray(model.synthesise(model.styles([seed], label=_label(model))))[0]
+        centre = np.asarray(model.synthesise(model.styles([seed], label=model.classes_of([0]))))[0]
         pictures = {'image': centre, 'a neighbour': images[0], f'mean of {count}': images.mean(0)}
         averages[name] = [(caption, as_picture(x)) for caption, x in pictures.items()]
         strips[name] = as_picture(pixels)

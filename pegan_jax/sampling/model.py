@@ -113,6 +113,10 @@ class Model:
         """w [N, w_dim] of latents and labels [N, c_dim] or None, not truncated."""
         return self._map(self.variables, z, c)
 
+    def classes_of(self, index: Sequence[int]) -> list[int] | None:
+        """A class for every index, in turn, for pictures and scores of all of them; None without labels."""
+        return [int(i) % self.gan.c_dim for i in index] if self.gan.c_dim else None
+
     def labels(self, label: Label | None, count: int) -> np.ndarray | None:
         """Labels of `count` images, [count, c_dim] float32; None for a model without labels.
 
