@@ -126,6 +126,14 @@ class TrainConfig:
     checksums: write and verify SHA-256 sums of every checkpoint.
     compilation_cache: folder that keeps compiled programs, so that a second launch does not compile again; None: off.
       The environment variable JAX_COMPILATION_CACHE_DIR goes before.
+    accumulate: parts of a batch that are computed one after the other on every device, their gradients being averaged:
+      less memory, and the numbers of as many times more devices (what is computed from a whole batch per device, such
+      as the deviation over a minibatch or batch normalisation, sees the smaller parts).
+    remat: for gradients, keep the results of convolutions and matmuls alone and compute the others again: less memory,
+      more work, the same numbers.
+    non_finite: what happens where a loss or a gradient is not finite: 'stop' ends the run at the last good checkpoint;
+      'skip' leaves this update out, which `gradients/skipped` counts, and ends the run where all updates of a log
+      interval were left out.
     init_from: a run's working directory, or what `convert` made: a new run begins with the networks in its newest
       checkpoint, and with a fresh discriminator where that has none; optimisers begin anew. Running means go on as if
       they had warmed up, and a blur of the first images is over.
@@ -148,13 +156,16 @@ class TrainConfig:
     sample_grid: tuple[int, int] = (4, 8)
     checksums: bool = True
     compilation_cache: str | None = '~/.cache/pegan_jax'
+    accumulate: int = 1
+    remat: bool = False
+    non_finite: Literal['stop', 'skip'] = 'stop'
     init_from: str | None = None
     init_partial: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
         not_empty(self, 'compilation_cache', 'init_from')
-        for name in ('batch_size', 'log_every', 'keep', 'inner_steps'):
+        for name in ('batch_size', 'log_every', 'keep', 'inner_steps', 'accumulate'):
             at_least(self, name, 1)
         for name in ('total_kimg', 'seed', 'sample_every', 'checkpoint_every', 'keep_best', 'metric_images'):
             at_least(self, name, 0)

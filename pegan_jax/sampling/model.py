@@ -195,7 +195,7 @@ def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
     variables, meta, step = load_sampling(path / 'checkpoints', step)
     config = configs.from_dict(meta['config'])
     gan = configs.system_module(config.system).build(config)
-    return Model(config, gan, variables, step, read_classes(path), meta['images'])
+    return Model(config, gan, variables, step, read_classes(path), meta.get('images', 0))
 
 
 def local_mesh() -> Mesh:

@@ -21,7 +21,7 @@ from pegan_jax.train.pictures import Pictures
 from pegan_jax.train.programs import Programs
 from pegan_jax.train.scores import RunScores
 from pegan_jax.train.state import TrainState, create_state
-from pegan_jax.train.step import check_batch_size, data_mesh, persistent_cache, place_batch, replicated_state
+from pegan_jax.train.step import data_mesh, persistent_cache, place_batch, replicated_state, step_options
 from pegan_jax.train.workdir import check_config, check_data, check_there, locked, write
 
 
@@ -37,7 +37,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     Raises: ConfigError, ValueError for what cannot run; CheckpointError; NonFiniteError.
     """
     workdir, train, mesh = as_path(workdir), config.train, data_mesh()
-    check_batch_size(train.batch_size, mesh.size)
+    step_options(train, mesh)  # before anything is computed
     persistent_cache(train.compilation_cache)
     gan = configs.system_module(config.system).build(config)
     with contextlib.ExitStack() as stack:

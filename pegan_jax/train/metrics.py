@@ -13,7 +13,7 @@ from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import Checkpoints
 from pegan_jax.train.log import RunLog
 from pegan_jax.train.state import TrainState
-from pegan_jax.train.step import NON_FINITE
+from pegan_jax.train.step import NON_FINITE, SKIPPED
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Metrics:
     def __init__(self, checkpoints: Checkpoints, runlog: RunLog, batch_size: int) -> None:
         self._checkpoints, self._runlog, self._batch_size = checkpoints, runlog, batch_size
         self._fresh, self._ready, self._ready_rate = [], [], 0.0
-        self._since, self._bad_intervals = time.perf_counter(), 0
+        self._since, self._bad_intervals, self._skipped = time.perf_counter(), 0, 0
 
     @contextlib.contextmanager
     def paused(self, say: str | None = None) -> Iterator[None]:
@@ -75,8 +75,21 @@ class Metrics:
                 raise NonFiniteError(self._message(f'a loss ({shown})', step + 1 + i))
         names = sorted({name for scalars in values for name in scalars})
         means = {name: float(np.mean([s[name] for s in values if name in s])) for name in names}
+        self._check_skipped(values, steps[-1][0])
         self._warn_of_gradients(values, steps[-1][0])
         self._runlog.scalars(steps[-1][0], steps[-1][1], {**means, 'perf/images_per_second': rate})
+
+    def _check_skipped(self, values: list[dict], step: int) -> None:
+        """Tells of steps with updates that were left out. Raises: NonFiniteError if these are all of several."""
+        count = sum(bool(s.get(SKIPPED, 0.0)) for s in values)
+        if count == len(values) > 1:
+            raise NonFiniteError(self._message(f'a loss or a gradient of each of the last {count} steps', step))
+        if count:
+            self._skipped += count
+            log.warning(
+                '%d of the last %d steps (to step %d) had a loss or a gradient that is not finite, whose update was '
+                'left out; %d since the launch.', count, len(values), step, self._skipped,
+            )  # fmt: skip
 
     def _warn_of_gradients(self, values: list[dict], step: int) -> None:
         """Systems that replace what is not finite in gradients can do so for a while; not at every step."""

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from pegan_jax.gan import GAN, Stage
 from pegan_jax.settings import TrainConfig
 from pegan_jax.train.state import TrainState
-from pegan_jax.train.step import all_programs, compile_step, device_steps, due_updates
+from pegan_jax.train.step import all_programs, compile_step, device_steps, due_updates, step_options
 
 Key = tuple[Stage, tuple[int, ...], int]
 
@@ -25,6 +25,7 @@ class Programs:
     def __init__(self, gan: GAN, train: TrainConfig, mesh: Mesh, announce: Callable) -> None:
         self._gan, self._train, self._mesh, self._announce = gan, train, mesh, announce
         self._compiled: dict[Key, Callable] = {}
+        self._options = step_options(train, mesh)
         # An argument, so that runs that differ in it alone share their programs.
         self._seed = jax.make_array_from_process_local_data(NamedSharding(mesh, P()), np.uint32(train.seed))
 
@@ -36,7 +37,7 @@ class Programs:
         for stage, due, count in (*first, key):
             if (stage, due, count) not in self._compiled:
                 with self._announce(f'compiling the step for {stage}, updates {due}'):
-                    step = functools.partial(device_steps, gan=self._gan, stage=stage, due=due)
+                    step = functools.partial(device_steps, gan=self._gan, stage=stage, due=due, **self._options)
                     program = compile_step(step, self._train.backend, self._mesh, seeded=True)
                     lowered = program.lower(state, batches[:count], self._seed)
                     self._compiled[stage, due, count] = lowered.compile()

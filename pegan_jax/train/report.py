@@ -16,7 +16,7 @@ from pegan_jax import config as configs
 from pegan_jax.config import Config
 from pegan_jax.gan import GAN, images_of, inputs_of
 from pegan_jax.train.state import create_state
-from pegan_jax.train.step import as_floats, check_batch_size, compile_step, data_mesh, device_step
+from pegan_jax.train.step import as_floats, compile_step, data_mesh, device_step, step_options
 
 
 def matmul_flops(jaxpr: Any) -> int:
@@ -117,7 +117,7 @@ def dry_run(config: Config) -> str:
     XLA's plan for that step, per device. The step is compiled, nothing is allocated or trained.
     """
     train, mesh = config.train, data_mesh()
-    check_batch_size(train.batch_size, mesh.size)
+    options = step_options(train, mesh)
     gan = configs.system_module(config.system).build(config)
     state = jax.eval_shape(functools.partial(create_state, gan, train.seed))
     count = {net: sum(x.size for x in jax.tree.leaves(state.params[net])) for net in state.params}
@@ -132,7 +132,7 @@ def dry_run(config: Config) -> str:
         stage = max(gan.stages(), key=lambda stage: (math.prod(stage.size), len(stage.flags)))
     everything = tuple(range(len(gan.updates)))
     step = compile_step(
-        functools.partial(device_step, gan=gan, stage=stage, due=everything, seed=train.seed), 'jit', mesh
+        functools.partial(device_step, gan=gan, stage=stage, due=everything, seed=train.seed, **options), 'jit', mesh
     )
     traced = step.trace(abstract(state, P()), abstract(batch, P('data')))
     memory = traced.lower().compile().memory_analysis()

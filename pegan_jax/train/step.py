@@ -15,13 +15,16 @@ from jax.sharding import PartitionSpec as P
 from pegan_jax.files import as_path
 from pegan_jax.gan import GAN, Stage
 from pegan_jax.ops import resize_align_corners
-from pegan_jax.settings import UserError
+from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train.state import TrainState, create_state
 
 AXIS = 'data'
 NON_FINITE = (
     'gradients/non_finite_'  # metrics of this name and a network's: entries of its gradient that are no numbers
 )
+
+
+SKIPPED = 'gradients/skipped'  # a metric: 1.0 where an update of the step was left out
 
 
 def persistent_cache(folder: str | None) -> None:
@@ -84,8 +87,52 @@ def as_floats(batch: dict) -> dict:
     return {**batch, 'image': batch['image'].astype(jnp.float32) / 127.5 - 1}
 
 
+def _matmuls(primitive: Any, *_: Any, **__: Any) -> bool:
+    """What remat keeps."""
+    return primitive.name in ('conv_general_dilated', 'dot_general')
+
+
+def _mean_over_parts(function: Callable, parts: Any, unroll: bool) -> Any:
+    """Means of what a function gives for each of the rows of `parts`; of what is no float, the last."""
+
+    def added(total: Any, part: Any) -> tuple[Any, None]:
+        found = function(part)
+        return jax.tree.map(lambda x, y: x + y if jnp.issubdtype(y.dtype, jnp.inexact) else y, total, found), None
+
+    count = jax.tree.leaves(parts)[0].shape[0]
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    )
+    total, _ = jax.lax.scan(added, zeros, parts, unroll=count if unroll else 1)
+    return jax.tree.map(lambda x: x / count if jnp.issubdtype(x.dtype, jnp.inexact) else x, total)
+
+
+def step_options(train: TrainConfig, mesh: Mesh) -> dict[str, Any]:
+    """What the settings of a run choose of `device_step`.
+
+    Raises: UserError unless every device gets the same number of images, and its parts do.
+    """
+    check_batch_size(train.batch_size, mesh.size * train.accumulate)
+    return {
+        'parts': train.accumulate,
+        'unroll': mesh.devices.flat[0].platform == 'cpu',
+        'remat': train.remat,
+        'skip': train.non_finite == 'skip',
+    }
+
+
 def device_step(
-    state: TrainState, batch: dict, *, gan: GAN, stage: Stage, due: tuple[int, ...], seed: int | jax.Array
+    state: TrainState,
+    batch: dict,
+    *,
+    gan: GAN,
+    stage: Stage,
+    due: tuple[int, ...],
+    seed: int | jax.Array,
+    parts: int = 1,
+    unroll: bool = True,
+    remat: bool = False,
+    skip: bool = False,
 ) -> tuple[TrainState, dict]:
     """One step on one device's rows of the global batch; runs inside a mapped axis 'data'.
 
@@ -95,41 +142,68 @@ def device_step(
         resized to the stage (corners kept, as grids of any size keep them; low-passed where the stage is smaller).
       gan, stage, due: static; due as from `due_updates`.
       seed: uint32 [], so that one program serves all seeds, or a number.
+      parts: rows are divided into so many equal parts, one after the other, whose gradients, buffers and metrics are
+        averaged as those of devices are: the numbers are those of so many times more devices.
+      unroll: no loop over the parts; on a CPU gradients of convolutions are many times slower in one.
+      remat: for the gradient, only results of convolutions and matmuls are kept; the others are computed again.
+      skip: an update whose loss or gradient is not finite on any device changes nothing, and metrics[SKIPPED] tells.
     Returns: the new state, equal on all devices, and scalar metrics averaged over them. metrics['finite'] is 1.0 where
       every loss of the step was finite on every device, otherwise 0.0; for every network that was trained, NON_FINITE
       counts the entries of its gradients that were not finite.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    rows, batch = batch['image'].shape[0], as_floats(batch)
-    if batch['image'].shape[1:3] != stage.size:
-        batch['image'] = resize_align_corners(batch['image'], stage.size, antialias=True)
-    batch['index'] = jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)
-    if gan.prepare is not None:
-        batch = gan.prepare(batch, jax.random.fold_in(key, len(gan.updates)), stage)
+    rows = batch['image'].shape[0]
+    batch = {**batch, 'index': jax.lax.axis_index(AXIS) * rows + jnp.arange(rows)}
 
+    def prepared(batch: dict) -> dict:
+        batch = as_floats(batch)
+        if batch['image'].shape[1:3] != stage.size:
+            batch['image'] = resize_align_corners(batch['image'], stage.size, antialias=True)
+        if gan.prepare is not None:
+            batch = gan.prepare(batch, jax.random.fold_in(key, len(gan.updates)), stage)
+        return batch
+
+    if parts == 1:
+        batch = prepared(batch)
     nimg, metrics, finite = state.nimg, {}, jnp.float32(1)
     for i in due:
         net, update = gan.updates[i].net, gan.updates[i]
         path = (net,) if update.part is None else (net, update.part(stage))
 
-        def loss(params: dict, update=update, i=i, state=state, path=path):  # noqa: ANN001, ANN202
+        def loss(params: dict, batch: dict, update=update, i=i, state=state, path=path):  # noqa: ANN001, ANN202
             params = _put(state.params, path, params)[path[0]]
             value, aux = update.loss(params, state, batch, jax.random.fold_in(key, i), stage)
             return value * update.interval, aux
 
         # The gradient of the *local* loss, then the mean over devices: under shard_map with its replication check on,
         # the gradient would already be summed over devices, and this mean would leave it too large by their number.
-        (value, (fields, scalars)), grads = jax.value_and_grad(loss, has_aux=True)(_at(state.params, path))
+        gradient = jax.value_and_grad(jax.checkpoint(loss, policy=_matmuls) if remat else loss, has_aux=True)
+        if parts == 1:
+            (value, (fields, scalars)), grads = gradient(_at(state.params, path), batch)
+        else:
+            divided = jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), batch)
+
+            def one(part: dict, gradient=gradient, state=state, path=path):  # noqa: ANN001, ANN202
+                return gradient(_at(state.params, path), prepared(part))
+
+            (value, (fields, scalars)), grads = _mean_over_parts(one, divided, unroll)
         grads, scalars = _pmean((grads, scalars))
         ok = jax.lax.pmin(jnp.isfinite(value).astype(jnp.float32), AXIS)
+        before = state
         state = state.replace(**_pmean_changed(fields, {name: getattr(state, name) for name in fields}))
         trained = _at(state.params, path)
         deltas, opt = gan.optimizers[net].update(grads, _at(state.opt, path), trained)
         state = state.replace(
             params=_put(state.params, path, optax.apply_updates(trained, deltas)), opt=_put(state.opt, path, opt)
         )
-        count = f'{NON_FINITE}{net}'
-        metrics |= scalars | {count: metrics.get(count, 0.0) + _non_finite(grads)}
+        count, bad = f'{NON_FINITE}{net}', _non_finite(grads)
+        if skip:
+            good = (ok > 0) & (bad == 0)
+            state = jax.tree.map(lambda x, y, good=good: x if x is y else jnp.where(good, x, y), state, before)
+            scalars = {name: jnp.where(good, x, 0.0) for name, x in scalars.items()}
+            metrics[SKIPPED] = jnp.maximum(metrics.get(SKIPPED, 0.0), jnp.where(good, 0.0, 1.0))
+            ok = jnp.ones_like(ok)
+        metrics |= scalars | {count: metrics.get(count, 0.0) + bad}
         finite = jnp.minimum(finite, ok)
 
     if gan.ema is not None:
@@ -148,12 +222,13 @@ def device_steps(
     gan: GAN,
     stage: Stage,
     due: tuple[int, ...],
+    **options: Any,
 ) -> tuple[TrainState, dict]:
-    """As many steps as there are batches, in a loop on the device; metrics [steps]."""
+    """As many steps as there are batches, in a loop on the device; metrics [steps]. options: of `step_options`."""
+    one = functools.partial(device_step, gan=gan, stage=stage, due=due, seed=seed, **options)
     if len(batches) == 1:
-        state, metrics = device_step(state, batches[0], gan=gan, stage=stage, due=due, seed=seed)
+        state, metrics = one(state, batches[0])
         return state, jax.tree.map(lambda x: x[None], metrics)
-    one = functools.partial(device_step, gan=gan, stage=stage, due=due, seed=seed)
     return jax.lax.scan(one, state, jax.tree.map(lambda *x: jnp.stack(x), *batches))
 
 
@@ -188,7 +263,10 @@ def place_batch(batch: dict, backend: str, mesh: Mesh) -> dict:
 
 
 def check_batch_size(batch_size: int, devices: int) -> None:
-    """Raises ValueError, with the nearest sizes that work, unless every device gets the same number of images."""
+    """Raises UserError, with the nearest sizes that work, unless every device gets the same number of images.
+
+    devices: those of the mesh, times the parts of a batch.
+    """
     if batch_size % devices:
         low, high = batch_size // devices * devices, -(-batch_size // devices) * devices
         fix = f'{low} or {high}' if low else f'{high}'

@@ -36,10 +36,10 @@ def _gan(stage, **updates):
     )
 
 
-def _step(gan, state, images, step=0):
+def _step(gan, state, images, step=0, **options):
     mesh = data_mesh()
     per_device = functools.partial(
-        device_step, gan=gan, stage=gan.stage_at(step, 0, 0), due=due_updates(gan, step), seed=0
+        device_step, gan=gan, stage=gan.stage_at(step, 0, 0), due=due_updates(gan, step), seed=0, **options
     )
     return compile_step(per_device, 'jit', mesh)(state, place_batch({'image': images}, 'jit', mesh))
 
@@ -166,3 +166,53 @@ def test_a_part_of_a_batch_draws_the_same_numbers_however_it_is_divided():
         # What is not drawn is that of the device's first rows.
         np.testing.assert_array_equal(parts[-1]['label'], 10 * (8 - 8 // devices + np.arange(4 // devices)))
     assert fewer_rows({'index': jnp.array([5])}, 2)['index'].tolist() == [5]
+
+
+def _three_steps(gan, **options):
+    state = _state(gan)
+    for step in range(3):
+        state, metrics = _step(gan, state, toy.toy_batch(step, 8), step, **options)
+    return jax.device_get((state, {name: x for name, x in metrics.items()}))
+
+
+def test_parts_of_a_batch_one_by_one_are_the_whole_batch_and_so_is_what_is_computed_again():
+    # Plain SGD: Adam would hide a factor. The losses are means over rows and the buffers linear in them.
+    gan = toy.toy_gan()._replace(optimizers={net: optax.sgd(0.02) for net in ('g', 'd')})
+    whole = _three_steps(gan)
+    for options in ({'parts': 2}, {'parts': 4, 'unroll': False}, {'remat': True}, {'parts': 2, 'remat': True}):
+        jax.tree.map(toy.assert_equal_up_to_rounding, _three_steps(gan, **options), whole)
+    start = jax.device_get(_state(gan))
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), whole[0].params, start.params)
+    assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_what_remat_computes_again_is_in_the_program():
+    gan = toy.toy_gan()
+    step = functools.partial(device_step, gan=gan, stage=gan.stage_at(0, 0, 0), due=(0, 1), seed=0)
+    batch = {'image': jnp.asarray(toy.toy_batch(0, 8))}
+    for remat in (False, True):
+        program = jax.make_jaxpr(functools.partial(step, remat=remat), axis_env=[('data', 1)])(_state(gan), batch)
+        assert ('remat' in str(program) or 'checkpoint' in str(program)) == remat
+
+
+def test_an_update_that_is_not_finite_changes_nothing_when_it_is_to_be_skipped():
+    def loss(params, state, batch, key, stage):
+        # The third step's gradient is that of the square root at 0, while its value is finite.
+        x = jnp.where(state.step == 2, 0.0, jnp.mean(batch['image']) + 2)
+        return jnp.sqrt(params * 0 + x) * params, ({'stats': {'seen': x}}, {'loss/g': x})
+
+    gan = _gan(Stage(2))
+    gan = gan._replace(updates=(gan.updates[0], Update('g', loss)), optimizers={k: optax.adam(0.1) for k in 'gd'})
+    state, states, flags = _state(gan), [], []
+    for step in range(4):
+        state, metrics = _step(gan, state, np.full((2, 2, 2, 3), 255, np.uint8), step, skip=True)
+        states.append(jax.device_get(state))
+        flags.append((float(metrics['gradients/skipped']), float(metrics['finite'])))
+    assert flags == [(0, 1), (0, 1), (1, 1), (0, 1)]
+    assert states[2].params['g'] == states[1].params['g'] != states[3].params['g']
+    jax.tree.map(np.testing.assert_array_equal, (states[2].opt, states[2].stats), (states[1].opt, states[1].stats))
+    assert [int(s.step) for s in states] == [1, 2, 3, 4] and all(np.isfinite(s.params['g']) for s in states)
+    state = _state(gan)
+    for step in range(3):
+        state, metrics = _step(gan, state, np.full((2, 2, 2, 3), 255, np.uint8), step)
+    assert not np.isfinite(state.params['g'])

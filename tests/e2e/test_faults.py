@@ -1,0 +1,175 @@
+"""What goes wrong around a run ends as the documentation says: an error with its reason, and never half a state."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import resource
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import toy
+from PIL import Image
+
+from pegan_jax.config import override
+from pegan_jax.data import pipeline
+from pegan_jax.pixels import UnreadableImage
+from pegan_jax.settings import DataConfig, UserError
+from pegan_jax.train import loop, metrics, pictures
+from pegan_jax.train.checkpoint import steps_of, verify
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('images')
+    for i, image in enumerate(toy.toy_batch(0, 21)):
+        Image.fromarray(image).save(path / f'{i}.png')
+    return path
+
+
+def settings(folder, *overrides):
+    return override(toy.get_config(str(folder)), [f'train.{o}' for o in overrides])
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(folder, tmp_path_factory):
+    return jax.device_get(loop.run(settings(folder), tmp_path_factory.mktemp('whole')))
+
+
+def assert_equal(state, want):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), want)
+
+
+def launch(folder, workdir, *overrides, **options):
+    """The command in a process of its own: exit status, errors."""
+    environment = {
+        **os.environ,
+        'PYTHONPATH': f'{pathlib.Path(toy.__file__).parent}:{os.environ.get("PYTHONPATH", "")}',
+    }
+    command = [sys.executable, '-m', 'pegan_jax', 'train', '--config', f'{toy.__file__}:{folder}']
+    command += ['--workdir', str(workdir), *(f'--config.train.{o}' for o in overrides)]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, **options)
+    return found.returncode, found.stderr
+
+
+def test_a_workdir_that_is_deleted_ends_the_run_at_its_next_checkpoint(folder, tmp_path, monkeypatch):
+    workdir = tmp_path / 'run'
+
+    def deleting(self, state):
+        if int(state.step) == 8:
+            shutil.rmtree(workdir)
+        return 0.0
+
+    monkeypatch.setattr(pictures.Pictures, 'distance', deleting)
+    with pytest.raises(UserError, match=r'was deleted or moved while the run used it'):
+        loop.run(settings(folder, 'keep_best=1', 'metric_images=8', 'total_kimg=0.16'), workdir)
+    assert not (workdir / 'config.json').exists() and steps_of(workdir / 'checkpoints') in ([], [8])
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoint_before_it_and_the_run_goes_on_later(folder, uninterrupted, tmp_path):
+    workdir = tmp_path / 'run'
+    loop.run(settings(folder, 'total_kimg=0.032'), workdir)
+
+    def full():
+        # Writing beyond this size fails as on a full disk. Results of the arrays are larger, the texts are not.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+
+    environment = {'sample_every': 0}
+    status, errors = launch(folder, workdir, *(f'{k}={v}' for k, v in environment.items()), preexec_fn=full)
+    assert status == 1 and 'a checkpoint could not be saved' in errors and 'the newest whole one is of step 4' in errors
+    assert 'Traceback' not in errors.split('error: ')[-1]
+    assert steps_of(workdir / 'checkpoints') == [4] and verify(workdir / 'checkpoints' / '4') is None
+    assert_equal(loop.run(settings(folder), workdir), uninterrupted)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason='only root can become somebody who may not write')
+def test_a_workdir_that_cannot_be_written_is_one_line(folder, tmp_path):
+    (tmp_path / 'run').mkdir(mode=0o555)
+    program = 'import os, sys\nfrom pegan_jax.cli import main\nos.setuid(65534)\nsys.exit(main(sys.argv[1:]))\n'
+    for place in (tmp_path, *tmp_path.parents):
+        place.chmod(place.stat().st_mode | 0o055)
+    environment = {
+        **os.environ,
+        'PYTHONPATH': f'{pathlib.Path(toy.__file__).parent}:{os.environ.get("PYTHONPATH", "")}',
+    }
+    command = ['train', '--config', f'{toy.__file__}:{folder}', '--workdir', str(tmp_path / 'run')]
+    found = subprocess.run(
+        [sys.executable, '-c', program, *command], env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert found.returncode == 1 and 'Traceback' not in found.stderr
+    assert 'error: ' in found.stderr and 'Permission denied' in found.stderr and str(tmp_path / 'run') in found.stderr
+
+
+def test_a_missing_file_is_noticed_and_the_checkpoint_before_it_is_used(folder, uninterrupted, tmp_path, caplog):
+    loop.run(settings(folder, 'total_kimg=0.064'), tmp_path)
+    next(p for p in (tmp_path / 'checkpoints' / '8' / 'training').rglob('*') if p.is_file()).unlink()
+    with caplog.at_level(logging.WARNING):
+        assert_equal(loop.run(settings(folder), tmp_path), uninterrupted)
+    assert 'checkpoint of step 8 cannot be used' in caplog.text and 'is missing' in caplog.text
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_fewer_images_than_a_batch_are_enough(folder, tmp_path, count):
+    (tmp_path / 'few').mkdir()
+    for i in range(count):
+        shutil.copy(folder / f'{i}.png', tmp_path / 'few')
+    assert int(loop.run(settings(tmp_path / 'few', 'total_kimg=0.016'), tmp_path / 'run').step) == 2
+
+
+def test_images_that_disappear_are_replaced_and_a_folder_that_does_ends_the_run(folder, tmp_path, caplog):
+    shutil.copytree(folder, tmp_path / 'data')
+    source = pipeline.open_source(DataConfig(folder=str(tmp_path / 'data'), resolution=8), tmp_path)
+    batches = pipeline.batches(source, DataConfig(resolution=8), batch_size=8, seed=0)
+    (tmp_path / 'data' / '3.png').unlink()
+    (tmp_path / 'data' / '5.png').write_bytes((folder / '5.png').read_bytes()[:40])
+    with caplog.at_level(logging.WARNING):
+        assert all(next(batches)['image'].shape == (8, 8, 8, 3) for _ in range(6))
+    batches.close()
+    assert 'unreadable images replaced by the next ones' in caplog.text
+    shutil.rmtree(tmp_path / 'data')
+    batches = pipeline.batches(source, DataConfig(resolution=8), batch_size=8, seed=0)
+    with pytest.raises(UnreadableImage, match=r'are all unreadable; is the storage still there\?'):
+        next(batches)
+    batches.close()
+
+
+@pytest.mark.parametrize('setting', ['stop', 'skip'])
+def test_gradients_that_are_not_finite_stop_the_run_or_are_skipped_and_counted(
+    folder, tmp_path, setting, monkeypatch, caplog
+):
+    plain = toy.toy_gan(0.02)
+
+    def poisoned(loss):
+        def fn(params, state, *rest):
+            value, aux = loss(params, state, *rest)
+            # A finite value whose gradient at step 6 is none.
+            return value + jax.numpy.sqrt(jax.numpy.where(state.step == 6, 0.0, 1.0) + 0 * params['xy'][0, 0]), aux
+
+        return fn
+
+    updates = tuple(dataclasses.replace(u, loss=poisoned(u.loss)) if u.net == 'g' else u for u in plain.updates)
+    monkeypatch.setattr(toy.SYSTEMS['waves'], 'build', lambda config: plain._replace(updates=updates))
+    config = settings(folder, f'non_finite={setting}')
+    if setting == 'stop':
+        with pytest.raises(metrics.NonFiniteError, match='not finite at step 8'):
+            loop.run(config, tmp_path)
+        assert steps_of(tmp_path / 'checkpoints') == [4]
+    else:
+        state = loop.run(config, tmp_path)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params)))
+        assert (
+            '1 of the last 2 steps (to step 8)' in caplog.text
+            and '"gradients/skipped": 0.5' in (tmp_path / 'metrics.jsonl').read_text()
+        )
+
+
+def test_every_update_skipped_is_the_end(folder, tmp_path):
+    config = settings(folder, 'non_finite=skip', 'total_kimg=1.0')
+    with pytest.raises(metrics.NonFiniteError, match=r'each of the last 2 steps is not finite'):
+        loop.run(override(config, ['optim.g_lr=1e38', 'optim.d_lr=1e38']), tmp_path)
+    for step in steps_of(tmp_path / 'checkpoints'):
+        assert verify(tmp_path / 'checkpoints' / str(step)) is None
