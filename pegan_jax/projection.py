@@ -152,19 +152,23 @@ def _search(
     seed: int,
     watch: Watch | None,
     show: Callable,
+    *data: Any,
 ) -> dict:
-    """{'w', 'maps'} where `far` is least: (found, noise on w, key) -> a distance. show: (found) -> image [H, W, C]."""
+    """{'w', 'maps'} where `far` is least: (found, noise on w, key, *data) -> a distance. show: (found) -> [H, W, C].
+
+    data: arrays that are no part of the compiled program, so that searches in others of their shapes find it again.
+    """
     optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(found: dict, state: Any, key: jax.Array, t: jax.Array) -> tuple:
+    def step(found: dict, state: Any, key: jax.Array, t: jax.Array, data: tuple) -> tuple:
         ramp = jnp.minimum(1.0, (1 - t) / RAMP_DOWN)
         rate = learning_rate * (0.5 - 0.5 * jnp.cos(jnp.pi * ramp)) * jnp.minimum(1.0, t / RAMP_UP)
         strength = deviation * NOISE * jnp.square(jnp.maximum(0.0, 1 - t / NOISE_END))
         noise = strength * jax.random.normal(key, found['w'].shape)
 
         def loss(found: dict) -> tuple[jax.Array, jax.Array]:
-            distance = far(found, noise, jax.random.fold_in(key, 1))
+            distance = far(found, noise, jax.random.fold_in(key, 1), *data)
             return distance + MAPS_WEIGHT * sum(map(_correlations, found['maps'].values())), distance
 
         (_, distance), grads = jax.value_and_grad(loss, has_aux=True)(found)
@@ -178,7 +182,7 @@ def _search(
     state = optimizer.init(found)
     for i in range(steps):
         key = jax.random.fold_in(jax.random.key(seed), i)
-        found, state, distance = step(found, state, key, jnp.float32(i / steps))
+        found, state, distance = step(found, state, key, jnp.float32(i / steps), data)
         if watch is not None:
             watch(i, float(distance), lambda found=found: np.asarray(show(found)))
     return found
@@ -290,20 +294,22 @@ def project_points(
     sampler, variables = model.sampler, jax.tree.map(jnp.asarray, model.variables)
     size = max(batch // points.shape[1], 1)
 
-    def colour(w: jax.Array, at: jax.Array) -> jax.Array:
+    def colour(variables: dict, w: jax.Array, at: jax.Array) -> jax.Array:
         return sampler.synthesise(variables, per_layer(sampler, w), grid=at)[0]
 
-    def far(found: dict, noise: jax.Array, key: jax.Array) -> jax.Array:
-        at, wanted = jnp.asarray(points), jnp.asarray(colours)
-        if len(points) > size:
-            index = jax.random.randint(key, (size,), 0, len(points))
+    def far(
+        found: dict, noise: jax.Array, key: jax.Array, variables: dict, at: jax.Array, wanted: jax.Array
+    ) -> jax.Array:
+        if len(at) > size:
+            index = jax.random.randint(key, (size,), 0, len(at))
             at, wanted = at[index], wanted[index]
-        return jnp.mean(jnp.square(colour(found['w'] + noise, at).mean(1) - wanted))
+        return jnp.mean(jnp.square(colour(variables, found['w'] + noise, at).mean(1) - wanted))
 
     frame = frame_grid(model)
     at_frame = jnp.asarray(frame.at(np.arange(frame.shape[0] * frame.shape[1]).reshape(frame.shape[:2])))
-    show = jax.jit(lambda found: colour(found['w'], at_frame))
-    found = _search(far, start, {}, deviation, steps, learning_rate, seed, watch, show)
+    show = jax.jit(lambda found: colour(variables, found['w'], at_frame))
+    data = (variables, jnp.asarray(points), jnp.asarray(colours))
+    found = _search(far, start, {}, deviation, steps, learning_rate, seed, watch, show, *data)
     ws = per_layer(sampler, found['w'])[0]
     final = float(np.mean(np.square(render(model, ws, points).mean(1) - colours)))
     measure = 'mean square of the differences at the points'

@@ -14,14 +14,16 @@ from pegan_jax.sampling import Model, render
 
 FLOOR = 1 / 8  # of the sides, in cycles per side: lower frequencies are the picture itself
 PEAK = 10.0  # times its surroundings is a peak
-AROUND = 9  # frequencies along each axis that are the surroundings
+AROUND = 9  # frequencies along a line through it that are its surroundings
+LINES = (np.eye(AROUND), np.eye(AROUND)[::-1], np.ones((1, AROUND)), np.ones((AROUND, 1)))
 
 
 def narrow_band_energy(images: np.ndarray) -> np.ndarray:
     """The share of high frequencies' power that is in narrow peaks, [N], of float images [N, H, W, C].
 
-    The power of the grey image under a Hann window, from FLOOR cycles per pixel on; a peak is PEAK times the median of
-    the AROUND x AROUND frequencies about it, and its energy what is above that median. White noise has some percent.
+    The power of the grey image under a Hann window, from FLOOR cycles per pixel on. A peak is PEAK times the medians of
+    the AROUND frequencies about it along rows, columns and both diagonals, as an edge is a line in the spectrum and a
+    wave a point; its energy is what is above the largest of these medians.
     """
     grey = images[..., :3] @ np.array(GREY) if images.shape[-1] >= 3 else images[..., 0]
     height, width = grey.shape[1:]
@@ -31,7 +33,7 @@ def narrow_band_energy(images: np.ndarray) -> np.ndarray:
     high = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) >= FLOOR
     shares = []
     for p in power:
-        median = ndimage.median_filter(p, AROUND, mode='wrap')
+        median = np.max([ndimage.median_filter(p, footprint=line, mode='wrap') for line in LINES], axis=0)
         peaks = high & (p > PEAK * median)
         shares.append((p - median)[peaks].sum() / max(p[high].sum(), 1e-30))
     return np.array(shares)

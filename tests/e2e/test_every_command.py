@@ -37,7 +37,11 @@ COMMANDS = {
     'sample --seeds 0 --class 1 --out {out}.png': set(),
     'render --seed 1 --out {out}.png': SEEDS,
     'render --size 32 --extent -2,2,-2,2 --out {out}.png': MOVED | {'creps'},
+    'render --size 32x40 --out {out}.png': SIZED,
+    'render --tiles 8 --out {folder}': SEEDS,
     'render --crop 2,2,8,8 --out {out}.npy': {'cips'},
+    'render --blend 1 --supersample 2 --out {out}.png': {'cips'},
+    'render --arc 90 --out {out}.png': set(),
     'render --foveate 0.5 --out {out}.png': {'cips'},
     'edit --mode samples --size 24x32 --out {out}.png': {'singan'},
     'edit --mode animate --frames 2 --out {out}.GIF': {'singan'},
@@ -57,6 +61,8 @@ COMMANDS = {
     'analyze filters --out {folder}': {'stylegan3'},
     'analyze noise --samples 2 --out {folder}': {'mspie', 'stylegan2'},
     'analyze sticking --samples 2 --out {folder}': MIXED,
+    'analyze foveation --samples 2 --out {folder}': {'cips'},
+    'analyze latents --samples 2 --out {folder}': MIXED,
     'analyze spectrum --samples 2 --out {folder}': SEEDS | HOLES,
 }
 

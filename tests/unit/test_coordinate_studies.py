@@ -44,6 +44,10 @@ def test_waves_are_found_in_narrow_bands_and_noise_has_few():
     # Slow changes are the picture, not a wave.
     slow = 30 * np.sin(2 * np.pi * 2 * np.arange(64) / 64)[:, None, None]
     assert artefacts.narrow_band_energy(noise + slow).mean() < 0.15
+    # An edge is a line in the spectrum, however it lies.
+    for across in (np.arange(64)[:, None] > 30, np.arange(64)[:, None] + np.arange(64) > 61):
+        edge = 20.0 * np.broadcast_to(across, (64, 64))[None, ..., None]
+        assert artefacts.narrow_band_energy(noise + edge).mean() < 0.1
     # A wave between the frequencies of the smaller image and those of the finer one goes with the filter.
     x = np.arange(128)[None, :, None]
     fine = np.sin(2 * np.pi * 0.4 * x)[None] + 0.1 * rng.normal(size=(1, 128, 128, 1))
