@@ -61,6 +61,11 @@ def as_path(text: str | os.PathLike) -> Path:
     return epath.Path(text)
 
 
+def of_bucket(error: Exception) -> bool:
+    """Whether an error is one of the libraries that reach buckets: no such bucket, no network, no right."""
+    return type(error).__module__.partition('.')[0] in ('aiohttp', 'botocore', 'gcsfs', 'google', 's3fs')
+
+
 def in_bucket(path: Path) -> bool:
     """Whether a path of `as_path` is in a bucket."""
     return isinstance(path, epath.Path)

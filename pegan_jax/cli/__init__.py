@@ -26,6 +26,7 @@ from pegan_jax.cli import (
     train,
 )
 from pegan_jax.cli.interrupts import Interrupts
+from pegan_jax.files import of_bucket
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train.step import persistent_cache
 
@@ -118,9 +119,14 @@ def _run(argv: list[str]) -> int:
         sys.stdout.flush()  # while a closed pipe can still be told
     except KeyboardInterrupt:  # of a run that has nothing to save yet; it was heard, see Interrupts
         return 130
-    except (UserError, OSError) as error:
-        if args.debug or not (isinstance(error, UserError) or error.filename):
+    except Exception as error:
+        known = isinstance(error, UserError) or (isinstance(error, OSError) and error.filename)
+        if args.debug or not (known or of_bucket(error)):
             raise
+        if not known:
+            error = (
+                f'the bucket cannot be used ({type(error).__name__}: {error}); check its name, network and credentials.'
+            )
         print(f'error: {error}'.replace('\n', ' '), file=sys.stderr)
         return 1
     return 0
