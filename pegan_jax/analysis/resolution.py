@@ -213,8 +213,10 @@ def inversion_study(models: dict[str, Model], count: int = 2, seed: int = 0) -> 
                     scores['given'].append(psnr(target, made, observed.pixels))
                     scores['held_out'].append(psnr(target, made, rest))
                     if i == 0:
-                        row = rows.setdefault(f'{name},\n{kind}', [('image', target)])
-                        row += [(given, seen(observed)), (f'{scores["held_out"][-1]:.1f} dB', made)]
+                        nothing = np.full_like(target, 255)
+                        rows.setdefault(f'{name},\n{kind}: given', [('image', target)]).append((given, seen(observed)))
+                        row = rows.setdefault(f'{name},\n{kind}: found', [('', nothing)])
+                        row.append((f'{scores["held_out"][-1]:.1f} dB', made))
             numbers.setdefault(name, {})[kind] = {
                 given: {part: rounded(np.mean(values)) for part, values in scores.items()}
                 for given, scores in entry.items()
