@@ -133,7 +133,7 @@ def _fitted_worlds(model: Model, truth: np.ndarray, real: np.ndarray, grid: np.n
         ]
         for n in (1, 2, 4):
             image = to_uint8(render(model, fit.ws, cell_grid(model, 1), supersample=n))
-            found[f'at the size of training, {n * n} samples per pixel'] = psnr(small, image)
+            found[f'at the size of training, samples per pixel: {n * n}'] = psnr(small, image)
         for kind, value in found.items():
             scores.setdefault(kind, []).append(value)
     return rows, {kind: rounded(np.mean(values)) for kind, values in scores.items()}
