@@ -8,7 +8,7 @@ from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, picture_tabl
 from pegan_jax.analysis.noise import as_picture
 from pegan_jax.analysis.resolution import cell_grid, require_coordinates
 from pegan_jax.evaluation import read_images
-from pegan_jax.metrics.spectra import GREY
+from pegan_jax.metrics.spectra import GREY, radial_power, spectral_distance
 from pegan_jax.pixels import as_floats
 from pegan_jax.sampling import Model, render
 
@@ -55,8 +55,8 @@ def artefact_study(models: dict[str, Model], count: int = 32, seed: int = 0) -> 
     Every model is rendered with one sample per pixel, with 4 (the mean of a square), and twice as fine, reduced with a
     Lanczos filter: waves that are aliases go, waves that the model makes on purpose stay.
 
-    Numbers: `narrow_band_energy` of each and of real images, and the share of the power of the finer image that lies
-    beyond what the size of training can show. Pictures: `images`, what filters take away (eight times), and spectra.
+    Numbers: `narrow_band_energy` of each and of real images, how far the radial spectrum of each is from theirs, and the
+    share of the power of the finer image that lies beyond what the size of training can show. Pictures: `images`, what filters take away (eight times), and spectra.
     Raises: UserError for a model without coordinates.
     """
     require_coordinates(models)
@@ -74,6 +74,10 @@ def artefact_study(models: dict[str, Model], count: int = 32, seed: int = 0) -> 
         energy = {'real': narrow_band_energy(real), **{kind: narrow_band_energy(x) for kind, x in kinds.items()}}
         numbers[name] = {
             'narrow-band energy': {kind: rounded(np.mean(x)) for kind, x in energy.items()},
+            'log-power distance to real images, dB': {
+                kind: rounded(spectral_distance(radial_power(real).mean(0), radial_power(x).mean(0)))
+                for kind, x in kinds.items()
+            },
             'power beyond the size of training': rounded(_beyond(finer)),
         }
         worst = int(energy['one sample per pixel'].argmax())

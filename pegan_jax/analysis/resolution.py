@@ -133,7 +133,7 @@ def _fitted_worlds(model: Model, truth: np.ndarray, real: np.ndarray, grid: np.n
         ]
         for n in (1, 2, 4):
             image = to_uint8(render(model, fit.ws, cell_grid(model, 1), supersample=n))
-            found[f'at the size of training, {n * n} samples per pixel'] = psnr(small, image)
+            found[f'at the size of training, samples per pixel: {n * n}'] = psnr(small, image)
         for kind, value in found.items():
             scores.setdefault(kind, []).append(value)
     return rows, {kind: rounded(np.mean(values)) for kind, values in scores.items()}
@@ -213,8 +213,10 @@ def inversion_study(models: dict[str, Model], count: int = 2, seed: int = 0) -> 
                     scores['given'].append(psnr(target, made, observed.pixels))
                     scores['held_out'].append(psnr(target, made, rest))
                     if i == 0:
-                        row = rows.setdefault(f'{name},\n{kind}', [('image', target)])
-                        row += [(given, seen(observed)), (f'{scores["held_out"][-1]:.1f} dB', made)]
+                        nothing = np.full_like(target, 255)
+                        rows.setdefault(f'{name},\n{kind}: given', [('image', target)]).append((given, seen(observed)))
+                        row = rows.setdefault(f'{name},\n{kind}: found', [('', nothing)])
+                        row.append((f'{scores["held_out"][-1]:.1f} dB', made))
             numbers.setdefault(name, {})[kind] = {
                 given: {part: rounded(np.mean(values)) for part, values in scores.items()}
                 for given, scores in entry.items()
