@@ -99,7 +99,11 @@ def read(path: str | os.PathLike) -> Any:
                 raise ForeignFileError(problem)
             if kinds.is_safetensors(head):
                 return _read_safetensors(stream.read())
-            return _read_zip(stream) if head.startswith(b'PK\x03\x04') else _read_stream(stream, size, _Budget())
+            return (
+                _read_zip(stream)
+                if head.startswith(b'PK\x03\x04')
+                else _read_stream(_Bounded(stream, size), size, _Budget())
+            )
     except ForeignFileError as error:
         raise ForeignFileError(f'{path}: {error}') from None
 
@@ -146,6 +150,16 @@ class _Budget:
         self.left -= work
         if self.left < 0:
             raise ForeignFileError(f'takes more than {MAX_WORK:,} instructions to read; no checkpoint does.')
+
+
+class _Bounded:
+    """A file that is asked for no more than it has left: Python makes room for what is asked for, before it looks."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size, self.readline, self.tell = file, size, file.readline, file.tell
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(count if count < 2**16 else min(count, self._size - self._file.tell()))
 
 
 class _Storage:

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -173,3 +174,38 @@ def test_every_update_skipped_is_the_end(folder, tmp_path):
         loop.run(override(config, ['optim.g_lr=1e38', 'optim.d_lr=1e38']), tmp_path)
     for step in steps_of(tmp_path / 'checkpoints'):
         assert verify(tmp_path / 'checkpoints' / str(step)) is None
+
+
+@pytest.mark.parametrize('kills', [pytest.param(5, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.hand)])
+def test_a_run_that_is_killed_again_and_again_ends_in_the_very_state_of_the_uninterrupted_one(folder, tmp_path, kills):
+    """At random moments: in a step, a save, a log line, a sample, a measurement."""
+    often = ('checkpoint_every=3', 'sample_every=5', 'keep_best=1', 'metric_images=8', 'log_every=1')
+    config = settings(folder, *often, f'total_kimg={0.32 * kills}')
+    environment = {
+        **os.environ,
+        'PYTHONPATH': f'{pathlib.Path(toy.__file__).parent}:{os.environ.get("PYTHONPATH", "")}',
+    }
+    command = [sys.executable, '-m', 'pegan_jax', 'train', '--config', f'{toy.__file__}:{folder}', '--workdir']
+    command += [
+        str(tmp_path / 'run'),
+        *(f'--config.train.{o}' for o in (*often, f'total_kimg={config.train.total_kimg}')),
+    ]
+    rng, log, reached = np.random.default_rng(kills), tmp_path / 'run' / 'metrics.jsonl', []
+    for _ in range(kills):
+        before = log.stat().st_size if log.is_file() else 0
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        end = time.time() + 100
+        while not (log.is_file() and log.stat().st_size > before):
+            assert process.poll() is None and time.time() < end, process.communicate()[1][-3000:]
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.8))
+        assert process.poll() is None, 'the run was over before it could be killed; make it longer'
+        process.kill()
+        process.communicate()
+        reached.append(steps_of(tmp_path / 'run' / 'checkpoints')[-1:])
+    state = loop.run(config, tmp_path / 'run')
+    whole = loop.run(
+        settings(folder, f'total_kimg={config.train.total_kimg}', 'checkpoint_every=0'), tmp_path / 'whole'
+    )
+    assert_equal(state, jax.device_get(whole))
+    assert reached[-1] and len({*map(tuple, reached)}) > kills // 2  # it went on each time
