@@ -55,8 +55,9 @@ def artefact_study(models: dict[str, Model], count: int = 32, seed: int = 0) -> 
     Every model is rendered with one sample per pixel, with 4 (the mean of a square), and twice as fine, reduced with a
     Lanczos filter: waves that are aliases go, waves that the model makes on purpose stay.
 
-    Numbers: `narrow_band_energy` of each and of real images, how far the radial spectrum of each is from theirs, and the
-    share of the power of the finer image that lies beyond what the size of training can show. Pictures: `images`, what filters take away (eight times), and spectra.
+    Numbers: `narrow_band_energy` of each and of real images, how far the radial spectrum of each is from theirs, and
+    the share of the power of the finer image that lies beyond what the size of training can show.
+    Pictures: `images`, what filters take away (eight times), and spectra.
     Raises: UserError for a model without coordinates.
     """
     require_coordinates(models)

@@ -96,7 +96,7 @@ def test_each_half_of_the_encoding_can_be_left_out(models):
 @pytest.mark.parametrize(
     'words, pictures',
     [
-        ('detail --config cips:tiny --samples 2', {'seeds', 'worlds', 'spectra'}),
+        pytest.param('detail --config cips:tiny --samples 2', {'seeds', 'worlds', 'spectra'}, marks=pytest.mark.slow),
         ('foveation --config cips:tiny --samples 2', {'images', 'psnr'}),
         ('inversion --config cips:tiny --samples 2', {'images', 'psnr'}),
         ('artefacts --config cips:tiny --config cips:tiny,sine --samples 2', {'images'}),
@@ -109,7 +109,8 @@ def test_each_half_of_the_encoding_can_be_left_out(models):
     ],
 )
 def test_every_study_of_coordinates_writes_its_numbers_and_pictures(tmp_path, words, pictures, monkeypatch, capsys):
-    monkeypatch.setattr(resolution, 'STEPS', 10)
+    monkeypatch.setattr(resolution, 'STEPS', 3)
+    monkeypatch.setattr(resolution, 'GIVEN', ('scattered:0.25',))
     study = words.split()[0]
     assert main(['analyze', *words.split(), '--out', str(tmp_path)]) == 0
     names = {path.name for path in tmp_path.iterdir()}
