@@ -180,8 +180,8 @@ def extrapolation_study(models: dict[str, Model], count: int = 1000, folder: str
         for score in first[direction]:
             pictures[f'{score}_{direction}'] = line_chart(
                 f'{score} of windows moved {direction}',
-                {name: (DISTANCES, of[direction][score]) for name, of in found.items()},
-                'distance in frames', score,
+                {name: (DISTANCES, np.log10(np.maximum(of[direction][score], 1e-6))) for name, of in found.items()},
+                'distance in frames', f'log10 of {score}',
             )  # fmt: skip
     index, rows = np.arange(3), {}
     for name, (images, _) in asked.items():
