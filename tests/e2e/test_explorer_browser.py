@@ -203,7 +203,7 @@ def seen(model, state, shape):
     x, y = (((low + 0.5) * pitch, (low + side - 0.5) * pitch) for low, side in ((left, shape[1]), (top, shape[0])))
     grid = sampling.lazy_grid(*shape[:2], x=x, y=y, matrix=coords.rotate(math.radians(angle)))
     w = queries.styles(model, queries.style(state))
-    return to_uint8(sampling.render(model, w, grid))
+    return to_uint8(sampling.render(model, w[0], grid))
 
 
 def assert_shows(page, model, state):
