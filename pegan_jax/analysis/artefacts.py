@@ -13,7 +13,7 @@ from pegan_jax.pixels import as_floats
 from pegan_jax.sampling import Model, render
 
 FLOOR = 1 / 8  # of the sides, in cycles per side: lower frequencies are the picture itself
-PEAK = 10.0  # times its surroundings is a peak
+PEAK = 5.0  # times its surroundings is a peak
 AROUND = 9  # frequencies along a line through it that are its surroundings
 LINES = (np.eye(AROUND), np.eye(AROUND)[::-1], np.ones((1, AROUND)), np.ones((AROUND, 1)))
 
