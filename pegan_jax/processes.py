@@ -1,5 +1,7 @@
 """Several processes that act as one: what fails on one stops all, and all of them stop after the same step."""
 
+import hashlib
+import json
 import signal
 import threading
 from collections.abc import Callable
@@ -37,6 +39,49 @@ def together(action: Callable[[], Any], *, first_only: bool = False) -> Any:
     if error is not None:
         raise error
     return result
+
+
+def agree(settings: dict[str, Any]) -> None:
+    """All processes call it, with what must be equal among them. Raises: ConfigError on all, with what is not."""
+    if jax.process_count() == 1:
+        return
+    text = json.dumps(settings, default=str, sort_keys=True).encode()
+    digest = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(np.concatenate([np.int64([len(text)]).view(np.uint8), digest]))
+    if (digests == digests[0]).all():
+        return
+    longest = int(digests[:, :8].copy().view(np.int64).max())
+    padded = np.frombuffer(text.ljust(longest), np.uint8)
+    flat = [_flat(json.loads(row.tobytes())) for row in multihost_utils.process_allgather(padded)]
+    different = []
+    for name in sorted({name for one in flat for name in one}):
+        values = [one.get(name) for one in flat]
+        if any(value != values[0] for value in values):
+            other = next(i for i, value in enumerate(values) if value != values[0])
+            different.append(f'{name} is {values[0]!r} in process 0 and {values[other]!r} in process {other}')
+    raise ConfigError(
+        f'the {jax.process_count()} processes were not started alike: {"; ".join(different)}. Start all of them with '
+        'the same command.'
+    )
+
+
+def _flat(tree: Any, name: str = '') -> dict[str, Any]:
+    """{'train.batch_size': 8, ...}"""
+    if not isinstance(tree, dict):
+        return {name: tree}
+    return {
+        path: x for key, value in tree.items() for path, x in _flat(value, f'{name}.{key}' if name else key).items()
+    }
+
+
+def lost_peer(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that another process cannot be reached."""
+    signs = ('Gloo', 'UNAVAILABLE', 'heartbeat', 'Connection closed by peer', 'coordination service')
+    while error is not None:
+        if not isinstance(error, ConfigError) and any(sign in str(error) for sign in signs):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class StopSignal:

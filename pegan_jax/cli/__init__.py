@@ -27,6 +27,7 @@ from pegan_jax.cli import (
 )
 from pegan_jax.cli.interrupts import Interrupts
 from pegan_jax.files import of_bucket
+from pegan_jax.processes import lost_peer
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train.step import persistent_cache
 
@@ -120,6 +121,13 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt:  # of a run that has nothing to save yet; it was heard, see Interrupts
         return 130
     except Exception as error:
+        if getattr(args, 'distributed', None) is not None and not args.debug and lost_peer(error):
+            told = ' '.join(str(error).split())[:300]
+            print(
+                f'error: another process of this run has ended, or cannot be reached; start all of them again ({told}).',
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+            os._exit(1)  # JAX would wait for the others before it ends
         known = isinstance(error, UserError) or (isinstance(error, OSError) and error.filename)
         if args.debug or not (known or of_bucket(error)):
             raise

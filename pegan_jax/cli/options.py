@@ -20,6 +20,8 @@ from pegan_jax.pixels import as_image
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.weights.public import FILES
 
+HEARTBEAT = 30  # seconds after which a process that is not heard of counts as dead
+
 
 def path(text: str) -> Path:
     """A path on a disk, where ~ is the home folder, or in a bucket."""
@@ -141,7 +143,7 @@ def add_distributed(p: argparse.ArgumentParser) -> None:
 def join(args: argparse.Namespace) -> None:
     """Meets the other processes of `add_distributed`, if this is one of several. Raises: UserError for another form."""
     if args.distributed is not None:
-        jax.distributed.initialize(**_peers(args.distributed))
+        jax.distributed.initialize(**_peers(args.distributed), heartbeat_timeout_seconds=HEARTBEAT)
 
 
 def _peers(text: str) -> dict:

@@ -2,6 +2,8 @@
 
 import argparse
 
+import jax
+
 from pegan_jax import train
 from pegan_jax.cli import options
 from pegan_jax.config import ConfigError, load_config
@@ -24,15 +26,23 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--dry-run', action='store_true', help='print configuration, parameters, FLOPs and memory; do not train'
     )
+    p.add_argument(
+        '--topology', metavar='KIND:SHAPE',
+        help='with --dry-run: compile for a slice of TPUs that is not here, such as v5e:4x4; see docs/pods.md',
+    )  # fmt: skip
     options.add_distributed(p)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    if args.topology is not None:
+        if not args.dry_run or args.distributed is not None:
+            raise ConfigError(f'--topology {args.topology} goes with --dry-run alone: nothing can be trained there.')
+        jax.config.update('jax_platforms', 'cpu')  # this machine takes no part
     options.join(args)
     config = load_config(args.config, args.overrides)
     if args.dry_run:
-        print(dry_run(config))
+        print(dry_run(config, args.topology))
         return
     if args.workdir is None:
         raise ConfigError('--workdir is missing; name a folder for the run, such as --workdir runs/first.')

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import sys
 from typing import Any
 
@@ -15,8 +16,8 @@ from pegan_jax.settings import ConfigError, DataConfig
 
 logger = logging.getLogger(__name__)
 
-READ_THREADS = 4
-READ_AHEAD = 4  # batches
+READ_THREADS = min(16, max(4, os.cpu_count() or 4))  # each of them reads batches
+READ_AHEAD = READ_THREADS  # batches
 SUBSTITUTES = 16  # neighbours that are tried for an image that cannot be read
 
 

@@ -13,8 +13,9 @@ from pegan_jax.config import Config
 from pegan_jax.data import pipeline
 from pegan_jax.files import Path, as_path
 from pegan_jax.gan import GAN
-from pegan_jax.processes import StopSignal, together
+from pegan_jax.processes import StopSignal, agree, together
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
+from pegan_jax.train.feed import Feed
 from pegan_jax.train.log import RunLog
 from pegan_jax.train.metrics import Metrics
 from pegan_jax.train.pictures import Pictures
@@ -37,6 +38,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     Raises: ConfigError, ValueError for what cannot run; CheckpointError; NonFiniteError.
     """
     workdir, train, mesh = as_path(workdir), config.train, data_mesh()
+    agree({**configs.to_dict(config), 'workdir': str(workdir), 'jax': jax.__version__})
     step_options(train, mesh)  # before anything is computed
     persistent_cache(train.compilation_cache)
     gan = configs.system_module(config.system).build(config)
@@ -71,7 +73,9 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         runlog = stack.enter_context(
             contextlib.closing(RunLog(workdir, nimg + (total_steps - step) * train.batch_size, nimg, main))
         )
-        metrics, pictures = Metrics(checkpoints, runlog, train.batch_size), Pictures(gan, config, batches)
+        place = functools.partial(place_batch, backend=train.backend, mesh=mesh)
+        feed, running = stack.enter_context(contextlib.closing(Feed(data, place))), []
+        metrics, pictures = Metrics(checkpoints, runlog, feed, train.batch_size), Pictures(gan, config, batches)
         programs = Programs(gan, train, mesh, announce=metrics.paused)
         for line in (contents.told(), *(changes or ()), *lines):
             runlog.say(line)
@@ -111,8 +115,8 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
                     state = gan.enter(state, old, stage)
             program = programs.key(stage, step, nimg, total_steps)
             count = program[-1]
-            rows = tuple(place_batch(next(data), train.backend, mesh) for _ in range(count))
-            state, scalars = programs(program, state, rows)
+            state, scalars = programs(program, state, feed.take(count, running))
+            running = [scalars['finite']]
             step, nimg = step + count, nimg + count * train.batch_size
             metrics.add(step, nimg, scalars)
             runlog.progress(count * train.batch_size)

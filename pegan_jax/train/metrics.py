@@ -11,11 +11,15 @@ import numpy as np
 
 from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import Checkpoints
+from pegan_jax.train.feed import Feed
 from pegan_jax.train.log import RunLog
 from pegan_jax.train.state import TrainState
 from pegan_jax.train.step import NON_FINITE, SKIPPED
 
 log = logging.getLogger(__name__)
+
+
+SLOW = 0.1  # share of the time from which waiting for data is told
 
 
 class NonFiniteError(UserError):
@@ -25,9 +29,9 @@ class NonFiniteError(UserError):
 class Metrics:
     """Scalars of every step. They stay on the device until the log step after next, so that the host does not wait."""
 
-    def __init__(self, checkpoints: Checkpoints, runlog: RunLog, batch_size: int) -> None:
-        self._checkpoints, self._runlog, self._batch_size = checkpoints, runlog, batch_size
-        self._fresh, self._ready, self._ready_rate = [], [], 0.0
+    def __init__(self, checkpoints: Checkpoints, runlog: RunLog, feed: Feed, batch_size: int) -> None:
+        self._checkpoints, self._runlog, self._feed, self._batch_size = checkpoints, runlog, feed, batch_size
+        self._fresh, self._ready, self._ready_perf, self._slow_intervals = [], [], {}, 0
         self._since, self._bad_intervals, self._skipped = time.perf_counter(), 0, 0
 
     @contextlib.contextmanager
@@ -47,9 +51,13 @@ class Metrics:
 
     def report(self) -> None:
         """Logs the interval before the last one, whose steps are done by now."""
-        self._log(self._ready, self._ready_rate)
+        self._log(self._ready, self._ready_perf)
         now, steps = time.perf_counter(), sum(len(scalars['finite']) for *_, scalars in self._fresh)
-        self._ready, self._ready_rate = self._fresh, steps * self._batch_size / (now - self._since)
+        took, self._ready = now - self._since, self._fresh
+        self._ready_perf = {
+            'perf/images_per_second': steps * self._batch_size / took,
+            'perf/waiting_for_data': min(1.0, self._feed.idle() / took),
+        }
         self._fresh, self._since = [], now
 
     def flush(self) -> None:
@@ -62,7 +70,7 @@ class Metrics:
         if not _all_finite(state.params).item():
             raise NonFiniteError(self._message('a parameter', step))
 
-    def _log(self, steps: list, rate: float) -> None:
+    def _log(self, steps: list, perf: dict[str, float]) -> None:
         if not steps:
             return
         values = []
@@ -77,7 +85,17 @@ class Metrics:
         means = {name: float(np.mean([s[name] for s in values if name in s])) for name in names}
         self._check_skipped(values, steps[-1][0])
         self._warn_of_gradients(values, steps[-1][0])
-        self._runlog.scalars(steps[-1][0], steps[-1][1], {**means, 'perf/images_per_second': rate})
+        self._runlog.scalars(steps[-1][0], steps[-1][1], {**means, **perf})
+        self._tell_of_waiting(perf['perf/waiting_for_data'], steps[-1][0])
+
+    def _tell_of_waiting(self, share: float, step: int) -> None:
+        if share > SLOW:
+            self._slow_intervals += 1
+            if self._slow_intervals.bit_count() == 1:  # the first, second, fourth, eighth ...
+                self._runlog.say(
+                    f'waiting for data {100 * share:.0f} % of the time (to step {step}): reading images is slower '
+                    'than the step. Files of about the training size, a faster disk or more cores help.'
+                )
 
     def _check_skipped(self, values: list[dict], step: int) -> None:
         """Tells of steps with updates that were left out. Raises: NonFiniteError if these are all of several."""

@@ -1,7 +1,11 @@
 """What a run would be, without running it."""
 
 import functools
+import importlib.util
 import math
+import os
+import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax import config as configs
 from pegan_jax.config import Config
 from pegan_jax.gan import GAN, images_of, inputs_of
+from pegan_jax.settings import UserError
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import as_floats, compile_step, data_mesh, device_step, step_options
 
@@ -110,13 +116,60 @@ def layer_table(gan: GAN, config: Config, variables: dict) -> str:
     )
 
 
-def dry_run(config: Config) -> str:
+COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'collective-permute', 'all-to-all')
+_BITS = {'pred': 8, 'bf16': 16, 'f16': 16, 'f32': 32, 'f64': 64, 'c64': 64, 'c128': 128}
+
+
+def collectives(program: str) -> dict[str, tuple[int, int]]:
+    """{kind: (how many, bytes of their results)} of what devices exchange in a compiled program, as XLA prints it.
+
+    Of several in one operation, whose result is a tuple, bytes are those of all.
+    """
+    found = {}
+    for result, kind in re.findall(rf'= (\S.*?) ({"|".join(COLLECTIVES)})(?:-start)?\(', program):
+        count, size = found.get(kind, (0, 0))
+        for dtype, shape in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', result):
+            bits = _BITS.get(dtype) or int(re.sub(r'\D', '', dtype) or 32)
+            size += math.prod(int(n) for n in shape.split(',') if n) * bits // 8
+        found[kind] = (count + 1, size)
+    return found
+
+
+def described_devices(topology: str) -> list:
+    """Devices of a slice of TPUs, such as 'v5e:4x4', that programs can be compiled for and that are not here.
+
+    Raises: UserError without libtpu, or for a name that it does not know.
+    """
+    if importlib.util.find_spec('libtpu') is None:
+        raise UserError(
+            f"--topology {topology} needs TPU's compiler, which runs anywhere: pip install 'pegan_jax[tpu]'."
+        )
+    # Without these libtpu looks for a TPU and its neighbours, or for other processes that compile.
+    for name, value in {
+        'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
+        'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3',
+    }.items():  # fmt: skip
+        os.environ.setdefault(name, value)
+    try:
+        return topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
+    except Exception as error:  # of several types
+        raise UserError(
+            f'--topology {topology}: {str(error).splitlines()[0]}; write a kind and its shape, such as v5e:4x4, '
+            'v5p:2x2x4 or v6e:16x16.'
+        ) from None
+
+
+def dry_run(config: Config, topology: str | None = None) -> str:
     """The resolved configuration, parameter counts, FLOPs per image and a memory estimate, for the devices at hand.
 
     FLOPs are those of matmuls and convolutions in the step in which every update is due, and in sampling; memory is
     XLA's plan for that step, per device. The step is compiled, nothing is allocated or trained.
+
+    Args:
+      topology: a slice of TPUs to compile for in place of these devices, as of `described_devices`; then also what its
+        devices exchange in that step.
     """
-    train, mesh = config.train, data_mesh()
+    train, mesh = config.train, data_mesh(None if topology is None else described_devices(topology))
     options = step_options(train, mesh)
     gan = configs.system_module(config.system).build(config)
     state = jax.eval_shape(functools.partial(create_state, gan, train.seed))
@@ -135,7 +188,18 @@ def dry_run(config: Config) -> str:
         functools.partial(device_step, gan=gan, stage=stage, due=everything, seed=train.seed, **options), 'jit', mesh
     )
     traced = step.trace(abstract(state, P()), abstract(batch, P('data')))
-    memory = traced.lower().compile().memory_analysis()
+    lowered, begin = traced.lower(), time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        reason = ' '.join(str(error).split())[:300]
+        raise UserError(
+            f'the step does not fit into a device ({reason}). Make train.batch_size smaller, which is '
+            f'{train.batch_size} over {mesh.size} devices, or set train.accumulate or train.remat.'
+        ) from None
+    took, memory = time.perf_counter() - begin, compiled.memory_analysis()
     inputs = abstract_inputs(gan, config, 1)
     sampling = matmul_flops(jax.make_jaxpr(functools.partial(images_of, gan))(state.sampling, inputs))
     training = matmul_flops(traced.jaxpr) * mesh.size / train.batch_size
@@ -145,6 +209,12 @@ def dry_run(config: Config) -> str:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
+    exchanged = []
+    if mesh.size > 1:
+        exchanged = [
+            f'{kind:18} {number} in a step, {size / 2**20:,.2f} MiB'
+            for kind, (number, size) in collectives(compiled.as_text()).items()
+        ]
     return '\n'.join(
         [
             configs.to_json(config),
@@ -154,6 +224,9 @@ def dry_run(config: Config) -> str:
             f'parameters         generator {count["g"]:,}; discriminator {count.get("d", 0):,}',
             f'state              {total / 2**20:,.1f} MiB on every device and in a checkpoint',
             f'FLOPs per image    {sampling:.3e} sampling; {training:.3e} training',
+            f'FLOPs per device   {training * train.batch_size / mesh.size:.3e} for a training step',
             f'memory per device  {peak / 2**20:,.1f} MiB for a training step',
+            *exchanged,
+            f'compiled in        {took:.0f} s; nothing was run',
         ]
     )

@@ -155,6 +155,18 @@ def test_a_changed_object_is_noticed_and_set_aside(bucket, folder, uninterrupted
     assert steps_of(workdir / 'checkpoints') == [8]
 
 
+def test_a_run_may_be_copied_from_and_to_a_disk(bucket, folder, uninterrupted, tmp_path):
+    loop.run(settings(folder, 'total_kimg=0.032'), tmp_path / 'run')
+    there = files.as_path(f'{bucket}/runs/copied')
+    files.copy_below(tmp_path / 'run', there)
+    (there / 'checkpoints' / '4' / COMMITTED).write_text('')
+    assert load_sampling(there / 'checkpoints')[2] == 4
+    loop.run(settings(folder, 'total_kimg=0.064'), str(there))
+    files.copy_below(there, tmp_path / 'back')
+    state = loop.run(settings(folder), tmp_path / 'back')
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), uninterrupted)
+
+
 @pytest.fixture(scope='module')
 def data(bucket, folder):
     """Folders of images with labels, and a ZIP file of them, in the bucket."""

@@ -25,12 +25,12 @@ def folder(tmp_path_factory):
     return path
 
 
-def launch(folder, workdir, *overrides, env=(), peers=None):
+def launch(folder, workdir, *overrides, env=(), peers=None, only=None):
     """The command line in one process, or in two that know each other."""
     common = {**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent), **dict(env)}
     command = [sys.executable, '-m', 'pegan_jax', 'train', '--config', f'{toy.__file__}:{folder}', '--workdir', workdir]
     found = []
-    for i in range(1 if peers is None else 2):
+    for i in range(1 if peers is None else 2) if only is None else [only]:
         extra = [] if peers is None else [f'--distributed={peers},2,{i}']
         found.append(subprocess.Popen([*command, *overrides, *extra], env=common, stderr=subprocess.PIPE, text=True))
     return found
@@ -66,6 +66,36 @@ def test_an_error_of_the_first_process_alone_ends_the_others_with_its_words(fold
     assert [p.returncode for p in processes] == [1, 1]
     assert 'holds a run of another model' in errors[0]
     assert 'process 0 of 2:' in errors[1] and 'holds a run of another model' in errors[1]
+
+
+def test_settings_that_differ_end_all_processes_with_the_fields(folder, tmp_path):
+    peers = address()
+    processes = launch(folder, tmp_path, '--config.train.batch_size=8', peers=peers, only=0)
+    processes += launch(
+        folder, tmp_path, '--config.train.batch_size=16', '--config.optim.g_lr=0.5', peers=peers, only=1
+    )
+    errors = [p.communicate(timeout=60)[1] for p in processes]
+    assert [p.returncode for p in processes] == [1, 1], errors
+    for told in errors:
+        assert 'the 2 processes were not started alike' in told
+        assert 'train.batch_size is 8 in process 0 and 16 in process 1' in told and 'optim.g_lr is' in told
+    assert not (tmp_path / 'config.json').exists()
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_process_that_dies_ends_the_other_within_a_minute(folder, tmp_path, victim):
+    processes = launch(folder, tmp_path, '--config.train.total_kimg=1e6', '--config.train.log_every=5', peers=address())
+    log, end = tmp_path / 'metrics.jsonl', time.time() + 100
+    while not (log.is_file() and log.stat().st_size):
+        assert all(p.poll() is None for p in processes) and time.time() < end, [p.communicate()[1] for p in processes]
+        time.sleep(0.05)
+    processes[victim].kill()
+    begin = time.time()
+    _, errors = processes[1 - victim].communicate(timeout=90)
+    took = time.time() - begin
+    assert processes[1 - victim].returncode not in (0, None) and took < 60, (took, errors[-3000:])
+    # Either finds it first: this program in what it exchanges with the others, or JAX by its heartbeat.
+    assert 'another process of this run has ended' in errors or 'another task died' in errors, errors[-3000:]
 
 
 def test_scores_of_two_processes_are_those_of_one(folder, tmp_path):

@@ -1,10 +1,13 @@
 """What the trainer says of the scalars of its steps."""
 
 import logging
+import time
 import types
 
 import numpy as np
+import pytest
 
+from pegan_jax.train.feed import Feed
 from pegan_jax.train.metrics import Metrics
 
 
@@ -12,7 +15,7 @@ def report(*intervals):
     """Logs intervals of steps, each with the numbers of entries that were not finite; the scalars that were logged."""
     logged = []
     runlog = types.SimpleNamespace(scalars=lambda step, nimg, values: logged.append(values))
-    metrics = Metrics(None, runlog, 4)
+    metrics = Metrics(None, runlog, types.SimpleNamespace(idle=lambda: 0.0), 4)
     for k, counts in enumerate(intervals):
         for i, count in enumerate(counts):
             scalars = {'finite': np.ones(1), 'gradients/non_finite_d': np.array([count]), 'loss/d': np.array([1.0 + i])}
@@ -31,3 +34,41 @@ def test_gradients_that_are_not_finite_are_counted_and_told_when_they_persist(ca
         report(*[[3, 5, 1]] * 5)
     assert len(caplog.records) == 3  # the first, the second and the fourth of five
     assert 'not finite' in caplog.text and 'all of the last 3 steps' in caplog.text and 'optim.d_lr' in caplog.text
+
+
+def test_batches_come_in_order_and_time_counts_only_while_devices_stand_still():
+    slow = iter([{'n': i} for i in range(6)])
+
+    class Array:
+        """Ready after a while."""
+
+        def __init__(self, after):
+            self.at = time.perf_counter() + after
+
+        def is_ready(self):
+            return time.perf_counter() >= self.at
+
+    def place(batch):
+        time.sleep(0.1)
+        return batch
+
+    feed = Feed(slow, place)
+    assert feed.take(1, []) == ({'n': 0},) and feed.idle() == 0  # before the first step nothing is late
+    assert feed.take(1, [Array(0)]) == ({'n': 1},) and 0.05 < feed.idle() < 0.2
+    assert feed.take(2, [Array(10)]) == ({'n': 2}, {'n': 3}) and feed.idle() == 0  # the step takes longer
+    time.sleep(0.3)
+    assert feed.take(2, [Array(0)]) == ({'n': 4}, {'n': 5}) and feed.idle() < 0.01  # they are there already
+    with pytest.raises(RuntimeError, match='StopIteration'):
+        feed.take(1, [])
+    feed.close()
+
+
+def test_an_input_that_is_too_slow_is_told():
+    said = []
+    runlog = types.SimpleNamespace(scalars=lambda *_: None, say=said.append)
+    metrics = Metrics(None, runlog, types.SimpleNamespace(idle=lambda: 1e9), 4)
+    for step in range(5):
+        metrics.add(step, 0, {'finite': np.ones(1)})
+        metrics.report()
+    metrics.flush()
+    assert len(said) == 3 and said[0].startswith('waiting for data 100 % of the time (to step 0)')
