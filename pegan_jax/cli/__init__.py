@@ -124,7 +124,7 @@ def _run(argv: list[str]) -> int:
         if getattr(args, 'distributed', None) is not None and not args.debug and lost_peer(error):
             told = ' '.join(str(error).split())[:300]
             print(
-                f'error: another process of this run has ended, or cannot be reached; start all of them again ({told}).',
+                f'error: another process of this run has ended or cannot be reached; start all of them again ({told}).',
                 file=sys.stderr, flush=True,
             )  # fmt: skip
             os._exit(1)  # JAX would wait for the others before it ends

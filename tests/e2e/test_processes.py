@@ -82,6 +82,7 @@ def test_settings_that_differ_end_all_processes_with_the_fields(folder, tmp_path
     assert not (tmp_path / 'config.json').exists()
 
 
+@pytest.mark.slow  # it takes as long as a heartbeat
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_process_that_dies_ends_the_other_within_a_minute(folder, tmp_path, victim):
     processes = launch(folder, tmp_path, '--config.train.total_kimg=1e6', '--config.train.log_every=5', peers=address())

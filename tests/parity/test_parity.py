@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from compare import assert_close, bound, entry, load
 
+LONG = {'generator_r_64_full', 'loss_sg2', 'loss_sg3', 'train_loop_csg'}  # each takes as long as twenty others
 DEFAULT = pathlib.Path(__file__).parent.parent / 'fixtures'
 
 # Of a module that needs a package which is not there, every file fails; the other modules' files are still compared.
@@ -35,7 +36,8 @@ def fixture_files(config):
 def pytest_generate_tests(metafunc):
     if 'path' in metafunc.fixturenames:
         files = fixture_files(metafunc.config)
-        metafunc.parametrize('path', files, ids=[f'{p.parent.name}/{p.stem}' for p in files])
+        marks = {path: [pytest.mark.slow] if path.stem in LONG else [] for path in files}
+        metafunc.parametrize('path', [pytest.param(p, marks=marks[p], id=f'{p.parent.name}/{p.stem}') for p in files])
 
 
 def test_numbers_of_the_public_implementation(path):
