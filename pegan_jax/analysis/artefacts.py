@@ -73,11 +73,12 @@ def artefact_study(models: dict[str, Model], count: int = 32, seed: int = 0) -> 
             'twice as fine, Lanczos': reduced(finer, 2),
         }
         energy = {'real': narrow_band_energy(real), **{kind: narrow_band_energy(x) for kind, x in kinds.items()}}
+        # Relative to frequency 0, which is no measure of images about 0.
+        curves = {kind: radial_power(x + 1).mean(0) for kind, x in {'real': real, **kinds}.items()}
         numbers[name] = {
             'narrow-band energy': {kind: rounded(np.mean(x)) for kind, x in energy.items()},
             'log-power distance to real images, dB': {
-                kind: rounded(spectral_distance(radial_power(real).mean(0), radial_power(x).mean(0)))
-                for kind, x in kinds.items()
+                kind: rounded(spectral_distance(curves['real'], curves[kind])) for kind in kinds
             },
             'power beyond the size of training': rounded(_beyond(finer)),
         }
