@@ -42,6 +42,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     step_options(train, mesh)  # before anything is computed
     persistent_cache(train.compilation_cache)
     gan = configs.system_module(config.system).build(config)
+    own_steps = None if gan.num_steps is None else gan.num_steps()  # which may read the data: before anything is written
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(locked(workdir)), first_only=True)
         together(lambda: check_config(workdir, config), first_only=True)
@@ -56,7 +57,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         state, launched, lines = _first_state(gan, config, mesh, checkpoints)
         step, nimg = int(state.step), int(state.nimg)
         # Images count, not steps: of earlier launches these may have had other batches.
-        total_steps = step + train.steps_for(train.total_images - nimg) if gan.num_steps is None else gan.num_steps()
+        total_steps = step + train.steps_for(train.total_images - nimg) if own_steps is None else own_steps
         together(lambda: write(workdir, config, contents), first_only=True)
         batches = functools.partial(pipeline.batches, source, config.data, seed=config.train.seed)
         data = stack.enter_context(
