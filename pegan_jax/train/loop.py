@@ -42,7 +42,8 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     step_options(train, mesh)  # before anything is computed
     persistent_cache(train.compilation_cache)
     gan = configs.system_module(config.system).build(config)
-    own_steps = None if gan.num_steps is None else gan.num_steps()  # which may read the data: before anything is written
+    # It may read the data: before anything is written.
+    own_steps = None if gan.num_steps is None else gan.num_steps()
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(locked(workdir)), first_only=True)
         together(lambda: check_config(workdir, config), first_only=True)
