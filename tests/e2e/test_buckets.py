@@ -155,6 +155,7 @@ def test_a_changed_object_is_noticed_and_set_aside(bucket, folder, uninterrupted
     assert steps_of(workdir / 'checkpoints') == [8]
 
 
+@pytest.mark.slow
 def test_a_run_may_be_copied_from_and_to_a_disk(bucket, folder, uninterrupted, tmp_path):
     loop.run(settings(folder, 'total_kimg=0.032'), tmp_path / 'run')
     there = files.as_path(f'{bucket}/runs/copied')
