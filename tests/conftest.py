@@ -38,6 +38,15 @@ def pytest_addoption(parser):
     group.addoption('--fixtures', dest='golden', help='folder of golden .npz files, one sub-folder per system')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def bounded_memory():
+    """Where a process holds more than 4 GiB, programs of files that are finished go; the cache on the disk keeps them."""
+    yield
+    statm = pathlib.Path('/proc/self/statm')
+    if statm.is_file() and int(statm.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') > 4 * 2**30:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope='session', autouse=True)
 def temporary_folder(tmp_path_factory):
     """What libraries and child processes leave in the folder for temporary files goes with pytest's own."""

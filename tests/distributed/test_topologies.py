@@ -65,7 +65,7 @@ def test_a_device_of_a_larger_slice_needs_no_more_and_exchanges_as_much(tmp_path
 
 
 @needs_libtpu
-@pytest.mark.slow
+@pytest.mark.hand  # minutes for every system
 @pytest.mark.parametrize('system', SYSTEMS)
 def test_every_system_compiles_for_a_slice_and_moves_its_gradients_once(tmp_path, system):
     status, text, numbers = dry_run(tmp_path, system, 'v5e:2x4', 'train.batch_size=8')

@@ -83,7 +83,7 @@ def test_settings_that_differ_end_all_processes_with_the_fields(folder, tmp_path
 
 
 @pytest.mark.slow  # it takes as long as a heartbeat
-@pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize('victim', [0, 1])
 def test_a_process_that_dies_ends_the_other_within_a_minute(folder, tmp_path, victim):
     processes = launch(folder, tmp_path, '--config.train.total_kimg=1e6', '--config.train.log_every=5', peers=address())
     log, end = tmp_path / 'metrics.jsonl', time.time() + 100
