@@ -40,7 +40,7 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope='module', autouse=True)
 def bounded_memory():
-    """Where a process holds more than 4 GiB, programs of files that are finished go; the cache on the disk keeps them."""
+    """Programs of finished files go where a process holds more than 4 GiB; the cache on the disk keeps them."""
     yield
     statm = pathlib.Path('/proc/self/statm')
     if statm.is_file() and int(statm.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') > 4 * 2**30:
