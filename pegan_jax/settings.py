@@ -28,6 +28,8 @@ class ConfigError(UserError):
 class DataConfig:
     """Where images come from. `image` or `folder`, when set, is read instead of `tfds`.
 
+    Paths are on a disk, where `~` is the home folder, or in a bucket, gs:// or s3://.
+
     tfds: name of a TFDS dataset prepared as ArrayRecord, or 'worlds', which is prepared on first use.
     folder: path of a folder of images, searched recursively, or of a ZIP file of images that are not compressed again.
     image: path of one image.
