@@ -131,7 +131,8 @@ def command(model: Model, name: str, wanted: Style, where: Place) -> dict[str, s
     cli = None
     if wanted.to is None:
         size = '' if where.size is None else f' --size {where.size[0]}x{where.size[1]}'
-        motion = f' --rotate {where.angle:g} --translate={where.x:g},{where.y:g}' if moved else ''
+        motion = f' --rotate {where.angle:g}' if moved and where.angle else ''
+        motion += f' --translate={where.x:g},{where.y:g}' if moved and (where.x, where.y) != (0, 0) else ''
         cli = (
             f'python -m pegan_jax sample --model {name} --seeds {wanted.seed}{size}{motion}'
             f'{queries.style_options(wanted)} --out image.png'
@@ -157,5 +158,13 @@ def command(model: Model, name: str, wanted: Style, where: Place) -> dict[str, s
 
 def describe(model: Model) -> dict:
     """What the page has to know of a model with a canvas."""
-    options = model.sampler.options
-    return {'sized': model.sampler.view is not None, 'moved': 'transform' in options}
+    moved = 'transform' in model.sampler.options
+    return {'sized': model.sampler.view is not None, 'moved': moved, 'turned': moved and _turns(model)}
+
+
+def _turns(model: Model) -> bool:
+    try:
+        model.sampler.view(None, coords.rotate(0.1))
+    except UserError:  # of a system that only moves, such as creps
+        return False
+    return True

@@ -8,6 +8,7 @@ rotate(angle) (x + pitch j, y + pitch i), so that what is seen at an angle is co
 import functools
 import io
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from pegan_jax import sampling
 from pegan_jax.explorer import queries
 from pegan_jax.explorer.queries import Query, Style
 from pegan_jax.files import Path
+from pegan_jax.gan import Sampler
 from pegan_jax.pixels import as_image, to_uint8
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
@@ -84,6 +86,13 @@ def tile(model: Model, wanted: Style, place: View) -> bytes:
     """A tile as PNG. Raises: UserError as `queries.styles`."""
     image = sampling.render(model, queries.styles(model, wanted)[0], points(model, place), chunk=SIDE * SIDE)
     return png(to_uint8(image))
+
+
+def prepare(models: Sequence[Model]) -> None:
+    """Makes a tile of every model that has a map and no labels, so that their programs are at hand."""
+    for model in models:
+        if isinstance(model.gan.sampler, Sampler) and model.gan.sampler.pixelwise and not model.gan.c_dim:
+            tile(model, Style(0), View(-1.0, -1.0, 2 / SIDE, 0.0, SIDE, SIDE))
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import uvicorn
 
+from pegan_jax.explorer import maps
 from pegan_jax.explorer.page import LOOPBACK, page
 from pegan_jax.sampling import Model, load
 from pegan_jax.settings import UserError
@@ -29,6 +30,8 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _server(models: Mapping[str, Model], token: str | None, embedded: bool) -> uvicorn.Server:
+    # Programs are compiled, or read from the cache, while a browser starts.
+    threading.Thread(target=maps.prepare, args=(list(models.values()),), daemon=True).start()
     app = page(models, token=token, embedded=embedded)
     return uvicorn.Server(uvicorn.Config(app, log_level='warning', access_log=False, timeout_graceful_shutdown=1))
 

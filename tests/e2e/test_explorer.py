@@ -73,7 +73,9 @@ def test_the_page_has_its_files_and_says_what_it_knows_of_models(client):
     found = client.get('/api/models').json()
     assert [model['view'] for model in found] == ['map', 'canvas', 'photo', 'canvas', 'photo']
     assert found[CIPS]['frame'] == [1, 1] and found[CIPS]['layers'] == 10
-    assert found[STYLEGAN3]['moved'] and not found[DCGAN]['moved'] and found[DCGAN]['sized']
+    assert (
+        found[STYLEGAN3]['moved'] and found[STYLEGAN3]['turned'] and not found[DCGAN]['moved'] and found[DCGAN]['sized']
+    )
     assert found[DEEPFILL]['guided'] and found[DEEPFILL]['attention'] and not found[PCONV]['attention']
 
 
@@ -253,6 +255,11 @@ def test_a_canvas_is_moved_as_sample_moves_it(client, models, tmp_path, monkeypa
     cli = ask(client, 'command', **place).json()['cli']
     assert '--seeds 4 --size 24x32 --rotate 20 --translate=0.25,-0.125 --truncation-psi 0.9' in cli
     assert 'dcgan moves nothing' in refusal(ask(client, 'picture', model=DCGAN, dx=0.5))
+
+
+def test_a_system_that_moves_but_does_not_turn_says_so():
+    found = canvas.describe(untrained('creps:tiny'))
+    assert found == {'sized': True, 'moved': True, 'turned': False}
 
 
 def test_layers_are_those_that_the_network_computes(client, models):

@@ -405,7 +405,7 @@ def test_a_mask_and_a_sketch_are_drawn_and_filled_as_the_library_fills_them(page
     choose(page, photo)
     page.fill('size', 12)
     width, height = page.pixels().shape[1::-1]
-    middle = (width // 2, height // 2 - 25)
+    middle = (width // 2, height // 2 - 62)
     page.drag([(middle[0] - 80, middle[1]), (middle[0], middle[1] + 20), (middle[0] + 80, middle[1])])
     page.drag([(20, 20), (40, 40)])
     page.click('undo')
@@ -437,7 +437,7 @@ def test_the_slider_parts_before_and_after_and_results_stand_side_by_side(page, 
     choose(page, photo)
     page.fill('size', 30)
     width, height = page.pixels().shape[1::-1]
-    middle = (width // 2, height // 2 - 25)
+    middle = (width // 2, height // 2 - 62)
     page.drag([(middle[0] - 40, middle[1]), (middle[0] + 40, middle[1])])
     page.click('flow', 'role')
     page.click('biharmonic', 'filler')

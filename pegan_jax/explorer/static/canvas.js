@@ -32,6 +32,7 @@ export class CanvasView {
     this.place = {dx: Number(state.dx) || 0, dy: Number(state.dy) || 0, angle: Number(state.angle) || 0};
     $(this.root, 'sizes').hidden = !model.sized;
     $(this.root, 'moves').hidden = !model.moved;
+    for (const role of ['turns', 'turns-hint']) $(this.root, role).hidden = !model.turned;
     $(this.root, 'height').value = state.height ?? model.size[0];
     $(this.root, 'width').value = state.width ?? model.size[1];
     this.style.begin(model, state);
@@ -121,12 +122,16 @@ export class CanvasView {
       context.beginPath();
       context.moveTo(x - 8, y); context.lineTo(x + 8, y);
       context.moveTo(x, y - 8); context.lineTo(x, y + 8);
-      context.moveTo(x, y); context.lineTo(...tip);
+      if (this.model.turned) {
+        context.moveTo(x, y); context.lineTo(...tip);
+      }
       context.stroke();
+      if (!this.model.turned) continue;
       context.beginPath();
       context.arc(...tip, HANDLE, 0, 2 * Math.PI);
       context.stroke();
     }
+    if (!this.model.turned) return;
     context.fillStyle = '#6aa5ff';
     context.fill();
   }
@@ -140,7 +145,7 @@ export class CanvasView {
       canvas.classList.add('busy');
       const {x, y, tip} = this.handle(), {left, top} = canvas.getBoundingClientRect();
       const [px, py] = [event.clientX - left, event.clientY - top];
-      grip = Math.hypot(px - tip[0], py - tip[1]) < 2 * HANDLE ? {turns: true, x, y} : {px, py};
+      grip = this.model.turned && Math.hypot(px - tip[0], py - tip[1]) < 2 * HANDLE ? {turns: true, x, y} : {px, py};
     });
     canvas.addEventListener('pointermove', event => {
       if (!grip) return;
@@ -183,11 +188,13 @@ export class CanvasView {
   async layers() {
     const rows = await (await ask('layers', this.params)).json();
     const table = $(this.root, 'table');
-    table.innerHTML = '<thead><tr><th>layer</th><th>size</th><th>mean</th><th>deviation</th></tr></thead><tbody></tbody>';
+    table.innerHTML = '<thead><tr><th>layer</th><th>size</th><th>mean</th><th title="standard deviation">std</th></tr></thead><tbody></tbody>';
+    const [top] = rows[0].name.split('/', 1);
+    const common = rows.every(row => row.name === 'image' || row.name.startsWith(`${top}/`)) ? top.length + 1 : 0;
     for (const {name, shape, mean, std} of rows) {
       const row = table.tBodies[0].insertRow();
       row.dataset.layer = name;
-      row.insertCell().textContent = name;
+      row.insertCell().textContent = name === 'image' ? name : name.slice(common);
       row.cells[0].title = name;
       row.insertCell().textContent = `${shape[1]}×${shape[0]}×${shape[2]}`;
       row.insertCell().textContent = mean.toFixed(3);

@@ -3,6 +3,7 @@
 import {$, ask, copy, download, failed, tell} from './page.js';
 
 const TINT = '#ff5a4f';
+const STRIP = 124;  // CSS pixels at the bottom, for small pictures of results
 const KEYS = {b: 'brush', e: 'eraser', p: 'pen', h: 'hand'};
 
 function layer(width, height) {
@@ -207,8 +208,8 @@ export class PhotoView {
 
   fit() {
     const {width, height} = this.canvas;
-    const scale = Math.min((width - 24) / this.image.width, (height - 80) / this.image.height, 8);
-    this.at = {scale, x: (width - this.image.width * scale) / 2, y: (height - 50 - this.image.height * scale) / 2};
+    const free = height - STRIP, scale = Math.min((width - 24) / this.image.width, (free - 24) / this.image.height, 8);
+    this.at = {scale, x: (width - this.image.width * scale) / 2, y: (free - this.image.height * scale) / 2};
   }
 
   resize() {
@@ -372,9 +373,10 @@ export class PhotoView {
     if (!chosen.length) return tell('Choose what shall fill: a model, or the biharmonic baseline.');
     const flow = $(this.root, 'flow').checked;
     const jobs = chosen.flatMap(filler => flow && filler.attention ? [[filler, ''], [filler, '1']] : [[filler, '']]);
-    const body = await this.planes();
+    this.running = chosen[0].name;
     this.forget();
     try {
+      const body = await this.planes();
       for (const [filler, flow] of jobs) {
         this.running = flow ? `attention of ${filler.name}` : filler.name;
         this.refresh();
