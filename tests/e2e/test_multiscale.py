@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((loop, 'place_batch'), (programs, 'compile_step')):
             function = getattr(module, name)
-            patch.setattr(module, name, lambda *a, f=function, name=name: (events.append(name), f(*a))[1])
+            patch.setattr(module, name, lambda *a, f=function, name=name, **k: (events.append(name), f(*a, **k))[1])
         straight = run(config, folder / 'straight')
     shutil.copytree(folder / 'straight', folder / 'again')
     (folder / 'again' / 'checkpoints' / str(STEPS)).rename(folder / 'last')  # as if it had been stopped at step 2
@@ -52,7 +52,10 @@ def test_a_run_of_several_scales_goes_on_exactly(trained):
 
 def test_every_program_is_compiled_before_the_first_step(trained):
     _, events, _, _ = trained
-    assert events == ['place_batch', *['compile_step'] * 2, *['place_batch'] * (STEPS - 1)]
+    first = events.index('compile_step')
+    # A batch is placed ahead of the step that takes the one before.
+    assert first <= 2 and events[first : first + 2] == ['compile_step'] * 2 == [e for e in events if e[0] == 'c']
+    assert STEPS <= events.count('place_batch') <= STEPS + 1
 
 
 def test_one_set_of_weights_makes_images_of_many_sizes(trained):
