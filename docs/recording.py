@@ -21,7 +21,7 @@ from PIL import Image
 from selenium import webdriver
 
 SIZE = (1000, 625)  # of the page
-SHOWN = (720, 450)  # of the GIF
+SHOWN = (680, 425)  # of the GIF
 STRIP = 124  # pixels under a photograph, for small pictures of results
 BEFORE, AFTER, LAST = 90, 700, 1800  # milliseconds: of a frame of a motion, at its end, at the end of a scene
 FLAGS = (
@@ -101,9 +101,9 @@ def look_around(page: Recorder) -> None:
     page.ready()
     page.frame(AFTER)
     page.move(WHEEL.format(100, 340, 290), 6)
-    page.move(KEY.format('['), 5)
-    page.move(KEY.format(']'), 5)
-    page.move(WHEEL.format(-100, 330, 260), 16, LAST)
+    page.move(KEY.format('['), 4)
+    page.move(KEY.format(']'), 4)
+    page.move(WHEEL.format(-100, 378, 292), 12, LAST)
     page.click('[data-do="home"]')
     page.ready()
     page.set('to', 7)
@@ -128,6 +128,7 @@ def stroke(page: Recorder, points: list[tuple[float, float]], record: bool) -> N
     scale = min((box['width'] - 24) / width, (free - 24) / height, 8)
     left, top = box['x'] + (box['width'] - width * scale) / 2, box['y'] + (free - height * scale) / 2
     places = [(left + x * width * scale, top + y * height * scale) for x, y in points]
+    page.set('size', round(width / 14))
     page.mouse('Pressed', *places[0])
     for place in places:
         page.mouse('Moved', *place)
