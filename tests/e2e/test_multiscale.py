@@ -52,9 +52,9 @@ def test_a_run_of_several_scales_goes_on_exactly(trained):
 
 def test_every_program_is_compiled_before_the_first_step(trained):
     _, events, _, _ = trained
-    first = events.index('compile_step')
-    # A batch is placed ahead of the step that takes the one before.
-    assert first <= 2 and events[first : first + 2] == ['compile_step'] * 2 == [e for e in events if e[0] == 'c']
+    # Before the first step two batches are placed at most, by a thread: its own, and the one ahead.
+    last = len(events) - 1 - events[::-1].index('compile_step')
+    assert events.count('compile_step') == 2 and events[:last].count('place_batch') <= 2
     assert STEPS <= events.count('place_batch') <= STEPS + 1
 
 
