@@ -21,7 +21,7 @@ from PIL import Image
 from selenium import webdriver
 
 SIZE = (1000, 625)  # of the page
-SHOWN = (680, 425)  # of the GIF
+SHOWN = (480, 300)  # of the GIF
 STRIP = 124  # pixels under a photograph, for small pictures of results
 BEFORE, AFTER, LAST = 90, 700, 1800  # milliseconds: of a frame of a motion, at its end, at the end of a scene
 FLAGS = (
@@ -84,8 +84,8 @@ class Recorder:
         self.js(f"document.querySelector('main:not([hidden]) {what}').click()")
 
     def save(self, path: pathlib.Path) -> None:
-        first = self.frames[0].quantize(128, dither=Image.Dither.NONE)
-        rest = [frame.quantize(128, dither=Image.Dither.NONE) for frame in self.frames[1:]]
+        first = self.frames[0].quantize(64, dither=Image.Dither.NONE)
+        rest = [frame.quantize(64, dither=Image.Dither.NONE) for frame in self.frames[1:]]
         first.save(path, save_all=True, append_images=rest, duration=self.times, loop=0, optimize=True)
 
 

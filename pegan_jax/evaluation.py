@@ -33,7 +33,6 @@ from pegan_jax.weights import perceptual
 METRICS = tuple(measures.DEFINITIONS)  # of completions
 LPIPS = {'lpips': 'learned perceptual distance of the whole image, on VGG-16 (Zhang et al. 2018)'}
 KINDS = ('box', 'brush', 'union')
-HELD_OUT = 1_000_000  # the first of the worlds that evaluations use; training takes them from 0 on
 
 
 class Case(NamedTuple):
@@ -75,12 +74,12 @@ def data_of(name: str, data: DataConfig) -> DataConfig:
 def read_images(data: DataConfig, count: int) -> np.ndarray:
     """The first `count` images of a data set, cropped to the middle, or as many as there are: uint8 [N, H, W, C].
 
-    The procedural worlds are those from HELD_OUT on, which no training sees.
+    The procedural worlds are those from `REAL_WORLDS` of `scoring.images` on, which no training sees.
 
     Raises: ConfigError as `pipeline.open_source`.
     """
-    if data.tfds == 'worlds' and data.folder is None and data.image is None:
-        seeds = [np.arange(i, i + 1, dtype=np.int32) for i in range(HELD_OUT, HELD_OUT + count)]
+    if sets.is_worlds(data):
+        seeds = [np.arange(i, i + 1, dtype=np.int32) for i in range(sets.REAL_WORLDS, sets.REAL_WORLDS + count)]
         drawn = np.concatenate([to_uint8(worlds.render_world(seed, *data.size)) for seed in seeds])
         return with_channels(drawn, data.channels)
     with tempfile.TemporaryDirectory() as folder:

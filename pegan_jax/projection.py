@@ -246,7 +246,7 @@ def observe(model: Model, image: np.ndarray, given: str | np.ndarray, seed: int 
     return Observed(grid.at(index[chosen])[:, None], image[chosen], chosen)
 
 
-def seen(observed: Observed) -> np.ndarray:
+def picture_of(observed: Observed) -> np.ndarray:
     """A picture of what is given, uint8 [H, W, C]: other pixels are grey, blocks have their means."""
     size, samples = observed.pixels.shape, observed.points.shape[1]
     colours = to_uint8(observed.colours)

@@ -6,7 +6,6 @@ that was stopped is balanced; a later call goes on, also with more seeds or a la
 
 import fnmatch
 import json
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,9 +16,10 @@ from pegan_jax import train
 from pegan_jax.analysis import drawing
 from pegan_jax.config import Config, load_config
 from pegan_jax.evaluation import score_model
-from pegan_jax.metrics.names import HIGHER_IS_BETTER, parse_all
+from pegan_jax.files import Path
+from pegan_jax.metrics.names import HIGHER_IS_BETTER, Score, parse_all
 from pegan_jax.pixels import to_uint8, with_channels
-from pegan_jax.sampling import load, sample
+from pegan_jax.sampling import Model, load, sample
 from pegan_jax.scoring import record
 from pegan_jax.scoring.scores import scorer_of
 from pegan_jax.settings import UserError
@@ -164,7 +164,7 @@ def configuration(plan: Plan, setting: str, cell: str, seed: int, kimg: float) -
 
 def run(
     plan: Plan,
-    out: pathlib.Path,
+    out: Path,
     *,
     setting: str,
     cells: Sequence[str],
@@ -199,7 +199,7 @@ def run(
     return True
 
 
-def _has(model: Any, score: Any) -> bool:
+def _has(model: Model, score: Score) -> bool:
     """Whether a score of moved coordinates is one of a model: it is left empty where there are none to move."""
     return score.kind not in ('eqt', 'eqr') or 'transform' in model.sampler.options
 
@@ -209,7 +209,7 @@ def slug(cell: str) -> str:
     return '-'.join(''.join(c if c.isalnum() else ' ' for c in cell.lower()).split())
 
 
-def results(out: pathlib.Path) -> list[dict[str, Any]]:
+def results(out: Path) -> list[dict[str, Any]]:
     """Rows of OUT/results.jsonl, oldest first."""
     path = out / 'results.jsonl'
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -245,7 +245,7 @@ def _cell(values: list[float] | None) -> str:
     return f'{np.mean(values):.4g}{spread}'
 
 
-def report(plan: Plan, out: pathlib.Path, kimg: float) -> list[pathlib.Path]:
+def report(plan: Plan, out: Path, kimg: float) -> list[Path]:
     """Writes the table, a chart of every score, and images of the same latents by every cell's first seed.
 
     Returns: their paths. Raises: UserError where nothing is trained for so long.

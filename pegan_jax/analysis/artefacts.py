@@ -4,8 +4,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, picture_table, rounded
-from pegan_jax.analysis.noise import as_picture
+from pegan_jax.analysis.drawing import SEQUENTIAL, Study, as_picture, coloured, picture_table, rounded
 from pegan_jax.analysis.resolution import cell_grid, require_coordinates
 from pegan_jax.evaluation import read_images
 from pegan_jax.metrics.spectra import GREY, radial_power, spectral_distance
@@ -84,7 +83,7 @@ def artefact_study(models: dict[str, Model], count: int = 32, seed: int = 0) -> 
         }
         worst = int(energy['one sample per pixel'].argmax())
         plain = kinds['one sample per pixel'][worst]
-        row = [(f'{kind}'[:22], as_picture(x[worst])) for kind, x in kinds.items()]
+        row = [(kind[:22], as_picture(x[worst])) for kind, x in kinds.items()]
         for kind in list(kinds)[1:]:
             row.append((f'- {kind}'[:22], as_picture(np.clip(8 * (plain - kinds[kind][worst]), -1, 1))))
         for kind, x in (

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pegan_jax.files import Path, as_path, whole
-from pegan_jax.pixels import as_image
+from pegan_jax.pixels import as_image, to_uint8
 
 SEQUENTIAL = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 DIVERGING = ((33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130), (178, 24, 43))
@@ -23,6 +23,11 @@ def coloured(x: np.ndarray, low: float, high: float, ramp: tuple = SEQUENTIAL) -
     stops = np.linspace(0, 1, len(ramp))
     rgb = np.stack([np.interp(np.nan_to_num(t), stops, [c[i] for c in ramp]) for i in range(3)], -1)
     return np.where(np.isnan(x)[..., None], 160, rgb.round()).astype(np.uint8)
+
+
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """[H, W, C] in [-1, 1] -> uint8 [H, W, 3]; of four channels the first three."""
+    return np.broadcast_to(to_uint8(image[..., :3]), (*image.shape[:2], 3))
 
 
 def picture_table(

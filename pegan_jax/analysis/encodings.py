@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import coords, encodings
-from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, line_chart, picture_table, rounded
-from pegan_jax.analysis.noise import as_picture
+from pegan_jax.analysis.drawing import SEQUENTIAL, Study, as_picture, coloured, line_chart, picture_table, rounded
 from pegan_jax.metrics.spectra import radial_curve
 from pegan_jax.models import cips
 from pegan_jax.sampling import Model, frame_grid, sample

@@ -13,7 +13,7 @@ the same windows, which no training sees. Any model can be asked: it is a functi
 """
 
 import functools
-import pathlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,10 +24,11 @@ import numpy as np
 from pegan_jax import coords
 from pegan_jax.analysis.drawing import Study, line_chart, picture_table, rounded
 from pegan_jax.data import worlds
+from pegan_jax.files import as_path
 from pegan_jax.metrics.names import parse_all
 from pegan_jax.pixels import to_uint8, with_channels
 from pegan_jax.sampling import Model
-from pegan_jax.scoring.images import FAKE_WORLDS, REAL_WORLDS, Images, digest_of
+from pegan_jax.scoring.images import FAKE_WORLDS, REAL_WORLDS, Images, digest_of, is_worlds
 from pegan_jax.scoring.scores import scorer_of
 from pegan_jax.settings import UserError
 
@@ -35,7 +36,7 @@ Generate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 DISTANCES = (0.0, 0.25, 0.5, 1.0, 2.0)
 DIRECTIONS = {'right': (1, 0), 'down': (0, 1)}
-METRICS = 'fd_worlds1000,swd1000,horizon1000,rows1000,spectral1000'
+SCORES = ('fd_worlds', 'swd', 'horizon', 'rows', 'spectral')
 BATCH = 32
 
 
@@ -127,8 +128,8 @@ def curves(
     identity: str,
     *,
     side: int,
-    folder: str | pathlib.Path,
-    metrics: str = METRICS,
+    folder: str | os.PathLike,
+    count: int = 1000,
     distances: Sequence[float] = DISTANCES,
     directions: Sequence[str] = tuple(DIRECTIONS),
 ) -> dict[str, dict[str, list[float]]]:
@@ -140,10 +141,10 @@ def curves(
       identity: differs whenever images may differ: their features are kept in `folder` by this name.
       side: of images in training, which were `data.worlds`.
       folder: where features are kept, and those of other calls are found.
-      metrics: of `evaluate`, of samples alone.
+      count: images of each of SCORES, which are those of `evaluate`.
     Returns: {direction: {score: [one per distance]}}.
     """
-    scorer = scorer_of(parse_all(metrics), pathlib.Path(folder))
+    scorer = scorer_of(parse_all(','.join(f'{score}{count}' for score in SCORES)), as_path(folder))
     found = {}
     for direction in directions:
         rows = []
@@ -155,7 +156,7 @@ def curves(
     return found
 
 
-def extrapolation_study(models: dict[str, Model], count: int = 1000, folder: str | pathlib.Path = 'features') -> Study:
+def extrapolation_study(models: dict[str, Model], count: int = 1000, folder: str | os.PathLike = 'features') -> Study:
     """Curves of models that were trained on worlds, beside REFERENCES; and what they show on a wide window.
 
     Args: models: by the name to show, of one size; count: images of each score.
@@ -165,14 +166,13 @@ def extrapolation_study(models: dict[str, Model], count: int = 1000, folder: str
     if len(sides) > 1 or len(set(next(iter(sides)))) > 1:
         raise UserError(f'models have the sizes {sorted(sides)}; compare those of one square size.')
     for name, model in models.items():
-        if model.config.data.tfds != 'worlds':
+        if not is_worlds(model.config.data):
             raise UserError(f'{name} was not trained on worlds; only of these the outside is known.')
     side = next(iter(sides))[0]
-    metrics = METRICS.replace('1000', str(count))
     asked = {name: (of_model(model), digest_of(model.variables)) for name, model in models.items()}
     asked |= {name: (images, name) for name, images in REFERENCES.items()}
     found = {
-        name: curves(images, identity, side=side, folder=folder, metrics=metrics)
+        name: curves(images, identity, side=side, folder=folder, count=count)
         for name, (images, identity) in asked.items()
     }
     pictures, first = {}, next(iter(found.values()))

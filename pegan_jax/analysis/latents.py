@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from pegan_jax.analysis.drawing import Study, picture_table, rounded
-from pegan_jax.analysis.noise import as_picture
+from pegan_jax.analysis.drawing import Study, as_picture, picture_table, rounded
 from pegan_jax.metrics.image import tv
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model, interpolate, sample

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pegan_jax.analysis.drawing import SEQUENTIAL, Study, coloured, picture_table, rounded
-from pegan_jax.pixels import to_uint8
+from pegan_jax.analysis.drawing import SEQUENTIAL, Study, as_picture, coloured, picture_table, rounded
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 
@@ -66,8 +65,3 @@ def noise_study(models: dict[str, Model], count: int = 64, seed: int = 0) -> Stu
             'rms difference of noise on and off': rounded(np.sqrt(np.mean(without**2))),
         }
     return Study(numbers, pictures)
-
-
-def as_picture(image: np.ndarray) -> np.ndarray:
-    """[H, W, C] in [-1, 1] -> uint8 [H, W, 3]; of four channels the first three."""
-    return np.broadcast_to(to_uint8(image[..., :3]), (*image.shape[:2], 3))

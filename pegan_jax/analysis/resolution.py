@@ -9,12 +9,13 @@ from PIL import Image
 from pegan_jax import coords
 from pegan_jax.analysis.drawing import Study, line_chart, picture_table, rounded
 from pegan_jax.data import worlds
-from pegan_jax.evaluation import HELD_OUT, read_images
+from pegan_jax.evaluation import read_images
 from pegan_jax.metrics.image import psnr
 from pegan_jax.metrics.spectra import radial_power, spectral_distance
 from pegan_jax.pixels import as_floats, as_image, to_uint8
-from pegan_jax.projection import observe, project_points, seen
+from pegan_jax.projection import observe, picture_of, project_points
 from pegan_jax.sampling import Model, frame_grid, render, render_foveated, sample
+from pegan_jax.scoring.images import REAL_WORLDS, is_worlds
 from pegan_jax.settings import UserError
 
 FINER = 4
@@ -55,7 +56,7 @@ def enlarged(image: np.ndarray, factor: int, how: Image.Resampling) -> np.ndarra
 def knows_worlds(model: Model) -> bool:
     """Whether a model learnt the procedural worlds as they are, so that their truth is known at every resolution."""
     data = model.config.data
-    plain = data.folder is None and data.image is None and data.tfds == 'worlds' and data.channels == 3
+    plain = is_worlds(data) and data.channels == 3
     return plain and data.size == frame_grid(model).shape[:2] and not getattr(model.config.model, 'rotate', False)
 
 
@@ -97,7 +98,7 @@ def detail_study(models: dict[str, Model], count: int = 4, seed: int = 0) -> Stu
         if not knows_worlds(model):
             continue
         height, width = model.config.data.size
-        first = np.arange(HELD_OUT, HELD_OUT + count, dtype=np.int32)
+        first = np.arange(REAL_WORLDS, REAL_WORLDS + count, dtype=np.int32)
         truth, real = (to_uint8(worlds.render_world(first, k * height, k * width)) for k in (FINER, 1))
         kinds['Lanczos of real images'] = [enlarged(x, FINER, Image.Resampling.LANCZOS) for x in real]
         curves = {'truth': _mean_curve(truth), **{kind: _mean_curve(x) for kind, x in kinds.items()}}
@@ -128,7 +129,7 @@ def _fitted_worlds(model: Model, truth: np.ndarray, real: np.ndarray, grid: np.n
             f'fit, {FINER}x finer': fine,
         }
         found = {kind: psnr(large, image) for kind, image in shown.items()}
-        rows[f'world {HELD_OUT + i}'] = [('given', small), ('truth', large)] + [
+        rows[f'world {REAL_WORLDS + i}'] = [('given', small), ('truth', large)] + [
             (f'{kind}: {found[kind]:.1f} dB', image) for kind, image in shown.items()
         ]
         for n in (1, 2, 4):
@@ -168,7 +169,8 @@ def foveation_study(models: dict[str, Model], count: int = 4, seed: int = 0) -> 
                 shown = np.where(chosen[..., None], to_uint8(image), 0).astype(np.uint8)
                 said = '' if math.isinf(scores[i]) else f': {scores[i]:.1f} dB'
                 rows.setdefault(f'{name},\nseed {seed + i}', []).append((f'{share:.0%}{said}', to_uint8(image)))
-                rows.setdefault(f'{name},\npixels made', []).append((f'{int(chosen.sum())}', shown)) if not i else None
+                if i == 0:
+                    rows.setdefault(f'{name},\npixels made', []).append((f'{int(chosen.sum())}', shown))
         numbers[name] = entry
         known = [(100 * s, entry[f'{s:.0%}']['psnr']) for s in SHARES if entry[f'{s:.0%}']['psnr'] is not None]
         curves[name] = tuple(zip(*known, strict=True)) if known else ((0,), (0,))
@@ -201,7 +203,7 @@ def inversion_study(models: dict[str, Model], count: int = 2, seed: int = 0) -> 
         targets['data'] = read_images(model.config.data, count)
         if targets['data'].shape != targets['samples'].shape:
             raise UserError(f'{name}: images of its data are {targets["data"].shape}, not {targets["samples"].shape}.')
-        coarse = tuple(f'coarse:{n}' for n in (4,) if not any(side % n for side in targets['data'].shape[1:3]))
+        coarse = () if any(side % 4 for side in targets['data'].shape[1:3]) else ('coarse:4',)
         for kind, images in targets.items():
             entry = {given: {'given': [], 'held_out': []} for given in GIVEN + coarse}
             for i, target in enumerate(images):
@@ -214,7 +216,8 @@ def inversion_study(models: dict[str, Model], count: int = 2, seed: int = 0) -> 
                     scores['held_out'].append(psnr(target, made, rest))
                     if i == 0:
                         nothing = np.full_like(target, 255)
-                        rows.setdefault(f'{name},\n{kind}: given', [('image', target)]).append((given, seen(observed)))
+                        row = rows.setdefault(f'{name},\n{kind}: given', [('image', target)])
+                        row.append((given, picture_of(observed)))
                         row = rows.setdefault(f'{name},\n{kind}: found', [('', nothing)])
                         row.append((f'{scores["held_out"][-1]:.1f} dB', made))
             numbers.setdefault(name, {})[kind] = {

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pegan_jax.analysis.drawing import Study, picture_table, rounded, stack
-from pegan_jax.analysis.noise import as_picture
+from pegan_jax.analysis.drawing import Study, as_picture, picture_table, rounded, stack
 from pegan_jax.sampling import Model, interpolate
 from pegan_jax.settings import UserError
 

@@ -14,7 +14,7 @@ from pegan_jax.data.pipeline import fit
 from pegan_jax.files import whole
 from pegan_jax.metrics.image import psnr
 from pegan_jax.pixels import as_floats, as_image, read_image, to_uint8
-from pegan_jax.projection import observe, project, project_points, seen
+from pegan_jax.projection import observe, picture_of, project, project_points
 from pegan_jax.scoring.networks import open_network
 from pegan_jax.settings import UserError
 from pegan_jax.weights.perceptual import lpips
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
             )
     pictures = {'target': target, 'projected': to_uint8(found.image)}
     if observed is not None:
-        pictures['given'] = seen(observed)
+        pictures['given'] = picture_of(observed)
     for name, pixels in pictures.items():
         with whole(args.out / f'{name}.png') as unfinished:
             as_image(pixels).save(unfinished, 'PNG')

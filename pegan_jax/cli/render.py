@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,8 +15,8 @@ HELP = 'One image on any grid of coordinates, of any size: memory does not grow 
 
 EPILOG = """The grid of --size samples over --extent is cropped, then its content is zoomed, turned and moved.
 
-CIPS computes any coordinates. StyleGAN3 computes a canvas of --size at the pixel pitch of training, whose Fourier
-features are moved so that it shows --extent; MS-PIE, SinGAN, DCGAN and PGGAN take a --size. These make whole images:
+CIPS computes any coordinates. StyleGAN3 and CREPS compute a canvas of --size at the pixel pitch of training, moved so
+that it shows --extent (CREPS without --rotate); MS-PIE, SinGAN, DCGAN and PGGAN take a --size. These make whole images:
 no single coordinates (--coords, --crop, --foveate, --supersample), no style of every position (--blend). StyleGAN2 has
 one view.
 
@@ -209,7 +210,7 @@ def _chosen(args: argparse.Namespace, model: sampling.Model) -> dict:
     return chosen
 
 
-def _shares(args: argparse.Namespace, model: sampling.Model) -> object:
+def _shares(args: argparse.Namespace, model: sampling.Model) -> Callable:
     if args.shares == 'around':
         return coords.around
     if args.shares in ('x', 'y'):

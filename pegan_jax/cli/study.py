@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     plan = studies.PLANS[args.study]
     chosen = plan.settings[args.setting]
-    args.seeds, kimg = args.seeds or chosen.seeds, args.kimg or chosen.kimg
+    args.seeds = chosen.seeds if args.seeds is None else args.seeds
+    kimg = chosen.kimg if args.kimg is None else args.kimg
     options.at_least_one(args, 'seeds')
     if not kimg > 0:
         raise UserError(f'--kimg {kimg} must be positive.')

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -70,7 +71,12 @@ def _program(model: Model, fixed: tuple) -> Callable:
 
     names = []
     program = jax.jit(maps)
-    return lambda w, arrays: (found := program(model.variables, w, arrays)) and {n: found[n] for n in names}
+
+    def ordered(w: jax.Array, arrays: dict) -> dict[str, jax.Array]:
+        found = program(model.variables, w, arrays)
+        return {name: found[name] for name in names}
+
+    return ordered
 
 
 @functools.lru_cache(maxsize=2)
@@ -134,7 +140,7 @@ def command(model: Model, name: str, wanted: Style, where: Place) -> dict[str, s
         motion = f' --rotate {where.angle:g}' if moved and where.angle else ''
         motion += f' --translate={where.x:g},{where.y:g}' if moved and (where.x, where.y) != (0, 0) else ''
         cli = (
-            f'python -m pegan_jax sample --model {name} --seeds {wanted.seed}{size}{motion}'
+            f'python -m pegan_jax sample --model {shlex.quote(name)} --seeds {wanted.seed}{size}{motion}'
             f'{queries.style_options(wanted)} --out image.png'
         )
     given = '' if where.size is None else f', size={where.size}'

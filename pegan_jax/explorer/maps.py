@@ -8,8 +8,9 @@ rotate(angle) (x + pitch j, y + pitch i), so that what is seen at an angle is co
 import functools
 import io
 import math
+import shlex
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -95,10 +96,10 @@ def prepare(models: Sequence[Model]) -> None:
             tile(model, Style(0), View(-1.0, -1.0, 2 / SIDE, 0.0, SIDE, SIDE))
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """uint8 [H, W, C] as a PNG file, compressed little, which is quick."""
+def png(pixels: np.ndarray, **kept: Any) -> bytes:
+    """uint8 [H, W, C] as a PNG file, compressed little, which is quick; kept: what else it says, as of `Picture`."""
     file = io.BytesIO()
-    as_image(pixels).save(file, 'PNG', compress_level=1)
+    as_image(pixels).save(file, 'PNG', compress_level=1, **kept)
     return file.getvalue()
 
 
@@ -137,8 +138,9 @@ def command(model: Model, name: str, wanted: Style, place: View, bits: int) -> d
             ends = ','.join(f'{v * frame(model).scale[0]:.9g}' for v in (x0, x1, y0, y1))
         turn = '' if matrix is None else f' --rotate {place.angle:g}'
         cli = (
-            f'python -m pegan_jax render --model {name} --seed {wanted.seed} --size {place.height}x{place.width} '
-            f'--extent={ends}{turn}{queries.style_options(wanted)}{" --bits 16" * (bits == 16)} --out view.png'
+            f'python -m pegan_jax render --model {shlex.quote(name)} --seed {wanted.seed} '
+            f'--size {place.height}x{place.width} --extent={ends}{turn}{queries.style_options(wanted)}'
+            f'{" --bits 16" * (bits == 16)} --out view.png'
         )
     extents = f'x=({x0:.9g}, {x1:.9g}), y=({y0:.9g}, {y1:.9g})'
     moved = '' if matrix is None else f', matrix=np.array({matrix.tolist()})'

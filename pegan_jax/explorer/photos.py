@@ -1,20 +1,19 @@
 """The inpainting view: photographs that are held in memory, and what fills their holes."""
 
 import hashlib
-import io
 import pathlib
+import shlex
 import threading
 from collections import OrderedDict
 
 import numpy as np
-from PIL import Image
 
 from pegan_jax import inpainting, pixels
 from pegan_jax.explorer import queries
+from pegan_jax.explorer.maps import png
 from pegan_jax.explorer.queries import Query
 from pegan_jax.inpainting import Picture, Strategy
 from pegan_jax.inpainting.strategies import NAMES
-from pegan_jax.pixels import as_image
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 
@@ -88,26 +87,26 @@ def fill(
     if flow:
         inpainting.check_attention(model)
     filled = inpainting.inpaint_by(chosen, model, seen.pixels, hole, sketch, flow=flow)
-    alpha = [] if seen.alpha is None else [seen.alpha[..., None]]
-    file = io.BytesIO()
-    as_image(np.concatenate([filled, *alpha], axis=-1)).save(file, 'PNG', compress_level=1, **seen.kept)
-    return file.getvalue()
+    return png(_opaque_or_not(filled, seen), **seen.kept)
 
 
 def shown(photo: Picture) -> bytes:
     """The photograph, upright, as a PNG without anything else, for the page to draw."""
-    alpha = [] if photo.alpha is None else [photo.alpha[..., None]]
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate([photo.pixels, *alpha], axis=-1)).save(file, 'PNG', compress_level=1)
-    return file.getvalue()
+    return png(_opaque_or_not(photo.pixels, photo))
+
+
+def _opaque_or_not(pixels: np.ndarray, photo: Picture) -> np.ndarray:
+    """Pixels [H, W, C] with the opacity of the photograph, if it has one."""
+    return pixels if photo.alpha is None else np.concatenate([pixels, photo.alpha[..., None]], axis=-1)
 
 
 def command(name: str | None, chosen: Strategy, file: str, sketch: bool, flow: bool) -> str:
     """The command line that fills a photograph of this file name as the page does; name None: biharmonic."""
     stem = file.rpartition('.')[0] or file
-    words = ['--method biharmonic' if name is None else f'--model {name}', f'--image {file} --mask {stem}_mask.png']
-    words += [f'--sketch {stem}_sketch.png'] * (sketch and name is not None) + ['--flow'] * flow
+    words = ['--method', 'biharmonic'] if name is None else ['--model', name]
+    words += ['--image', file, '--mask', f'{stem}_mask.png']
+    words += ['--sketch', f'{stem}_sketch.png'] * (sketch and name is not None) + ['--flow'] * flow
     if chosen.name != 'original':
-        length = f'--margin {chosen.margin}' if chosen.name == 'crop' else f'--limit {chosen.limit}'
-        words.append(f'--strategy {chosen.name} {length}')
-    return f'python -m pegan_jax inpaint {" ".join(words)} --out {stem}_filled.png'
+        length = ('--margin', chosen.margin) if chosen.name == 'crop' else ('--limit', chosen.limit)
+        words += ['--strategy', chosen.name, *map(str, length)]
+    return shlex.join(['python', '-m', 'pegan_jax', 'inpaint', *words, '--out', f'{stem}_filled.png'])

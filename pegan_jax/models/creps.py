@@ -26,14 +26,7 @@ from pegan_jax.models.discriminator import widths
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 validate = stylegan_training.validate
-
-
-# Fields that change how a model is trained, not what it is: a run may change them between launches.
-TRAINING_FIELDS = frozenset(
-    'w_avg_beta mbstd_group_size freeze_layers r1_gamma r1_interval pl_weight pl_interval pl_batch_shrink '
-    'pl_decay style_mixing_prob blur_init_sigma blur_fade_kimg ema_kimg ema_rampup num_fp16_res dtype '
-    'augment augment_pipe augment_p ada_target ada_kimg'.split()
-)
+TRAINING_FIELDS = stylegan_training.TRAINING_FIELDS
 
 
 @dataclass(frozen=True)
@@ -93,10 +86,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ('z_dim', 'w_dim', 'mapping_layers', 'rank', 'biline_channels', 'channel_max'):
+        for name in ('rank', 'biline_channels', 'channel_max'):
             at_least(self, name, 1)
-        if not 0 <= self.w_avg_beta < 1:
-            raise ConfigError(f'model.w_avg_beta={self.w_avg_beta} must lie in [0, 1); published: 0.998.')
         for name in ('fc_clamp', 'frequency_std'):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ConfigError(f'model.{name}={getattr(self, name)} must be positive.')

@@ -24,15 +24,7 @@ from pegan_jax.models import stylegan_training
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 validate = stylegan_training.validate
-
-
-# Fields that change how a model is trained, not what it is: a run may change them between launches.
-TRAINING_FIELDS = frozenset(
-    'w_avg_beta magnitude_ema_beta mbstd_group_size freeze_layers r1_gamma r1_interval pl_weight pl_interval '
-    'pl_batch_shrink pl_decay style_mixing_prob blur_init_sigma blur_fade_kimg ema_kimg ema_rampup '
-    'num_fp16_res dtype '
-    'augment augment_pipe augment_p ada_target ada_kimg'.split()
-)
+TRAINING_FIELDS = stylegan_training.TRAINING_FIELDS | {'magnitude_ema_beta'}
 
 
 @dataclass(frozen=True)
@@ -129,7 +121,7 @@ class Config:
     def __post_init__(self) -> None:
         check_types(self)
         for name in (
-            'z_dim', 'w_dim', 'mapping_layers', 'channel_base', 'channel_max', 'num_layers', 'conv_kernel',
+            'channel_base', 'channel_max', 'num_layers', 'conv_kernel',
             'filter_size', 'lrelu_upsampling',
         ):  # fmt: skip
             at_least(self, name, 1)
@@ -138,9 +130,8 @@ class Config:
         for name in ('lr_multiplier', 'first_cutoff', 'output_scale'):
             if getattr(self, name) <= 0:
                 raise ConfigError(f'model.{name}={getattr(self, name)} must be positive.')
-        for name in ('w_avg_beta', 'magnitude_ema_beta'):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f'model.{name}={getattr(self, name)} must lie in [0, 1).')
+        if not 0 <= self.magnitude_ema_beta < 1:
+            raise ConfigError(f'model.magnitude_ema_beta={self.magnitude_ema_beta} must lie in [0, 1).')
         stylegan_training.check(self)
         try:
             check_size(self.size)

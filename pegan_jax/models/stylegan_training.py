@@ -1,4 +1,4 @@
-"""The training of StyleGAN2 and StyleGAN3 (Karras et al. 2020 and 2021): losses, regularisers, and their assembly.
+"""The training of StyleGAN2, StyleGAN3 (Karras et al. 2020 and 2021) and CREPS: losses, regularisers, their assembly.
 
 A model is seen through `Networks`, pure functions of its parameters. Its configuration has at least what `check` reads.
 """
@@ -17,6 +17,13 @@ from pegan_jax import augment, losses, ops, optim
 from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, labels_of, latents, sample_keys, sample_normal
 from pegan_jax.models.discriminator import Discriminator, num_halvings, widths
 from pegan_jax.settings import ConfigError, UserError, at_least, check_labels
+
+# Fields that change how a model is trained, not what it is: a run may change them between launches.
+TRAINING_FIELDS = frozenset(
+    'w_avg_beta mbstd_group_size freeze_layers r1_gamma r1_interval pl_weight pl_interval pl_batch_shrink '
+    'pl_decay style_mixing_prob blur_init_sigma blur_fade_kimg ema_kimg ema_rampup num_fp16_res dtype '
+    'augment augment_pipe augment_p ada_target ada_kimg'.split()
+)
 
 
 def check_widths(model: Any, prefix: str = '') -> None:
@@ -44,8 +51,12 @@ def check(model: Any) -> None:
         raise ConfigError(f'model.img_resolution={model.img_resolution}: {error}') from None
     check_widths(model, 'd_')
     check_channels(model, 'd_')
-    for name in ('d_mapping_layers', 'mbstd_group_size', 'r1_interval', 'pl_batch_shrink'):
+    for name in (
+        'z_dim', 'w_dim', 'mapping_layers', 'd_mapping_layers', 'mbstd_group_size', 'r1_interval', 'pl_batch_shrink',
+    ):  # fmt: skip
         at_least(model, name, 1)
+    if not 0 <= model.w_avg_beta < 1:
+        raise ConfigError(f'model.w_avg_beta={model.w_avg_beta} must lie in [0, 1); published: 0.998.')
     for name in (
         'c_dim', 'freeze_layers', 'pl_weight', 'pl_interval', 'blur_init_sigma', 'num_fp16_res', 'augment_p',
     ):  # fmt: skip

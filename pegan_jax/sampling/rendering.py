@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from pegan_jax import coords, encodings, pixels
-from pegan_jax.files import Path, as_path
+from pegan_jax.files import Path, as_path, whole
 from pegan_jax.gan import per_layer
 from pegan_jax.sampling.grids import Grid, LazyGrid, frame_grid, lookup, unstretched
 from pegan_jax.sampling.model import Model, local_mesh
@@ -131,7 +131,7 @@ def render(
     """One image at any coordinates, in pieces, so that beside the image itself memory does not grow with the grid.
 
     Every piece is divided over the devices of this process; neither their number nor `chunk` changes the image. A model
-    that makes whole images shows what it can of a `lazy_grid`: extent and matrix (StyleGAN3), or a size alone.
+    that makes whole images shows what it can of a `lazy_grid`: extent and matrix (StyleGAN3, CREPS), or a size alone.
 
     Args:
       seed: or styles, [w_dim] or [num_ws, w_dim], such as `project` finds.
@@ -161,10 +161,10 @@ def render(
     start, flat = 0, None
     for piece in pieces:
         if flat is None:
-            whole = (*shape, piece.shape[-1])
-            out = np.empty(whole, np.float32) if out is None else out
-            if out.shape != whole or not out.flags.c_contiguous:
-                raise UserError(f'out has shape {out.shape}; expected a contiguous array {whole}.')
+            wanted = (*shape, piece.shape[-1])
+            out = np.empty(wanted, np.float32) if out is None else out
+            if out.shape != wanted or not out.flags.c_contiguous:
+                raise UserError(f'out has shape {out.shape}; expected a contiguous array {wanted}.')
             flat = out.reshape(-1, piece.shape[-1])
         flat[start : start + len(piece)] = piece
         start += len(piece)
@@ -195,7 +195,9 @@ def _whole_image(
             chosen = {'transform': frame_view(frame, size, x=x, y=y, matrix=grid.matrix)}
             chosen |= {} if size == frame else {'size': size}
         elif not moves and not plain:
-            raise UserError(f'{system} moves nothing: it takes {able}; extents and motions are for cips and stylegan3.')
+            raise UserError(
+                f'{system} moves nothing: it takes {able}; extents and motions are for cips, stylegan3 and creps.'
+            )
         elif not moves and (sized or size != frame):
             chosen = {'size': size}
     if isinstance(seed, (int, np.integer)):
@@ -311,7 +313,8 @@ def render_tiles(
         tile(0, 0, 0)
     size = f'<Size Width="{width}" Height="{height}"/>'
     about = f'xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="png" Overlap="0" TileSize="{side}"'
-    (folder / 'image.dzi').write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n<Image {about}>{size}</Image>\n')
+    with whole(folder / 'image.dzi') as unfinished:
+        unfinished.write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n<Image {about}>{size}</Image>\n')
     return folder / 'image.dzi'
 
 

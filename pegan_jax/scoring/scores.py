@@ -1,7 +1,6 @@
 """Scores of two sets of images, or of one: features are collected, and numbers made of them."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from pegan_jax.data import worlds
+from pegan_jax.files import Path
 from pegan_jax.metrics import classes, distribution, equivariance, gaussians, image, kernel, neighbours, paths, spectra
 from pegan_jax.metrics.names import ALONE, CHANGES, Score
 from pegan_jax.processes import together
@@ -168,7 +168,7 @@ class Scorer(NamedTuple):
 
     scores: Sequence[Score]
     networks: Mapping[str, Network]
-    folder: pathlib.Path
+    folder: Path
     batch_size: int = 32
     progress: bool = False
 
@@ -262,13 +262,13 @@ def _check_sizes(fake: Images, real: Images) -> None:
         raise UserError(f'fake images have {told} pixels; give --size H[xW], the size of both.')
 
 
-def scorer_of(scores: Sequence[Score], folder: pathlib.Path) -> Scorer:
+def scorer_of(scores: Sequence[Score], folder: Path) -> Scorer:
     """A `Scorer` whose networks come with the package, or have their files in the folder. Errors as `open_network`."""
     return Scorer(scores, open_networks(scores, {}, folder), folder / 'features')
 
 
 def open_networks(
-    scores: Sequence[Score], given: Mapping[str, pathlib.Path], cache: pathlib.Path, **options: Any
+    scores: Sequence[Score], given: Mapping[str, Path], cache: Path, **options: Any
 ) -> dict[str, Network]:
     """{score.network: network} of all scores. Args and errors as of `networks.open_network`."""
     return {name: open_network(name, given, cache, **options) for name in dict.fromkeys(s.network for s in scores)}

@@ -52,7 +52,7 @@ def test_what_a_program_exchanges_is_counted_with_its_bytes():
 
 
 @needs_libtpu
-@pytest.mark.slow
+@pytest.mark.hand
 def test_a_device_of_a_larger_slice_needs_no_more_and_exchanges_as_much(tmp_path):
     found = []
     for topology, batch in (('v5e:2x4', 8), ('v5e:4x4', 16)):
@@ -76,7 +76,7 @@ def test_every_system_compiles_for_a_slice_and_moves_its_gradients_once(tmp_path
 
 
 @needs_libtpu
-@pytest.mark.slow
+@pytest.mark.hand
 def test_what_does_not_fit_and_unknown_slices_are_one_line(tmp_path):
     status, text, _ = dry_run(tmp_path, 'dcgan', 'v5e:2x4', 'train.batch_size=80000000')
     assert status == 1 and 'does not fit into a device' in text and 'Traceback' not in text, text[-2000:]

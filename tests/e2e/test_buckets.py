@@ -84,21 +84,12 @@ def bucket(request, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp('images')
-    for i, image in enumerate(toy.toy_batch(0, 12)):
-        Image.fromarray(image).save(path / f'{i}.png')
-    return path
-
-
-def settings(folder, *overrides):
-    from pegan_jax.config import override
-
-    return override(toy.get_config(str(folder)), [f'train.{o}' for o in overrides])
+    return toy.write_images(tmp_path_factory.mktemp('images'), 12)
 
 
 @pytest.fixture(scope='module')
 def uninterrupted(folder, tmp_path_factory):
-    return jax.device_get(loop.run(settings(folder), tmp_path_factory.mktemp('whole')))
+    return jax.device_get(loop.run(toy.settings(folder), tmp_path_factory.mktemp('whole')))
 
 
 def test_a_run_in_a_bucket_is_killed_and_goes_on_to_the_same_end(bucket, folder, uninterrupted, capsys):
@@ -126,7 +117,7 @@ def test_a_run_in_a_bucket_is_killed_and_goes_on_to_the_same_end(bucket, folder,
     assert steps_of(place / 'checkpoints') == [4]
     assert load_sampling(place / 'checkpoints')[2] == 4
 
-    state = loop.run(settings(folder, 'sample_every=5'), workdir)
+    state = loop.run(toy.settings(folder, 'sample_every=5'), workdir)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), uninterrupted)
     assert 'resumed from step 4' in capsys.readouterr().err
     assert steps_of(place / 'checkpoints') == [8, 10] and files.children(place / 'checkpoints') == ['10', '8']
@@ -140,7 +131,7 @@ def test_a_run_in_a_bucket_is_killed_and_goes_on_to_the_same_end(bucket, folder,
 
 def test_a_changed_object_is_noticed_and_set_aside(bucket, folder, uninterrupted):
     workdir = files.as_path(f'{bucket}/runs/damaged')
-    loop.run(settings(folder, 'total_kimg=0.064'), str(workdir))
+    loop.run(toy.settings(folder, 'total_kimg=0.064'), str(workdir))
     step = workdir / 'checkpoints' / '8'
     name = max(files.below(step / 'training'), key=lambda n: files.size_of(step / 'training' / n))
     data = bytearray((step / 'training' / name).read_bytes())
@@ -148,7 +139,7 @@ def test_a_changed_object_is_noticed_and_set_aside(bucket, folder, uninterrupted
     (step / 'training' / name).write_bytes(bytes(data))
     with pytest.raises(CheckpointError, match='has changed since it was written'):
         load_sampling(workdir / 'checkpoints', 8)
-    state = loop.run(settings(folder), str(workdir))
+    state = loop.run(toy.settings(folder), str(workdir))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), uninterrupted)
     assert files.children(workdir / 'damaged') == ['8']
     (workdir / 'checkpoints' / '10' / COMMITTED).unlink()
@@ -157,14 +148,14 @@ def test_a_changed_object_is_noticed_and_set_aside(bucket, folder, uninterrupted
 
 @pytest.mark.slow
 def test_a_run_may_be_copied_from_and_to_a_disk(bucket, folder, uninterrupted, tmp_path):
-    loop.run(settings(folder, 'total_kimg=0.032'), tmp_path / 'run')
+    loop.run(toy.settings(folder, 'total_kimg=0.032'), tmp_path / 'run')
     there = files.as_path(f'{bucket}/runs/copied')
     files.copy_below(tmp_path / 'run', there)
     (there / 'checkpoints' / '4' / COMMITTED).write_text('')
     assert load_sampling(there / 'checkpoints')[2] == 4
-    loop.run(settings(folder, 'total_kimg=0.064'), str(there))
+    loop.run(toy.settings(folder, 'total_kimg=0.064'), str(there))
     files.copy_below(there, tmp_path / 'back')
-    state = loop.run(settings(folder), tmp_path / 'back')
+    state = loop.run(toy.settings(folder), tmp_path / 'back')
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), uninterrupted)
 
 
@@ -197,7 +188,7 @@ def test_folders_and_zip_files_in_buckets_are_data(data, folder, tmp_path):
 
 def test_commands_read_and_write_buckets(bucket, data, tmp_path):
     run, out = f'{bucket}/runs/commands', files.as_path(f'{bucket}/results')
-    loop.run(settings(f'{data}/images', 'total_kimg=0.032'), run)
+    loop.run(toy.settings(f'{data}/images', 'total_kimg=0.032'), run)
     assert main(['sample', '--model', run, '--seeds', '0-3', '--out', f'{out}/grid.png']) == 0
     assert Image.open(io.BytesIO((out / 'grid.png').read_bytes())).size[0] >= 8
     assert main(['sample', '--model', run, '--seeds', '0-1', '--out', f'{out}/images/']) == 0
@@ -207,7 +198,7 @@ def test_commands_read_and_write_buckets(bucket, data, tmp_path):
     assert main(['evaluate', '--model', run, '--data', f'{data}/images.zip', *arguments]) == 0
     scores = [json.loads(line)['swd6'] for line in (out / 'scores.jsonl').read_text().splitlines()]
     assert len(scores) == 2 and scores[0] == scores[1]
-    begun = loop.run(settings(f'{data}/images', 'total_kimg=0.008', f'init_from={run}'), str(tmp_path / 'new'))
+    begun = loop.run(toy.settings(f'{data}/images', 'total_kimg=0.008', f'init_from={run}'), str(tmp_path / 'new'))
     assert int(begun.step) == 1
     assert evaluation.steps_to_score(files.as_path(run), ['swd6']) == [4]
 

@@ -5,6 +5,7 @@ import functools
 import io
 import logging
 import pathlib
+import shlex
 import tempfile
 
 import jax
@@ -17,6 +18,7 @@ from pegan_jax import coords, explorer, inpainting, sampling
 from pegan_jax.cli import main
 from pegan_jax.config import load_config, system_module, to_dict
 from pegan_jax.explorer import canvas, maps, photos, queries
+from pegan_jax.inpainting import Strategy
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
 from pegan_jax.train.checkpoint import Checkpoints
@@ -224,6 +226,19 @@ def test_a_view_is_saved_at_any_size_and_its_commands_make_the_same_file(
     exec(found['python'].replace("'cips:tiny'", repr(str(workdir))), {})
     for got in (by_command, np.asarray(Image.open('view.png')).astype(int)):
         assert got.shape == saved.shape and np.abs(got - saved).max() <= 1
+
+
+def test_names_in_commands_are_words_of_a_shell(models):
+    name, style = 'my runs/$(rm *)', queries.Style(0)
+    place = maps.View(-1.0, -1.0, 0.1, 0.0, 8, 8)
+    commands = [
+        maps.command(models['cips:tiny'], name, style, place, 8)['cli'],
+        canvas.command(models['stylegan3:t,tiny'], name, style, canvas.Place(None))['cli'],
+        photos.command(name, Strategy(), 'a b.jpg', False, False),
+    ]
+    for command in commands:
+        assert name in shlex.split(command)
+    assert 'a b_mask.png' in shlex.split(commands[2])
 
 
 def test_python_lines_of_a_mix_of_two_seeds_make_what_is_seen_and_there_is_no_command(

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import pytest
 import toy
-from PIL import Image
 
 from pegan_jax.config import override
 from pegan_jax.data import pipeline
@@ -26,19 +25,12 @@ from pegan_jax.train.checkpoint import steps_of, verify
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp('images')
-    for i, image in enumerate(toy.toy_batch(0, 21)):
-        Image.fromarray(image).save(path / f'{i}.png')
-    return path
-
-
-def settings(folder, *overrides):
-    return override(toy.get_config(str(folder)), [f'train.{o}' for o in overrides])
+    return toy.write_images(tmp_path_factory.mktemp('images'), 21)
 
 
 @pytest.fixture(scope='module')
 def uninterrupted(folder, tmp_path_factory):
-    return jax.device_get(loop.run(settings(folder), tmp_path_factory.mktemp('whole')))
+    return jax.device_get(loop.run(toy.settings(folder), tmp_path_factory.mktemp('whole')))
 
 
 def assert_equal(state, want):
@@ -67,13 +59,13 @@ def test_a_workdir_that_is_deleted_ends_the_run_at_its_next_checkpoint(folder, t
 
     monkeypatch.setattr(pictures.Pictures, 'distance', deleting)
     with pytest.raises(UserError, match=r'was deleted or moved while the run used it'):
-        loop.run(settings(folder, 'keep_best=1', 'metric_images=8', 'total_kimg=0.16'), workdir)
+        loop.run(toy.settings(folder, 'keep_best=1', 'metric_images=8', 'total_kimg=0.16'), workdir)
     assert not (workdir / 'config.json').exists() and steps_of(workdir / 'checkpoints') in ([], [8])
 
 
 def test_a_disk_that_is_full_leaves_the_checkpoint_before_it_and_the_run_goes_on_later(folder, uninterrupted, tmp_path):
     workdir = tmp_path / 'run'
-    loop.run(settings(folder, 'total_kimg=0.032'), workdir)
+    loop.run(toy.settings(folder, 'total_kimg=0.032'), workdir)
 
     def full():
         # Writing beyond this size fails as on a full disk. Results of the arrays are larger, the texts are not.
@@ -84,7 +76,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_it_and_the_run_goes_on
     assert status == 1 and 'a checkpoint could not be saved' in errors and 'the newest whole one is of step 4' in errors
     assert 'Traceback' not in errors.split('error: ')[-1]
     assert steps_of(workdir / 'checkpoints') == [4] and verify(workdir / 'checkpoints' / '4') is None
-    assert_equal(loop.run(settings(folder), workdir), uninterrupted)
+    assert_equal(loop.run(toy.settings(folder), workdir), uninterrupted)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason='only root can become somebody who may not write')
@@ -106,10 +98,10 @@ def test_a_workdir_that_cannot_be_written_is_one_line(folder, tmp_path):
 
 
 def test_a_missing_file_is_noticed_and_the_checkpoint_before_it_is_used(folder, uninterrupted, tmp_path, caplog):
-    loop.run(settings(folder, 'total_kimg=0.064'), tmp_path)
+    loop.run(toy.settings(folder, 'total_kimg=0.064'), tmp_path)
     next(p for p in (tmp_path / 'checkpoints' / '8' / 'training').rglob('*') if p.is_file()).unlink()
     with caplog.at_level(logging.WARNING):
-        assert_equal(loop.run(settings(folder), tmp_path), uninterrupted)
+        assert_equal(loop.run(toy.settings(folder), tmp_path), uninterrupted)
     assert 'checkpoint of step 8 cannot be used' in caplog.text and 'is missing' in caplog.text
 
 
@@ -118,7 +110,7 @@ def test_fewer_images_than_a_batch_are_enough(folder, tmp_path, count):
     (tmp_path / 'few').mkdir()
     for i in range(count):
         shutil.copy(folder / f'{i}.png', tmp_path / 'few')
-    assert int(loop.run(settings(tmp_path / 'few', 'total_kimg=0.016'), tmp_path / 'run').step) == 2
+    assert int(loop.run(toy.settings(tmp_path / 'few', 'total_kimg=0.016'), tmp_path / 'run').step) == 2
 
 
 def test_images_that_disappear_are_replaced_and_a_folder_that_does_ends_the_run(folder, tmp_path, caplog):
@@ -154,7 +146,7 @@ def test_gradients_that_are_not_finite_stop_the_run_or_are_skipped_and_counted(
 
     updates = tuple(dataclasses.replace(u, loss=poisoned(u.loss)) if u.net == 'g' else u for u in plain.updates)
     monkeypatch.setattr(toy.SYSTEMS['waves'], 'build', lambda config: plain._replace(updates=updates))
-    config = settings(folder, f'non_finite={setting}')
+    config = toy.settings(folder, f'non_finite={setting}')
     if setting == 'stop':
         with pytest.raises(metrics.NonFiniteError, match='not finite at step 8'):
             loop.run(config, tmp_path)
@@ -169,7 +161,7 @@ def test_gradients_that_are_not_finite_stop_the_run_or_are_skipped_and_counted(
 
 
 def test_every_update_skipped_is_the_end(folder, tmp_path):
-    config = settings(folder, 'non_finite=skip', 'total_kimg=1.0')
+    config = toy.settings(folder, 'non_finite=skip', 'total_kimg=1.0')
     with pytest.raises(metrics.NonFiniteError, match=r'each of the last 2 steps is not finite'):
         loop.run(override(config, ['optim.g_lr=1e38', 'optim.d_lr=1e38']), tmp_path)
     for step in steps_of(tmp_path / 'checkpoints'):
@@ -180,7 +172,7 @@ def test_every_update_skipped_is_the_end(folder, tmp_path):
 def test_a_run_that_is_killed_again_and_again_ends_in_the_very_state_of_the_uninterrupted_one(folder, tmp_path, kills):
     """At random moments: in a step, a save, a log line, a sample, a measurement."""
     often = ('checkpoint_every=3', 'sample_every=5', 'keep_best=1', 'metric_images=8', 'log_every=1')
-    config = settings(folder, *often, f'total_kimg={0.32 * kills}')
+    config = toy.settings(folder, *often, f'total_kimg={0.32 * kills}')
     environment = {
         **os.environ,
         'PYTHONPATH': f'{pathlib.Path(toy.__file__).parent}:{os.environ.get("PYTHONPATH", "")}',
@@ -205,7 +197,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_very_state_of_the_unin
         reached.append(steps_of(tmp_path / 'run' / 'checkpoints')[-1:])
     state = loop.run(config, tmp_path / 'run')
     whole = loop.run(
-        settings(folder, f'total_kimg={config.train.total_kimg}', 'checkpoint_every=0'), tmp_path / 'whole'
+        toy.settings(folder, f'total_kimg={config.train.total_kimg}', 'checkpoint_every=0'), tmp_path / 'whole'
     )
     assert_equal(state, jax.device_get(whole))
     assert reached[-1] and len({*map(tuple, reached)}) > kills // 2  # it went on each time

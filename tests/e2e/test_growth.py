@@ -30,10 +30,7 @@ def config(system, folder, *words):
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-    path = tmp_path_factory.mktemp('images')
-    for i, image in enumerate(toy.toy_batch(0, 12)):
-        Image.fromarray(image).save(path / f'{i}.png')
-    return path
+    return toy.write_images(tmp_path_factory.mktemp('images'), 12)
 
 
 @pytest.fixture(scope='module', params=['pggan', 'dcgan'])

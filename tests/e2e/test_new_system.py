@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import toy
 from example import waves
-from PIL import Image
 
 from pegan_jax import coords, interpolate, load, render, sample
 from pegan_jax.cli import main
@@ -24,8 +23,7 @@ CONFIG = pathlib.Path(waves.__file__).with_name('waves_config.py')
 def trained(tmp_path_factory):
     """Settings, working directory and state of a run that was interrupted."""
     folder, workdir = (tmp_path_factory.mktemp(name) for name in ('images', 'run'))
-    for i, image in enumerate(toy.toy_batch(0, 9)):
-        Image.fromarray(image).save(folder / f'{i}.png')
+    toy.write_images(folder, 9)
     config = load_config(f'{CONFIG}:{folder}', ['train.total_kimg=0.024', 'train.sample_every=3'])
     run(config, workdir)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, total_kimg=0.048))

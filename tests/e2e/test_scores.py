@@ -19,10 +19,7 @@ from pegan_jax.train import run, scores
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp('images')
-    for i, image in enumerate(toy.toy_batch(0, 21)):
-        Image.fromarray(image).save(path / f'{i}.png')
-    return path
+    return toy.write_images(tmp_path_factory.mktemp('images'), 21)
 
 
 @pytest.fixture(scope='module')

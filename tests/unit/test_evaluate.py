@@ -93,7 +93,7 @@ def test_worlds_of_evaluations_are_none_of_those_of_training():
 
     images = evaluation.read_images(DataConfig(resolution=16), 2)
     assert images.shape == (2, 16, 16, 3) and (images[0] != images[1]).any()
-    want = render_world(np.array([evaluation.HELD_OUT + 1], np.int32), 16, 16)
+    want = render_world(np.array([evaluation.sets.REAL_WORLDS + 1], np.int32), 16, 16)
     np.testing.assert_array_equal(images[1:], to_uint8(want))
     with pytest.raises(ConfigError, match='no TFDS dataset'):
         evaluation.read_images(DataConfig(tfds='nothing_like_this'), 2)

@@ -61,10 +61,10 @@ def test_a_model_of_somebody_else_is_a_function_of_latents_and_a_grid(tmp_path):
         brightness = np.random.default_rng(0).uniform(size=len(index)).reshape(-1, 1, 1, 1) - 0.2 * grid[None, ..., :1]
         return np.repeat(brightness, 3, axis=3).astype(np.float32)
 
-    options = dict(side=SIDE, folder=tmp_path, metrics='swd32,rows32', distances=(0.0, 1.0), directions=('right',))
+    options = dict(side=SIDE, folder=tmp_path, count=32, distances=(0.0, 1.0), directions=('right',))
     theirs = extrapolation.curves(images, 'a sky', **options)['right']
     best = extrapolation.curves(extrapolation.true_worlds(), 'other worlds', **options)['right']
-    assert theirs.keys() == best.keys() == {'swd32', 'rows32'}
+    assert theirs.keys() == best.keys() == {f'{score}32' for score in extrapolation.SCORES}
     for distance in (0, 1):
         assert best['swd32'][distance] < 0.7 * theirs['swd32'][distance]
     truth = [

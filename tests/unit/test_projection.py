@@ -98,10 +98,10 @@ def test_blocks_have_the_mean_of_their_pixels():
     observed = observe(loaded, image, 'coarse:4')
     np.testing.assert_allclose(observed.colours[5], image[4:8, 4:8].mean((0, 1)), atol=1e-6)
     np.testing.assert_allclose(observed.points[5].reshape(4, 4, 2), coords.grid(16, 16)[4:8, 4:8], atol=1e-6)
-    picture = projection.seen(observed)
+    picture = projection.picture_of(observed)
     np.testing.assert_array_equal(picture[4:8, 4:8], np.broadcast_to(to_uint8(observed.colours[5]), (4, 4, 3)))
     few = observe(loaded, image, 'scattered:0.1')
-    shown = (projection.seen(few) == to_uint8(image)).all(-1)
+    shown = (projection.picture_of(few) == to_uint8(image)).all(-1)
     assert few.pixels.sum() == 26 and (shown >= few.pixels).all() and shown.sum() < 40
     # Scattered pixels are anywhere, foveated ones rather in the middle.
     wide, narrow = (
