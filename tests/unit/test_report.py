@@ -38,8 +38,17 @@ def test_every_number_of_a_generator_stands_in_one_row(name):
     variables = {'params': params['g'], 'buffers': buffers['g']}
     header, *rows, total = (line.split() for line in layer_table(gan, config, variables).splitlines())
     assert header == ['layer', 'parameters', 'buffers', 'output', 'dtype']
-    for column in (1, 2):
-        assert sum(int(row[column].replace(',', '')) for row in rows) == int(total[column].replace(',', ''))
+    for column, kind in enumerate(('params', 'buffers'), start=1):
+        wanted = {}
+        for path, leaf in jax.tree.leaves_with_path(variables[kind]):
+            layer = jax.tree_util.keystr(path[:-1], simple=True, separator='/')
+            wanted[layer] = wanted.get(layer, 0) + leaf.size
+        found = {row[0]: int(row[column].replace(',', '')) for row in rows}
+        # What lies at the top is of a method, such as the embedding of CIPS; what no layer reads is elsewhere.
+        named = {layer: size for layer, size in wanted.items() if layer in found}
+        assert {layer: found[layer] for layer in named} == named and (named or kind == 'buffers')
+        assert sum(found.values()) == int(total[column].replace(',', '')) == sum(wanted.values())
+        assert min(found.values()) >= 0
     image = jax.eval_shape(functools.partial(images_of, gan), variables, abstract_inputs(gan, config, 1))
     pixelwise = name == 'cips:tiny'  # whose pixels come from a function of these layers' weights
     assert pixelwise or 'x'.join(map(str, image.shape)) in {row[3] for row in rows if len(row) > 3}
