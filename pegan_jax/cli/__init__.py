@@ -17,9 +17,11 @@ from pegan_jax.cli import (
     edit,
     evaluate,
     explore,
+    export,
     inpaint,
     inspect,
     project,
+    push,
     render,
     sample,
     study,
@@ -34,7 +36,7 @@ from pegan_jax.train.step import persistent_cache
 COMMANDS = {
     'train': train, 'sample': sample, 'render': render, 'edit': edit, 'inpaint': inpaint, 'evaluate': evaluate,
     'explore': explore, 'project': project, 'edges': edges, 'analyze': analyze, 'inspect': inspect, 'convert': convert,
-    'study': study,
+    'study': study, 'export': export, 'push': push,
 }  # fmt: skip
 
 EPILOG = """examples:
@@ -52,6 +54,8 @@ EPILOG = """examples:
   python -m pegan_jax inspect --model runs/quickstart
   python -m pegan_jax convert ffhq256_g_ema.pt --out runs/ffhq256
   python -m pegan_jax convert stylegan3-r-ffhq-1024x1024.pkl --out runs/ffhq1024
+  python -m pegan_jax export --model runs/quickstart --out shared --dtype float16
+  python -m pegan_jax push --model runs/quickstart --to hf://user/quickstart --licence cc-by-4.0
 """
 
 

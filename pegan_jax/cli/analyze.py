@@ -72,7 +72,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates', 'skips', 'directions', *MODELS))
     source = p.add_mutually_exclusive_group()
-    source.add_argument('--model', type=options.path, action='append', metavar='WORKDIR', help='the --workdir of a run')
+    source.add_argument('--model', type=options.model, action='append', metavar='MODEL', help=options.MODEL)
     source.add_argument(
         '--config', action='append', metavar='FILE[:ARG]', help='a generator with random weights; may be repeated'
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from pegan_jax import evaluation, inpainting
+from pegan_jax import evaluation, hub, inpainting
 from pegan_jax.cli import options
 from pegan_jax.files import Path
 from pegan_jax.gan import Completer
@@ -56,7 +56,7 @@ examples:
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     which = p.add_mutually_exclusive_group()
-    which.add_argument('--model', type=options.path, metavar='WORKDIR', help='the --workdir of a run')
+    which.add_argument('--model', type=options.model, metavar='MODEL', help=options.MODEL)
     which.add_argument('--fake', metavar='PATH|NAME', help='score these images: as --data')
     which.add_argument(
         '--watch', type=options.path, metavar='WORKDIR', help='score each checkpoint of a run until it has ended'
@@ -154,7 +154,9 @@ def _score_model(args: argparse.Namespace, model: Model, scorer: scores.Scorer, 
     if args.data is not None:
         data = evaluation.data_of(args.data, data)
     values, about = evaluation.score_model(model, scorer, data, **told)
-    _tell(args, args.out or (args.model or args.watch) / 'metrics.jsonl', model.step, values, about)
+    place = args.model or args.watch
+    beside = None if hub.is_address(place) or place.is_file() else place / 'metrics.jsonl'
+    _tell(args, args.out or beside, model.step, values, about)
 
 
 def _tell(args: argparse.Namespace, out: Path | None, step: int | None, values: dict[str, float], about: dict) -> None:

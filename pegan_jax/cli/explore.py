@@ -24,8 +24,8 @@ examples:
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     p.add_argument(
-        '--model', type=options.path, action='append', required=True, metavar='WORKDIR',
-        help='the --workdir of a run; may be repeated',
+        '--model', type=options.model, action='append', required=True, metavar='MODEL',
+        help=f'{options.MODEL}; may be repeated',
     )  # fmt: skip
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
     p.add_argument('--host', default='127.0.0.1', help='address to listen on (default 127.0.0.1: this machine alone)')

@@ -40,7 +40,7 @@ examples:
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('--model', type=options.path, metavar='WORKDIR', help='the --workdir of a run')
+    p.add_argument('--model', type=options.model, metavar='MODEL', help=options.MODEL)
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
     p.add_argument('--method', choices=('model', 'biharmonic'), default='model', help='default: model')
     p.add_argument('--image', type=options.source, required=True, metavar='FILE|FOLDER')

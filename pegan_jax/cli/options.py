@@ -14,12 +14,13 @@ import jax
 import numpy as np
 from PIL import Image
 
-from pegan_jax import animation, sampling
+from pegan_jax import animation, hub, sampling
 from pegan_jax.files import Path, as_path, on_disk, whole
 from pegan_jax.pixels import as_image
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.weights.public import FILES
 
+MODEL = 'the --workdir of a run, what convert or export made, or hf://user/name'
 HEARTBEAT = 30  # seconds after which a process that is not heard of counts as dead
 
 
@@ -29,6 +30,14 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError('the path is empty; name a file or folder.')
     try:
         return as_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def model(text: str) -> str | Path:
+    """A model: hf://user/name on the hub, which stays text, or a path."""
+    try:
+        return hub.parse(text) and text if hub.is_address(text) else path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -124,7 +133,7 @@ def tuple_of(kind: Callable[[str], float], form: str) -> Callable[[str], tuple]:
 
 def add_model(p: argparse.ArgumentParser) -> None:
     """A trained model."""
-    p.add_argument('--model', type=path, required=True, metavar='WORKDIR', help='the --workdir of a run')
+    p.add_argument('--model', type=model, required=True, metavar='MODEL', help=MODEL)
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
 
 
@@ -209,10 +218,8 @@ def _weights(text: str) -> tuple[str, pathlib.Path]:
 
 def load(args: argparse.Namespace) -> sampling.Model:
     """The model of `add_model`."""
-    if not args.model.exists():
-        raise UserError(f'--model {args.model} does not exist; give the --workdir of a run, or what convert made.')
-    if args.model.is_file():
-        raise UserError(f'--model {args.model} is a file, not a folder; make one with convert {args.model} --out DIR.')
+    if not hub.is_address(args.model) and not args.model.exists():
+        raise UserError(f'--model {args.model} does not exist; give {MODEL}.')
     step = int(args.step) if args.step is not None and args.step.isdigit() else args.step
     return sampling.load(args.model, step)
 

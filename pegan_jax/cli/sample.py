@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pegan_jax import analysis, animation, coords, sampling
+from pegan_jax import analysis, animation, coords, hub, sampling
 from pegan_jax.cli import options
 from pegan_jax.files import Path, absolute, whole
 from pegan_jax.pixels import as_image, image_grid, to_uint8
@@ -203,7 +203,11 @@ def _write_folder(args: argparse.Namespace, model: sampling.Model, out: Path, ch
     files = [out / f'seed{seed:06d}{end}.png' for seed, end in zip(args.seeds, ends, strict=True)]
     names = ('truncation_psi', 'truncation_cutoff', 'noise_mode', 'size', 'translate', 'rotate')
     about = {name: getattr(args, name) for name in names}
-    about |= {'model': str(absolute(args.model)), 'step': model.step, 'class': args.label if not any(ends) else None}
+    about |= {
+        'model': args.model if hub.is_address(args.model) else str(absolute(args.model)),
+        'step': model.step,
+        'class': args.label if not any(ends) else None,
+    }
     about, record = json.loads(json.dumps(about)), out / 'samples.json'
     same = record.is_file() and json.loads(record.read_text()) == about
     todo = [i for i, file in enumerate(files) if not (same and file.is_file())]

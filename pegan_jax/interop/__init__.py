@@ -17,7 +17,9 @@ from pegan_jax.files import Path, as_path, in_bucket, on_disk, remove
 from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan, singan_original, stylegan2
 from pegan_jax.interop.imported import Imported
 from pegan_jax.settings import UserError
+from pegan_jax.train import exported
 from pegan_jax.train.checkpoint import Checkpoints, load_sampling, split_state
+from pegan_jax.train.workdir import IMPORTED
 from pegan_jax.weights import kinds, reader, tensor_bundle
 
 IMPORTERS = (nvidia, singan_original, singan, mmgen, mmgen_early, deepfill, stylegan2, cips)
@@ -78,9 +80,28 @@ def convert(
     return imported.config
 
 
+def official(config: Config, variables: dict) -> dict[str, np.ndarray]:
+    """{name: array} of a generator, as the program that published its system has them: CIPS, and StyleGAN2's port.
+
+    Arrays are those that `convert` turns into this model again, number by number.
+
+    Raises: UserError for another system, and for settings that the program does not have.
+    """
+    importer = {'cips': cips, 'stylegan2': stylegan2}.get(config.system)
+    if importer is None:
+        raise UserError(f'weights of {config.system} are not written for another program; only of cips and stylegan2.')
+    arrays = importer.official(config.model, variables)
+    again = importer.load(arrays, **({'activation': config.model.activation} if importer is cips else {})).sampling
+    jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(variables))
+    return arrays
+
+
 def is_foreign(path: str | os.PathLike) -> bool:
     """Whether a path names a file of another program, or one of its checkpoints that are several files."""
-    return any((as_path(path).is_file(), singan_original.find(path), tensor_bundle.find(path)))
+    path = as_path(path)
+    if exported.is_own(path):
+        return False
+    return any((path.is_file(), singan_original.find(path), tensor_bundle.find(path)))
 
 
 def read(path: str | os.PathLike) -> Any:
@@ -171,7 +192,7 @@ def _options(importer: types.ModuleType, **options: Any) -> dict[str, Any]:
 
 def _write(imported: Imported, source: pathlib.Path, licence: str, folder: Path) -> None:
     origin = {'file': source.name, 'inferred': imported.inferred, 'licence': licence}
-    (folder / 'imported.json').write_text(json.dumps(origin, indent=2))
+    (folder / IMPORTED).write_text(json.dumps(origin, indent=2))
     items = {'sampling': imported.sampling} if imported.state is None else split_state(imported.state)
     checkpoints = Checkpoints(folder / 'checkpoints')
     checkpoints.save_items(0, items, {'config': to_dict(imported.config), 'images': 0})

@@ -15,8 +15,9 @@ import numpy as np
 import optax
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig
-from pegan_jax.interop.imported import Imported, first_state
+from pegan_jax.interop.imported import Imported, check_official, first_state
 from pegan_jax.models import cips
+from pegan_jax.settings import UserError
 from pegan_jax.weights import rules
 from pegan_jax.weights.reader import ForeignFileError, arrays, shown
 from pegan_jax.weights.rules import Rule
@@ -51,6 +52,30 @@ G_RULES = (
     Rule(_LAYER + r'(?:\.activate)?\.bias', lambda k: f'{_layer(k)}/bias', rules.flat),
     Rule(r'(linears\.\d+)\.skip\.0\.weight', '{0}/skip/kernel', rules.dense),
 )
+
+
+def g_rules_back(activation: str) -> tuple[Rule, ...]:
+    """The inverse of G_RULES: from our paths to the names of the official program."""
+    layer = r'(conv1|linears_\d+(?:/conv[12])?)/'
+    bias = ('.activate.bias', rules.flat) if activation == 'lrelu' else ('.bias', rules.to_channels)
+
+    def named(end: str) -> Any:
+        return lambda k: re.sub(r'_(\d)', r'.\1', k).replace('/', '.') + end  # 'linears_2/conv1', but 'to_rgb_last'
+
+    return (
+        Rule(r'lff/kernel', 'lff.ffm.conv.weight', rules.to_conv),
+        Rule(r'lff/bias', 'lff.ffm.conv.bias', rules.flat),
+        Rule(r'emb', 'emb.input', lambda x: x.transpose(2, 0, 1)[None]),
+        Rule(r'mapping/fc(\d+)/kernel', lambda i: f'style.{int(i) + 1}.weight', rules.to_dense),
+        Rule(r'mapping/fc(\d+)/bias', lambda i: f'style.{int(i) + 1}.bias', rules.flat),
+        Rule(r'(.+)/affine/kernel', named('.conv.modulation.weight'), rules.to_dense),
+        Rule(r'(.+)/affine/bias', named('.conv.modulation.bias'), rules.flat),
+        Rule(r'(.+)/noise_strength', named('.noise.weight'), rules.flat),
+        Rule(r'(.+)/weight', named('.conv.weight'), rules.to_modulated),
+        Rule(layer + 'bias', named(bias[0]), bias[1]),
+        Rule(r'(to_rgbs_\d+|to_rgb_last)/bias', named('.bias'), rules.to_channels),
+        Rule(r'(linears_\d+)/skip/kernel', named('.skip.0.weight'), rules.to_conv),
+    )
 
 
 def d_rules(side: int) -> tuple[Rule, ...]:
@@ -119,6 +144,16 @@ def load(tree: Any, *, activation: str | None = None, sampling_only: bool = Fals
         mu, nu = (_apply('d_optim', m, of_d, {'params': params['d']})['params'] for m in (mu, nu))
         opt['d'] = optax.tree_utils.tree_set(opt['d'], mu=mu, nu=nu, count=jnp.int32(count))
     return Imported(config, inferred, state.sampling, state.replace(opt=opt))
+
+
+def official(model: cips.Config, variables: dict) -> dict[str, np.ndarray]:
+    """The state dict of the official program's generator, as it is released. Raises: UserError for what it has not."""
+    needed = {'fourier_features': True, 'coord_embedding': True, 'modulation': True, 'panorama_width': None,
+              'lr_multiplier': 0.01}  # fmt: skip
+    check_official(model, needed)
+    if model.wiring == 'plain':
+        raise UserError("model.wiring='plain' is none of the official program, so its weights have no place there.")
+    return rules.rename(variables['params'], g_rules_back(model.activation))
 
 
 def infer(tree: Any, *, activation: str | None = None, sampling_only: bool = False) -> tuple[Config, dict[str, Any]]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from pegan_jax.config import Config
 from pegan_jax.gan import GAN
+from pegan_jax.settings import UserError
 from pegan_jax.train.state import TrainState
 
 
@@ -23,6 +24,16 @@ class Imported(NamedTuple):
     inferred: dict[str, Any]
     sampling: dict
     state: TrainState | None
+
+
+def check_official(model: Any, needed: Mapping[str, Any]) -> None:
+    """Raises: UserError for a model with other settings than those that another program has at one value."""
+    for name, value in needed.items():
+        if (found := getattr(model, name)) != value:
+            raise UserError(
+                f'model.{name}={found!r} is not {value!r}, as the official program has it: with these weights it would '
+                'give other images. Use --format safetensors or stablehlo.'
+            )
 
 
 def first_state(gan: GAN, nets: Mapping[str, Mapping[str, Any]], ema: Any, stats: dict) -> TrainState:

@@ -18,7 +18,7 @@ from pegan_jax import filters
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig
 from pegan_jax.gan import size_of
 from pegan_jax.interop import cips
-from pegan_jax.interop.imported import Imported, first_state
+from pegan_jax.interop.imported import Imported, check_official, first_state
 from pegan_jax.models import stylegan2
 from pegan_jax.models.discriminator import num_halvings, widths
 from pegan_jax.weights import reader, rules
@@ -103,6 +103,48 @@ _PORT_G = (
     Rule(r'noises\.noise_(\d+)', _noise, lambda x: x[0, 0]),
 )
 _PORT = _Layout(_PORT_G, cips.d_rules, (), r'style\.\d+\.weight', lambda d: d['convs.0.0.weight'].shape[0])
+
+
+def _place(path: str) -> str:
+    """'b16/conv0' -> 'convs.2', 'b16/torgb' or 'b16' -> 'to_rgbs.1'; those of 4 pixels are called otherwise."""
+    side, _, kind = path.partition('/')
+    level = int(side[1:]).bit_length() - 4  # 8 pixels are 0
+    if kind.startswith('conv'):
+        return 'conv1' if level < 0 else f'convs.{2 * level + int(kind[4:])}'
+    return 'to_rgb1' if level < 0 else f'to_rgbs.{level}'
+
+
+def _placed(end: str) -> Callable:
+    return lambda path: _place(path) + end
+
+
+_BACK = (
+    Rule(r'params/mapping/fc(\d+)/kernel', lambda i: f'style.{int(i) + 1}.weight', rules.to_dense),
+    Rule(r'params/mapping/fc(\d+)/bias', lambda i: f'style.{int(i) + 1}.bias', rules.flat),
+    Rule(r'buffers/mapping/w_avg', 'latent_avg', rules.flat),
+    Rule(r'params/synthesis/b4/const', 'input.input', lambda x: x.transpose(2, 0, 1)[None]),
+    Rule(r'params/synthesis/(.+)/affine/kernel', _placed('.conv.modulation.weight'), rules.to_dense),
+    Rule(r'params/synthesis/(.+)/affine/bias', _placed('.conv.modulation.bias'), rules.flat),
+    Rule(r'params/synthesis/(.+)/weight', _placed('.conv.weight'), rules.to_modulated),
+    Rule(r'params/synthesis/(.+)/noise_strength', _placed('.noise.weight'), rules.flat),
+    Rule(r'params/synthesis/(b\d+/conv\d)/bias', _placed('.activate.bias'), rules.flat),
+    Rule(r'params/synthesis/(b\d+/torgb)/bias', _placed('.bias'), rules.to_channels),
+    Rule(r'buffers/synthesis/(b\d+/conv0)/resample_filter', _placed('.conv.blur.kernel'), lambda x: 4 * x),
+    Rule(r'buffers/synthesis/(b\d+)/resample_filter', _placed('.upsample.kernel'), lambda x: 4 * x),
+    Rule(
+        r'buffers/synthesis/b(\d+)/conv(\d)/noise_const',
+        lambda side, k: f'noises.noise_{2 * int(side).bit_length() - 7 + int(k) if side != "4" else 0}',
+        lambda x: x[None, None],
+    ),
+)
+
+
+def official(model: stylegan2.Config, variables: dict) -> dict[str, np.ndarray]:
+    """The state dict of the port's generator, and beside it latent_avg. Raises: UserError for what the port has not."""
+    needed = {'c_dim': 0, 'architecture': 'skip', 'input': 'const', 'use_noise': True, 'conv_clamp': None,
+              'w_dim': model.z_dim}  # fmt: skip
+    check_official(model, needed)
+    return rules.rename(variables, _BACK)
 
 
 # The first release ----------------------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ class LineInput(nn.Module):
         for at, amplitude in zip((rows, columns), jnp.split(amplitudes, 2, axis=2), strict=True):
             angles = 2 * math.pi * at[:, None, None] * freqs.T[None]
             waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-            lines.append((waves[None] * amplitude.swapaxes(1, 2)[:, None]).reshape(len(w), -1, channels))
+            lines.append((waves[None] * amplitude.swapaxes(1, 2)[:, None]).reshape(w.shape[0], -1, channels))
         return jnp.concatenate(lines, axis=1)
 
 
@@ -255,7 +255,7 @@ class Synthesis(nn.Module):
             if i == 0:  # published networks have `tores` of the first block, and no use for it
                 continue
             lines = lines + more
-            thick = lines.reshape(len(ws), -1, model.rank, model.biline_channels)
+            thick = lines.reshape(ws.shape[0], -1, model.rank, model.biline_channels)
             found = jnp.einsum('nhrb,nwrb->nhwb', thick[:, : len(rows)], thick[:, len(rows) :]) / 2
             decoder = Decoder(pixels, name=f'decoder_{name}')
             if maps is None and self.is_initializing():  # nor for the decoder of the second
@@ -264,7 +264,7 @@ class Synthesis(nn.Module):
         maps = Decoder(pixels, name='decoder_last')(maps)
         x = maps.reshape(-1, model.biline_channels)
         colours = EqualDense(model.img_channels, name='decoder_img')(x.astype(jnp.float32))
-        x, colours = (flat.reshape(len(ws), -1, flat.shape[-1]) for flat in (x, colours))
+        x, colours = (flat.reshape(ws.shape[0], -1, flat.shape[-1]) for flat in (x, colours))
         for i, factor in enumerate((4, 2)):
             block = Block(factor * model.biline_channels, model.img_channels, dtype=pixels, name=f'block{i}')
             x, more = block(x, jnp.repeat(ws[:, -1:], 3, axis=1))

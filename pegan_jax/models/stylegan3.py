@@ -369,7 +369,7 @@ class SynthesisInput(nn.Module):
         freqs = self.variable('buffers', 'freqs', draw, 0).value
         phases = self.variable('buffers', 'phases', draw, 1).value
         stored = self.variable('buffers', 'transform', lambda: jnp.eye(3)).value
-        t = jnp.broadcast_to(jnp.array([[1.0, 0.0, 0.0, 0.0]]), (len(w), 4))
+        t = jnp.broadcast_to(jnp.array([[1.0, 0.0, 0.0, 0.0]]), (w.shape[0], 4))
         if self.learned_transform:  # at first no style turns or moves anything
             t = EqualDense(4, weight_init=0.0, bias_init=(1.0, 0.0, 0.0, 0.0), name='affine')(w)
         features = encodings.sg3_fourier_input(

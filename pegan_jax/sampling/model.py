@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax import config as configs
-from pegan_jax.files import as_path
 from pegan_jax.gan import GAN, Completer, Sampler, per_layer
 from pegan_jax.layers import truncate
 from pegan_jax.settings import UserError
+from pegan_jax.train import exported
 from pegan_jax.train.checkpoint import load_sampling
-from pegan_jax.train.workdir import read_classes
+from pegan_jax.train.workdir import read_classes, read_imported
 
 Label = int | str | Sequence[int] | Sequence[str] | np.ndarray  # see `Model.labels`
 
@@ -30,6 +30,7 @@ class Model:
     variables: {'params', 'buffers'} of the generator, EMA where the run kept one.
     classes: names of the classes that it was trained with, in order, where they have names.
     images: how many its training had shown.
+    imported: of converted weights, {'file', 'inferred', 'licence'}: where they are from.
     """
 
     config: configs.Config
@@ -38,6 +39,7 @@ class Model:
     step: int
     classes: tuple[str, ...] = ()
     images: int = 0
+    imported: dict | None = None
 
     @property
     def sampler(self) -> Sampler:
@@ -184,18 +186,30 @@ class Model:
 
 
 def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
-    """Reads a model from a run's working directory.
+    """Reads a model.
 
     Args:
-      path: the --workdir of a run.
-      step: of the checkpoint; None is the newest, 'best' the one with the lowest sliced Wasserstein distance.
-    Raises: CheckpointError if there is none or it is damaged.
+      path: the --workdir of a run, what `convert` made, what `export` made (a folder, or a file .safetensors), or the
+        address of one on the hub, hf://user/name or hf://user/name@revision.
+      step: of the checkpoint; None is the newest, 'best' the one with the lowest sliced Wasserstein distance. An
+        exported model has one.
+    Raises: CheckpointError if there is none or it is damaged, ForeignFileError likewise of an exported model, UserError
+      for what is neither.
     """
-    path = as_path(path)
-    variables, meta, step = load_sampling(path / 'checkpoints', step)
-    config = configs.from_dict(meta['config'])
+    place = exported.place(path)
+    if (file := exported.find(place)) is None:
+        if place.is_file():
+            raise UserError(f'{place} is a file of another program; make a model of it with convert {place} --out DIR.')
+        variables, meta, step = load_sampling(place / 'checkpoints', step)
+        config = configs.from_dict(meta['config'])
+        meta = {'classes': read_classes(place), 'images': meta.get('images', 0), 'imported': read_imported(place)}
+    else:
+        config, variables, meta = exported.read(file)
+        if step not in (None, meta['step']):
+            raise UserError(f'{file} holds step {meta["step"]} alone, not {step}; leave the step out.')
+        step = meta['step']
     gan = configs.system_module(config.system).build(config)
-    return Model(config, gan, variables, step, read_classes(path), meta.get('images', 0))
+    return Model(config, gan, variables, step, tuple(meta['classes']), meta['images'], meta['imported'])
 
 
 def local_mesh() -> Mesh:

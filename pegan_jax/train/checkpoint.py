@@ -25,8 +25,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers as policies
 
-from pegan_jax.files import Path, as_path, below, children, copy_below, for_orbax, in_bucket, move, remove
+from pegan_jax.files import Path, below, children, copy_below, for_orbax, in_bucket, move, remove
 from pegan_jax.settings import ConfigError, UserError
+from pegan_jax.train import exported
 from pegan_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -421,12 +422,14 @@ def read_networks(template: TrainState, init_from: str, partial: bool = False) -
             _variable(name, path): x for name, tree in networks.items() for path, x in jax.tree.leaves_with_path(tree)
         }
 
-    root = as_path(init_from) / 'checkpoints'
-    if not root.is_dir():
+    place = exported.place(init_from)
+    file, root = exported.find(place), place / 'checkpoints'
+    if file is None and not root.is_dir():
         raise ConfigError(
-            f'train.init_from={init_from!r} has no checkpoints; give the --workdir of a run, or what convert made.'
+            f'train.init_from={init_from!r} has no checkpoints; give the --workdir of a run, or what convert or export '
+            'made.'
         )
-    found = load_networks(root)
+    found = load_networks(root) if file is None else exported.networks(file)
     wanted = {name: tree for name, tree in _networks(template).items() if name in found}
     here, there = leaves(wanted), leaves({name: found[name] for name in wanted})
     shapes = [{path: x.shape for path, x in tree.items()} for tree in (here, there)]

@@ -23,7 +23,7 @@ from pegan_jax.train.state import create_state
 
 log = logging.getLogger(__name__)
 
-CONFIG, DATA = 'config.json', 'data.json'
+CONFIG, DATA, IMPORTED = 'config.json', 'data.json', 'imported.json'
 
 
 @contextlib.contextmanager
@@ -154,3 +154,11 @@ def read_classes(workdir: Path) -> tuple[str, ...]:
         return tuple(json.loads((workdir / DATA).read_text())['classes'])
     except (OSError, ValueError, KeyError, TypeError):
         return ()
+
+
+def read_imported(workdir: Path) -> dict | None:
+    """Where converted weights are from, {'file', 'inferred', 'licence'}; None where nothing tells of it."""
+    try:
+        return dict(json.loads((workdir / IMPORTED).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -129,3 +129,39 @@ def flattened_dense(height: int, width: int) -> Callable[[np.ndarray], np.ndarra
         return array.reshape(len(array), -1, height, width).transpose(2, 3, 1, 0).reshape(-1, len(array))
 
     return transform
+
+
+# And back: Flax to torch ----------------------------------------------------------------------------------------------
+
+
+def rename(source: Any, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
+    """{name: array} of the leaves of a tree, each by the first rule that matches its path.
+
+    Raises: ForeignFileError, which lists every path that no rule matches.
+    """
+    leaves = {_path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(source)}
+    found = {path: renamed(path, array, rules) for path, array in leaves.items()}
+    if left := [path for path, (name, _) in found.items() if name is None]:
+        raise ForeignFileError(f'has no place there for {", ".join(left)}.')
+    return dict(found.values())
+
+
+def to_dense(array: np.ndarray) -> np.ndarray:
+    """[in, out] -> (out, in)."""
+    return array.T
+
+
+def to_conv(array: np.ndarray) -> np.ndarray:
+    """[k, k, in, out], or [in, out] of a 1x1 convolution -> (out, in, k, k)."""
+    array = array[None, None] if array.ndim == 2 else array
+    return array.transpose(3, 2, 0, 1)
+
+
+def to_modulated(array: np.ndarray) -> np.ndarray:
+    """As `to_conv` -> (1, out, in, k, k)."""
+    return to_conv(array)[None]
+
+
+def to_channels(array: np.ndarray) -> np.ndarray:
+    """[C] -> (1, C, 1, 1)."""
+    return array.reshape(1, -1, 1, 1)

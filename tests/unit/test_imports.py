@@ -23,6 +23,7 @@ def test_an_import_inside_a_function_is_of_a_heavy_library_and_says_so():
     heavy = (
         'grain',
         'fsspec',
+        'huggingface_hub',
         'imageio',
         'pillow_heif',
         'scipy',

@@ -1,0 +1,132 @@
+"""A trained model as one file of safetensors: the arrays that sampling needs, by their paths, and what tells of them.
+
+The header holds, as text: the configuration without the paths of the machine that trained it, the step, the images
+shown, the names of classes, and for converted weights where they are from, with their licence.
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import safetensors
+from flax import traverse_util
+from safetensors.numpy import save
+
+from pegan_jax import config as configs
+from pegan_jax import hub
+from pegan_jax.config import Config
+from pegan_jax.files import Path, as_path, on_disk, whole
+from pegan_jax.settings import TrainConfig, UserError
+from pegan_jax.weights import reader, rules
+from pegan_jax.weights.reader import ForeignFileError
+
+FILE, FORMAT = 'model.safetensors', 'pegan_jax 1'
+HALVES = {'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16}
+
+
+def find(place: Path) -> Path | None:
+    """The file of an exported model: the path itself if it ends in .safetensors, or FILE in a folder; None if neither."""
+    if place.suffix == '.safetensors' and place.is_file():
+        return place
+    return place / FILE if place.is_dir() and (place / FILE).is_file() else None
+
+
+def place(path: str | os.PathLike) -> Path:
+    """Where a model is that a user names: a path, or the file that an address of the hub stands for, fetched."""
+    return hub.fetch(path, FILE) if hub.is_address(path) else as_path(path)
+
+
+def is_own(path: Path) -> bool:
+    """Whether `find` finds a file here that says of itself that `write` wrote it."""
+    try:
+        return (file := find(path)) is not None and _header(file).get('format') == FORMAT
+    except safetensors.SafetensorError:
+        return False
+
+
+def _header(file: Path) -> dict[str, str]:
+    with safetensors.safe_open(on_disk(file), 'np') as opened:
+        return opened.metadata() or {}
+
+
+def without_paths(config: Config) -> Config:
+    """The configuration without what is private to a machine: data by their last name, no other folder."""
+    data, train = config.data, config.train
+    names = {name: value if value is None else value.rstrip('/').rpartition('/')[2] or value
+             for name, value in (('folder', data.folder), ('image', data.image))}  # fmt: skip
+    data = dataclasses.replace(data, **names, data_dir=None)
+    train = dataclasses.replace(train, init_from=None, compilation_cache=TrainConfig.compilation_cache)
+    return dataclasses.replace(config, data=data, train=train)
+
+
+def write(path: Path, config: Config, variables: dict, meta: dict[str, Any], dtype: str = 'float32') -> None:
+    """Writes `path`, whole or not at all.
+
+    Args:
+      variables: {'params', 'buffers'} of the generator, float32.
+      meta: JSON: 'step', 'images', 'classes' and 'imported'.
+      dtype: 'float32', or one of HALVES, half of the bytes: `read` gives float32 again, rounded. Of single numbers, such
+        as a step or an amplitude, nothing is rounded.
+    Raises: UserError for a number that float16 cannot hold.
+    """
+    flat = traverse_util.flatten_dict(jax.device_get(variables), keep_empty_nodes=True, sep='/')
+    empty = [name for name, x in flat.items() if x is traverse_util.empty_node]
+    arrays = {name: np.asarray(x) for name, x in flat.items() if name not in empty}
+    if dtype in HALVES:
+        for name, x in arrays.items():
+            if x.dtype == np.float32 and x.ndim:
+                with np.errstate(over='ignore'):
+                    arrays[name] = x.astype(HALVES[dtype])
+                if not np.all(np.isfinite(arrays[name].astype(np.float32))):
+                    raise UserError(f'{name} holds {np.abs(x).max():.3g}, too large for float16; use bfloat16.')
+    told = {'config': configs.to_dict(without_paths(config)), 'empty': empty, **meta}
+    header = {'format': FORMAT, **{name: json.dumps(value) for name, value in told.items()}}
+    content = save({name: np.ascontiguousarray(x).reshape(x.shape) for name, x in arrays.items()}, header)
+    with whole(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
+    """What `write` wrote: configuration, variables as float32 NumPy arrays, meta.
+
+    Raises: ForeignFileError for another file, a damaged one, and arrays that are not those of the configuration's model;
+      of a model of one image, which alone tells their shapes, these are not compared.
+    """
+    arrays = reader.read(path)
+    try:
+        header = _header(path)
+        if header.get('format') != FORMAT:
+            raise ForeignFileError(
+                f'is not a model that export of this version wrote; if it is of another program, convert {path.name} '
+                '--out DIR makes a model of it.'
+            )
+        meta = {name: json.loads(header[name]) for name in ('config', 'empty', 'step', 'images', 'classes', 'imported')}
+        config = configs.from_dict(meta.pop('config'))
+        empty = {name: traverse_util.empty_node for name in meta.pop('empty')}
+        if not (
+            isinstance(meta['step'], int) and isinstance(meta['images'], int) and isinstance(meta['classes'], list)
+        ):
+            raise TypeError('step and images are whole numbers, classes a list')
+        variables = traverse_util.unflatten_dict({**arrays, **empty}, sep='/')
+        if config.data.image is None:
+            params, buffers, _ = jax.eval_shape(
+                configs.system_module(config.system).build(config).init, jax.random.key(0)
+            )
+            as_it_is = rules.Rule('(.+)', lambda name: name, np.asarray)
+            return config, rules.apply(arrays, [as_it_is], {'params': params['g'], 'buffers': buffers['g']}), meta
+    except ForeignFileError as error:
+        raise ForeignFileError(f'{path}: {error}') from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ForeignFileError(f'{path} does not describe a model of this library: {reader.shown(error)}.') from None
+    halves = tuple(HALVES.values())
+    return config, jax.tree.map(lambda x: x.astype(np.float32) if x.dtype in halves else x, variables), meta
+
+
+def networks(path: Path) -> dict[str, dict]:
+    """As `checkpoint.load_networks`, of a file that `write` wrote."""
+    _, variables, _ = read(path)
+    return {'ema': variables['params'], 'g': variables['params'], 'g_buffers': variables['buffers']}
