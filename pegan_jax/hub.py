@@ -57,29 +57,28 @@ def package() -> types.ModuleType:
 @contextlib.contextmanager
 def told(text: str) -> Iterator[None]:
     """What the hub says of an address becomes a UserError that says what to do."""
+    package()
     from huggingface_hub import errors  # of an extra
 
     try:
         yield
     except errors.GatedRepoError:
-        raise UserError(
-            f'{text} is given to those who ask: ask on its page, then log in with: hf auth login.'
-        ) from None
+        raise UserError(f'{text} is for those who ask: ask on its page, then log in: hf auth login.') from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f'{text}: the hub shows no model of this name. Check the name; if it is private, log in with: hf auth login.'
+            f'{text}: the hub shows no model of this name. Check it; if it is private, log in: hf auth login.'
         ) from None
     except errors.RevisionNotFoundError:
-        raise UserError(f'{text} has no such revision; leave @... out for the newest.') from None
+        raise UserError(f'{text}: there is no such revision; for the newest, leave @... out.') from None
     except errors.LocalEntryNotFoundError:
         raise UserError(
             f'{text} is not in the cache of this machine, and the hub cannot be reached. Check the network, or unset '
             'HF_HUB_OFFLINE.'
         ) from None
-    except errors.EntryNotFoundError as error:
-        raise UserError(f'{text} holds no model of this library: {_line(error)}') from None
+    except errors.EntryNotFoundError:
+        raise UserError(f'{text} holds no model of this library; the command push puts one there.') from None
     except (errors.LocalTokenNotFoundError, errors.HfHubHTTPError) as error:
-        status = getattr(getattr(error, 'response', None), 'status_code', 401)
+        status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 401
         if status in (401, 403):
             raise UserError(
                 f'{text}: the hub does not let you do this. Log in with a token that may: hf auth login.'
@@ -87,7 +86,7 @@ def told(text: str) -> Iterator[None]:
         raise UserError(f'{text}: the hub answered {status}: {_line(error)} Try again later.') from None
     except (errors.HFValidationError, errors.OfflineModeIsEnabled) as error:
         raise UserError(f'{text}: {_line(error)}') from None
-    except OSError as error:
+    except (errors.HTTPError, OSError) as error:
         raise UserError(f'{text}: the hub cannot be reached ({_line(error)}); check the network.') from None
 
 

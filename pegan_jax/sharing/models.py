@@ -50,7 +50,9 @@ def export_official(model: Model, out: str | os.PathLike) -> Path:
 
 
 def file_of(out: str | os.PathLike, name: str) -> Path:
-    """The file that `out` is, if it has the suffix of `name`; otherwise of this name in the folder `out`, which is made.
+    """The file that `out` is, if it has the suffix of `name`; otherwise the one of this name in the folder `out`.
+
+    Folders are made.
 
     Raises: UserError for the folder of a run.
     """

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,8 +13,7 @@ import jax
 import pegan_jax
 from pegan_jax import hub
 from pegan_jax.config import to_json
-from pegan_jax.files import Path
-from pegan_jax.gan import Completer, size_of
+from pegan_jax.gan import Completer
 from pegan_jax.pixels import as_image, image_grid, to_uint8
 from pegan_jax.sampling import Model, sample
 from pegan_jax.settings import UserError
@@ -31,7 +31,7 @@ def push(
     licence: str,
     dtype: str = 'float32',
     private: bool = False,
-    scores: list[dict] | None = None,
+    scores: Sequence[dict] = (),
 ) -> str:
     """Puts a model where `load(to)` finds it, in one commit; the repository is made if there is none.
 
@@ -55,7 +55,7 @@ def push(
         if pictured := not isinstance(model.gan.sampler, Completer):
             images = sample(model, SEEDS, label=model.classes_of(SEEDS))
             as_image(image_grid(to_uint8(images), 8)).save(folder / PICTURE)
-        (folder / CARD).write_text(card(model, repository, licence, scores or [], pictured=pictured))
+        (folder / CARD).write_text(card(model, repository, licence, scores, pictured=pictured))
         with hub.told(to):
             api.create_repo(repository, private=private, exist_ok=True)
             if api.file_exists(repository, CARD, revision=branch):
@@ -81,12 +81,10 @@ def scores_of(place: str | os.PathLike, step: int) -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found)]
 
 
-def card(model: Model, repository: str, licence: str, scores: list[dict], *, pictured: bool = False) -> str:
+def card(model: Model, repository: str, licence: str, scores: Sequence[dict], *, pictured: bool = False) -> str:
     """README.md of a repository, in the form that the hub reads."""
     config, completes = model.config, isinstance(model.gan.sampler, Completer)
-    height, width = (
-        size_of(config.model.img_resolution) if hasattr(config.model, 'img_resolution') else config.data.size
-    )
+    height, width = config.data.size
     numbers = sum(x.size for x in jax.tree.leaves(model.variables['params']))
     address, origin = f'{hub.PREFIX}{repository}', model.imported
     trained = f'{model.images:,} images shown' if origin is None else f'weights converted from `{origin["file"]}`'
@@ -102,8 +100,8 @@ def card(model: Model, repository: str, licence: str, scores: list[dict], *, pic
         f'pipeline_tag: {"image-to-image" if completes else "unconditional-image-generation"}',
         'tags:', '- gan', '- jax', f'- {config.system}', '---', '',
         f'# {repository.partition("/")[2]}', '',
-        f'A generator of the system `{config.system}`: {height} x {width} pixels, {config.model.img_channels} channels, '
-        f'{numbers:,} parameters, {trained}, step {model.step}.', '',
+        f'A generator of the system `{config.system}`: {height} x {width} pixels, {config.model.img_channels} '
+        f'channels, {numbers:,} parameters, {trained}, step {model.step}.', '',
         *([f'![Samples of the seeds 0 to {len(SEEDS) - 1}]({PICTURE})', ''] if pictured else []),
         '## Use', '', f'With pegan_jax {pegan_jax.__version__} and its extra `hub`:', '',
         '```python', 'import pegan_jax', '', *use, '```', '',

@@ -24,12 +24,13 @@ from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.weights import reader, rules
 from pegan_jax.weights.reader import ForeignFileError
 
-FILE, FORMAT = 'model.safetensors', 'pegan_jax 1'
+FILE, OWN, VERSION = 'model.safetensors', 'pegan_jax', '1'
+META = {'step': int, 'images': int, 'classes': list, 'imported': dict | None}
 HALVES = {'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16}
 
 
 def find(place: Path) -> Path | None:
-    """The file of an exported model: the path itself if it ends in .safetensors, or FILE in a folder; None if neither."""
+    """The file of an exported model: the path itself if it ends in .safetensors, or FILE in a folder; or None."""
     if place.suffix == '.safetensors' and place.is_file():
         return place
     return place / FILE if place.is_dir() and (place / FILE).is_file() else None
@@ -43,7 +44,7 @@ def place(path: str | os.PathLike) -> Path:
 def is_own(path: Path) -> bool:
     """Whether `find` finds a file here that says of itself that `write` wrote it."""
     try:
-        return (file := find(path)) is not None and _header(file).get('format') == FORMAT
+        return (file := find(path)) is not None and OWN in _header(file)
     except safetensors.SafetensorError:
         return False
 
@@ -69,8 +70,8 @@ def write(path: Path, config: Config, variables: dict, meta: dict[str, Any], dty
     Args:
       variables: {'params', 'buffers'} of the generator, float32.
       meta: JSON: 'step', 'images', 'classes' and 'imported'.
-      dtype: 'float32', or one of HALVES, half of the bytes: `read` gives float32 again, rounded. Of single numbers, such
-        as a step or an amplitude, nothing is rounded.
+      dtype: 'float32', or one of HALVES, half of the bytes: `read` gives float32 again, rounded. Single numbers stay as
+        they are.
     Raises: UserError for a number that float16 cannot hold.
     """
     flat = traverse_util.flatten_dict(jax.device_get(variables), keep_empty_nodes=True, sep='/')
@@ -84,7 +85,7 @@ def write(path: Path, config: Config, variables: dict, meta: dict[str, Any], dty
                 if not np.all(np.isfinite(arrays[name].astype(np.float32))):
                     raise UserError(f'{name} holds {np.abs(x).max():.3g}, too large for float16; use bfloat16.')
     told = {'config': configs.to_dict(without_paths(config)), 'empty': empty, **meta}
-    header = {'format': FORMAT, **{name: json.dumps(value) for name, value in told.items()}}
+    header = {OWN: VERSION, **{name: json.dumps(value) for name, value in told.items()}}
     content = save({name: np.ascontiguousarray(x).reshape(x.shape) for name, x in arrays.items()}, header)
     with whole(path) as unfinished:
         unfinished.write_bytes(content)
@@ -93,33 +94,32 @@ def write(path: Path, config: Config, variables: dict, meta: dict[str, Any], dty
 def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
     """What `write` wrote: configuration, variables as float32 NumPy arrays, meta.
 
-    Raises: ForeignFileError for another file, a damaged one, and arrays that are not those of the configuration's model;
-      of a model of one image, which alone tells their shapes, these are not compared.
+    Raises: ForeignFileError for another file, a damaged one, and arrays that are not those of the configuration's
+      model; for a model of one image, which alone tells their shapes, these are not compared.
     """
     arrays = reader.read(path)
     try:
         header = _header(path)
-        if header.get('format') != FORMAT:
+        if OWN not in header:
             raise ForeignFileError(
-                f'is not a model that export of this version wrote; if it is of another program, convert {path.name} '
-                '--out DIR makes a model of it.'
+                f'is not a model that export wrote; if it is of another program, convert {path.name} --out DIR makes a '
+                'model of it.'
             )
-        meta = {name: json.loads(header[name]) for name in ('config', 'empty', 'step', 'images', 'classes', 'imported')}
+        if header[OWN] != VERSION:
+            raise ForeignFileError('was written by another version of this library; update it, or export again.')
+        meta = {name: json.loads(header[name]) for name in ('config', 'empty', *META)}
         config = configs.from_dict(meta.pop('config'))
         empty = {name: traverse_util.empty_node for name in meta.pop('empty')}
-        if not (
-            isinstance(meta['step'], int) and isinstance(meta['images'], int) and isinstance(meta['classes'], list)
-        ):
-            raise TypeError('step and images are whole numbers, classes a list')
+        if wrong := [name for name, kind in META.items() if not isinstance(meta[name], kind)]:
+            raise TypeError(f'{wrong[0]} is a {type(meta[wrong[0]]).__name__}')
         variables = traverse_util.unflatten_dict({**arrays, **empty}, sep='/')
         if config.data.image is None:
-            params, buffers, _ = jax.eval_shape(
-                configs.system_module(config.system).build(config).init, jax.random.key(0)
-            )
+            gan = configs.system_module(config.system).build(config)
+            params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
             as_it_is = rules.Rule('(.+)', lambda name: name, np.asarray)
-            return config, rules.apply(arrays, [as_it_is], {'params': params['g'], 'buffers': buffers['g']}), meta
+            variables = rules.apply(arrays, [as_it_is], {'params': params['g'], 'buffers': buffers['g']})
     except ForeignFileError as error:
-        raise ForeignFileError(f'{path}: {error}') from None
+        raise ForeignFileError(f'{path} {error}') from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ForeignFileError(f'{path} does not describe a model of this library: {reader.shown(error)}.') from None
     halves = tuple(HALVES.values())
