@@ -77,7 +77,13 @@ def _sampling(model: Model, noise: str | None) -> tuple[Any, dict[str, Any]]:
 def _completion(model: Model) -> tuple[Any, dict[str, Any]]:
     inputs, free = abstract_inputs(model.gan, model.config, 1), _free()
     shapes = {name: jax.ShapeDtypeStruct((free, *x.shape[1:]), x.dtype) for name, x in inputs.items()}
-    return functools.partial(model.completer.complete, _constants(model)), {'inputs': shapes}
+    variables = _constants(model)
+
+    def one(inputs: dict) -> jax.Array:
+        return model.completer.complete(variables, jax.tree.map(lambda x: x[None], inputs))[0]
+
+    # One after the other: how attention is divided follows from the number of images, which is not known here.
+    return functools.partial(jax.lax.map, one), {'inputs': shapes}
 
 
 def _constants(model: Model) -> dict:

@@ -30,6 +30,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 CHECKPOINT = ROOT / 'tests' / 'checkpoints' / 'stylegan2_port_tiny.pt'
 
 
+@pytest.fixture(scope='module')
+def golden():
+    """A function: file name -> {name: array} of the official program's state dict."""
+
+    def read(name):
+        with np.load(ROOT / 'tests' / 'fixtures' / 'cips' / f'{name}.npz') as file:
+            return {k.removeprefix('param/'): file[k] for k in file if k.startswith('param/')}
+
+    return read
+
+
 @functools.cache
 def model_of(spec, *overrides):
     """A model with random numbers in place of weights, which need no program."""
@@ -100,7 +111,10 @@ def test_sixteen_bits_are_half_of_the_bytes_and_come_back_as_float32(cips, tmp_p
     assert half == tmp_path / 'b.safetensors'
     sizes = [sum(x.nbytes for x in reader.read(path).values()) for path in (whole, half)]
     assert sizes[1] < 0.51 * sizes[0]
-    round_off = lambda x: x.astype(exported.HALVES[dtype] if x.ndim else x.dtype).astype(np.float32)
+
+    def round_off(x):
+        return x.astype(exported.HALVES[dtype] if x.ndim else x.dtype).astype(np.float32)
+
     assert_same(load(half), cips, jax.tree.map(round_off, cips.variables))
     assert {x.dtype for x in jax.tree.leaves(load(half).variables)} == {np.dtype('float32')}
 
@@ -173,7 +187,7 @@ def test_a_damaged_file_is_refused(cips, tmp_path):
         with pytest.raises(ForeignFileError):
             load(file)
     (tmp_path / 'b.pt').write_bytes(content)
-    with pytest.raises(UserError, match='convert .*b.pt --out DIR'):
+    with pytest.raises(UserError, match=r'convert .*b\.pt --out DIR'):
         load(tmp_path / 'b.pt')
 
 
@@ -192,7 +206,7 @@ def test_commands_take_it_like_a_run(workdir, cips, tmp_path, capsys):
         assert main(['inspect', '--model', str(place)]) == 0
         told.append(capsys.readouterr().out.partition('\nparams/')[2])
     assert told[0] and told[0] == told[1] == told[2]
-    assert main(['evaluate', '--model', str(places[2]), '--metrics', 'rows4']) == 0
+    assert main(['evaluate', '--model', str(places[2]), '--metrics', 'eqt4_int']) == 0
     assert sorted(p.name for p in out.iterdir()) == ['config.json', 'model.safetensors']
     capsys.readouterr()
     assert main(['sample', '--model', str(out), '--step', '6', '--seeds', '0', '--out', str(tmp_path / 'x.png')]) == 1
@@ -266,7 +280,7 @@ def test_a_program_runs_without_this_library(workdir, cips, tmp_path, capsys):
 @pytest.mark.parametrize('spec', ['creps:tiny', 'stylegan3:t,tiny', 'stylegan2:tiny', 'mspie:tiny', 'dcgan:tiny'])
 def test_every_system_makes_a_program_of_a_free_number_of_images(spec, tmp_path):
     program = sharing.export_program(model_of(spec), tmp_path)
-    assert program.arguments['z'].startswith('float32 [N, ')
+    assert program.arguments['z'].split()[1] == '[N,'
 
 
 def test_a_program_of_no_known_platform_is_refused(cips, tmp_path):
@@ -282,8 +296,7 @@ def test_a_program_of_no_known_platform_is_refused(cips, tmp_path):
     'fixture', ['gen_skip_r8', 'gen_skip_r16', 'gen_skip_sin_r8', 'gen_skip_sinrelu_r8', 'gen_res_r8', 'gen_res_sin_r8']
 )
 def test_a_generator_of_cips_goes_back_to_the_official_file(tmp_path, golden, fixture):
-    arrays, _ = golden(fixture)
-    official = {k.removeprefix('param/'): v for k, v in arrays.items() if k.startswith('param/')}
+    official = golden(fixture)
     save_file({k: np.ascontiguousarray(v) for k, v in official.items()}, tmp_path / 'a.safetensors')
     activation = 'sinrelu' if 'sinrelu' in fixture else 'sin' if 'sin' in fixture else None
     convert(tmp_path / 'a.safetensors', tmp_path / 'model', activation=activation)
@@ -306,7 +319,8 @@ def test_a_generator_of_the_port_goes_back_to_its_file(tmp_path):
     assert back.keys() == official.keys()
     for name, array in official.items():
         np.testing.assert_array_equal(back[name], array, err_msg=name, strict=True)
-    assert convert(tmp_path / 'a.safetensors', tmp_path / 'again').model == load(tmp_path / 'model').config.model
+    convert(tmp_path / 'a.safetensors', tmp_path / 'again')
+    jax.tree.map(np.testing.assert_array_equal, *(load(tmp_path / n).variables for n in ('model', 'again')))
 
 
 @pytest.mark.parametrize(
@@ -345,7 +359,9 @@ def online(tmp_path_factory):
         for name in ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'HF_HUB_OFFLINE', 'HUGGING_FACE_HUB_TOKEN'):
             patch.delenv(name, raising=False)
         forget()
-        assert hub.package().constants.ENDPOINT == server.address
+        from huggingface_hub import constants
+
+        assert constants.ENDPOINT == server.address
         yield server
     forget()
 
@@ -395,7 +411,7 @@ def test_the_cache_of_this_machine_is_enough(offline, cips, tmp_path):
     assert_same(load(f'hf://user/faces@{revision}'), cips)
     with pytest.raises(UserError, match='hf://user/other is not in the cache of this machine, and the hub cannot be'):
         load('hf://user/other')
-    with pytest.raises(UserError, match='hf://user/faces: .*[Oo]ffline'):
+    with pytest.raises(UserError, match=r'hf://user/faces: .*[Oo]ffline'):
         sharing.push(cips, 'hf://user/faces', licence='mit')
 
 
@@ -414,7 +430,7 @@ def test_what_the_hub_says_becomes_a_line_that_says_what_to_do(online, cips, cap
         sharing.push(cips, 'hf://user/photos', licence='CC BY')
     online.refuses = 403
     try:
-        with pytest.raises(UserError, match='does not let you do this. Log in'):
+        with pytest.raises(UserError, match=r'does not let you do this\. Log in'):
             sharing.push(cips, 'hf://user/photos', licence='mit')
     finally:
         online.refuses = None
