@@ -19,6 +19,7 @@ __all__ = [
     'coords',
     'encodings',
     'explore',
+    'export',
     'filters',
     'inpaint',
     'interpolate',
@@ -26,6 +27,7 @@ __all__ = [
     'load_config',
     'losses',
     'ops',
+    'push',
     'render',
     'sample',
 ]
@@ -34,7 +36,7 @@ __all__ = [
 _LATER = {
     'Config': 'config', 'load_config': 'config', 'TrainState': 'train.state', 'Model': 'sampling', 'load': 'sampling',
     'sample': 'sampling', 'interpolate': 'sampling', 'render': 'sampling', 'inpaint': 'inpainting',
-    'convert': 'interop', 'explore': 'explorer',
+    'convert': 'interop', 'explore': 'explorer', 'export': 'sharing', 'push': 'sharing',
 }  # fmt: skip
 
 

@@ -55,12 +55,15 @@ def _header(file: Path) -> dict[str, str]:
 
 
 def without_paths(config: Config) -> Config:
-    """The configuration without what is private to a machine: data by their last name, no other folder."""
+    """The configuration without what is private to a machine: of paths the last name."""
+
+    def last(path: str | None) -> str | None:
+        return path and (path.rstrip('/').rpartition('/')[2] or path)
+
     data, train = config.data, config.train
-    names = {name: value if value is None else value.rstrip('/').rpartition('/')[2] or value
-             for name, value in (('folder', data.folder), ('image', data.image))}  # fmt: skip
-    data = dataclasses.replace(data, **names, data_dir=None)
-    train = dataclasses.replace(train, init_from=None, compilation_cache=TrainConfig.compilation_cache)
+    data = dataclasses.replace(data, folder=last(data.folder), image=last(data.image), data_dir=None)
+    cache = TrainConfig.compilation_cache
+    train = dataclasses.replace(train, init_from=last(train.init_from), compilation_cache=cache)
     return dataclasses.replace(config, data=data, train=train)
 
 
@@ -110,8 +113,9 @@ def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
         meta = {name: json.loads(header[name]) for name in ('config', 'empty', *META)}
         config = configs.from_dict(meta.pop('config'))
         empty = {name: traverse_util.empty_node for name in meta.pop('empty')}
-        if wrong := [name for name, kind in META.items() if not isinstance(meta[name], kind)]:
-            raise TypeError(f'{wrong[0]} is a {type(meta[wrong[0]]).__name__}')
+        wrong = [name for name, kind in META.items() if not isinstance(meta[name], kind)]
+        if wrong or not all(isinstance(name, str) for name in meta['classes']):
+            raise ForeignFileError(f'has a header in which {(wrong or ["classes"])[0]} is something else.')
         variables = traverse_util.unflatten_dict({**arrays, **empty}, sep='/')
         if config.data.image is None:
             gan = configs.system_module(config.system).build(config)
