@@ -60,11 +60,13 @@ def without_paths(config: Config) -> Config:
     def last(path: str | None) -> str | None:
         return path and (path.rstrip('/').rpartition('/')[2] or path)
 
-    data, train = config.data, config.train
+    data, model, train = config.data, config.model, config.train
+    texts = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+    model = dataclasses.replace(model, **{name: last(x) for name, x in texts.items() if isinstance(x, str)})
     data = dataclasses.replace(data, folder=last(data.folder), image=last(data.image), data_dir=None)
     cache = TrainConfig.compilation_cache
     train = dataclasses.replace(train, init_from=last(train.init_from), compilation_cache=cache)
-    return dataclasses.replace(config, data=data, train=train)
+    return dataclasses.replace(config, data=data, model=model, train=train)
 
 
 def write(path: Path, config: Config, variables: dict, meta: dict[str, Any], dtype: str = 'float32') -> None:
@@ -118,8 +120,7 @@ def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
             raise ForeignFileError(f'has a header in which {(wrong or ["classes"])[0]} is something else.')
         variables = traverse_util.unflatten_dict({**arrays, **empty}, sep='/')
         if config.data.image is None:
-            gan = configs.system_module(config.system).build(config)
-            params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
+            params, buffers, _ = _shapes(config)
             as_it_is = rules.Rule('(.+)', lambda name: name, np.asarray)
             variables = rules.apply(arrays, [as_it_is], {'params': params['g'], 'buffers': buffers['g']})
     except ForeignFileError as error:
@@ -128,6 +129,13 @@ def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
         raise ForeignFileError(f'{path} does not describe a model of this library: {reader.shown(error)}.') from None
     halves = tuple(HALVES.values())
     return config, jax.tree.map(lambda x: x.astype(np.float32) if x.dtype in halves else x, variables), meta
+
+
+def _shapes(config: Config) -> tuple[dict, dict, dict]:
+    """What `GAN.init` gives, without computing it. Of the files that training needs, none is opened."""
+    if hasattr(config.model, 'vgg'):
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vgg=None))
+    return jax.eval_shape(configs.system_module(config.system).build(config).init, jax.random.key(0))
 
 
 def networks(path: Path) -> dict[str, dict]:

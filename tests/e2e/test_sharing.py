@@ -105,6 +105,17 @@ def test_nothing_private_goes_with_it(cips, tmp_path):
     assert load(file).config.data.folder == 'faces' and load(file).config.train.init_from == 'run'
 
 
+def test_files_of_training_are_neither_named_nor_needed(tmp_path):
+    model = model_of('pconv:tiny')
+    files = {'vgg': '/home/somebody/vgg16.pth', 'masks': 'folder', 'mask_folder': '/home/somebody/masks'}
+    config = dataclasses.replace(model.config, model=dataclasses.replace(model.config.model, **files))
+    file = sharing.export(dataclasses.replace(model, config=config), tmp_path)
+    assert b'somebody' not in file.read_bytes()
+    found = load(file)
+    assert (found.config.model.vgg, found.config.model.mask_folder) == ('vgg16.pth', 'masks')
+    jax.tree.map(np.testing.assert_array_equal, found.variables, model.variables)
+
+
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_sixteen_bits_are_half_of_the_bytes_and_come_back_as_float32(cips, tmp_path, dtype):
     whole, half = sharing.export(cips, tmp_path / 'a'), sharing.export(cips, tmp_path / 'b.safetensors', dtype=dtype)
