@@ -199,7 +199,10 @@ def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
     place = exported.place(path)
     if (file := exported.find(place)) is None:
         if place.is_file():
-            raise UserError(f'{place} is a file of another program; make a model of it with convert {place} --out DIR.')
+            raise UserError(
+                f'{place} is not a model that export wrote; if it is of another program, convert {place} --out DIR '
+                'makes a model of it.'
+            )
         variables, meta, step = load_sampling(place / 'checkpoints', step)
         config = configs.from_dict(meta['config'])
         meta = {'classes': read_classes(place), 'images': meta.get('images', 0), 'imported': read_imported(place)}

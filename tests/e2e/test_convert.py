@@ -273,7 +273,10 @@ def test_the_commands_convert_inspect_and_sample(tmp_path, trained, capsys):
     assert np.asarray(Image.open(tmp_path / 's.png')).shape == (8, 16, 3)
 
     assert main(['sample', '--model', str(source), '--out', str(tmp_path / 's.png')]) == 1
-    assert f'--model {source} is a file, not a folder; make one with convert' in capsys.readouterr().err
+    assert (
+        f'{source} is not a model that export wrote; if it is of another program, convert {source}'
+        in capsys.readouterr().err
+    )
     assert main(['convert', str(source), '--out', str(out)]) == 1
     assert f'error: {out} exists and is not an empty folder; choose another --out.' in capsys.readouterr().err
 
