@@ -28,7 +28,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
     p.add_argument('--out', type=options.path, required=True, metavar='FILE|DIR', help='where the file is written')
-    p.add_argument('--format', choices=('safetensors', 'official', 'stablehlo'), default='safetensors')
+    p.add_argument(
+        '--format', choices=('safetensors', 'official', 'stablehlo'), default='safetensors',
+        help='what is written, see below (default: safetensors)',
+    )  # fmt: skip
     p.add_argument(
         '--dtype', choices=('float32', 'float16', 'bfloat16'),
         help='of a safetensors file: 16 bits are half of the bytes, rounded (default: float32)',

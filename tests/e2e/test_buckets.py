@@ -18,7 +18,7 @@ import pytest
 import toy
 from PIL import Image
 
-from pegan_jax import evaluation, files
+from pegan_jax import evaluation, files, load
 from pegan_jax.cli import main
 from pegan_jax.data import pipeline
 from pegan_jax.settings import ConfigError, DataConfig, UserError
@@ -211,6 +211,9 @@ def test_converted_networks_go_to_a_bucket_and_come_from_one(bucket, capsys):
     assert main(['convert', str(place), '--out', out, '--sampling-only']) == 0
     assert main(['inspect', '--model', out]) == 0 and main(['inspect', '--model', str(place)]) == 0
     assert 'stylegan2' in capsys.readouterr().out
+    assert main(['export', '--model', out, '--out', f'{bucket}/runs/given']) == 0
+    assert main(['inspect', '--model', f'{bucket}/runs/given/model.safetensors']) == 0
+    assert load(f'{bucket}/runs/given').config == load(out).config
     assert main(['convert', str(place), '--out', out]) == 1
     assert 'is not an empty folder' in capsys.readouterr().err
 
