@@ -67,14 +67,17 @@ def push(
 
 
 def scores_of(place: str | os.PathLike, step: int) -> list[dict[str, Any]]:
-    """The scores that `evaluate` wrote beside a model, oldest first: name, value, date; the newest of every name.
+    """The scores that `evaluate` wrote beside a model: {'name', 'value', 'date'}, the newest of every name.
 
     place: as of `load`; only a folder has them.
     """
     file = exported.place(place) / 'metrics.jsonl'
     found = {}
     for line in file.read_text().splitlines() if file.is_file() else []:
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:  # it is just being written
+            continue
         if entry.get('step') == step and (about := entry.get('evaluation')):
             for name in entry.keys() - {'step', 'time', 'kimg', 'evaluation'}:
                 found[name] = {'name': name, 'value': entry[name], 'date': about['date'][:10]}
@@ -87,7 +90,11 @@ def card(model: Model, repository: str, licence: str, scores: Sequence[dict], *,
     height, width = config.data.size
     numbers = sum(x.size for x in jax.tree.leaves(model.variables['params']))
     address, origin = f'{hub.PREFIX}{repository}', model.imported
-    trained = f'{model.images:,} images shown' if origin is None else f'weights converted from `{origin["file"]}`'
+    trained = (
+        f'{model.images:,} images shown'
+        if origin is None
+        else f'weights converted from `{origin.get("file", "a file")}`'
+    )
     use = [
         f"model = pegan_jax.load('{address}')",
         'filled = pegan_jax.inpaint(model, image, mask)  # uint8 [H, W, C]; the mask is 255 in the hole' if completes
