@@ -64,6 +64,9 @@ COMMANDS = {
     'analyze foveation --samples 2 --out {folder}': {'cips'},
     'analyze latents --samples 2 --out {folder}': MIXED,
     'analyze spectrum --samples 2 --out {folder}': SEEDS | HOLES,
+    'export --out {folder}': SEEDS | HOLES,
+    'export --format stablehlo --out {folder}': SEEDS | HOLES,
+    'export --format official --out {folder}': {'cips'},
 }
 
 
