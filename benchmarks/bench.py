@@ -33,6 +33,7 @@ from jax.sharding import Mesh
 
 from pegan_jax import config as configs
 from pegan_jax.gan import GAN, Stage, images_of, inputs_of
+from pegan_jax.machine import best_seconds, matmul_peaks
 from pegan_jax.models import attention, deepfill
 from pegan_jax.ops import fir
 from pegan_jax.train.report import matmul_flops
@@ -47,27 +48,6 @@ from pegan_jax.train.step import (
     replicated_state,
 )
 from pegan_jax.weights import inception
-
-
-def best_seconds(run: Callable, repeats: int) -> float:
-    """Least wall time of run(), which is called once before."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def matmul_peaks(size: int = 4096) -> dict[str, float]:
-    """{dtype: FLOP/s of a matmul, best of five}; bfloat16 only where there are units for it."""
-    peaks = {}
-    for dtype in ('float32',) if jax.default_backend() == 'cpu' else ('float32', 'bfloat16'):
-        a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
-        matmul = jax.jit(lambda a: a @ a)
-        peaks[dtype] = 2 * size**3 / best_seconds(functools.partial(matmul, a), 5)
-    return peaks
 
 
 def definition_flops(function: Callable, *args: Any) -> int:

@@ -194,6 +194,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
 
     from pegan_jax import config as configs
     from pegan_jax.gan import images_of
+    from pegan_jax.machine import best_seconds, matmul_peaks
     from pegan_jax.train.step import compile_step, data_mesh, device_step, place_batch, replicated_state
 
     begin = time.monotonic()
@@ -236,7 +237,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
         nonlocal state  # donated: every call of a step hands back the next one
         if kind == 'generator':
             given = bench.generator_inputs(config, gan, batch)
-            programs[0]['seconds'] = bench.best_seconds(lambda: programs[0]['program'](variables, given), 5)
+            programs[0]['seconds'] = best_seconds(lambda: programs[0]['program'](variables, given), 5)
         else:
             data = place_batch(bench.random_batch(config, batch), 'jit', mesh)
             for program in programs:
@@ -246,7 +247,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
                     state, metrics = program['program'](state, data)
                     return state, metrics
 
-                program['seconds'] = bench.best_seconds(run, 5)
+                program['seconds'] = best_seconds(run, 5)
         took, flops = (sum(p['share'] * p[key] for p in programs) for key in ('seconds', 'flops'))
         return {
             'kind': kind,
@@ -259,7 +260,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
         }
 
     side, batch = 512 if tiny else 8192, (SPEED_TINY if tiny else SPEED)[spec] * mesh.size
-    before = bench.matmul_peaks(side)
+    before = matmul_peaks(side)
     free = 0.5 * (jax.devices()[0].memory_stats() or {}).get('bytes_limit', 2**32)
     fixed, took = 2 * sum(x.nbytes for x in jax.tree.leaves(state)), {}
     for kind, size in (('generator', batch), ('step', batch), ('generator', None), ('step', None)):
@@ -278,7 +279,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
             if kind == 'step':
                 return  # its state is gone
             continue
-        after = bench.matmul_peaks(side)
+        after = matmul_peaks(side)
         peaks = {dtype: max(after[dtype], before[dtype]) for dtype in after}
         row['share_of_peak'] = {dtype: row['flops_per_second'] / peak for dtype, peak in peaks.items()}
         append(out, row | {'peaks': peaks})

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bench import best_seconds, machine, matmul_peaks
+from bench import machine
 
 from pegan_jax import filters, ops
+from pegan_jax.machine import best_seconds, matmul_peaks
 
 CONV = ('NHWC', 'HWIO', 'NHWC')
 

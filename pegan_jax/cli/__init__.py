@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pegan_jax.cli import (
     analyze,
     convert,
+    doctor,
     edges,
     edit,
     evaluate,
@@ -36,7 +37,7 @@ from pegan_jax.train.step import persistent_cache
 COMMANDS = {
     'train': train, 'sample': sample, 'render': render, 'edit': edit, 'inpaint': inpaint, 'evaluate': evaluate,
     'explore': explore, 'project': project, 'edges': edges, 'analyze': analyze, 'inspect': inspect, 'convert': convert,
-    'study': study, 'export': export, 'push': push,
+    'study': study, 'export': export, 'push': push, 'doctor': doctor,
 }  # fmt: skip
 
 EPILOG = """examples:
@@ -56,6 +57,7 @@ EPILOG = """examples:
   python -m pegan_jax convert stylegan3-r-ffhq-1024x1024.pkl --out runs/ffhq1024
   python -m pegan_jax export --model runs/quickstart --out shared --dtype float16
   python -m pegan_jax push --model runs/quickstart --to hf://user/quickstart --licence cc-by-4.0
+  python -m pegan_jax doctor --json
 """
 
 

@@ -87,21 +87,39 @@ def find(name: str, given: Mapping[str, pathlib.Path], cache: pathlib.Path, *, f
         if not given[name].is_file():
             raise UserError(f'--weights {name}={given[name]}: there is no such file.')
         return Weights(given[name], sha256_of(given[name]))
+    path = where(name, cache)
     if public.url is None:
-        if (path := public.installed()) is None:
-            raise UserError(
-                f'{public.what} is not installed: {public.package}, or name the file: --weights {name}=FILE.'
-            )
+        if path is None:
+            raise UserError(f'{public.what} is not installed: {advice(name, cache)}.')
         return Weights(path, sha256_of(path))
-    path = cache / 'weights' / public.url.rpartition('/')[2]
-    if not path.is_file():
+    if path is None:
         if not fetch:
-            raise UserError(
-                f'the weights of {public.what} are not here: save {public.url} as {path}, name your file with '
-                f'--weights {name}=FILE, or let --fetch do it.'
-            )
+            raise UserError(f'the weights of {public.what} are not here: {advice(name, cache)}.')
+        path = _cached(public, cache)
         _fetch(public, path)
     return Weights(path, _recorded(path))
+
+
+def where(name: str, cache: pathlib.Path) -> pathlib.Path | None:
+    """The path of one of FILES in the cache or in an installed package; None where it is not there."""
+    public = FILES[name]
+    if public.url is None:
+        return public.installed()
+    path = _cached(public, cache)
+    return path if path.is_file() else None
+
+
+def advice(name: str, cache: pathlib.Path) -> str:
+    """How to get one of FILES."""
+    public = FILES[name]
+    if public.url is None:
+        return f'{public.package}, or name the file: --weights {name}=FILE'
+    path = _cached(public, cache)
+    return f'save {public.url} as {path}, name your file with --weights {name}=FILE, or let --fetch do it'
+
+
+def _cached(public: Public, cache: pathlib.Path) -> pathlib.Path:
+    return cache / 'weights' / public.url.rpartition('/')[2]
 
 
 def _fetch(public: Public, path: pathlib.Path) -> None:

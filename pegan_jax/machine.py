@@ -1,0 +1,160 @@
+"""What this machine has for the library: versions, devices, speed, extras, weights, room on the disk."""
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+from packaging.requirements import Requirement
+
+from pegan_jax.files import CACHE, as_path, in_bucket
+from pegan_jax.weights import public
+
+SHOWN = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'tensorflow-datasets')
+# What an extra brings: the package that tells whether it is there, and what needs it.
+EXTRAS = {
+    'video': ('imageio_ffmpeg', 'FFmpeg, for MP4'),
+    'heif': ('pillow_heif', 'HEIC photographs'),
+    'explore': ('starlette', 'the explorer'),
+    'view': ('tensorboard', 'TensorBoard, which shows the events of a run'),
+    'gs': ('gcsfs', 'paths in gs://'),
+    's3': ('s3fs', 'paths in s3://'),
+}
+LITTLE = 5 * 2**30  # bytes of a disk on which a run soon ends
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    found: what it is, or 'missing' and what needs it.
+    advice: what to do about it; '' where nothing has to be done.
+    broken: nothing works without it.
+    """
+
+    name: str
+    found: str
+    advice: str = ''
+    broken: bool = False
+
+
+def best_seconds(run: Callable, repeats: int) -> float:
+    """Least wall time of run(), which is called once before."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def matmul_peaks(size: int = 4096) -> dict[str, float]:
+    """{dtype: FLOP/s of a matmul, best of five}; bfloat16 only where there are units for it."""
+    peaks = {}
+    for dtype in ('float32',) if jax.default_backend() == 'cpu' else ('float32', 'bfloat16'):
+        a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+        matmul = jax.jit(lambda a: a @ a)
+        peaks[dtype] = 2 * size**3 / best_seconds(functools.partial(matmul, a), 5)
+    return peaks
+
+
+def examine() -> Iterator[Finding]:
+    """Looks at everything, in a few seconds; nothing is fetched, and nothing is written but compiled programs."""
+    yield from _versions()
+    devices = list(_devices())
+    yield from devices
+    if not any(device.broken for device in devices):
+        # A CPU reaches its peak at a smaller size, and needs seconds for the larger one.
+        for dtype, peak in matmul_peaks(1024 if jax.default_backend() == 'cpu' else 4096).items():
+            yield Finding(f'matmul {dtype}', f'{peak / 1e9:,.0f} GFLOP/s')
+    yield from _extras()
+    yield from _weights(CACHE.expanduser())
+    yield _compiled_programs()
+    free = shutil.disk_usage('.').free
+    advice = 'choose a --workdir on a larger disk: a run keeps several checkpoints' if free < LITTLE else ''
+    yield Finding('disk here', f'{free / 2**30:,.1f} GiB free', advice)
+
+
+def _versions() -> Iterator[Finding]:
+    """Python and the libraries; every dependency that is missing, or of a version that the library does not take."""
+    yield Finding('python', f'{platform.python_version()} on {platform.platform()}')
+    try:
+        yield Finding('pegan_jax', importlib.metadata.version('pegan_jax'))
+        required = [Requirement(text) for text in importlib.metadata.requires('pegan_jax') or ()]
+    except importlib.metadata.PackageNotFoundError:
+        required = []
+        yield Finding('pegan_jax', 'runs from a folder', 'install it, so that versions can be checked: pip install .')
+    accepted = {r.name: r for r in required if r.marker is None or r.marker.evaluate()}
+    for name in dict.fromkeys((*SHOWN, *accepted)):
+        requirement = accepted.get(name)
+        version = _version(name)
+        if version is None or (requirement and not requirement.specifier.contains(version, prereleases=True)):
+            wanted = f'{name}{requirement.specifier}' if requirement else name
+            yield Finding(name, version or 'missing', f"pip install '{wanted}'", broken=True)
+        elif name in SHOWN:
+            yield Finding(name, version)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[Finding]:
+    """JAX's devices and their memory, and an accelerator that JAX does not see."""
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts where a platform that was asked for has no device
+        asked = os.environ.get('JAX_PLATFORMS', '')
+        told = (str(error).splitlines() or [f'JAX found none for JAX_PLATFORMS={asked!r}'])[0]
+        advice = 'set JAX_PLATFORMS=cpu to use the CPU, or install JAX for this device: jax[cuda13] or jax[tpu]'
+        yield Finding('devices', f'none: {told}', advice, broken=True)
+        return
+    for device in devices:
+        memory = (device.memory_stats() or {}).get('bytes_limit')
+        if memory is None and device.platform == 'cpu':
+            memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+        told = '' if memory is None else f', {memory / 2**30:,.1f} GiB'
+        yield Finding(f'device {device.id}', f'{device.platform} {device.device_kind}{told}')
+    if jax.default_backend() == 'cpu':
+        for file, extra, what in (('/dev/nvidia0', 'cuda', 'an NVIDIA GPU'), ('/dev/accel0', 'tpu', 'a TPU')):
+            if pathlib.Path(file).exists():
+                yield Finding('accelerator', f'{what} that JAX does not use', f"pip install 'pegan_jax[{extra}]'")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, (package, what) in EXTRAS.items():
+        there = importlib.util.find_spec(package) is not None
+        advice = '' if there else f"pip install 'pegan_jax[{extra}]'"
+        yield Finding(extra, what if there else f'missing: {what}', advice)
+
+
+def _weights(cache: pathlib.Path) -> Iterator[Finding]:
+    for name, file in public.FILES.items():
+        path = public.where(name, cache)
+        found, advice = (f'missing: {file.what}', public.advice(name, cache)) if path is None else (str(path), '')
+        yield Finding(f'weights {name}', found, advice)
+
+
+def _compiled_programs() -> Finding:
+    """The folder that keeps compiled programs."""
+    place = jax.config.jax_compilation_cache_dir
+    if not place:
+        return Finding('compiled programs', 'not kept', 'every launch compiles again; set JAX_COMPILATION_CACHE_DIR')
+    folder = as_path(place)
+    if in_bucket(folder):
+        return Finding('compiled programs', place)
+    size = sum(path.stat().st_size for path in folder.glob('*') if path.is_file()) if folder.is_dir() else 0
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK)
+    advice = '' if writable else 'it cannot be written; set JAX_COMPILATION_CACHE_DIR to a folder that can'
+    return Finding('compiled programs', f'{place}, {size / 2**20:,.0f} MiB', advice)
