@@ -24,6 +24,7 @@ EXTRAS = {
     'heif': ('pillow_heif', 'HEIC photographs'),
     'explore': ('starlette', 'the explorer'),
     'view': ('tensorboard', 'TensorBoard, which shows the events of a run'),
+    'wandb': ('wandb', 'train.logger=wandb'),
     'gs': ('gcsfs', 'paths in gs://'),
     's3': ('s3fs', 'paths in s3://'),
 }

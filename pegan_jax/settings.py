@@ -125,6 +125,8 @@ class TrainConfig:
       due between them: less time between short steps on a GPU or TPU, the same results. On a CPU gradients of
       convolutions are many times slower in a loop.
     sample_grid: (rows, columns) of the sample image.
+    logger: 'wandb' sends numbers and sample images to Weights & Biases too; the environment variable WANDB_PROJECT
+      names the project, WANDB_MODE=offline keeps all of it in the workdir. None: metrics.jsonl and TensorBoard alone.
     checksums: write and verify SHA-256 sums of every checkpoint.
     compilation_cache: folder that keeps compiled programs, so that a second launch does not compile again; None: off.
       The environment variable JAX_COMPILATION_CACHE_DIR goes before.
@@ -156,6 +158,7 @@ class TrainConfig:
     metric_images: int = 256
     inner_steps: int = 1
     sample_grid: tuple[int, int] = (4, 8)
+    logger: Literal['wandb'] | None = None
     checksums: bool = True
     compilation_cache: str | None = '~/.cache/pegan_jax'
     accumulate: int = 1

@@ -1,29 +1,45 @@
-"""What a run leaves to look at: progress bar, TensorBoard events, metrics.jsonl, sample images."""
+"""What a run leaves to look at: progress bar, TensorBoard events, metrics.jsonl, sample images, a run of wandb."""
 
+import importlib.util
 import json
+import os
 import pathlib
 import sys
 import tempfile
 import time
+import uuid
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from pegan_jax.files import Path, copy_below, in_bucket, whole
+from pegan_jax import config as configs
+from pegan_jax.config import Config
+from pegan_jax.files import Path, copy_below, in_bucket, scratch, whole
 from pegan_jax.pixels import as_image
+from pegan_jax.settings import UserError
+
+WANDB_ID = 'wandb_id'  # a file in the workdir: later launches continue this run of wandb
+
+
+def check_logger(logger: str | None) -> None:
+    """Raises: UserError where train.logger needs a package that is missing."""
+    if logger == 'wandb' and importlib.util.find_spec('wandb') is None:
+        raise UserError("train.logger='wandb' needs the package wandb: pip install 'pegan_jax[wandb]'.")
 
 
 class RunLog:
     """Writes in `workdir`; does nothing on processes other than the first.
 
     metrics.jsonl has one line per log step. After a resume the steps since the checkpoint are logged again: the last
-    line of a step counts.
+    line of a step counts. With train.logger='wandb', the same numbers and images go to one run of wandb, which later
+    launches in this workdir continue.
 
     Nothing can be appended to an object: of a workdir in a bucket, metrics.jsonl and TensorBoard's events are written
     on this machine, and `upload` copies them.
     """
 
-    def __init__(self, workdir: Path, total_images: int, start_images: int, main: bool = True) -> None:
+    def __init__(self, workdir: Path, config: Config, total_images: int, start_images: int, main: bool = True) -> None:
         self._main = main
         if not main:
             return
@@ -38,6 +54,7 @@ class RunLog:
         self._samples.mkdir(parents=True, exist_ok=True)
         self._events = SummaryWriter(str(self._here / 'tensorboard'))
         self._jsonl = (self._here / 'metrics.jsonl').open('a')
+        self._wandb = _wandb_run(workdir, config) if config.train.logger == 'wandb' else None
         self._bar = tqdm(
             total=total_images, initial=start_images, unit='img', unit_scale=True, smoothing=0.05, dynamic_ncols=True,
             mininterval=0.5 if sys.stderr.isatty() else 10,
@@ -56,6 +73,8 @@ class RunLog:
             self._events.add_scalar(name, value, step)
         self._jsonl.write(json.dumps({'step': step, 'kimg': nimg / 1000, 'time': time.time(), **values}) + '\n')
         self._jsonl.flush()
+        if self._wandb is not None:
+            self._wandb.log({'step': step, 'kimg': nimg / 1000, **values})
         self._bar.set_postfix({k: f'{v:.3g}' for k, v in values.items() if k.startswith('loss/')}, refresh=False)
 
     def image(self, name: str, step: int, grid: np.ndarray) -> None:
@@ -63,7 +82,12 @@ class RunLog:
         if self._main:
             with whole(self._samples / f'{name}.png') as unfinished:
                 as_image(grid).save(unfinished, 'PNG')
-            self._events.add_image(name.rsplit('_', 1)[0], grid, step, dataformats='HWC')
+            title = name.rsplit('_', 1)[0]
+            self._events.add_image(title, grid, step, dataformats='HWC')
+            if self._wandb is not None:
+                import wandb  # an extra, which takes long to import
+
+                self._wandb.log({'step': step, title: wandb.Image(grid)})
 
     def say(self, text: str) -> None:
         """A line of text above the progress bar."""
@@ -82,4 +106,33 @@ class RunLog:
             self._bar.close()
             self._events.close()
             self._jsonl.close()
+            if self._wandb is not None:
+                self._wandb.finish(exit_code=int(sys.exc_info()[0] is not None))  # how the run ended
             self.upload()
+
+
+def _wandb_run(workdir: Path, config: Config) -> Any:
+    """The run of wandb that belongs to a workdir: begun at the first launch, continued at later ones.
+
+    Its numbers are drawn over their own `step`, since a launch repeats those since the last checkpoint, which wandb's
+    step counter would refuse. Of a workdir in a bucket, wandb's files are kept on this machine.
+
+    Raises: UserError where wandb cannot begin, such as without a login.
+    """
+    import wandb  # an extra, which takes long to import
+
+    mark, files = workdir / WANDB_ID, scratch(workdir)
+    if not mark.exists():
+        with whole(mark) as unfinished:
+            unfinished.write_text(uuid.uuid4().hex)
+    files.mkdir(parents=True, exist_ok=True)
+    options = {'project': os.environ.get('WANDB_PROJECT', 'pegan_jax'), 'name': workdir.name, 'dir': str(files)}
+    try:
+        run = wandb.init(id=mark.read_text(), resume='allow', config=configs.to_dict(config), **options)
+    except wandb.errors.Error as error:
+        raise UserError(
+            f'wandb cannot begin ({" ".join(str(error).split())}): log in with "wandb login", set WANDB_MODE=offline '
+            'to keep its files here, or leave train.logger out.'
+        ) from None
+    run.define_metric('*', step_metric='step')
+    return run

@@ -16,7 +16,7 @@ from pegan_jax.gan import GAN
 from pegan_jax.processes import StopSignal, agree, together
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.feed import Feed
-from pegan_jax.train.log import RunLog
+from pegan_jax.train.log import RunLog, check_logger
 from pegan_jax.train.metrics import Metrics
 from pegan_jax.train.pictures import Pictures
 from pegan_jax.train.programs import Programs
@@ -30,16 +30,17 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     """Trains to `config.train.total_kimg`; a second call with the same workdir goes on where the first one stopped.
 
     Writes in workdir only: config.json, data.json, checkpoints/, samples/, tensorboard/, metrics.jsonl (and tfds/ for
-    'worlds'); and compiled programs in train.compilation_cache. Of a workdir in a bucket, what can be computed again is
-    kept in ~/.cache/pegan_jax. SIGTERM or SIGINT saves and returns. On several
-    processes, every process calls it after jax.distributed.initialize, with the same arguments and a workdir that all
-    of them see.
+    'worlds', wandb/ and wandb_id with train.logger='wandb'); and compiled programs in train.compilation_cache. Of a
+    workdir in a bucket, what can be computed again is kept in ~/.cache/pegan_jax. SIGTERM or SIGINT saves and returns.
+    On several processes, every process calls it after jax.distributed.initialize, with the same arguments and a workdir
+    that all of them see.
 
     Raises: ConfigError, ValueError for what cannot run; CheckpointError; NonFiniteError.
     """
     workdir, train, mesh = as_path(workdir), config.train, data_mesh()
     agree({**configs.to_dict(config), 'workdir': str(workdir), 'jax': jax.__version__})
     step_options(train, mesh)  # before anything is computed
+    together(lambda: check_logger(train.logger), first_only=True)
     persistent_cache(train.compilation_cache)
     gan = configs.system_module(config.system).build(config)
     # It may read the data: before anything is written.
@@ -73,7 +74,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         )
         main = jax.process_index() == 0
         runlog = stack.enter_context(
-            contextlib.closing(RunLog(workdir, nimg + (total_steps - step) * train.batch_size, nimg, main))
+            contextlib.closing(RunLog(workdir, config, nimg + (total_steps - step) * train.batch_size, nimg, main))
         )
         place = functools.partial(place_batch, backend=train.backend, mesh=mesh)
         feed, running = stack.enter_context(contextlib.closing(Feed(data, place))), []

@@ -29,6 +29,7 @@ def test_an_import_inside_a_function_is_of_a_heavy_library_and_says_so():
         'scipy',
         'skimage',
         'tensorboardX',
+        'wandb',
         'pegan_jax.data.records',
         'pegan_jax.explorer',
     )  # records need TFDS, the explorer Starlette
