@@ -1,16 +1,25 @@
 """Every command that help texts, pages and configurations show is one that the command line takes."""
 
+import dataclasses
 import pathlib
 import re
 import shlex
+import tomllib
 
 import pytest
 
 from pegan_jax import cli
 from pegan_jax.config import load_config
+from pegan_jax.models import SYSTEMS
+from pegan_jax.settings import DataConfig, OptimConfig, TrainConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted((ROOT / 'configs').glob('*.py'))]
+PAGES = [
+    ROOT / 'README.md',
+    ROOT / 'CONTRIBUTING.md',
+    *sorted((ROOT / 'docs').rglob('*.md')),
+    *sorted((ROOT / 'configs').glob('*.py')),
+]
 WITHOUT_MODEL = {'analyze', 'convert', 'edges', 'evaluate', 'inpaint', 'study'}
 COMMAND = re.compile(r'(?:python -m pegan_jax|python train\.py) +(?!COMMAND|--help)([^`\n|"]*)')
 
@@ -25,7 +34,10 @@ def shown():
             words = shlex.split(found[1], comments=True)
             if len(words) < 2 or '[' in found[1] or 'ARGUMENTS' in found[1] or '...' in found[1]:
                 continue  # the name of a command, or how it is put together
-            yield page.name, words if 'pegan_jax' in found[0].split(found[1])[0] else ['train', *words]
+            yield (
+                str(page.relative_to(ROOT)),
+                words if 'pegan_jax' in found[0].split(found[1])[0] else ['train', *words],
+            )
     for found in COMMAND.finditer(cli.EPILOG):
         yield 'help', shlex.split(found[1])
     for name, module in cli.COMMANDS.items():
@@ -47,4 +59,34 @@ def test_a_command_that_is_shown_can_be_typed(place, words, monkeypatch):
 
 def test_there_are_examples_everywhere():
     places = {place for place, _ in shown()}
-    assert {'README.md', 'help', 'sample --help', 'render --help', 'inpaint --help'} <= places
+    assert {str(page.relative_to(ROOT)) for page in (ROOT / 'docs' / 'tutorials').iterdir()} <= {
+        *places,
+        'docs/tutorials/colab.md',  # whose commands are those of notebooks
+    }
+    assert {
+        'README.md',
+        'docs/index.md',
+        'docs/train.md',
+        'help',
+        'sample --help',
+        'render --help',
+        'inpaint --help',
+    } <= places
+
+
+@pytest.mark.parametrize('page', [p for p in PAGES if p.suffix == '.md'], ids=lambda p: str(p.relative_to(ROOT)))
+def test_extras_scripts_and_notebooks_that_a_page_names_are_there(page):
+    text, extras = page.read_text(), tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    for names in re.findall(r"(?:pegan_jax|[' ]\.)\[([a-z,]+)\]", text):
+        assert set(names.split(',')) <= extras['optional-dependencies'].keys(), names
+    for path in re.findall(r'(?:benchmarks|colab|configs|docs)/\w+\.(?:py|ipynb)', text):
+        assert (ROOT / path).is_file() or path.endswith(('/new.py', '/NAME.py')), path
+
+
+def test_the_page_for_users_of_official_programs_names_fields_that_a_system_has():
+    fields = {f'model.{f.name}' for system in SYSTEMS.values() for f in dataclasses.fields(system.Config)}
+    for section, settings in (('data', DataConfig), ('optim', OptimConfig), ('train', TrainConfig)):
+        fields |= {f'{section}.{f.name}' for f in dataclasses.fields(settings)}
+    page = re.sub(r'train\.py', '', (ROOT / 'docs' / 'convert.md').read_text())
+    named = set(re.findall(r'\b(?:data|model|optim|train)\.\w+', page))
+    assert len(named) > 30 and named <= fields, named - fields
