@@ -1,4 +1,4 @@
-"""What the README says of a new GAN: one file, one configuration, one line; everything else takes it as it is."""
+"""What CONTRIBUTING.md says of a new GAN: one file, one configuration, one line; everything else takes it as it is."""
 
 import dataclasses
 import pathlib
