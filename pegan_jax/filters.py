@@ -100,5 +100,5 @@ def windowed(
 
 
 def attenuation(num_taps: int, width: float, sampling_rate: float) -> float:
-    """Of the stopband of `lowpass`, in dB, by Kaiser's formula: 2.285 (n - 1) pi width / (sampling_rate / 2) + 7.95."""
+    """Stopband attenuation of `lowpass` in dB, by Kaiser: 2.285 (n - 1) pi width / (sampling_rate / 2) + 7.95."""
     return 2.285 * (num_taps - 1) * np.pi * width / (sampling_rate / 2) + 7.95

@@ -174,7 +174,7 @@ def _cell(value: Any) -> str:
 
 
 def _responses(name: str, model: stylegan3.Config) -> Any:
-    """Of every layer's downsampling filter, or the one before its convolution, over the rate of the layer."""
+    """Responses of every layer's downsampling filter, or the one before its convolution, over the layer's rate."""
     curves = {}
     for layer in stylegan3.layers(model):
         plan = stylegan3.resampling(model, layer)

@@ -59,7 +59,7 @@ def streaks(pixels: np.ndarray) -> float:
 
 
 def sticking_study(models: dict[str, Model], count: int = 64, seed: int = 0) -> Study:
-    """Of every model: an image, its neighbours' mean, and the strip of a walk to the next seed.
+    """For every model an image, its neighbours' mean, and the strip of a walk to the next seed.
 
     Args: models: by the name to show, whose images have a style; count: of neighbours, and steps of the walk.
     Raises: ValueError for a model without styles.

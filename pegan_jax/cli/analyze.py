@@ -12,30 +12,30 @@ from pegan_jax.settings import UserError
 
 HELP = 'Studies of padding, encodings, coordinates, gates, directions, filters, noise, sticking details and spectra.'
 
-EPILOG = """Studies of where a generator knows its position from, and holes; pictures and numbers go to --out.
+EPILOG = """Every study writes pictures and numbers into --out.
   padding     means, spreads and autocorrelation of maps without and with zero padding, layer by layer
   position    how well a linear map tells the position of a feature vector, layer by layer
   encodings   the spaces that a learned constant, the Cartesian grid and sinusoids span, at 5x5 and 7x7
-  gates       of DeepFillv2: what gates tell of a hole, layer by layer, beside the mask of partial convolutions
-  directions  of w, along which images change: principal components (GANSpace) and in closed form (SeFa)
-  skips       of the U-Net of partial convolutions: what skips bring to the middle of a hole
-  filters     of StyleGAN3: rates, cutoffs and attenuations of every layer, and aliases with and without its filter
-  noise       of StyleGAN2 and MS-PIE: what differs between draws of noise
+  gates       what the gates of DeepFillv2 tell of a hole, layer by layer, beside the mask of partial convolutions
+  directions  directions of w along which images change: principal components (GANSpace), closed form (SeFa)
+  skips       what the skips of the U-Net of partial convolutions bring to the middle of a hole
+  filters     rates, cutoffs and attenuations of StyleGAN3's layers, and aliases with and without their filters
+  noise       what differs between draws of noise, in StyleGAN2 and MS-PIE
   sticking    details that stay where they are when a style changes: means of neighbours, and a strip of a walk
-  spectrum    average power spectra of real and generated images, of every system, beside each other by radius
+  spectrum    average power spectra of real and generated images by radius, for every system
   extrapolation  windows ever farther outside of the frame, against the procedural worlds as they are there
   latents     rows of images between latents, and towards the mean style
 
-Of a CIPS, the experiments of its paper, and what they leave open:
-  halves      of its encoding: principal components, spectra, and samples without one of them
+A CIPS has the experiments of its paper, and some that the paper leaves open:
+  halves      the halves of its encoding: principal components, spectra, and samples without one of them
   detail      four times finer than training, beside Lanczos, bicubic and the truth of the procedural worlds
   foveation   5, 25, 50 and 100 % of the pixels, dense in the middle
   inversion   w from a few pixels: PSNR of those that were held out, against the share that was given
   artefacts   waves: energy in narrow bands, and what a low-pass over a finer render leaves of it
-  panorama    of one on a cylinder: the seam, mirror symmetry by azimuth, two styles on opposite sides
+  panorama    a CIPS on a cylinder: the seam, mirror symmetry by azimuth, two styles on opposite sides
 
-Generators are one random stack of convolutions without and with padding; or those of --config, with random weights;
-or that of --model. From filters on, studies take several.
+The generators are a random stack of convolutions without and with padding, or those of --config with random weights,
+or that of --model. The studies from filters on take several.
 
 examples:
   padding --out studies
@@ -70,7 +70,11 @@ MODELS = {
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('study', choices=('padding', 'position', 'encodings', 'gates', 'skips', 'directions', *MODELS))
+    p.add_argument(
+        'study',
+        choices=('padding', 'position', 'encodings', 'gates', 'skips', 'directions', *MODELS),
+        help='what is studied; see below',
+    )
     source = p.add_mutually_exclusive_group()
     source.add_argument('--model', type=options.model, action='append', metavar='MODEL', help=options.MODEL)
     source.add_argument(
@@ -79,11 +83,12 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--step', help="step of the checkpoint of --model, or 'best'; default: the newest")
     p.add_argument(
         '--samples', type=int,
-        help='of maps, a multiple of 64, for padding and position (default 4096); draws of noise, and neighbours (64); '
-        'images of a spectrum (256), for artefacts (32), of each score of extrapolation (1000), of the others (2 to 4)',
+        help='how many samples: maps for padding and position, a multiple of 64 (default 4096); draws of noise, and '
+        'neighbours (64); images for a spectrum (256), artefacts (32), each score of extrapolation (1000), other '
+        'studies (2 to 4)',
     )  # fmt: skip
-    p.add_argument('--seed', type=int, default=0, help='of random weights and of samples (default 0)')
-    p.add_argument('--out', type=options.path, required=True, metavar='FOLDER')
+    p.add_argument('--seed', type=int, default=0, help='seed of random weights and of samples (default 0)')
+    p.add_argument('--out', type=options.path, required=True, metavar='FOLDER', help='folder for pictures and JSON')
 
 
 def run(args: argparse.Namespace) -> None:

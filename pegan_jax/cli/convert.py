@@ -6,7 +6,7 @@ import json
 from pegan_jax import interop
 from pegan_jax.cli import options
 
-HELP = 'Make an official checkpoint (CIPS, SinGAN, MS-PIE, StyleGAN2, StyleGAN3, DeepFillv2) one of this library.'
+HELP = 'Turn an official checkpoint (CIPS, SinGAN, MS-PIE, StyleGAN2, StyleGAN3, DeepFillv2) into one of this library.'
 EPILOG = """sample, render and inspect take the new directory as --model; training starts from it with
 --config.train.init_from=DIR and a configuration of the same model. No code in the file is run."""
 
@@ -17,19 +17,19 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         'source',
         type=options.path,
         metavar='FILE',
-        help='the checkpoint; where it is several files (TensorFlow, the original SinGAN), the folder or one of them',
+        help='the checkpoint; if it is several files (TensorFlow, the original SinGAN), their folder or one of them',
     )
     p.add_argument('--out', type=options.path, required=True, metavar='DIR', help='a new directory')
+    p.add_argument('--noises', type=options.source, metavar='FILE.pkl', help='the second file of a SinGAN release')
     p.add_argument(
-        '--noises', type=options.source, metavar='FILE.pkl', help='of a SinGAN: the second file of the release'
-    )
-    p.add_argument(
-        '--config', metavar='FILE[:ARGUMENTS]', help='of an MS-PIE: its configuration, such as mspie:e, if need be'
+        '--config',
+        metavar='FILE[:ARGUMENTS]',
+        help='configuration of an MS-PIE, such as mspie:e, if the file does not tell it',
     )
     p.add_argument(
         '--colours', choices=('rgb', 'bgr'),
-        help='of a DeepFillv2: what its weights expect; default: bgr of the official program, rgb of the PyTorch port '
-        '(not certain of its converted weights: if the colours of holes look wrong, try bgr)',
+        help='order of colours that a DeepFillv2 expects; default: bgr for the official program, rgb for the PyTorch '
+        'port (its converted weights may expect bgr: try it if the colours of holes look wrong)',
     )  # fmt: skip
     p.add_argument('--sampling-only', action='store_true', help='leave out discriminator and optimisers')
     options.add_activation(p)

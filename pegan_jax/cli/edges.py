@@ -15,10 +15,18 @@ EPILOG = """Writes <name>_edge.png for every image, in the same sub-folders. Tra
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('--folder', type=options.path, required=True, help='of images')
-    p.add_argument('--out', type=options.path, required=True, metavar='FOLDER', help='may be the same folder')
-    p.add_argument('--method', choices=('canny', 'dog', 'hed'), default='canny', help='default: canny')
-    p.add_argument('--weights', type=options.source, metavar='FILE.pth', help='of HED')
+    p.add_argument('--folder', type=options.path, required=True, help='folder of images')
+    p.add_argument(
+        '--out',
+        type=options.path,
+        required=True,
+        metavar='FOLDER',
+        help='folder for the drawings; it may be the same one',
+    )
+    p.add_argument(
+        '--method', choices=('canny', 'dog', 'hed'), default='canny', help='how lines are found (default: canny)'
+    )
+    p.add_argument('--weights', type=options.source, metavar='FILE.pth', help='parameters of HED, as a torch file')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from pegan_jax.cli import options
 from pegan_jax.pixels import as_floats, image_grid, read_image, to_uint8
 from pegan_jax.settings import UserError
 
-HELP = 'What a SinGAN can do with the image that it learned.'
+HELP = 'Use a SinGAN: sample, edit, paint, harmonise, enlarge or animate the image that it learned.'
 
 EPILOG = """What --mode does, with the files that it needs:
   samples                              random images, of any --size, as one grid
@@ -43,21 +43,28 @@ MODES = {
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
-    p.add_argument('--mode', choices=tuple(MODES), required=True)
+    p.add_argument('--mode', choices=tuple(MODES), required=True, help='what is done; see below')
     p.add_argument('--image', type=options.source, metavar='FILE', help='an edited copy, or a painting')
     p.add_argument(
-        '--mask', type=options.source, metavar='FILE', help='as large as --image; not black where it was changed'
+        '--mask',
+        type=options.source,
+        metavar='FILE',
+        help='a picture as large as --image, not black where it was changed',
     )
-    p.add_argument('--scale', type=int, default=1, help='where --image enters: 1 (default) to the finest')
-    p.add_argument('--seeds', type=options.numbers, default=[0], metavar='0,3,8-11', help='of the noise (default: 0)')
-    p.add_argument('--size', type=options.size, metavar='H[xW]', help='of samples; default: that of the training image')
+    p.add_argument('--scale', type=int, default=1, help='scale at which --image enters, from 1 (default) to the finest')
+    p.add_argument(
+        '--seeds', type=options.numbers, default=[0], metavar='0,3,8-11', help='seeds of the noise (default: 0)'
+    )
+    p.add_argument(
+        '--size', type=options.size, metavar='H[xW]', help='size of samples; default: that of the training image'
+    )
     p.add_argument('--start-scale', type=int, default=0, help='scales below it show the training image (default 0)')
-    p.add_argument('--frames', type=int, default=100, help='of an animation (default 100, at 10 per second)')
+    p.add_argument('--frames', type=int, default=100, help='frames of an animation (default 100, at 10 per second)')
     p.add_argument(
         '--alpha', type=options.real, default=0.1, help='pull of an animation towards the image (default 0.1)'
     )
     p.add_argument('--beta', type=options.real, default=0.9, help='smoothness of an animation (default 0.9)')
-    p.add_argument('--out', type=options.path, required=True, metavar='FILE.png|FILE.gif|FILE.mp4')
+    p.add_argument('--out', type=options.path, required=True, metavar='FILE.png|FILE.gif|FILE.mp4', help='the result')
 
 
 def run(args: argparse.Namespace) -> None:

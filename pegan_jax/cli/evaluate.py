@@ -22,7 +22,8 @@ from pegan_jax.settings import DataConfig, UserError
 
 HELP = 'Score the samples of a model, a folder of images, or how well a model completes images.'
 
-EPILOG = f"""Of samples (--model of a system that makes images of seeds, or --fake): names of the field, with any count:
+EPILOG = f"""Samples (of a --model that makes images of seeds, or --fake) have scores by their names in the field, with
+any count:
   {', '.join(EXAMPLES[:9])},
   {', '.join(EXAMPLES[9:])}
   A name has its network in it; without one it is Inception-v3 of FID (fid, kid, mind, is) or VGG-16 (pr, dc), whose
@@ -32,8 +33,8 @@ EPILOG = f"""Of samples (--model of a system that makes images of seeds, or --fa
   metrics.jsonl of the model, or to --out, with what repeats them. A call that was cut goes on where it was.
   Work is divided over the devices, and with --distributed over processes that share --cache.
 
-Of completions: images are completed under a fixed list of masks: --masks of every kind and class of hole ratio
-(0.01-0.1, 0.1-0.2, ... 0.5-0.6), drawn with --seed, the same for every model. Numbers are means over images:
+Completions are scored under a fixed list of masks: --masks of every kind and class of hole ratio (0.01-0.1, 0.1-0.2,
+... 0.5-0.6), drawn with --seed, the same for every model. Numbers are means over images:
   l1, l2      100 mean |e| and 100 mean e^2 of values in [0, 1]; _hole: of the pixels in holes; _relative: 100 sum |e| /
               sum |x|, and with squares, which published tables may mean
   psnr        in dB
@@ -57,40 +58,57 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     which = p.add_mutually_exclusive_group()
     which.add_argument('--model', type=options.model, metavar='MODEL', help=options.MODEL)
-    which.add_argument('--fake', metavar='PATH|NAME', help='score these images: as --data')
+    which.add_argument('--fake', metavar='PATH|NAME', help='score these images; takes what --data takes')
     which.add_argument(
         '--watch', type=options.path, metavar='WORKDIR', help='score each checkpoint of a run until it has ended'
     )
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
     p.add_argument(
-        '--method', choices=('biharmonic',), help='also this baseline; without --model, it alone (see inpaint --help)'
+        '--method',
+        choices=('biharmonic',),
+        help='score this baseline too; without --model, score it alone (see inpaint --help)',
     )
     p.add_argument(
-        '--data', '--real', metavar='PATH|NAME', help='a folder, a ZIP file, an image, worlds, or a TFDS dataset'
+        '--data',
+        '--real',
+        metavar='PATH|NAME',
+        help='real images: a folder, a ZIP file, an image, worlds, or a TFDS dataset',
     )
-    p.add_argument('--size', type=options.size, metavar='H[xW]', help='of the images; default: as in training, or 256')
-    p.add_argument('--metrics', help='scores of samples; of completions: default l1,l2,psnr,ssim,tv')
-    p.add_argument('--seed', type=int, default=0, help='of the masks, or of the first sample (default 0)')
-    p.add_argument('--batch-size', type=int, help='images computed at once (default 8; of samples 32)')
     p.add_argument(
-        '--out', type=options.path, metavar='FILE', help='of completions a .json; of samples a line is added'
+        '--size', type=options.size, metavar='H[xW]', help='size of the images; default: as in training, or 256'
+    )
+    p.add_argument('--metrics', help='names of scores; default for completions: l1,l2,psnr,ssim,tv')
+    p.add_argument('--seed', type=int, default=0, help='seed of the masks, or of the first sample (default 0)')
+    p.add_argument('--batch-size', type=int, help='images computed at once (default: 32 samples, 8 completions)')
+    p.add_argument(
+        '--out',
+        type=options.path,
+        metavar='FILE',
+        help='file of results: a .json for completions; for samples, a line is added',
     )
     options.add_distributed(p)
     samples = p.add_argument_group('samples')
-    samples.add_argument('--truncation-psi', type=options.real, default=1.0, metavar='PSI', help='default: 1, off')
+    samples.add_argument(
+        '--truncation-psi', type=options.real, default=1.0, metavar='PSI', help='truncation; 1 (default) is off'
+    )
     samples.add_argument('--truncation-cutoff', type=int, metavar='N', help='truncate the first N styles only')
     samples.add_argument(
-        '--noise-mode', choices=('const', 'random', 'none'), default='random', help='default: random, as published'
+        '--noise-mode',
+        choices=('const', 'random', 'none'),
+        default='random',
+        help='noise of the generator (default: random, as published)',
     )
     networks = options.add_networks(p)
     networks.add_argument(
         '--resize', choices=RESIZE, default='published',
-        help="for Inception-v3: as in its graph, not antialiased; or 'clean', as clean-fid has it",
+        help="how images are resized for Inception-v3: as in its graph, or 'clean', antialiased as in clean-fid",
     )  # fmt: skip
     completions = p.add_argument_group('completions')
-    completions.add_argument('--images', type=int, default=64, help='the first of the data (default 64)')
-    completions.add_argument('--kinds', default='box,brush,union', help='of masks; default: box,brush,union')
-    completions.add_argument('--masks', type=int, default=8, help='per kind and class of hole ratio (default 8)')
+    completions.add_argument(
+        '--images', type=int, default=64, help='how many images are completed, from the first (default 64)'
+    )
+    completions.add_argument('--kinds', default='box,brush,union', help='kinds of masks (default: box,brush,union)')
+    completions.add_argument('--masks', type=int, default=8, help='masks per kind and class of hole ratio (default 8)')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,8 +7,8 @@ from pegan_jax.settings import UserError
 
 HELP = 'Look around in trained models with a browser: a map of any coordinates, moved canvases, photographs with holes.'
 
-EPILOG = """Serves a page on this machine alone, and prints its address; Ctrl-C ends it. Nothing is written but what is
-saved. Needs the extra: pip install 'pegan_jax[explore]'.
+EPILOG = """Serves a page on this machine alone, and prints its address; Ctrl-C ends it. It writes nothing but
+what is saved. Needs the extra: pip install 'pegan_jax[explore]'.
 
 --model may be repeated: models of one kind are chosen on the page, or fill holes side by side. On a machine elsewhere,
 leave --host as it is and lead the port here: ssh -L 8000:localhost:8000 MACHINE. With another --host whoever
@@ -29,7 +29,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
     p.add_argument('--host', default='127.0.0.1', help='address to listen on (default 127.0.0.1: this machine alone)')
-    p.add_argument('--port', type=int, default=8000, help='0 is any free one (default 8000)')
+    p.add_argument('--port', type=int, default=8000, help='port of the page; 0 is any free one (default 8000)')
     p.add_argument('--open', action='store_true', help='open a browser')
 
 

@@ -12,14 +12,15 @@ from pegan_jax.settings import UserError
 
 HELP = 'Fill the holes of images; all other pixels stay as they are.'
 
-EPILOG = """White in the mask is the hole, black is known. Labels, colours and transparency are understood too, and what
-is guessed is told. Known pixels are written as they are, which takes a format without losses. Of folders, images, masks
-and sketches belong together by their names without suffix, and photo_mask.png is the mask of photo.jpg, also in the
-same folder; one mask may serve a whole folder of images. A file that cannot be read does not keep the others from being
-filled.
+EPILOG = """White in the mask is the hole, black is known. Labels, colours and transparency are understood too; the
+command says what it has guessed. Known pixels are written as they are, so the format must have no losses.
 
-Sketches are for models that were trained with them (configs/deepfill.py:guided): white lines on black, of which those
-in the hole count.
+In folders, images, masks and sketches belong together by their names without suffix; photo_mask.png is the mask of
+photo.jpg, also in the same folder. One mask may serve a whole folder of images. A file that cannot be read does not
+keep the others from being filled.
+
+Sketches are for models that were trained with them (configs/deepfill.py:guided): white lines on black. Only lines in
+the hole count.
 
 Large photographs: --strategy crop fills a window around every hole at full resolution, resize fills a smaller image and
 enlarges what is in the holes; original, the default, takes the photograph as it is, which may take minutes and
@@ -42,24 +43,33 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     p.add_argument('--model', type=options.model, metavar='MODEL', help=options.MODEL)
     p.add_argument('--step', help="step of the checkpoint, or 'best'; default: the newest")
-    p.add_argument('--method', choices=('model', 'biharmonic'), default='model', help='default: model')
-    p.add_argument('--image', type=options.source, required=True, metavar='FILE|FOLDER')
-    p.add_argument('--mask', type=options.source, required=True, metavar='FILE|FOLDER', help='white is the hole')
-    p.add_argument('--sketch', type=options.source, metavar='FILE|FOLDER', help='white lines, of a guided model')
+    p.add_argument(
+        '--method', choices=('model', 'biharmonic'), default='model', help='what fills the holes (default: model)'
+    )
+    p.add_argument('--image', type=options.source, required=True, metavar='FILE|FOLDER', help='images with holes')
+    p.add_argument('--mask', type=options.source, required=True, metavar='FILE|FOLDER', help='masks; white is the hole')
+    p.add_argument(
+        '--sketch', type=options.source, metavar='FILE|FOLDER', help='white lines to follow, for a guided model'
+    )
     p.add_argument('--invert-mask', action='store_true', help='black is the hole')
     p.add_argument(
         '--mask-colour', type=_colour, metavar='R,G,B|NAME|N',
-        help='the hole is what has this colour, such as 255,0,0 or red, or of a mask of labels this value',
+        help='the hole has this colour in the mask, such as 255,0,0 or red, or this value in a mask of labels',
     )  # fmt: skip
     p.add_argument('--invert-sketch', action='store_true', help='lines are black')
     p.add_argument('--flow', action='store_true', help='write NAME_flow.png too: from where the attention copies')
     p.add_argument(
-        '--strategy', choices=strategies.NAMES, default='original', help='of large photographs (default: original)'
+        '--strategy',
+        choices=strategies.NAMES,
+        default='original',
+        help='what is done with large photographs (default: original)',
     )
-    p.add_argument('--margin', type=int, metavar='PIXELS', help='of crop: how much is seen around a hole (default 128)')
-    p.add_argument('--limit', type=int, metavar='PIXELS', help='of resize: the longer side (default 1024)')
+    p.add_argument(
+        '--margin', type=int, metavar='PIXELS', help='how much --strategy crop sees around a hole (default 128)'
+    )
+    p.add_argument('--limit', type=int, metavar='PIXELS', help='longer side for --strategy resize (default 1024)')
     p.add_argument('--batch-size', type=int, default=8, help='images of one size computed at once (default 8)')
-    p.add_argument('--out', type=options.path, required=True, metavar='FILE.png|FOLDER')
+    p.add_argument('--out', type=options.path, required=True, metavar='FILE.png|FOLDER', help='filled images')
 
 
 def _colour(text: str) -> int | tuple[int, ...]:

@@ -10,7 +10,7 @@ from pegan_jax.cli import options
 from pegan_jax.train.report import layer_table
 from pegan_jax.weights import reader
 
-HELP = 'What a checkpoint holds: of a run, or a foreign file.'
+HELP = 'List what a checkpoint holds, of a run or of another program.'
 EPILOG = ''
 
 

@@ -144,8 +144,8 @@ def add_distributed(p: argparse.ArgumentParser) -> None:
         nargs='?',
         const='',
         metavar='HOST:PORT,COUNT,INDEX',
-        help='this is one process of several: call jax.distributed.initialize(), which finds its peers on TPU pods and '
-        'Slurm; elsewhere, name the first process, how many there are and which this is',
+        help='run as one process of several; JAX finds the others on TPU pods and Slurm; elsewhere, give the address '
+        'of the first process, how many there are, and the index of this one',
     )
 
 
@@ -170,14 +170,16 @@ def add_styles(p: argparse.ArgumentParser) -> None:
     """Which image a seed stands for."""
     p.add_argument(
         '--class', type=classes, dest='label', metavar='N|NAME',
-        help='of a model that was trained with labels: one for all seeds, or as many as seeds, such as 0,1,2',
+        help='class of the images, if the model was trained with labels: one for all, or one per seed, such as 0,1,2',
     )  # fmt: skip
     p.add_argument(
         '--truncation-psi', type=real, default=1.0, metavar='PSI',
-        help='1 (default) is off, 0 the mean image; usual are 0.5 to 1.3',
+        help='pull styles towards their mean: 1 (default) is off, 0 the mean image; 0.5 to 1.3 are usual',
     )  # fmt: skip
     p.add_argument('--truncation-cutoff', type=int, metavar='N', help='truncate the first N styles only (default: all)')
-    p.add_argument('--noise-mode', choices=('const', 'random', 'none'), help="of StyleGAN2's noise (default: const)")
+    p.add_argument(
+        '--noise-mode', choices=('const', 'random', 'none'), help='noise of a StyleGAN2 or MS-PIE (default: const)'
+    )
 
 
 def classes(text: str) -> int | str | list[int] | list[str]:
@@ -189,7 +191,11 @@ def classes(text: str) -> int | str | list[int] | list[str]:
 
 def add_activation(p: argparse.ArgumentParser) -> None:
     """What a file of CIPS may leave open."""
-    p.add_argument('--activation', choices=('lrelu', 'sin', 'sinrelu'), help='of a CIPS file that does not tell it')
+    p.add_argument(
+        '--activation',
+        choices=('lrelu', 'sin', 'sinrelu'),
+        help='activation of a CIPS, where its file does not tell it',
+    )
 
 
 def add_networks(p: argparse.ArgumentParser) -> Any:

@@ -25,9 +25,9 @@ EPILOG = """Writes target.png, projected.png and projected_w.npz, whose array w 
 The image is cut to the aspect of the model and resized. The distance is LPIPS on VGG-16 where --weights names its file
 or --distance lpips asks for it; otherwise squares of images and of their gradients at several sizes.
 
-A CIPS is a function of coordinates, so a part of the pixels is enough: with --given only these are fitted, by their
-squares, given.png shows them, and render --ws shows the rest, finer or wider. PSNR is told of what is given and of what
-is held out.
+A CIPS is a function of coordinates, so a part of the pixels is enough: --given fits these alone, by their squares.
+given.png shows them, and render --ws shows the rest, finer or wider. The command prints PSNR for the pixels that are
+given and for those that are held out.
 
 examples:
   --image face.png --out found
@@ -43,15 +43,32 @@ examples:
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
-    p.add_argument('--image', type=options.source, required=True, metavar='FILE')
-    p.add_argument('--space', choices=('w', 'w+'), default='w', help='one style for all layers (default), or one each')
-    p.add_argument('--steps', type=int, default=1000, help='default 1000')
-    p.add_argument('--distance', choices=('plain', 'lpips'), help='default: lpips with --weights, otherwise plain')
-    p.add_argument('--given', metavar='KIND:NUMBER|FILE', help='the pixels that are fitted, of a CIPS')
-    p.add_argument('--seed', type=options.seed, default=0, help='of the noise, and of scattered pixels (default 0)')
-    p.add_argument('--class', type=options.classes, dest='label', metavar='N|NAME', help='of a model with labels')
-    p.add_argument('--video', type=options.path, metavar='FILE.mp4|FILE.gif', help='target and image, step by step')
-    p.add_argument('--out', type=options.path, required=True, metavar='FOLDER')
+    p.add_argument('--image', type=options.source, required=True, metavar='FILE', help='the photograph')
+    p.add_argument(
+        '--space', choices=('w', 'w+'), default='w', help='w: one style for all layers (default); w+: one for each'
+    )
+    p.add_argument('--steps', type=int, default=1000, help='steps of the search (default 1000)')
+    p.add_argument(
+        '--distance',
+        choices=('plain', 'lpips'),
+        help='what nearest means (default: lpips with --weights, otherwise plain)',
+    )
+    p.add_argument('--given', metavar='KIND:NUMBER|FILE', help='fit these pixels alone, for a CIPS')
+    p.add_argument('--seed', type=options.seed, default=0, help='seed of the noise and of scattered pixels (default 0)')
+    p.add_argument(
+        '--class',
+        type=options.classes,
+        dest='label',
+        metavar='N|NAME',
+        help='class of the image, if the model has labels',
+    )
+    p.add_argument(
+        '--video',
+        type=options.path,
+        metavar='FILE.mp4|FILE.gif',
+        help='film of the search: target and image, step by step',
+    )
+    p.add_argument('--out', type=options.path, required=True, metavar='FOLDER', help='folder for images and latents')
     options.add_networks(p)
 
 

@@ -11,7 +11,7 @@ from pegan_jax import coords, pixels, sampling
 from pegan_jax.cli import options
 from pegan_jax.settings import UserError
 
-HELP = 'One image on any grid of coordinates, of any size: memory does not grow with it.'
+HELP = 'Render one image on any grid of coordinates, at any size, in bounded memory.'
 
 EPILOG = """The grid of --size samples over --extent is cropped, then its content is zoomed, turned and moved.
 
@@ -51,15 +51,15 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
     style = p.add_mutually_exclusive_group()
-    style.add_argument('--seed', type=options.seed, default=0)
+    style.add_argument('--seed', type=options.seed, default=0, help='seed of the image (default 0)')
     style.add_argument(
         '--ws', type=options.source, metavar='FILE.npz', help='styles that project found, in place of a seed'
     )
     p.add_argument('--size', type=options.size, metavar='H[xW]', help='pixels; default: the training size')
     p.add_argument(
         '--extent', type=options.tuple_of(options.real, 'X0,X1,Y0,Y1'), metavar='X0,X1,Y0,Y1',
-        help='coordinates of the borders; the training frame is -1,1,-1,1; default: that on the shorter side, '
-        'and more on the longer one, so that nothing is stretched',
+        help='coordinates of the borders; the training frame is -1,1,-1,1; default: -1,1 along the shorter side, and '
+        'as much more along the longer one that nothing is stretched',
     )  # fmt: skip
     p.add_argument(
         '--coords', type=options.source, metavar='FILE.npy', help='an array [H, W, 2] of any coordinates (x, y)'
@@ -81,31 +81,40 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar='TOP,LEFT,H,W',
         help='only this window of the image, in pixels',
     )
-    p.add_argument('--arc', type=options.real, metavar='DEGREES', help='of the circle, of a model on a cylinder')
+    p.add_argument(
+        '--arc', type=options.real, metavar='DEGREES', help='part of the circle that a model on a cylinder shows'
+    )
     p.add_argument(
         '--view', choices=('planet', 'sky', 'sphere'),
-        help='of a model on a cylinder: stereographic, the ground or the sky in the middle, or equirectangular; rays '
-        'above and below it show its edge',
+        help='projection of a model on a cylinder: stereographic with the ground (planet) or the sky in the middle, or '
+        'equirectangular; rays above and below the cylinder show its edge',
     )  # fmt: skip
     p.add_argument(
-        '--azimuth', type=options.real, metavar='DEGREES', help='of the middle of --arc or --view (default 0)'
+        '--azimuth', type=options.real, metavar='DEGREES', help='direction of the middle of --arc or --view (default 0)'
     )
-    p.add_argument('--blend', type=options.numbers, metavar='SEED[,SEED]', help='other seeds, up to three')
-    p.add_argument('--shares', default='x', metavar='x|y|around|FILE', help='of the other seeds (default x)')
+    p.add_argument(
+        '--blend', type=options.numbers, metavar='SEED[,SEED]', help='blend in the styles of other seeds, up to three'
+    )
+    p.add_argument(
+        '--shares',
+        default='x',
+        metavar='x|y|around|FILE',
+        help='how shares of the other seeds change: along x (default), y, around, or as a picture says',
+    )
     p.add_argument(
         '--foveate', type=options.real, metavar='FRACTION',
         help='synthesise this share of the pixels, dense in the middle, and interpolate the others',
     )  # fmt: skip
     p.add_argument(
-        '--supersample', type=int, metavar='N', help='mean of N x N samples, evenly over each pixel (a box filter)'
+        '--supersample', type=int, metavar='N', help='average N x N samples, evenly over each pixel (a box filter)'
     )
     options.add_styles(p)
     p.add_argument('--chunk', type=int, help='coordinates computed at once (default 65536); bounds the memory')
-    p.add_argument('--bits', type=int, choices=(8, 16), default=8, help='per channel of a PNG (default 8)')
+    p.add_argument('--bits', type=int, choices=(8, 16), default=8, help='bits per channel of a PNG (default 8)')
     p.add_argument('--tiles', type=int, metavar='SIDE', help='a pyramid of tiles of this side, into a folder --out')
     p.add_argument(
         '--out', type=options.path, required=True, metavar='FILE.png|FILE.npy|FOLDER',
-        help='.npy keeps float32, not clamped',
+        help='the image; .npy keeps float32, not clamped',
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from pegan_jax.files import Path, absolute, whole
 from pegan_jax.pixels import as_image, image_grid, to_uint8
 from pegan_jax.settings import UserError
 
-HELP = 'Images of seeds, as one grid or one file each.'
+HELP = 'Draw images from seeds, as one grid or one file each; also mixed styles and videos.'
 
 EPILOG = """examples:
   --seeds 0-31 --out grid.png                                      a grid of images
@@ -36,14 +36,23 @@ EPILOG = """examples:
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
-    p.add_argument('--seeds', type=options.numbers, default=list(range(32)), metavar='0,3,8-11', help='default: 0-31')
+    p.add_argument(
+        '--seeds',
+        type=options.numbers,
+        default=list(range(32)),
+        metavar='0,3,8-11',
+        help='seeds of the images (default: 0-31)',
+    )
     options.add_styles(p)
     p.add_argument(
         '--style-mix', type=_mix, metavar='SEEDS:LAYERS',
-        help='a table: its rows are --seeds, its columns these seeds, whose styles they get in these layers (from 0)',
+        help='draw a table: rows are --seeds, columns these seeds, whose styles replace these layers (from 0)',
     )  # fmt: skip
     p.add_argument(
-        '--size', type=options.size, metavar='H[xW]', help='a larger image shows more, at the pitch of training'
+        '--size',
+        type=options.size,
+        metavar='H[xW]',
+        help='size of the images; a larger one shows more, at the pitch of training',
     )
     p.add_argument(
         '--translate', type=options.tuple_of(options.real, 'X,Y'), default=(0.0, 0.0), metavar='X,Y',
@@ -56,24 +65,30 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--ws',
         type=options.path,
         metavar='FILE.npz',
-        help='images of the styles w [N, num_ws, w_dim] in a file',
+        help='draw the styles w [N, num_ws, w_dim] of a file in place of seeds',
     )
     p.add_argument(
         '--direction', type=_direction, metavar='FILE.npz:KIND:K:LOW..HIGH',
-        help='a table of --seeds along direction K that analyze directions has found, KIND pca or sefa',
+        help='draw a table of --seeds along direction K that analyze directions has found; KIND is pca or sefa',
     )  # fmt: skip
     p.add_argument(
         '--video', nargs='?', const='interpolate', choices=('interpolate', *sampling.CAMERAS),
-        help='through the latents of --seeds and back (default), or the same images while the camera moves',
+        help='film a way through the latents of --seeds and back (default), or the same images under a moving camera',
     )  # fmt: skip
-    p.add_argument('--grid', type=options.size, default=(1, 1), metavar='ROWSxCOLUMNS', help='of a video (default 1)')
-    p.add_argument('--frames', type=int, help='from seed to seed (default 120), or of a camera (default 240)')
-    p.add_argument('--fps', type=options.real, help='default: 60 of an .mp4, 20 of a .gif')
-    p.add_argument('--columns', type=int, default=8, help='of the grid (default 8)')
+    p.add_argument(
+        '--grid',
+        type=options.size,
+        default=(1, 1),
+        metavar='ROWSxCOLUMNS',
+        help='images side by side in a video (default 1)',
+    )
+    p.add_argument('--frames', type=int, help='frames from seed to seed (default 120), or of a camera (default 240)')
+    p.add_argument('--fps', type=options.real, help='frames per second (default: 60 for an .mp4, 20 for a .gif)')
+    p.add_argument('--columns', type=int, default=8, help='columns of the grid (default 8)')
     p.add_argument('--batch-size', type=int, default=8, help='images computed at once (default 8)')
     p.add_argument(
         '--out', type=options.picture_or_folder, required=True, metavar='FILE.png|FOLDER',
-        help='a grid, or a folder for single files, where a second launch goes on',
+        help='a picture for a grid, or a folder for single files, in which a second launch goes on',
     )  # fmt: skip
 
 

@@ -23,13 +23,20 @@ examples:
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('study', choices=[*studies.PLANS])
-    p.add_argument('--setting', choices=('small', 'gpu'), default='small', help='small: hours on two cores (default)')
-    p.add_argument('--cells', default='', metavar='NAMES', help="of these alone, such as 'DCGAN*,MS-PIE: f'")
-    p.add_argument('--seeds', type=int, help='trainings of each cell; default: of the setting')
-    p.add_argument('--kimg', type=options.real, help='thousands of images of each training; default: of the setting')
+    p.add_argument('study', choices=[*studies.PLANS], help='what is studied; see below')
+    p.add_argument(
+        '--setting',
+        choices=('small', 'gpu'),
+        default='small',
+        help='sizes and lengths of the trainings; small takes hours on two cores (default)',
+    )
+    p.add_argument('--cells', default='', metavar='NAMES', help="train these cells alone, such as 'DCGAN*,MS-PIE: f'")
+    p.add_argument('--seeds', type=int, help='trainings of each cell; default: as in the setting')
+    p.add_argument('--kimg', type=options.real, help='thousands of images in each training; default: as in the setting')
     p.add_argument('--report', action='store_true', help='train nothing; draw what is there')
-    p.add_argument('--out', type=options.path, required=True, metavar='FOLDER')
+    p.add_argument(
+        '--out', type=options.path, required=True, metavar='FOLDER', help='folder for runs, tables and pictures'
+    )
 
 
 def run(args: argparse.Namespace) -> None:

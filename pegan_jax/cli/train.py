@@ -10,8 +10,8 @@ from pegan_jax.config import ConfigError, load_config
 from pegan_jax.train.report import dry_run
 
 HELP = 'Train a model, or go on with the run in --workdir.'
-EPILOG = """Single settings are changed with --config.SECTION.FIELD=VALUE, for example --config.optim.g_lr=0.001,
---config.data.folder=photos, --config.train.total_kimg=100. --dry-run shows all of them."""
+EPILOG = """--config.SECTION.FIELD=VALUE changes one setting, for example --config.optim.g_lr=0.001,
+--config.data.folder=photos or --config.train.total_kimg=100. --dry-run shows all of them."""
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -22,13 +22,17 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar='FILE[:ARG]',
         help='a configuration file, the name of a shipped one, or the config.json of a run',
     )
-    p.add_argument('--workdir', type=options.path, help='everything is written here; a second launch resumes')
+    p.add_argument(
+        '--workdir',
+        type=options.path,
+        help='folder of the run; everything is written here, and a second launch resumes',
+    )
     p.add_argument(
         '--dry-run', action='store_true', help='print configuration, parameters, FLOPs and memory; do not train'
     )
     p.add_argument(
         '--topology', metavar='KIND:SHAPE',
-        help='with --dry-run: compile for a slice of TPUs that is not here, such as v5e:4x4; see docs/pods.md',
+        help='compile for a slice of TPUs that is not here, such as v5e:4x4; goes with --dry-run; see docs/pods.md',
     )  # fmt: skip
     options.add_distributed(p)
 

@@ -121,7 +121,7 @@ class Files:
 
 
 def _name(root: Place, path: Place) -> str:
-    """Of a file below its root."""
+    """Name of a file below its root."""
     return path.at if isinstance(path, zipfile.Path) else path.relative_to(root).as_posix()
 
 

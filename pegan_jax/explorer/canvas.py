@@ -91,7 +91,7 @@ def layers(model: Model, wanted: Style, where: Place) -> dict[str, np.ndarray]:
 
 
 def table(model: Model, wanted: Style, where: Place) -> list[dict]:
-    """Of every layer: its name, its size, and mean and standard deviation of its numbers."""
+    """Name, size, mean and standard deviation of the output of every layer."""
     return [
         {'name': name, 'shape': value.shape, 'mean': float(value.mean()), 'std': float(value.std())}
         for name, value in layers(model, wanted, where).items()

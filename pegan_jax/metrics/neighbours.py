@@ -79,7 +79,7 @@ def _nearest(found: jax.Array, a: jax.Array, b: jax.Array, count: int, half: boo
 
 @functools.partial(jax.jit, static_argnames='half')
 def _hits(a: jax.Array, b: jax.Array, radii: jax.Array, count: int, half: bool) -> tuple[jax.Array, jax.Array]:
-    """Of each row of a, in how many balls of b it is; of each ball of b, whether any of a's first `count` rows is."""
+    """For each row of a, how many balls of b hold it; per ball of b, whether it holds any of a's first `count`."""
     inside = _distances(a, b, half) <= radii[None, :]
     return jnp.sum(inside, axis=1), jnp.any(inside & (jnp.arange(len(a))[:, None] < count), axis=0)
 
@@ -98,7 +98,7 @@ def _radii(blocks: functools.partial, x: np.ndarray, k: int, half: bool) -> np.n
 def _inside(
     blocks: functools.partial, probes: np.ndarray, middles: np.ndarray, radii: np.ndarray, half: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each probe, in how many balls it is; of each ball, whether there is a probe in it."""
+    """For each probe, how many balls hold it; for each ball, whether it holds a probe."""
     counts, hit = np.zeros(len(probes), np.int64), np.zeros(len(middles), bool)
     for rows, a in blocks(probes):
         for columns, b in blocks(middles):

@@ -92,7 +92,7 @@ def of_worlds(size: tuple[int, int], first: int = REAL_WORLDS) -> Images:
 
 @functools.cache
 def _worlds_digest() -> str:
-    """Of the program that draws them: what is kept of them is of these worlds."""
+    """Hash of the program that draws the worlds: features are kept under it."""
     return hashlib.sha256(pathlib.Path(worlds.__file__).read_bytes()).hexdigest()
 
 

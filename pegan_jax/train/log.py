@@ -35,8 +35,8 @@ class RunLog:
     line of a step counts. With train.logger='wandb', the same numbers and images go to one run of wandb, which later
     launches in this workdir continue.
 
-    Nothing can be appended to an object: of a workdir in a bucket, metrics.jsonl and TensorBoard's events are written
-    on this machine, and `upload` copies them.
+    Nothing can be appended to an object in a bucket: metrics.jsonl and TensorBoard's events are then written on this
+    machine, and `upload` copies them.
     """
 
     def __init__(self, workdir: Path, config: Config, total_images: int, start_images: int, main: bool = True) -> None:
@@ -115,7 +115,7 @@ def _wandb_run(workdir: Path, config: Config) -> Any:
     """The run of wandb that belongs to a workdir: begun at the first launch, continued at later ones.
 
     Its numbers are drawn over their own `step`, since a launch repeats those since the last checkpoint, which wandb's
-    step counter would refuse. Of a workdir in a bucket, wandb's files are kept on this machine.
+    step counter would refuse. The files of wandb stay on this machine if the workdir is in a bucket.
 
     Raises: UserError where wandb cannot begin, such as without a login.
     """

@@ -30,8 +30,8 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     """Trains to `config.train.total_kimg`; a second call with the same workdir goes on where the first one stopped.
 
     Writes in workdir only: config.json, data.json, checkpoints/, samples/, tensorboard/, metrics.jsonl (and tfds/ for
-    'worlds', wandb/ and wandb_id with train.logger='wandb'); and compiled programs in train.compilation_cache. Of a
-    workdir in a bucket, what can be computed again is kept in ~/.cache/pegan_jax. SIGTERM or SIGINT saves and returns.
+    'worlds', wandb/ and wandb_id with train.logger='wandb'); and compiled programs in train.compilation_cache. What can
+    be computed again stays in ~/.cache/pegan_jax if the workdir is in a bucket. SIGTERM or SIGINT saves and returns.
     On several processes, every process calls it after jax.distributed.initialize, with the same arguments and a workdir
     that all of them see.
 

@@ -123,7 +123,7 @@ def swap_colours(array: np.ndarray, axis: int = -1, channels: int | None = None)
 
 
 def flattened_dense(height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Of a dense layer after a flattening: (out, C * H * W), as torch flattens -> [H * W * C, out], as NHWC does."""
+    """Kernel of a dense layer after flattening: (out, C * H * W), as torch does -> [H * W * C, out], as NHWC does."""
 
     def transform(array: np.ndarray) -> np.ndarray:
         return array.reshape(len(array), -1, height, width).transpose(2, 3, 1, 0).reshape(-1, len(array))
