@@ -49,7 +49,7 @@ def as_path(text: str | os.PathLike) -> Path:
     if scheme[0] not in BUCKETS:
         raise UserError(f'{text}: paths are on disks, or begin with {" or ".join(BUCKETS)}; mount other storage.')
     if found := re.search(r'[][*?#]', text):
-        raise UserError(f'{text}: in buckets, no name may have {found[0]!r}, which others take for a pattern.')
+        raise UserError(f'{text}: names in buckets must not have {found[0]!r}, which libraries take for a pattern.')
     package = BUCKETS[scheme[0]]
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{text} needs the package {package}: pip install 'pegan_jax[{scheme[0][:2]}]'.")

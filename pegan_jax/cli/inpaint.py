@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     for name, strategy in (('margin', 'crop'), ('limit', 'resize')):
         if (value := getattr(args, name)) is not None:
             if args.strategy != strategy:
-                raise UserError(f'--{name} {value} is of --strategy {strategy}; leave it out, or choose that.')
+                raise UserError(f'--{name} {value} goes with --strategy {strategy}; leave it out, or add that.')
             chosen[name] = value
     files = inpainting.pairs(args.image, args.mask, args.out, args.sketch)
     model = None if args.model is None else options.load(args)

@@ -174,7 +174,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.tiles is not None and args.bits != 8:
         raise UserError(f'--bits {args.bits}: tiles have 8 bits per channel; leave it out.')
     if args.blend is None and args.shares != 'x':
-        raise UserError(f'--shares {args.shares} of which seeds? Name them with --blend.')
+        raise UserError(f'--shares {args.shares} divides the image among seeds; name the others with --blend.')
     if args.blend is not None and len(args.blend) > 3:
         raise UserError(f'--blend names {len(args.blend)} seeds; up to three have a colour in a picture of shares.')
     if args.blend is not None and len(args.blend) > 1 and args.shares in ('x', 'y', 'around'):

@@ -148,7 +148,7 @@ def read_folder(folder: str | os.PathLike, height: int, width: int, *, max_pixel
             raise ConfigError(f'{error}; repair this mask, or take it out of the folder.') from error
         masks[k] = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
         if masks[k].all():
-            raise ConfigError(f'mask {path} is a hole everywhere: white is a hole. Turn it around, or take it out.')
+            raise ConfigError(f'mask {path} is a hole everywhere: white is a hole. Invert it, or take it out.')
     if not masks.any():
         raise ConfigError(f'no mask in {str(folder)!r} has a hole; white is a hole.')
     return masks

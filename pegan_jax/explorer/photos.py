@@ -45,7 +45,7 @@ class Photos:
         """Raises: UserError for one that is not held."""
         with self._lock:
             if name not in self._held:
-                raise UserError(f'the photograph is no longer held, as only {HELD} are; load it again.')
+                raise UserError(f'the photograph is no longer held: the server keeps the last {HELD}; load it again.')
             self._held.move_to_end(name)
             return self._held[name]
 
@@ -80,7 +80,7 @@ def fill(
     Raises: UserError for no hole, or one that is everywhere, and as `inpainting.inpaint`.
     """
     if not hole.any():
-        raise UserError('nothing is to be filled: paint over what shall vanish first.')
+        raise UserError('there is no hole yet: paint over what should go.')
     channels = 3 if model is None else model.config.data.channels
     seen = inpainting.as_seen(photo, channels, NAMELESS)
     sketch = lines if model is not None and lines.any() and model.completer.guided else None

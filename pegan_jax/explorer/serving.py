@@ -16,7 +16,7 @@ from pegan_jax.settings import UserError
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket on an address; port 0 is any free one. Raises: UserError for one that cannot be had."""
+    """A socket on an address; port 0 is any free one. Raises: UserError for one that cannot be used."""
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     found = socket.socket(family)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -25,7 +25,7 @@ def _bind(host: str, port: int) -> socket.socket:
         found.listen()  # from here on a browser waits for the server
     except (OSError, OverflowError) as error:
         found.close()
-        raise UserError(f'--host {host} --port {port} cannot be had: {error}; choose another, or port 0.') from None
+        raise UserError(f'--host {host} --port {port} cannot be used: {error}; choose another, or port 0.') from None
     return found
 
 
@@ -44,7 +44,7 @@ def serve(models: Mapping[str, Model], *, host: str = LOOPBACK[0], port: int = 8
       host: the address to listen on; one that is not of this machine alone gets a token, which is printed.
       port: 0 is any free one.
       show: open a browser.
-    Raises: UserError for an address that cannot be had.
+    Raises: UserError for an address that cannot be used.
     """
     token = None if host in LOOPBACK else secrets.token_urlsafe(16)
     with _bind(host, port) as found:
@@ -100,7 +100,7 @@ def explore(*models: Model | str | os.PathLike, port: int = 0, height: int = 780
       port: 0 is any free one.
       height: of the page in the notebook, in pixels.
     Returns: what a notebook shows when it is the last value of a cell; `address`, and `close()` to end it.
-    Raises: UserError for no models, or an address that cannot be had; CheckpointError as `load`.
+    Raises: UserError for no models, or an address that cannot be used; CheckpointError as `load`.
     """
     if not models:
         raise UserError("explore() needs a model, such as explore(pegan_jax.load('runs/quickstart')).")

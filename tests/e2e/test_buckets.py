@@ -230,7 +230,7 @@ def test_a_prepared_dataset_in_a_bucket_is_copied_and_read(bucket, tmp_path):
 def test_other_addresses_are_refused_with_what_would_do(monkeypatch, tmp_path):
     for text, match in (
         ('ftp://host/run', r'begin with gs:// or s3://'),
-        ('gs://bucket/run [1]', r'no name may have'),
+        ('gs://bucket/run [1]', r'must not have'),
     ):
         with pytest.raises(UserError, match=match):
             files.as_path(text)

@@ -399,7 +399,7 @@ def test_what_is_no_photograph_or_too_large_or_painted_wrongly_gets_a_clear_answ
     assert 'more than 1 MB' in load(b'0' * (1 << 20) + b'0')
     name, _ = load_photo(client, png(photo))
     black = png(np.zeros_like(photo))
-    assert 'paint over what shall vanish' in refusal(fill(client, black, photo=name, model=PCONV))
+    assert 'paint over what should go' in refusal(fill(client, black, photo=name, model=PCONV))
     assert 'the mask is 1 everywhere' in refusal(fill(client, png(255 - np.zeros_like(photo)), photo=name, model=PCONV))
     other = png(np.zeros((8, 8, 3), np.uint8))
     assert 'the mask has 8 x 8 pixels and the photograph 48 x 40' in refusal(
@@ -545,7 +545,7 @@ def test_the_command_serves_loads_models_and_names_what_cannot_be_had(workdir, m
         taken.listen()
         port = taken.getsockname()[1]
         assert main(['explore', '--model', str(workdir), '--port', str(port)]) == 1
-    assert f'--port {port} cannot be had' in capsys.readouterr().err
+    assert f'--port {port} cannot be used' in capsys.readouterr().err
     assert main(['explore', '--model', str(workdir / 'none')]) == 1
     assert 'does not exist' in capsys.readouterr().err
     served = {}

@@ -147,6 +147,6 @@ def test_the_command_takes_a_strategy_and_refuses_numbers_of_another(tmp_path, c
     assert (read(tmp_path / 'o.png') != want).any()
     capsys.readouterr()
     assert main([*files, '--margin', '16']) == 1
-    assert '--margin 16 is of --strategy crop; leave it out, or choose that' in capsys.readouterr().err
+    assert '--margin 16 goes with --strategy crop; leave it out, or add that' in capsys.readouterr().err
     assert main([*files, '--strategy', 'crop', '--margin', '2']) == 1
     assert 'margin=2 must be at least 8' in capsys.readouterr().err

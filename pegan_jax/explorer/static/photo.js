@@ -1,4 +1,4 @@
-// The inpainting view: a photograph, what shall vanish from it, lines to follow, and what models make of that.
+// The inpainting view: a photograph, what should go from it, lines to follow, and what models make of that.
 
 import {$, ask, copy, download, failed, tell} from './page.js';
 
