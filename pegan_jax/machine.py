@@ -25,6 +25,7 @@ EXTRAS = {
     'explore': ('starlette', 'the explorer'),
     'view': ('tensorboard', 'TensorBoard, which shows the events of a run'),
     'wandb': ('wandb', 'train.logger=wandb'),
+    'hub': ('huggingface_hub', 'models at hf://'),
     'gs': ('gcsfs', 'paths in gs://'),
     's3': ('s3fs', 'paths in s3://'),
 }

@@ -12,8 +12,8 @@ EPILOG = """formats:
   safetensors  The weights that sampling needs, and the configuration, without the names of folders on this machine.
                All commands take it as --model, load reads it, train.init_from begins there. --out is a file that ends
                in .safetensors, or a folder.
-  official     The weights under the names of the program that published the system, as safetensors: of CIPS, and of
-               the PyTorch port of StyleGAN2.
+  official     The weights as safetensors under the names of the program that published the system: CIPS, and the
+               PyTorch port of StyleGAN2.
   stablehlo    A program with the weights inside, for any number of images. JAX runs it without this library:
                jax.export.deserialize(open(FILE, 'rb').read()).call(z, truncation_psi); what it takes is printed.
 
@@ -34,11 +34,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument(
         '--dtype', choices=('float32', 'float16', 'bfloat16'),
-        help='of a safetensors file: 16 bits are half of the bytes, rounded (default: float32)',
+        help='numbers in a safetensors file; 16 bits take half of the bytes, rounded (default: float32)',
     )  # fmt: skip
     p.add_argument(
         '--platforms', metavar='NAME,...',
-        help=f'of a program: where it can run, of {", ".join(sharing.PLATFORMS)} (default: cpu,cuda,tpu)',
+        help=f'where a program can run, out of {", ".join(sharing.PLATFORMS)} (default: cpu,cuda,tpu)',
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     for name, kind in (('dtype', 'safetensors'), ('platforms', 'stablehlo')):
         if getattr(args, name) is not None and args.format != kind:
-            raise UserError(f'--{name} {getattr(args, name)} is of --format {kind}; leave it out.')
+            raise UserError(f'--{name} {getattr(args, name)} goes with --format {kind}; leave it out.')
     model = options.load(args)
     if args.format == 'safetensors':
         print(sharing.export(model, args.out, dtype=args.dtype or 'float32'))

@@ -20,14 +20,16 @@ examples:
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
-    p.add_argument('--to', required=True, metavar='hf://USER/NAME[@BRANCH]', help='the repository, made if need be')
+    p.add_argument(
+        '--to', required=True, metavar='hf://USER/NAME[@BRANCH]', help='the repository; it is made if it is not there'
+    )
     p.add_argument(
         '--licence', required=True, metavar='NAME',
-        help="under which you give the weights, in the hub's names, such as cc-by-4.0, apache-2.0, other",
+        help="licence of the weights, by the hub's name for it, such as cc-by-4.0, apache-2.0 or other",
     )  # fmt: skip
     p.add_argument(
         '--dtype', choices=('float32', 'float16', 'bfloat16'), default='float32',
-        help='16 bits are half of the bytes, rounded (default: float32)',
+        help='numbers in the file; 16 bits take half of the bytes, rounded (default: float32)',
     )  # fmt: skip
     p.add_argument('--private', action='store_true', help='make it a private repository')
 

@@ -232,7 +232,7 @@ def test_commands_take_it_like_a_run(workdir, cips, tmp_path, capsys):
     for words, told in (
         (['--out', str(workdir)], 'is the folder of a run'),
         (['--out', str(tmp_path / '0.png')], 'is a file; choose a folder'),
-        (['--out', str(tmp_path / 'y'), '--platforms', 'cpu'], 'is of --format stablehlo'),
+        (['--out', str(tmp_path / 'y'), '--platforms', 'cpu'], 'goes with --format stablehlo'),
     ):
         assert main(['export', '--model', str(workdir), *words]) == 1
         assert told in capsys.readouterr().err
