@@ -73,9 +73,9 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
             )
         )
         main = jax.process_index() == 0
-        runlog = stack.enter_context(
-            contextlib.closing(RunLog(workdir, config, nimg + (total_steps - step) * train.batch_size, nimg, main))
-        )
+        total_images = nimg + (total_steps - step) * train.batch_size
+        runlog = together(lambda: RunLog(workdir, config, total_images, nimg, main))
+        stack.enter_context(contextlib.closing(runlog))
         place = functools.partial(place_batch, backend=train.backend, mesh=mesh)
         feed, running = stack.enter_context(contextlib.closing(Feed(data, place))), []
         metrics, pictures = Metrics(checkpoints, runlog, feed, train.batch_size), Pictures(gan, config, batches)

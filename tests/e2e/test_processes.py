@@ -65,6 +65,20 @@ def test_an_error_of_the_first_process_alone_ends_the_others_with_its_words(fold
     assert 'process 0 of 2:' in errors[1] and 'holds a run of another model' in errors[1]
 
 
+def test_a_log_that_cannot_be_opened_on_the_first_process_ends_both(folder, tmp_path):
+    tests = pathlib.Path(toy.__file__).parent
+    env = {
+        'PYTHONPATH': f'{tests}{os.pathsep}{tests / "fake"}',
+        'WANDB_CALLS': str(tmp_path / 'calls'),
+        'WANDB_MODE': '',
+    }
+    processes = launch(folder, tmp_path / 'run', '--config.train.logger=wandb', env=env, peers=address())
+    errors = [p.communicate(timeout=60)[1] for p in processes]
+    assert [p.returncode for p in processes] == [1, 1]
+    assert all('wandb cannot begin (No API key configured.' in told for told in errors)
+    assert len((tmp_path / 'calls').read_text().splitlines()) == 1
+
+
 def test_settings_that_differ_end_all_processes_with_the_fields(folder, tmp_path):
     peers = address()
     processes = launch(folder, tmp_path, '--config.train.batch_size=8', peers=peers, only=0)
