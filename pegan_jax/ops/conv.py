@@ -4,8 +4,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from pegan_jax.ops import products
 from pegan_jax.ops.fir import (
     Factor,
     Padding,
@@ -14,7 +14,6 @@ from pegan_jax.ops.fir import (
     as_sides,
     check_image,
     down_pads,
-    shifted_sum,
     up_pads,
     upfirdn2d,
 )
@@ -80,31 +79,21 @@ def _conv(
     # hundred times as long, and so does that of a kernel if the padding is larger than half of it. Those of depthwise
     # ones take 4 to 12 times as long as a sum of shifted products (docs/decisions.md).
     if jax.default_backend() == 'cpu':
-        if up == 1:
-            x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
-            pads = ((0, 0), (0, 0))
+        steps, wide = products.Steps(stride[::-1], pads), groups == 1 and channels * features >= 2**13
         if up == 1 and channels == 1 and features == groups:
-            slices = [
-                [slice(tap * dilation, tap * dilation + (out - 1) * step + 1, step) for tap in range(k)]
-                for k, out, step in zip((height, width), outs, stride[::-1], strict=True)
-            ]
-            dtype = jnp.promote_types(x.dtype, jnp.float32)
-            products = (
-                x[:, row, column].astype(dtype) * kernel[i : i + 1, j : j + 1].astype(dtype)
-                for i, row in enumerate(slices[0])
-                for j, column in enumerate(slices[1])
+            return products.depthwise(x, kernel, steps, dilation)
+        if groups == 1 and up > 1:
+            # The adjoint of a convolution of that stride, whose x has the size of the result.
+            around = tuple(
+                (k - 1 - before, k - up - after) for k, (before, after) in zip((height, width), pads, strict=True)
             )
-            return sum(products).astype(x.dtype)
-        wide = groups == 1 and dilation == 1 and channels * features >= 2**13
-        if wide and (height, width, up, *stride) == (3, 3, 1, 1, 1) and min(outs) >= 64:
-            return _winograd(x, kernel)
-        if wide or (groups == 1 and up > 1):
-            dtype = jnp.promote_types(x.dtype, jnp.float32)
-
-            def term(i: int, j: int, part: jax.Array) -> jax.Array:
-                return jnp.einsum('nhwc,cd->nhwd', part, kernel[i, j], preferred_element_type=dtype)
-
-            return shifted_sum(x, (height, width), (up, up), stride[::-1], pads, features, term).astype(x.dtype)
+            reverse = kernel[::-1, ::-1].swapaxes(2, 3)
+            return products.spread(x, reverse, tuple(outs), products.Steps((up, up), around))
+        if wide and dilation == 1:
+            return products.correlate(x, kernel, steps)
+        # The phases of small images are mostly padding.
+        if wide and stride == (1, 1) and min(outs) >= 8 * dilation:
+            return products.dilated(x, kernel, pads, dilation)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -116,43 +105,6 @@ def _conv(
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         feature_group_count=groups,
     )
-
-
-def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """3x3 convolution, unpadded, by Winograd's F(2x2, 3x3) (Lavin and Gray 2016): 16 products for 4 outputs, not 36.
-
-    Per axis, with outputs y and inputs d of a tile, y = A' ((G k) * (B' d)), where B' d = (d0 - d2, d1 + d2, d2 - d1,
-    d1 - d3) and A' m = (m0 + m1 + m2, m1 - m2 - m3). All tiles share one kernel, so each product is a matmul.
-    Errors are a few times those of a direct float32 sum; bfloat16 is computed in float32.
-    """
-    n, height, width = x.shape[0], x.shape[1] - 2, x.shape[2] - 2
-    tiles, dtype = (-(-height // 2), -(-width // 2)), jnp.promote_types(x.dtype, jnp.float32)
-    spans = [(0, 0, 0), (0, height % 2, 0), (0, width % 2, 0), (0, 0, 0)]
-    d = jax.lax.pad(x, jnp.zeros((), x.dtype), spans).astype(dtype)
-    # Even and odd positions as axes: slices without strides have a cheap derivative.
-    d = d.reshape(n, tiles[0] + 1, 2, tiles[1] + 1, 2, -1)
-
-    def transform(even: jax.Array, odd: jax.Array, axis: int) -> tuple:
-        """B' d along an axis."""
-        length = even.shape[axis] - 1
-        d0, d1 = (jax.lax.slice_in_dim(v, 0, length, axis=axis) for v in (even, odd))
-        d2, d3 = (jax.lax.slice_in_dim(v, 1, length + 1, axis=axis) for v in (even, odd))
-        return d0 - d2, d1 + d2, d2 - d1, d1 - d3
-
-    def collect(m0: jax.Array, m1: jax.Array, m2: jax.Array, m3: jax.Array) -> tuple:
-        """A' m."""
-        return m0 + m1 + m2, m1 - m2 - m3
-
-    g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-    g = jnp.asarray(g, dtype)
-    kernel = jnp.einsum('ai,bj,ijcd->abcd', g, g, kernel.astype(dtype), precision='highest')
-    halves = [transform(d[:, :, row, :, 0], d[:, :, row, :, 1], 2) for row in (0, 1)]
-    columns = []
-    for b, (even, odd) in enumerate(zip(*halves, strict=True)):
-        products = [jnp.einsum('nhwc,cd->nhwd', v, kernel[a, b]) for a, v in enumerate(transform(even, odd, 1))]
-        columns.append(collect(*products))
-    y = jnp.stack([jnp.stack(collect(*row), axis=3) for row in zip(*columns, strict=True)], axis=2)
-    return y.reshape(n, 2 * tiles[0], 2 * tiles[1], -1)[:, :height, :width].astype(x.dtype)
 
 
 def conv2d_resample(
