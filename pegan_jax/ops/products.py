@@ -68,7 +68,7 @@ def taps(x: jax.Array, g: jax.Array, size: tuple[int, int], steps: Steps) -> jax
 
     def product(x: jax.Array, g: jax.Array) -> jax.Array:
         # Transposed, as it is faster than [C, D].
-        return jnp.einsum('nhwd,nhwc->dc', g, x, precision='highest', preferred_element_type=dtype)
+        return jnp.einsum('nhwd,nhwc->dc', g.astype(dtype), x.astype(dtype), precision='highest')
 
     if size == (1, 1) or n * height * width <= 2 * POSITIONS:
         total = jnp.stack([product(part, g).T for part in _slices(x, size, steps)])
@@ -167,8 +167,8 @@ def depthwise(x: jax.Array, kernel: jax.Array, steps: Steps, dilation: int) -> j
 def _product(x: jax.Array, tap: jax.Array, reverse: bool = False) -> jax.Array:
     """x [..., C] @ tap [C, D], or its transpose, in float32 at least."""
     axes = ((x.ndim - 1,), (1 if reverse else 0,)), ((), ())
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    return jax.lax.dot_general(x, tap, axes, precision='highest', preferred_element_type=dtype)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # there are no products of bfloat16 on CPU
+    return jax.lax.dot_general(x.astype(dtype), tap.astype(dtype), axes, precision='highest')
 
 
 def _correlate(x: jax.Array, kernel: jax.Array, steps: Steps, reverse: bool = False) -> jax.Array:
