@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pegan_jax import filters, ops
+from pegan_jax.ops import products
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -193,7 +194,8 @@ def direct(x, kernel, stride=(1, 1), padding=((0, 0), (0, 0)), groups=1, dilatio
     )
 
 
-# For what a CPU takes: first Winograd's algorithm, then sums of matmuls (both large enough), then sums of products.
+# For what a CPU takes: first Winograd's algorithm, then sums of matmuls (both large enough), also of the phases of a
+# dilated one, then sums of products.
 CONV_CASES = [
     ((1, 65, 66, 64), (3, 3, 64, 128), {'padding': (1, 0, 2, 1)}),
     ((1, 68, 69, 128), (3, 3, 128, 64), {'padding': (0, -2, 1, -1)}),
@@ -201,6 +203,7 @@ CONV_CASES = [
     ((2, 9, 8, 64), (3, 3, 64, 128), {'padding': 1, 'stride': 2}),
     ((2, 9, 8, 64), (1, 1, 64, 128), {'padding': 1}),
     ((1, 9, 8, 64), (2, 3, 64, 128), {'padding': (2, 0, 0, 1), 'stride': (3, 1)}),
+    ((2, 20, 19, 64), (3, 3, 64, 128), {'padding': (2, 1, 3, 2), 'dilation': 2}),
     ((2, 9, 8, 6), (3, 3, 1, 6), {'padding': 1, 'groups': 6}),
     ((2, 9, 8, 6), (5, 3, 1, 6), {'padding': (2, 0, -1, 1), 'stride': (2, 3), 'groups': 6}),
     ((2, 9, 8, 6), (3, 2, 1, 6), {'padding': 2, 'dilation': 4, 'groups': 6}),
@@ -222,6 +225,43 @@ def test_conv2d_and_its_gradient_are_those_of_a_plain_convolution(shape, kernel_
         return (got, *pull_got(jnp.cos(want))), (want, *pull(jnp.cos(want)))
 
     for got, want in zip(*both(x, kernel), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-5 * np.max(np.abs(want)))
+
+
+# Few positions, rows of an image, whole images, Winograd's algorithm.
+@pytest.mark.parametrize(
+    'shape, size, steps',
+    [
+        ((2, 8, 7, 5), (3, 3), products.Steps((1, 1), ((1, 1), (1, 1)))),
+        ((2, 8, 7, 5), (3, 2), products.Steps((2, 3), ((1, 0), (2, -1)))),
+        ((2, 57, 51, 5), (2, 2), products.Steps((1, 1), ((0, 0), (0, 1)))),
+        ((2, 95, 93, 5), (3, 2), products.Steps((2, 2), ((2, 0), (0, 1)))),
+        ((24, 17, 17, 5), (2, 3), products.Steps()),
+        ((2, 50, 43, 5), (3, 3), products.Steps((1, 1), ((1, 1), (2, 0)))),
+    ],
+)
+def test_products_and_all_their_derivatives_are_those_of_a_plain_convolution(shape, size, steps):
+    x, kernel = jnp.float32(draw(*shape)), jnp.float32(draw(*size, 5, 4)) / 8
+
+    def plain(x, kernel):
+        return direct(x, kernel, steps.stride, steps.pads)
+
+    def ours(x, kernel):
+        return products.correlate(x, kernel, steps)
+
+    def penalty(conv, x, kernel):
+        """A function of the gradients, whose own gradients take the derivatives of both."""
+        of_x, of_kernel = found = jax.grad(lambda x, k: jnp.sum(jnp.sin(conv(x, k))), (0, 1))(x, kernel)
+        return jnp.sum(jnp.square(of_x)) + 0.1 * jnp.sum(jnp.square(of_kernel)), found
+
+    @jax.jit
+    def everything(x, kernel):
+        return [
+            (conv(x, kernel), jax.grad(functools.partial(penalty, conv), (0, 1), has_aux=True)(x, kernel))
+            for conv in (ours, plain)
+        ]
+
+    for got, want in zip(*map(jax.tree.leaves, everything(x, kernel)), strict=True):
         np.testing.assert_allclose(got, want, atol=2e-5 * np.max(np.abs(want)))
 
 
