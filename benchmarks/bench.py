@@ -3,8 +3,10 @@
 python benchmarks/bench.py --config cips:tiny [--batch 8] [--json out.json] [--config.model.dtype=bfloat16]
 python benchmarks/bench.py --system stylegan3 [--batch 1] [--generator-only]
 python benchmarks/bench.py --inception [--batch 8]
+python benchmarks/bench.py --config cips:ffhq256 --batch 1 --profile 20
 
-The second form runs the configurations that go together, one after the other, the third the feature network of FID.
+The second form runs the configurations that go together, one after the other, the third the feature network of FID, the
+fourth also shows the dearest parts of every program (benchmarks/costs.py), on CPU.
 FLOP/s are given as a fraction of what a plain JAX matmul of 4096^3 reaches, measured right before and after. Times
 are the best of --repeats runs. FLOPs are those of the definition, whatever a program computes: matmuls, convolutions
 without zeros, and FIR filters with as many taps as meet samples; what chunks compute twice counts once.
@@ -25,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+import costs
 import jax
 import jax.numpy as jnp
 import jaxlib
@@ -102,16 +105,19 @@ def generator_inputs(config: configs.Config, gan: GAN, batch: int) -> Any:
     return inputs_of(gan, np.arange(batch), lambda: as_floats(random_batch(config, batch)), jax.random.key(1))
 
 
-def bench_generator(config: configs.Config, gan: GAN, variables: dict, batch: int, repeats: int) -> dict:
+def bench_generator(
+    config: configs.Config, gan: GAN, variables: dict, batch: int, repeats: int, profile: bool = False
+) -> dict:
     """G on its native grid, without noise; or its completions of images."""
     inputs = generator_inputs(config, gan, batch)
-    compiled, costs = compile_timed(jax.jit(functools.partial(images_of, gan)).lower(variables, inputs))
+    compiled, needs = compile_timed(jax.jit(functools.partial(images_of, gan)).lower(variables, inputs))
     seconds = best_seconds(lambda: compiled(variables, inputs), repeats)
     return {
         'seconds': seconds,
         'flops': definition_flops(functools.partial(images_of, counted_gan(config)), variables, inputs),
-        **costs,
+        **needs,
         'images_per_second': batch / seconds,
+        **({'profile': costs.costs(compiled, lambda: compiled(variables, inputs))} if profile else {}),
     }
 
 
@@ -126,11 +132,11 @@ def bench_attention(config: configs.Config, batch: int, repeats: int) -> dict:
         options = {'fuse': model.fuse, 'nearest': model.nearest}
         return attention.contextual_attention(features, features, small, **options).y
 
-    compiled, costs = compile_timed(jax.jit(run).lower(features, mask))
+    compiled, needs = compile_timed(jax.jit(run).lower(features, mask))
     seconds = best_seconds(lambda: compiled(features, mask), repeats)
     positions, patch = height * width // 64, 2 * model.cnum * (9 + 16)
     flops = 2 * batch * positions**2 * patch
-    return {'seconds': seconds, 'flops': flops, **costs, 'images_per_second': batch / seconds}
+    return {'seconds': seconds, 'flops': flops, **needs, 'images_per_second': batch / seconds}
 
 
 def stages(config: configs.Config, gan: GAN) -> list[Stage]:
@@ -144,7 +150,14 @@ def stages(config: configs.Config, gan: GAN) -> list[Stage]:
 
 
 def bench_step(
-    config: configs.Config, gan: GAN, stage: Stage, state: TrainState, mesh: Mesh, batch: int, repeats: int
+    config: configs.Config,
+    gan: GAN,
+    stage: Stage,
+    state: TrainState,
+    mesh: Mesh,
+    batch: int,
+    repeats: int,
+    profile: bool = False,
 ) -> dict:
     """The programs of one period of the lazy updates, and their mean, weighted by how often each runs."""
     state = jax.tree.map(jnp.copy, state)  # to be donated
@@ -156,9 +169,9 @@ def bench_step(
         step, count = (
             functools.partial(device_step, gan=g, stage=stage, due=due, seed=config.train.seed) for g in (gan, counted)
         )
-        compiled, costs = compile_timed(compile_step(step, 'jit', mesh).lower(state, data))
+        compiled, needs = compile_timed(compile_step(step, 'jit', mesh).lower(state, data))
         # The count is of one device's share.
-        costs['flops'] = mesh.size * definition_flops(compile_step(count, 'jit', mesh), state, data)
+        needs['flops'] = mesh.size * definition_flops(compile_step(count, 'jit', mesh), state, data)
 
         def run(compiled: jax.stages.Compiled = compiled) -> tuple:
             nonlocal state  # donated: every call hands back the next one
@@ -167,7 +180,9 @@ def bench_step(
 
         updates = ' '.join(f'{gan.updates[i].net}{i}' for i in due)
         share = schedule.count(due) / period
-        programs.append({'updates': updates, 'share': share, 'seconds': best_seconds(run, repeats), **costs})
+        programs.append({'updates': updates, 'share': share, 'seconds': best_seconds(run, repeats), **needs})
+        if profile:
+            programs[-1]['profile'] = costs.costs(compiled, run)
     mean = {key: sum(p['share'] * p[key] for p in programs) for key in ('seconds', 'flops')}
     return {
         **mean,
@@ -197,20 +212,20 @@ def peak_bytes() -> int:
     return stats.get('peak_bytes_in_use', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def bench(config: configs.Config, batch: int, repeats: int, generator_only: bool) -> dict:
+def bench(config: configs.Config, batch: int, repeats: int, generator_only: bool, profile: bool = False) -> dict:
     """All numbers of a configuration, as JSON would hold them."""
     gan, mesh = configs.system_module(config.system).build(config), data_mesh()
     state = replicated_state(gan, config.train.seed, mesh)
     before = matmul_peaks()
     variables = jax.tree.map(jnp.copy, state.sampling)
-    results = {'generator': bench_generator(config, gan, variables, batch, repeats)}
+    results = {'generator': bench_generator(config, gan, variables, batch, repeats, profile)}
     if config.system == 'deepfill':
         results['attention alone'] = bench_attention(config, batch, repeats)
         results['attention alone']['share'] = results['attention alone']['seconds'] / results['generator']['seconds']
     found = [] if generator_only else stages(config, gan)
     for stage in found:
         name = 'step' if len(found) == 1 else f'step at {stage.resolution}, level {stage.level}'
-        results[name] = bench_step(config, gan, stage, state, mesh, batch, repeats)
+        results[name] = bench_step(config, gan, stage, state, mesh, batch, repeats, profile)
     peaks = {dtype: max(value, before[dtype]) for dtype, value in matmul_peaks().items()}
     # Simulated CPU devices share the cores that one matmul uses.
     for name, result in results.items():
@@ -229,18 +244,18 @@ def bench_inception(batch: int, repeats: int) -> dict:
     def features(params: dict, images: jax.Array) -> jax.Array:
         return net.apply({'params': params}, inception.prepare(images))
 
-    compiled, costs = compile_timed(jax.jit(features).lower(params, images))
+    compiled, needs = compile_timed(jax.jit(features).lower(params, images))
     seconds = best_seconds(lambda: compiled(params, images), repeats)
     flops = definition_flops(features, params, images)
-    found = {'seconds': seconds, 'flops': flops, **costs, 'images_per_second': batch / seconds}
+    found = {'seconds': seconds, 'flops': flops, **needs, 'images_per_second': batch / seconds}
     peaks = {dtype: max(value, before[dtype]) for dtype, value in matmul_peaks().items()}
     found |= {f'fraction_of_{dtype}_peak': flops / seconds / peak for dtype, peak in peaks.items()}
     results = {'features': found}
     return {'machine': machine(), 'batch': batch, 'matmul_peaks': peaks, 'results': results, 'peak_bytes': peak_bytes()}
 
 
-def report(results: dict) -> Iterator[str]:
-    """Lines for people."""
+def report(results: dict, rows: int = 0) -> Iterator[str]:
+    """Lines for people. rows: of profiles."""
     yield '; '.join(str(v) for v in results['machine'].values())
     peaks = ', '.join(f'{dtype} {value / 1e9:,.0f} GFLOP/s' for dtype, value in results['matmul_peaks'].items())
     yield f'matmul 4096^3, best of five before and after: {peaks}'
@@ -253,11 +268,15 @@ def report(results: dict) -> Iterator[str]:
         )
         if 'share' in r:
             yield f"  {r['share']:.1%} of the generator's time"
+        if 'profile' in r:
+            yield from costs.table(r['profile'], rows)
         for p in r.get('programs', ()):
             yield (
                 f'  {p["share"]:.1%} of steps, updates {p["updates"]}: {p["seconds"]:.4g} s, compiled in '
                 f'{p["compile_seconds"]:.1f} s, buffers {p["program_bytes"] / 2**20:,.0f} MiB'
             )
+            if 'profile' in p:
+                yield from costs.table(p['profile'], rows)
     yield f'most memory in use: {results["peak_bytes"] / 2**20:,.0f} MiB'
 
 
@@ -283,6 +302,9 @@ def main() -> None:
     parser.add_argument('--batch', type=int, help='images per step over all devices; default: the configuration')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--generator-only', action='store_true', help='leave the training step out')
+    parser.add_argument(
+        '--profile', type=int, default=0, metavar='ROWS', help='show so many dearest parts of a program'
+    )
     parser.add_argument('--json', type=pathlib.Path, help='also write the numbers here')
     args, overrides = parser.parse_known_args()
     everything = {}
@@ -294,8 +316,8 @@ def main() -> None:
         sizes = [f'{section}={size}' for section in ('model.img_resolution', 'data.resolution') if size]
         config = configs.load_config(spec, [*sizes, *(o.removeprefix('--config.') for o in overrides)])
         batch = 1 if size else args.batch or config.train.batch_size
-        everything[name] = bench(config, batch, args.repeats, args.generator_only or bool(size))
-        print(name, *report(everything[name]), sep='\n', flush=True)
+        everything[name] = bench(config, batch, args.repeats, args.generator_only or bool(size), args.profile > 0)
+        print(name, *report(everything[name], args.profile), sep='\n', flush=True)
         everything[name]['config'] = configs.to_dict(config)
     if args.json:
         args.json.write_text(json.dumps(everything, indent=2))
