@@ -6,7 +6,7 @@ and a patch critic of the same scale compares that with the real one. Blocks tra
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from pegan_jax.models.singan_pyramid import (
     scaled_sizes,
     to_palette,
 )
+from pegan_jax.ops import products
 from pegan_jax.pixels import decode_image
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
@@ -162,14 +163,16 @@ class Config:
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
-def conv_of_patches(x: jax.Array, kernel: jax.Array, *settings: Any, **names: Any) -> jax.Array:
-    """`jax.lax.conv_general_dilated` of an unpadded convolution; on CPU one product of patches [N, h', w', k k C].
+def convolve(x: jax.Array, kernel: jax.Array, *settings: Any, **names: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated` of an unpadded convolution; on CPU products, of all patches if channels are few.
 
-    For critics: gradients of gradients of XLA's own convolutions take up to 30 times as long there.
+    Critics need gradients of gradients, and those of XLA's own convolutions take up to 50 times as long there.
     """
     if jax.default_backend() != 'cpu':
         return jax.lax.conv_general_dilated(x, kernel, *settings, **names)
     rows, columns, channels, features = kernel.shape
+    if channels * features >= 2**10:
+        return products.correlate(x, kernel, products.Steps())
     height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
     patches = [x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
     return jnp.concatenate(patches, axis=-1) @ kernel.reshape(rows * columns * channels, features)
@@ -179,7 +182,6 @@ class ConvBlock(nn.Module):
     """Convolution, batch normalisation if `norm`, leaky ReLU 0.2 if `activate`: [N, h, w, C] -> [N, h', w', features].
 
     pad: 'VALID', 'zero' or 'reflect'. A bias is there only without normalisation, which would take it away again.
-    conv: in place of `jax.lax.conv_general_dilated`.
     """
 
     features: int
@@ -187,7 +189,6 @@ class ConvBlock(nn.Module):
     pad: str = 'VALID'
     norm: bool = True
     activate: bool = True
-    conv: Callable | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -202,7 +203,7 @@ class ConvBlock(nn.Module):
             padding='VALID',
             use_bias=not self.norm,
             kernel_init=nn.initializers.normal(0.02),
-            conv_general_dilated=self.conv,
+            conv_general_dilated=convolve,
             dtype=self.dtype,
             name='conv',
         )(x)
@@ -214,7 +215,7 @@ class ConvBlock(nn.Module):
 class Block(nn.Module):
     """head, body1, ..., tail: `num_layers` convolutions from the input to `out` channels; G's end in tanh.
 
-    widths: of the layers before the tail; conv: as for `ConvBlock`.
+    widths: of the layers before the tail.
     """
 
     widths: tuple[int, ...]
@@ -222,12 +223,11 @@ class Block(nn.Module):
     kernel_size: int
     pad: str = 'VALID'
     norm: bool = True
-    conv: Callable | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        layer = functools.partial(ConvBlock, kernel_size=self.kernel_size, pad=self.pad, conv=self.conv)
+        layer = functools.partial(ConvBlock, kernel_size=self.kernel_size, pad=self.pad)
         for i, width in enumerate(self.widths):
             name = f'body{i}' if i else 'head'
             x = layer(width, norm=self.norm, dtype=self.dtype, name=name)(x, train)
@@ -251,7 +251,7 @@ def g_block(model: Config, scale: int) -> Block:
 def d_block(model: Config, scale: int) -> Block:
     """Critic of a scale: images [N, h, w, img_channels] -> [N, h - 2P, w - 2P, 1]."""
     dtype = jnp.dtype(model.dtype)
-    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm, conv=conv_of_patches, dtype=dtype)
+    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm, dtype=dtype)
 
 
 # Forward pass ---------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def _conv(
     # hundred times as long, and so does that of a kernel if the padding is larger than half of it. Those of depthwise
     # ones take 4 to 12 times as long as a sum of shifted products (docs/decisions.md).
     if jax.default_backend() == 'cpu':
-        steps, wide = products.Steps(stride[::-1], pads), groups == 1 and channels * features >= 2**13
+        steps, wide = products.Steps(stride[::-1], pads), groups == 1 and channels * features >= 2**12
         if up == 1 and channels == 1 and features == groups:
             return products.depthwise(x, kernel, steps, dilation)
         if groups == 1 and up > 1:

@@ -68,7 +68,7 @@ def taps(x: jax.Array, g: jax.Array, size: tuple[int, int], steps: Steps) -> jax
 
     def product(x: jax.Array, g: jax.Array) -> jax.Array:
         # Transposed, as it is faster than [C, D].
-        return jnp.einsum('nhwd,nhwc->dc', g.astype(dtype), x.astype(dtype), precision='highest')
+        return jnp.einsum('md,mc->dc', g.reshape(-1, features), x.reshape(-1, x.shape[3]), **_exact(x))
 
     if size == (1, 1) or n * height * width <= 2 * POSITIONS:
         total = jnp.stack([product(part, g).T for part in _slices(x, size, steps)])
@@ -167,8 +167,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, steps: Steps, dilation: int) -> j
 def _product(x: jax.Array, tap: jax.Array, reverse: bool = False) -> jax.Array:
     """x [..., C] @ tap [C, D], or its transpose, in float32 at least."""
     axes = ((x.ndim - 1,), (1 if reverse else 0,)), ((), ())
-    dtype = jnp.promote_types(x.dtype, jnp.float32)  # there are no products of bfloat16 on CPU
-    return jax.lax.dot_general(x.astype(dtype), tap.astype(dtype), axes, precision='highest')
+    return jax.lax.dot_general(x, tap, axes, **_exact(x))
 
 
 def _correlate(x: jax.Array, kernel: jax.Array, steps: Steps, reverse: bool = False) -> jax.Array:
@@ -197,6 +196,12 @@ def _correlate(x: jax.Array, kernel: jax.Array, steps: Steps, reverse: bool = Fa
         return jax.lax.dynamic_update_slice(y, part, (image, row, 0, 0)), None
 
     return _over_blocks(block, jnp.zeros((n, height, width, kernel.shape[3]), x.dtype), (n, height), shape)
+
+
+def _exact(x: jax.Array) -> dict:
+    """Sums in float32 at least; XLA has no 'highest' for products of bfloat16 on CPU."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return {'preferred_element_type': dtype, 'precision': 'highest' if dtype == x.dtype else None}
 
 
 def _padded(x: jax.Array, pads: tuple) -> jax.Array:
