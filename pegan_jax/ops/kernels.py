@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 
 # Filters --------------------------------------------------------------------------------------------------------------
 
@@ -164,7 +165,8 @@ def _tiled(
         _tiling(size[i], target, multiple, outer[i], [a and a[i] for a in inners])
         for i, (target, multiple) in enumerate(((blocks.rows, 1), (blocks.columns, blocks.multiple)))
     )
-    width = blocks.width(columns.size)  # of what a tile writes
+    width = blocks.width(columns.size)  # that a tile writes
+    padded_size = (rows.count * rows.size, columns.count * width, _round(channels, lanes))
 
     def pad(x: jax.Array, i: int) -> tuple[jax.Array, pl.BlockSpec]:
         """A signal, from its first window to its last one, and its windows."""
@@ -182,25 +184,34 @@ def _tiled(
         )
 
     def constants(f: jax.Array | None, axis: tuple, outputs: range, inputs: range) -> tuple:
-        """Taps along rows, in every lane, and band matrices; one matrix for a product, no taps for another filter."""
+        """Band matrices [parts, K, m, w], one K for a product, and for that also its taps along rows, in every lane."""
         if f is None:
             return ()
         outputs, inputs = (range(r.start, r.start + blocks.width(len(r))) for r in (outputs, inputs))
-        band = axis[1].band(f.astype(sums), outputs, inputs)
-        return (band,) if f.ndim == 2 else (band[None], jnp.tile(f.astype(sums)[:, None, None], (1, 1, lanes)))
+        f = f.astype(sums)
+        band = axis[1].band(f, outputs, inputs).reshape(-1, len(outputs), len(inputs))
+        # Matmuls of bfloat16 are one pass of a matrix unit; two of them keep 16 bits of the taps.
+        high = band.astype(dtype)
+        bands = jnp.stack([high] if dtype == sums else [high, (band - high).astype(dtype)])
+        return (bands,) if f.ndim == 2 else (bands, jnp.tile(f[:, None, None], (1, 1, lanes)))
 
     def stage(fir: tuple, axis: tuple, source: Callable, q: int) -> jax.Array:
         """Row q of a filtered signal, whose rows `source` gives."""
         if not fir:
             return source(q)
-        band, *taps = fir
+        bands, *taps = fir
+
+        def product(k: int, row: jax.Array) -> jax.Array:
+            row, precision = row.astype(dtype), 'highest' if dtype == sums else None
+            parts = range(bands.shape[0])
+            return sum(jnp.dot(bands[i, k], row, precision=precision, preferred_element_type=sums) for i in parts)
+
         terms = axis[0].terms(q)
         if not terms:
-            return jnp.zeros((band.shape[1], lanes), sums)
-        dot = functools.partial(jnp.dot, precision='highest', preferred_element_type=sums)
-        if not taps:
-            return sum(dot(band[k], source(p)) for k, p in terms)
-        return dot(band[0], sum(taps[0][k] * source(p) for k, p in terms))
+            return jnp.zeros((bands.shape[2], lanes), sums)
+        if taps:
+            return product(0, sum(taps[0][k] * source(p) for k, p in terms))
+        return sum(product(k, source(p)) for k, p in terms)
 
     def kernel(signals: list, firs: list, y: Any) -> None:
         @functools.cache
@@ -218,12 +229,12 @@ def _tiled(
     firs = [constants(f, axis, *span) for f, axis, span in zip(filters, axes, spans, strict=True)]
     y = pl.pallas_call(
         kernel,
-        jax.ShapeDtypeStruct(
-            (batch, rows.count * rows.size, columns.count * width, _round(channels, lanes)), dtype
-        ),
-        grid=(batch, rows.count, columns.count, _round(channels, lanes) // lanes),
-        in_specs=[list(windows), jax.tree.map(lambda a: pl.BlockSpec(a.shape, lambda *_: (0, 0, 0)), firs)],
+        # GPUs write all of a tile, TPUs leave out what lies outside of the image.
+        jax.ShapeDtypeStruct((batch, *(padded_size if blocks.powers_of_two else (*size, channels))), dtype),
+        grid=(batch, rows.count, columns.count, padded_size[2] // lanes),
+        in_specs=[list(windows), jax.tree.map(lambda a: pl.BlockSpec(a.shape, lambda *_, zeros=(0,) * a.ndim: zeros), firs)],
         out_specs=pl.BlockSpec((None, rows.size, width, lanes), lambda n, r, s, c: (n, r, s, c)),
+        compiler_params=triton.CompilerParams() if platform == 'gpu' else None,
         interpret=interpret,
         name='fir',
     )(list(padded), firs)
