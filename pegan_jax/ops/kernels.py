@@ -91,7 +91,7 @@ def _blocks(platform: str, dtype: jnp.dtype) -> Blocks:
     # are one pass of a matrix unit of 128. GPU: Triton takes powers of two, and dots from 16 on.
     if platform == 'gpu':
         return Blocks(8, 16, 16, 1, True)
-    return Blocks(8, 56, 128, 32 // min(dtype.itemsize, 4), False)
+    return Blocks(16, 56, 128, 32 // min(dtype.itemsize, 4), False)
 
 
 def _round(n: int, multiple: int) -> int:
@@ -195,10 +195,10 @@ def _tiled(
         bands = jnp.stack([high] if dtype == sums else [high, (band - high).astype(dtype)])
         return (bands,) if f.ndim == 2 else (bands, jnp.tile(f[:, None, None], (1, 1, lanes)))
 
-    def stage(fir: tuple, axis: tuple, source: Callable, q: int) -> jax.Array:
-        """Row q of a filtered signal, whose rows `source` gives."""
+    def filtered(fir: tuple, axis: tuple, source: Callable) -> Callable:
+        """Rows of a filtered signal, as a function of their number, as `source` has those of the signal."""
         if not fir:
-            return source(q)
+            return source
         bands, *taps = fir
 
         def product(k: int, row: jax.Array) -> jax.Array:
@@ -206,23 +206,29 @@ def _tiled(
             parts = range(bands.shape[0])
             return sum(jnp.dot(bands[i, k], row, precision=precision, preferred_element_type=sums) for i in parts)
 
-        terms = axis[0].terms(q)
-        if not terms:
-            return jnp.zeros((bands.shape[2], lanes), sums)
-        if taps:
-            return product(0, sum(taps[0][k] * source(p) for k, p in terms))
-        return sum(product(k, source(p)) for k, p in terms)
+        # Matmuls where there are fewer rows.
+        widened = functools.cache(lambda p: product(0, source(p))) if dtype == sums and axis[0].up > axis[0].down else None
+
+        def row(q: int) -> jax.Array:
+            terms = axis[0].terms(q)
+            if not terms:
+                return jnp.zeros((bands.shape[2], lanes), sums)
+            if not taps:
+                return sum(product(k, source(p)) for k, p in terms)
+            if widened:
+                return sum(taps[0][k] * widened(p) for k, p in terms)
+            return product(0, sum(taps[0][k] * source(p).astype(sums) for k, p in terms))
+
+        return row
 
     def kernel(signals: list, firs: list, y: Any) -> None:
-        @functools.cache
-        def middle(q: int) -> jax.Array:
-            parts = zip(firs[:-1], inners, signals, rows.windows, strict=True)
-            return activate(
-                *(stage(fir, axis, lambda p, x=x, w=w: x[p - w.start].astype(sums), q) for fir, axis, x, w in parts)
-            )
-
+        parts = [
+            filtered(fir, axis, lambda p, x=x, start=window.start: x[p - start])
+            for x, fir, axis, window in zip(signals, firs[:-1], inners, rows.windows, strict=True)
+        ]
+        result = filtered(firs[-1], outer, functools.cache(lambda q: activate(*(part(q) for part in parts))))
         for i in range(rows.size):
-            y[i] = stage(firs[-1], outer, middle, i).astype(dtype)
+            y[i] = result(i).astype(dtype)
 
     padded, windows = zip(*(pad(x, i) for i, x in enumerate(arrays)), strict=True)
     spans = [*((columns.middle, window) for window in columns.windows), (range(columns.size), columns.middle)]
@@ -277,15 +283,16 @@ class Lrelu(NamedTuple):
     clamp: float | None
 
     def value(self, u: jax.Array) -> jax.Array:
-        a = self.gain * jnp.where(u >= 0, u, self.slope * u)
+        a = self._factor(u) * u
         return a if self.clamp is None else jnp.clip(a, -self.clamp, self.clamp)
 
     def times_derivative(self, u: jax.Array, v: jax.Array) -> jax.Array:
         """a'(u) v."""
-        v = self.gain * jnp.where(u >= 0, v, self.slope * v)
-        if self.clamp is None:
-            return v
-        return jnp.where(jnp.abs(self.gain * jnp.where(u >= 0, u, self.slope * u)) < self.clamp, v, 0)
+        factor = self._factor(u)
+        return factor * v if self.clamp is None else jnp.where(jnp.abs(factor * u) < self.clamp, factor * v, 0)
+
+    def _factor(self, u: jax.Array) -> jax.Array:
+        return jnp.where(u >= 0, self.gain, self.gain * self.slope).astype(u.dtype)
 
 
 # a is piecewise linear, so that its derivatives are a closed pair, adjoint to each other:
