@@ -95,7 +95,7 @@ def _plan(
     flip_filter: bool,
     gain: float,
 ) -> tuple[jax.Array, list[tuple], tuple[int, int]]:
-    """What `upfirdn2d` does to (H, W): the filter to correlate with; (taps, up, down, pad) of rows and columns; a size."""
+    """`upfirdn2d` of (H, W): what to correlate with, (taps, up, down, pad) of rows and columns, the size after it."""
     up, down, sides, taps = as_pair('up', up), as_pair('down', down), as_sides(padding), _taps(f)
     plan = list(zip(taps, up, down, (sides[:2], sides[2:]), strict=True))[::-1]
     for n, (k, u, _, pad) in zip(size, plan, strict=True):
@@ -332,7 +332,9 @@ def filtered_lrelu(
         kernels, size = _kernels(), x.shape[1:3]
         fu, above, middle = _plan(size, fu, x.dtype, up, 1, padding, flip_filter, gain_up)
         fd, below, after = _plan(middle, fd, x.dtype, 1, down, 0, flip_filter, 1.0)
-        return kernels.filtered_lrelu(x, fu, fd, kernels.Lrelu(_axes(above), _axes(below), size, after, slope, gain, clamp))
+        return kernels.filtered_lrelu(
+            x, fu, fd, kernels.Lrelu(_axes(above), _axes(below), size, after, slope, gain, clamp)
+        )
     x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=gain_up)
     x = bias_act(x, act='lrelu', alpha=slope, gain=gain, clamp=clamp)
     return upfirdn2d(x, fd, down=down, flip_filter=flip_filter)

@@ -73,25 +73,26 @@ class Fir(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """About how many rows, columns and channels of the output a tile has; what columns come in multiples of."""
+    """About how many rows, columns and channels of the output a tile has; what columns come in multiples of.
+
+    gpu: arrays have powers of two of columns and channels, as Triton wants them, and at least the 16 of its dots.
+    """
 
     rows: int
     columns: int
     channels: int
     multiple: int
-    powers_of_two: bool
+    gpu: bool
 
     def width(self, n: int) -> int:
         """n columns or channels, rounded up to what the device computes with."""
-        return max(16, 1 << (n - 1).bit_length()) if self.powers_of_two else _round(n, self.multiple)
+        return max(16, 1 << (n - 1).bit_length()) if self.gpu else _round(n, self.multiple)
 
 
 def _blocks(platform: str, dtype: jnp.dtype) -> Blocks:
     # TPU: channels on the 128 lanes, columns on the sublanes, of which a tile has 8 words; 56 columns at twice the rate
-    # are one pass of a matrix unit of 128. GPU: Triton takes powers of two, and dots from 16 on.
-    if platform == 'gpu':
-        return Blocks(8, 16, 16, 1, True)
-    return Blocks(16, 56, 128, 32 // min(dtype.itemsize, 4), False)
+    # are one pass of a matrix unit of 128. More rows compute less twice, and compile more slowly.
+    return Blocks(4, 16, 16, 1, True) if platform == 'gpu' else Blocks(16, 56, 128, 32 // min(dtype.itemsize, 4), False)
 
 
 def _round(n: int, multiple: int) -> int:
@@ -127,6 +128,10 @@ def _tiling(size: int, target: int, multiple: int, outer: Axis, inners: list[Axi
 # The kernel -----------------------------------------------------------------------------------------------------------
 
 
+def _same(x: jax.Array) -> jax.Array:
+    return x
+
+
 def _fused(
     activate: Callable, signals: list[tuple[jax.Array, Fir | None]], outer: Fir, size: tuple[int, int]
 ) -> jax.Array:
@@ -136,30 +141,26 @@ def _fused(
     Returns: [N, *size, C] in the dtype of the last signal.
     """
     arrays, firs = [x for x, _ in signals], [*(inner for _, inner in signals), outer]
-    run = functools.partial(_tiled, activate=activate, axes=[f and f[1:] for f in firs], size=size)
-    return jax.lax.platform_dependent(
-        arrays,
-        [f and f.f for f in firs],
-        tpu=functools.partial(run, platform='tpu'),
-        cuda=functools.partial(run, platform='gpu'),
-        rocm=functools.partial(run, platform='gpu'),
-        cpu=functools.partial(run, platform='tpu', interpret=True),
-    )
+    axes, dtype = tuple(f and f[1:] for f in firs), arrays[-1].dtype
+    run = functools.partial(_tiled, activate=activate, axes=axes, size=size)
+    tpu, gpu = (functools.partial(run, blocks=_blocks(name, dtype)) for name in ('tpu', 'gpu'))
+    interpreted = functools.partial(tpu, interpret=True)
+    return jax.lax.platform_dependent(arrays, [f and f.f for f in firs], tpu=tpu, cuda=gpu, cpu=interpreted)
 
 
+@functools.partial(jax.jit, static_argnames=('activate', 'axes', 'size', 'blocks', 'interpret'))
 def _tiled(
     arrays: list[jax.Array],
     filters: list[jax.Array | None],
     *,
     activate: Callable,
-    axes: list[tuple[Axis, Axis] | None],
+    axes: tuple[tuple[Axis, Axis] | None, ...],
     size: tuple[int, int],
-    platform: str,
+    blocks: Blocks,
     interpret: bool = False,
 ) -> jax.Array:
     batch, channels, dtype = arrays[0].shape[0], arrays[0].shape[3], arrays[-1].dtype
-    sums, blocks = jnp.promote_types(dtype, jnp.float32), _blocks(platform, dtype)
-    lanes = min(blocks.channels, blocks.width(channels))
+    sums, lanes = jnp.promote_types(dtype, jnp.float32), min(blocks.channels, blocks.width(channels))
     *inners, outer = axes
     rows, columns = (
         _tiling(size[i], target, multiple, outer[i], [a and a[i] for a in inners])
@@ -200,14 +201,18 @@ def _tiled(
         if not fir:
             return source
         bands, *taps = fir
+        # Three passes of tensor cores, which keep 21 bits; Triton makes of 'highest' thousands of single instructions.
+        exact = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if blocks.gpu and not interpret else 'highest'
+        precision = exact if dtype == sums else None
 
         def product(k: int, row: jax.Array) -> jax.Array:
-            row, precision = row.astype(dtype), 'highest' if dtype == sums else None
+            row = row.astype(dtype)
             parts = range(bands.shape[0])
             return sum(jnp.dot(bands[i, k], row, precision=precision, preferred_element_type=sums) for i in parts)
 
-        # Matmuls where there are fewer rows.
-        widened = functools.cache(lambda p: product(0, source(p))) if dtype == sums and axis[0].up > axis[0].down else None
+        @functools.cache
+        def widened(p: int) -> jax.Array:
+            return product(0, source(p))
 
         def row(q: int) -> jax.Array:
             terms = axis[0].terms(q)
@@ -215,7 +220,7 @@ def _tiled(
                 return jnp.zeros((bands.shape[2], lanes), sums)
             if not taps:
                 return sum(product(k, source(p)) for k, p in terms)
-            if widened:
+            if dtype == sums and axis[0].up > axis[0].down:  # matmuls of float32 where there are fewer rows
                 return sum(taps[0][k] * widened(p) for k, p in terms)
             return product(0, sum(taps[0][k] * source(p).astype(sums) for k, p in terms))
 
@@ -236,11 +241,14 @@ def _tiled(
     y = pl.pallas_call(
         kernel,
         # GPUs write all of a tile, TPUs leave out what lies outside of the image.
-        jax.ShapeDtypeStruct((batch, *(padded_size if blocks.powers_of_two else (*size, channels))), dtype),
+        jax.ShapeDtypeStruct((batch, *(padded_size if blocks.gpu else (*size, channels))), dtype),
         grid=(batch, rows.count, columns.count, padded_size[2] // lanes),
-        in_specs=[list(windows), jax.tree.map(lambda a: pl.BlockSpec(a.shape, lambda *_, zeros=(0,) * a.ndim: zeros), firs)],
+        in_specs=[
+            list(windows),
+            jax.tree.map(lambda a: pl.BlockSpec(a.shape, lambda *_, zeros=(0,) * a.ndim: zeros), firs),
+        ],
         out_specs=pl.BlockSpec((None, rows.size, width, lanes), lambda n, r, s, c: (n, r, s, c)),
-        compiler_params=triton.CompilerParams() if platform == 'gpu' else None,
+        compiler_params=triton.CompilerParams() if blocks.gpu else None,
         interpret=interpret,
         name='fir',
     )(list(padded), firs)
@@ -256,7 +264,7 @@ def _tiled(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def fir(x: jax.Array, f: jax.Array, axes: tuple[Axis, Axis], before: tuple, after: tuple) -> jax.Array:
     """Correlation of x [N, *before, C] with f along (rows, columns): [N, *after, C]. f counts as a constant."""
-    return _fused(lambda x: x, [(x, None)], Fir(f, *axes), after)
+    return _fused(_same, [(x, None)], Fir(f, *axes), after)
 
 
 def _fir_fwd(x: jax.Array, f: jax.Array, *static: Any) -> tuple:

@@ -1,4 +1,4 @@
-"""The Pallas kernels, interpreted on the CPU in tiles so small that every image has several, and compiled for TPU and GPU."""
+"""The Pallas kernels, interpreted on the CPU in tiles so small that images have several; compiled for TPU and GPU."""
 
 import functools
 import importlib.util
@@ -127,7 +127,9 @@ def test_a_gpu_gets_triton_kernels(radial, dtype, on):
     x, b = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((2, 36, 36, 48), (48,)))
     checks = [export.DisabledSafetyCheck.custom_call('__gpu$xla.gpu.triton')]
     run = jax.jit(functools.partial(layer, radial=radial))
-    assert export.export(run, platforms=['cuda'], disabled_checks=checks)(x, b).mlir_module().count('xla.gpu.triton') == 2
+    assert (
+        export.export(run, platforms=['cuda'], disabled_checks=checks)(x, b).mlir_module().count('xla.gpu.triton') == 2
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="pip install 'pegan_jax[tpu]'")
