@@ -180,8 +180,9 @@ def _tiled(
             shape.append(pl.Element(window))
             steps.append(step)
         spans.append((0, -channels % lanes, 0))
+        channel = lanes if padded_size[2] > lanes else 0  # a TPU must see that it begins at a multiple of 128
         return jax.lax.pad(x, jnp.zeros((), x.dtype), spans), pl.BlockSpec(
-            (None, *shape, pl.Element(lanes)), lambda n, r, s, c: (n, r * steps[0], s * steps[1], c * lanes)
+            (None, *shape, pl.Element(lanes)), lambda n, r, s, c: (n, r * steps[0], s * steps[1], c * channel)
         )
 
     def constants(f: jax.Array | None, axis: tuple, outputs: range, inputs: range) -> tuple:
@@ -203,7 +204,7 @@ def _tiled(
         bands, *taps = fir
         # Three passes of tensor cores, which keep 21 bits; Triton makes of 'highest' thousands of single instructions.
         exact = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if blocks.gpu and not interpret else 'highest'
-        precision = exact if dtype == sums else None
+        precision = exact if dtype == sums else 'default'
 
         def product(k: int, row: jax.Array) -> jax.Array:
             row = row.astype(dtype)
