@@ -51,7 +51,8 @@ SPEED = {
     'deepfill at 512,680': 2,
 }
 SPEED_TINY = {'cips:tiny': 8, 'dcgan:tiny': 8}
-KERNELS, KERNELS_TINY = ('stylegan3:t,images256', 'stylegan3:r,images256'), ('stylegan3:t,tiny',)
+KERNELS = ('stylegan3:t,images256', 'stylegan3:r,images256')  # of the part `kernels`
+KERNELS_TINY = ('dcgan:tiny',)  # it has no kernels: a CPU takes minutes to compile interpreted ones
 INNER_STEPS = (1, 10, 100)
 
 
