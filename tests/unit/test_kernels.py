@@ -121,8 +121,7 @@ def layer(x, b, radial):
     return jax.grad(score, argnums=(0, 1))(x, b)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize('radial', [False, True])
+@pytest.mark.parametrize('radial, dtype', [(False, 'bfloat16'), (True, 'float32')])
 def test_a_gpu_gets_triton_kernels(radial, dtype, on):
     x, b = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((2, 36, 36, 48), (48,)))
     checks = [export.DisabledSafetyCheck.custom_call('__gpu$xla.gpu.triton')]
