@@ -64,7 +64,10 @@ def definition_flops(function: Callable, *args: Any) -> int:
         return y
 
     # On other backends than CPU a convolution is one, and not the matmuls that stand for it.
-    with mock.patch.object(fir, '_upfirdn2d', counted), mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
+    with (
+        mock.patch.multiple(fir, _upfirdn2d=counted, KERNELS=False),
+        mock.patch.object(jax, 'default_backend', lambda: 'gpu'),
+    ):
         jaxpr = jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr
     return matmul_flops(jaxpr) + total
 

@@ -1,6 +1,6 @@
 """What an accelerator makes of this library, in minutes: for a machine with a GPU or TPU that is at hand only briefly.
 
-python benchmarks/device.py --out results [--parts parity,speed,steps,train] [--seconds 600] [--tiny]
+python benchmarks/device.py --out results [--parts parity,speed,kernels,steps,train] [--seconds 600] [--tiny]
 
 Parts, in order of value; each has a share of the time, and what is done is in OUT/device.json even if the rest is cut:
 
@@ -8,6 +8,8 @@ Parts, in order of value; each has a share of the time, and what is done is in O
   speed   generator and training step of the published sizes, in bfloat16 and in float32: images/s, share of the peak
           of a bfloat16 matmul, memory, seconds to compile. Batches are about those that published runs give a device,
           and, where there is time, as many doublings of them as fit into half of the memory by the compiler's plan
+  kernels the Pallas kernels (PEGAN_KERNELS=1): golden numbers of StyleGAN3; operators beside XLA's forms, forward and
+          gradient, as by benchmarks/operators.py; StyleGAN3 as in `speed`, to be compared with it
   steps   training steps/s of the quickstart and of SinGAN with 1, 10 and 100 steps in one program
   train   the quickstart on worlds that are drawn on the device; OUT/train.png shows samples, real worlds below
 
@@ -36,7 +38,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'parity'), str(ROOT / 'tests')]
 
-PARTS = {'parity': 0.25, 'speed': 0.45, 'steps': 0.15, 'train': 0.15}  # shares of the time
+PARTS = {'parity': 0.2, 'speed': 0.35, 'kernels': 0.25, 'steps': 0.1, 'train': 0.1}  # shares of the time
 
 # {configuration: images per device} of the part `speed`, in order of value; ' at SIZE' replaces its size.
 SPEED = {
@@ -49,6 +51,8 @@ SPEED = {
     'deepfill at 512,680': 2,
 }
 SPEED_TINY = {'cips:tiny': 8, 'dcgan:tiny': 8}
+KERNELS = ('stylegan3:t,images256', 'stylegan3:r,images256')  # of the part `kernels`
+KERNELS_TINY = ('dcgan:tiny',)  # it has no kernels: a CPU takes minutes to compile interpreted ones
 INNER_STEPS = (1, 10, 100)
 
 
@@ -66,10 +70,10 @@ class Results:
         os.replace(temporary, self.path)
 
 
-def worker(*args: str, **env: str) -> subprocess.Popen:
+def worker(*args: str, program: str = __file__, **env: str) -> subprocess.Popen:
     """This program again, as a part of a part; its memory is gone when it ends."""
     defaults = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', 'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.95'}
-    return subprocess.Popen([sys.executable, __file__, *args], env={**defaults, **os.environ, **env})
+    return subprocess.Popen([sys.executable, program, *args], env={**defaults, **os.environ, **env})
 
 
 def wait(processes: list[subprocess.Popen], deadline: float) -> bool:
@@ -124,7 +128,7 @@ def parity(out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> 
         file.unlink(missing_ok=True)
 
 
-def parity_worker(share: str, limit: int, out: pathlib.Path) -> None:
+def parity_worker(share: str, only: str, limit: int, out: pathlib.Path) -> None:
     import jax
     from compare import entry, load
 
@@ -136,7 +140,7 @@ def parity_worker(share: str, limit: int, out: pathlib.Path) -> None:
         except ImportError as error:
             missing[path.stem] = str(error)
     number, count = map(int, share.split('/'))
-    files = sorted((ROOT / 'tests' / 'fixtures').glob('*/*.npz'))
+    files = sorted((ROOT / 'tests' / 'fixtures').glob(f'{only}.npz'))
     for path in (files[:limit] if limit else files)[number::count]:
         name, start = f'{path.parent.name}/{path.stem}', time.perf_counter()
         found = entry(path.parent.name, path.stem, checks)
@@ -163,15 +167,20 @@ def speed(out: pathlib.Path, results: Results, deadline: float, tiny: bool, dtyp
     done, file = [], out / 'speed.jsonl'
     jobs = [(spec, dtype) for dtype in dtypes for spec in (SPEED_TINY if tiny else SPEED)]
     for i, (spec, dtype) in enumerate(jobs):
-        file.unlink(missing_ok=True)
         left = deadline - time.monotonic()
         seconds = min(left, 2.5 * left / (len(jobs) - i))  # what one saves, the others may take
-        extra = ['--dtype', dtype, '--seconds', str(seconds), *(['--tiny'] if tiny else [])]
-        process = worker('--speed-worker', spec, '--out', str(file), *extra)
-        complete = wait([process], time.monotonic() + seconds) and process.returncode == 0
-        done.append({'config': spec, 'dtype': dtype, 'complete': complete, 'rows': rows_of(file)})
+        done.append({'config': spec, 'dtype': dtype, **speed_of(spec, dtype, file, seconds, tiny)})
         results.put('speed', done)
+
+
+def speed_of(spec: str, dtype: str, file: pathlib.Path, seconds: float, tiny: bool, **env: str) -> dict:
     file.unlink(missing_ok=True)
+    extra = ['--dtype', dtype, '--seconds', str(seconds), *(['--tiny'] if tiny else [])]
+    process = worker('--speed-worker', spec, '--out', str(file), *extra, **env)
+    complete = wait([process], time.monotonic() + seconds) and process.returncode == 0
+    rows = rows_of(file)
+    file.unlink(missing_ok=True)
+    return {'complete': complete, 'rows': rows}
 
 
 def programs_of(config: Any, gan: Any) -> dict[tuple, float]:
@@ -259,7 +268,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
             'programs': [{key: value for key, value in p.items() if key != 'program'} for p in programs],
         }
 
-    side, batch = 512 if tiny else 8192, (SPEED_TINY if tiny else SPEED)[spec] * mesh.size
+    side, batch = 512 if tiny else 8192, (SPEED_TINY if tiny else SPEED).get(spec, 8) * mesh.size
     before = matmul_peaks(side)
     free = 0.5 * (jax.devices()[0].memory_stats() or {}).get('bytes_limit', 2**32)
     fixed, took = 2 * sum(x.nbytes for x in jax.tree.leaves(state)), {}
@@ -284,6 +293,51 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
         row['share_of_peak'] = {dtype: row['flops_per_second'] / peak for dtype, peak in peaks.items()}
         append(out, row | {'peaks': peaks})
         took[kind] = (time.monotonic() - started, max(p['program_bytes'] for p in row['programs']))
+
+
+# kernels --------------------------------------------------------------------------------------------------------------
+
+
+def kernels(out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> None:
+    """With PEGAN_KERNELS=1: golden numbers, a sixth of the time; operators, a half of what is left; StyleGAN3."""
+    found, begin, on = {}, time.monotonic(), {'PEGAN_KERNELS': '1'}
+    golden, table = out / 'parity.0.jsonl', out / 'operators.json'
+    golden.unlink(missing_ok=True)
+    only = 'stylegan3/upfirdn2d' if tiny else 'stylegan3/*'
+    process = worker('--parity-worker', '0/1', '--only', only, '--out', str(out), **on)
+    complete = wait([process], begin + (1 if tiny else 1 / 6) * (deadline - begin))
+    found['parity'] = {'complete': complete, 'rows': rows_of(golden)}
+    golden.unlink(missing_ok=True)
+    results.put('kernels', found)
+
+    half = (deadline - time.monotonic()) / 4
+    for dtype in ('bfloat16', 'float32'):
+        table.unlink(missing_ok=True)
+        options = [
+            '--operators',
+            'filtered_lrelu',
+            'upfirdn2d',
+            '--candidates',
+            'depthwise',
+            'banded',
+            'pegan_jax',
+            'pallas',
+        ]
+        options += ['--dtype', dtype, '--json', str(table), *(['--tiny'] if tiny else ['--batch', '8'])]
+        process = worker(*options, program=str(ROOT / 'benchmarks' / 'operators.py'))
+        complete = wait([process], time.monotonic() + half) and process.returncode == 0
+        found[f'operators {dtype}'] = {
+            'complete': complete,
+            **(json.loads(table.read_text()) if table.exists() else {}),
+        }
+        table.unlink(missing_ok=True)
+        results.put('kernels', found)
+
+    configs = KERNELS_TINY if tiny else KERNELS
+    for i, spec in enumerate(configs):
+        seconds = (deadline - time.monotonic()) / (len(configs) - i)
+        found[spec] = speed_of(spec, 'bfloat16', out / 'speed.jsonl', seconds, tiny, **on)
+        results.put('kernels', found)
 
 
 # steps and train ------------------------------------------------------------------------------------------------------
@@ -434,11 +488,12 @@ def main() -> None:
         parser.add_argument(f'--{name}-worker', help=argparse.SUPPRESS)
     for name in ('steps', 'train'):
         parser.add_argument(f'--{name}-worker', action='store_true', help=argparse.SUPPRESS)
+    parser.add_argument('--only', default='*/*', help=argparse.SUPPRESS)
     parser.add_argument('--limit', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--dtype', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.parity_worker:
-        return parity_worker(args.parity_worker, args.limit, args.out)
+        return parity_worker(args.parity_worker, args.only, args.limit, args.out)
     if args.speed_worker:
         return speed_worker(args.speed_worker, args.dtype, args.seconds, args.out, args.tiny)
     if args.steps_worker:

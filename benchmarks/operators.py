@@ -1,10 +1,13 @@
 """Speed of the image operators beside other ways of computing them, at layer shapes of StyleGAN2 and StyleGAN3.
 
-python benchmarks/operators.py [--operators upfirdn2d filtered_lrelu] [--candidates pegan_jax] [--dtype bfloat16]
+python benchmarks/operators.py [--operators upfirdn2d filtered_lrelu] [--candidates pegan_jax pallas] [--dtype bfloat16]
 
 Candidates of a case run in turns, and each counts with its best time of --repeats. FLOPs are those of the definition
 without zeros (taps / up per output and axis, 9 products per output of a 3x3 kernel), whatever a candidate computes.
 Bytes are those of the input and the output alone. Both are given beside a matmul of 4096^3 and a copy of 1 GiB.
+`pallas` is what PEGAN_KERNELS=1 turns on; a CPU interprets it, so that it takes part there only if it is named.
+With --topology v5e:2x2 nothing runs: FIR operators are compiled for one of these devices, which need not be here, and
+the table has what its compiler says of them: bytes read and written, memory besides arguments and results.
 """
 
 import argparse
@@ -15,14 +18,19 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from bench import machine
+from jax.sharding import SingleDeviceSharding
 
 from pegan_jax import filters, ops
 from pegan_jax.machine import best_seconds, matmul_peaks
+from pegan_jax.ops import fir
+from pegan_jax.train.report import described_devices
 
 CONV = ('NHWC', 'HWIO', 'NHWC')
 
@@ -133,18 +141,28 @@ def matmul_conv(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:
     return sum(jnp.einsum('nhwc,cd->nhwd', x[:, i : i + h, j : j + w], kernel[i, j]) for i, j in taps)
 
 
+def with_kernels(operator: Callable) -> Callable:
+    def run(*args: jax.Array, **options: Any) -> jax.Array:
+        with mock.patch.object(fir, 'KERNELS', True):
+            return operator(*args, **options)
+
+    return run
+
+
 CANDIDATES = {
     'upfirdn2d': {
         'naive': naive_upfirdn2d,
         'depthwise': depthwise_upfirdn2d,
         'banded': banded_upfirdn2d,
         'pegan_jax': ops.upfirdn2d,
+        'pallas': with_kernels(ops.upfirdn2d),
     },
     'filtered_lrelu': {
         'naive': filtered_lrelu_by(naive_upfirdn2d),
         'depthwise': filtered_lrelu_by(depthwise_upfirdn2d),
         'banded': filtered_lrelu_by(banded_upfirdn2d),
         'pegan_jax': ops.filtered_lrelu,
+        'pallas': with_kernels(ops.filtered_lrelu),
     },
     'conv2d': {'xla': xla_conv, 'matmuls': matmul_conv, 'pegan_jax': ops.conv2d},
 }
@@ -217,6 +235,8 @@ CASES = [
     conv_case('R 256 px, layer 8', 148, 1024, 1024, 1),
 ]
 
+TINY_CASES = [upfirdn2d_case('tiny', 12, 4, BLUR, 2, 1, (2, 1)), filtered_case('tiny', 8, 4, 2, (9, 8))]
+
 # Measuring ------------------------------------------------------------------------------------------------------------
 
 
@@ -240,12 +260,9 @@ def copy_bandwidth() -> float:
     return 2 * x.nbytes / best_seconds(lambda: add(x), 3)
 
 
-def bench_case(case: Case, chosen: list[str], dtype: str, batch: int, repeats: int) -> list[dict]:
+def programs(case: Case, chosen: list[str]) -> dict[str, tuple[Callable, Callable]]:
     """Forward, and forward with gradients of x and of what is trained, per candidate."""
-    x = jax.random.normal(jax.random.key(0), (batch, case.size, case.size, case.channels)).astype(dtype)
-    trained = [jnp.asarray(a, dtype) for a in case.arrays[: case.trained]]
-    constants = [jnp.asarray(a) for a in case.arrays[case.trained :]]
-    forward, both = {}, {}
+    constants, found = [jnp.asarray(a) for a in case.arrays[case.trained :]], {}
     for name, operator in CANDIDATES[case.operator].items():
         filters_2d = any(a.ndim == 2 for a in case.arrays)
         if name == 'banded' and case.operator == 'upfirdn2d' and filters_2d and case.options['up'] > 1:
@@ -258,8 +275,34 @@ def bench_case(case: Case, chosen: list[str], dtype: str, batch: int, repeats: i
                 y, pull = jax.vjp(run, x, *a)
                 return y, pull(y)
 
-            forward[name] = functools.partial(run, x, *trained)
-            both[name] = functools.partial(jax.jit(pulled), x, *trained)
+            found[name] = run, jax.jit(pulled)
+    return found
+
+
+def compile_case(case: Case, chosen: list[str], dtype: str, batch: int, topology: str) -> list[dict]:
+    """What a device's compiler says of the programs."""
+    place = SingleDeviceSharding(described_devices(topology)[0])
+    shapes = [(batch, case.size, case.size, case.channels), *(a.shape for a in case.arrays[: case.trained])]
+    arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=place) for shape in shapes]
+    rows = []
+    for name, runs in programs(case, chosen).items():
+        for direction, run in zip(('forward', 'forward + gradient'), runs, strict=True):
+            program = run.lower(*arguments).compile()
+            bytes_, memory = program.cost_analysis()['bytes accessed'], program.memory_analysis().temp_size_in_bytes
+            rows.append(
+                {'case': case.name, 'candidate': name, 'direction': direction, 'bytes': bytes_, 'memory': memory}
+            )
+            print(f'{case.name} {direction}: {name:10} {bytes_ / 1e6:9.0f} MB, {memory / 1e6:7.0f} MB held', flush=True)
+    return rows
+
+
+def bench_case(case: Case, chosen: list[str], dtype: str, batch: int, repeats: int) -> list[dict]:
+    x = jax.random.normal(jax.random.key(0), (batch, case.size, case.size, case.channels)).astype(dtype)
+    trained = [jnp.asarray(a, dtype) for a in case.arrays[: case.trained]]
+    runs = {
+        name: [functools.partial(run, x, *trained) for run in pair] for name, pair in programs(case, chosen).items()
+    }
+    forward, both = ({name: pair[i] for name, pair in runs.items()} for i in range(2))
     if not forward:
         return []
     outputs = {name: np.asarray(run(), np.float32) for name, run in forward.items()}
@@ -311,13 +354,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = sorted({name for candidates in CANDIDATES.values() for name in candidates})
     parser.add_argument('--operators', nargs='+', choices=sorted(CANDIDATES), default=list(CANDIDATES))
-    parser.add_argument('--candidates', nargs='+', choices=names, default=names)
+    parser.add_argument('--candidates', nargs='+', choices=names)
     parser.add_argument('--cases', default='', help='only cases whose name contains this')
     parser.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32')
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--json', type=pathlib.Path, help='also write the numbers here')
+    parser.add_argument('--json', type=pathlib.Path, help='also write the numbers here, anew after every case')
+    parser.add_argument('--topology', metavar='KIND:SHAPE', help='compile for one device of these TPUs, run nothing')
+    parser.add_argument('--tiny', action='store_true', help='small images')
     args = parser.parse_args()
+    compiles = args.topology or jax.default_backend() != 'cpu'
+    chosen = args.candidates or [name for name in names if name != 'pallas' or compiles]
+    cases = [
+        case
+        for case in (TINY_CASES if args.tiny else CASES)
+        if case.operator in args.operators and args.cases in case.name
+        if not args.topology or case.operator != 'conv2d'  # whose form this machine decides
+    ]
+    if args.topology:
+        rows = [row for case in cases for row in compile_case(case, chosen, args.dtype, args.batch, args.topology)]
+        if args.json:
+            args.json.write_text(json.dumps(rows, indent=2))
+        return
     results = {
         'machine': machine(),
         'dtype': args.dtype,
@@ -326,13 +384,14 @@ def main() -> None:
         'rows': [],
     }
     print(*header(results), sep='\n', flush=True)
-    for case in CASES:
-        if case.operator in args.operators and args.cases in case.name:
-            rows = bench_case(case, args.candidates, args.dtype, args.batch, args.repeats)
-            print(*lines(rows, results), sep='\n', flush=True)
-            results['rows'] += rows
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2))
+    for case in cases:
+        rows = bench_case(case, chosen, args.dtype, args.batch, args.repeats)
+        print(*lines(rows, results), sep='\n', flush=True)
+        results['rows'] += rows
+        if args.json:
+            temporary = args.json.with_suffix('.tmp')
+            temporary.write_text(json.dumps(results, indent=2))
+            temporary.replace(args.json)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,9 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -11,6 +13,10 @@ import numpy as np
 
 Factor = int | tuple[int, int]
 Padding = int | tuple[int, int, int, int]
+
+# PEGAN_KERNELS=1: the Pallas kernels of `ops.kernels` in place of what XLA makes of `upfirdn2d` and `filtered_lrelu`.
+# They have not been measured on a GPU or TPU, so they are off; on a CPU they are interpreted, slowly, for tests.
+KERNELS = os.environ.get('PEGAN_KERNELS', '0') == '1'
 
 
 def as_pair(name: str, value: Factor) -> tuple[int, int]:
@@ -69,21 +75,48 @@ def upfirdn2d(
     Raises: ValueError for other ranks and factors, or if the padded image is smaller than the filter.
     """
     check_image(x)
+    f, plan, after = _plan(x.shape[1:3], f, x.dtype, up, down, padding, flip_filter, gain)
+    taps, up, down, pads = zip(*plan, strict=True)
+    if KERNELS and max(*taps, *up, *down) > 1:
+        return _kernels().fir(x, f, _axes(plan), x.shape[1:3], after)
+    if f.ndim == 2:
+        return _upfirdn2d(x, f, up, down, pads, x.shape[1:3])
+    x = _upfirdn2d(x, f[None, :], (1, up[1]), (1, down[1]), ((0, 0), pads[1]), x.shape[1:3])
+    return _upfirdn2d(x, f[:, None], (up[0], 1), (down[0], 1), (pads[0], (0, 0)), x.shape[1:3])
+
+
+def _plan(
+    size: tuple[int, int],
+    f: jax.Array | None,
+    dtype: jnp.dtype,
+    up: Factor,
+    down: Factor,
+    padding: Padding,
+    flip_filter: bool,
+    gain: float,
+) -> tuple[jax.Array, list[tuple], tuple[int, int]]:
+    """`upfirdn2d` of (H, W): what to correlate with, (taps, up, down, pad) of rows and columns, the size after it."""
     up, down, sides, taps = as_pair('up', up), as_pair('down', down), as_sides(padding), _taps(f)
-    pads = (sides[:2], sides[2:])
-    for n, u, pad, k in zip(x.shape[2:0:-1], up, pads, taps, strict=True):
+    plan = list(zip(taps, up, down, (sides[:2], sides[2:]), strict=True))[::-1]
+    for n, (k, u, _, pad) in zip(size, plan, strict=True):
         if n * u + sum(pad) < k:
             raise ValueError(f'{n} * {u} + {pad[0]} + {pad[1]} positions are fewer than the {k} taps of the filter.')
     if f is None:
         f = np.ones(1, np.float32)
-    f = jnp.asarray(f, jnp.promote_types(x.dtype, jnp.float32))
+    f = jnp.asarray(f, jnp.promote_types(dtype, jnp.float32))
     f = f * gain ** (f.ndim / 2)
-    if not flip_filter:
-        f = jnp.flip(f)
-    if f.ndim == 2:
-        return _upfirdn2d(x, f, up[::-1], down[::-1], pads[::-1], x.shape[1:3])
-    x = _upfirdn2d(x, f[None, :], (1, up[0]), (1, down[0]), ((0, 0), pads[0]), x.shape[1:3])
-    return _upfirdn2d(x, f[:, None], (up[1], 1), (down[1], 1), (pads[1], (0, 0)), x.shape[1:3])
+    after = tuple((n * u + sum(pad) - k) // d + 1 for n, (k, u, d, pad) in zip(size, plan, strict=True))
+    return f if flip_filter else jnp.flip(f), plan, after
+
+
+def _kernels() -> ModuleType:
+    from pegan_jax.ops import kernels  # Pallas takes as long to import as all that stands here
+
+    return kernels
+
+
+def _axes(plan: list[tuple]) -> tuple:
+    return tuple(_kernels().Axis(k, u, d, pad[0]) for k, u, d, pad in plan)
 
 
 def filter2d(
@@ -293,8 +326,15 @@ def filtered_lrelu(
     Raises: ValueError as `upfirdn2d` and `bias_act`.
     """
     check_image(x)
-    u = as_pair('up', up)
     x = bias_act(x, b)
-    x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=math.prod(u))
+    gain_up = math.prod(as_pair('up', up))
+    if KERNELS and (fu is not None or fd is not None):
+        kernels, size = _kernels(), x.shape[1:3]
+        fu, above, middle = _plan(size, fu, x.dtype, up, 1, padding, flip_filter, gain_up)
+        fd, below, after = _plan(middle, fd, x.dtype, 1, down, 0, flip_filter, 1.0)
+        return kernels.filtered_lrelu(
+            x, fu, fd, kernels.Lrelu(_axes(above), _axes(below), size, after, slope, gain, clamp)
+        )
+    x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=gain_up)
     x = bias_act(x, act='lrelu', alpha=slope, gain=gain, clamp=clamp)
     return upfirdn2d(x, fd, down=down, flip_filter=flip_filter)

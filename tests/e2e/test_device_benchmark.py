@@ -32,7 +32,12 @@ def test_golden_numbers_are_checked_without_the_missing_packages(tmp_path):
 
 @pytest.mark.slow
 def test_all_other_parts_give_numbers(tmp_path):
-    found = run(tmp_path, 'speed', 'steps', 'train')
+    found = run(tmp_path, 'speed', 'kernels', 'steps', 'train')
+    golden, operators, layers = (found['kernels'][name] for name in ('parity', 'operators float32', 'dcgan:tiny'))
+    assert [row['outcome'] for row in golden['rows']] == ['passed']
+    assert {row['candidate'] for row in operators['rows']} == {'depthwise', 'banded', 'pegan_jax', 'pallas'}
+    assert max(row['relative_error'] for row in operators['rows']) < 1e-5
+    assert layers['complete'] and {row['kind'] for row in layers['rows']} == {'generator', 'step'}
     for job in found['speed']:
         assert job['complete'] and {row['kind'] for row in job['rows']} == {'generator', 'step'}
         assert all(row['images_per_second'] > 0 and 0 < max(row['share_of_peak'].values()) < 1 for row in job['rows'])
