@@ -17,9 +17,10 @@ def run(folder, *parts):
     (folder / 'site').mkdir()
     block = f'import sys\nsys.modules.update(dict.fromkeys({MISSING}))\n'  # None: an import of it fails
     (folder / 'site' / 'sitecustomize.py').write_text(block)
-    command = [sys.executable, ROOT / 'benchmarks' / 'device.py', '--tiny', '--out', folder, '--parts', ','.join(parts)]
+    command = [sys.executable, ROOT / 'benchmarks' / 'device.py', '--tiny', '--seconds', '1200', '--out', folder]
+    command += ['--parts', ','.join(parts)]
     done = subprocess.run(
-        command, env=os.environ | {'PYTHONPATH': str(folder / 'site')}, capture_output=True, text=True, timeout=900
+        command, env=os.environ | {'PYTHONPATH': str(folder / 'site')}, capture_output=True, text=True, timeout=1500
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / 'device.json').read_text())
