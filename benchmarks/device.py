@@ -328,7 +328,7 @@ def kernels(out: pathlib.Path, results: Results, deadline: float, tiny: bool) ->
         complete = wait([process], time.monotonic() + half) and process.returncode == 0
         found[f'operators {dtype}'] = {
             'complete': complete,
-            **(json.loads(table.read_text()) if table.exists() else {}),
+            **(json.loads(table.read_text()) if table.exists() else {'rows': []}),
         }
         table.unlink(missing_ok=True)
         results.put('kernels', found)

@@ -253,9 +253,9 @@ def seconds_in_turns(runs: dict[str, Callable], repeats: int) -> dict[str, float
     return best
 
 
-def copy_bandwidth() -> float:
-    """Bytes per second read and written by an elementwise copy of 1 GiB."""
-    x = jnp.zeros(2**28, jnp.float32)
+def copy_bandwidth(size: int) -> float:
+    """Bytes per second read and written by an elementwise copy of `size` numbers."""
+    x = jnp.zeros(size, jnp.float32)
     add = jax.jit(lambda x: x + 1)
     return 2 * x.nbytes / best_seconds(lambda: add(x), 3)
 
@@ -361,7 +361,7 @@ def main() -> None:
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--json', type=pathlib.Path, help='also write the numbers here, anew after every case')
     parser.add_argument('--topology', metavar='KIND:SHAPE', help='compile for one device of these TPUs, run nothing')
-    parser.add_argument('--tiny', action='store_true', help='small images')
+    parser.add_argument('--tiny', action='store_true', help='small images, beside a small matmul and copy')
     args = parser.parse_args()
     compiles = args.topology or jax.default_backend() != 'cpu'
     chosen = args.candidates or [name for name in names if name != 'pallas' or compiles]
@@ -379,8 +379,8 @@ def main() -> None:
     results = {
         'machine': machine(),
         'dtype': args.dtype,
-        'matmul_peaks': matmul_peaks(),
-        'copy_bytes_per_second': copy_bandwidth(),
+        'matmul_peaks': matmul_peaks(512 if args.tiny else 4096),
+        'copy_bytes_per_second': copy_bandwidth(2**20 if args.tiny else 2**28),
         'rows': [],
     }
     print(*header(results), sep='\n', flush=True)
