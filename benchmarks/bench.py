@@ -35,6 +35,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pegan_jax import config as configs
+from pegan_jax import ops
 from pegan_jax.gan import GAN, Stage, images_of, inputs_of
 from pegan_jax.machine import best_seconds, matmul_peaks
 from pegan_jax.models import attention, deepfill
@@ -64,10 +65,7 @@ def definition_flops(function: Callable, *args: Any) -> int:
         return y
 
     # On other backends than CPU a convolution is one, and not the matmuls that stand for it.
-    with (
-        mock.patch.multiple(fir, _upfirdn2d=counted, KERNELS=False),
-        mock.patch.object(jax, 'default_backend', lambda: 'gpu'),
-    ):
+    with mock.patch.multiple(fir, _upfirdn2d=counted, KERNELS=False), ops.for_platform('gpu'):
         jaxpr = jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr
     return matmul_flops(jaxpr) + total
 

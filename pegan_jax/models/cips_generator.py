@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pegan_jax import coords, encodings
+from pegan_jax import coords, encodings, ops
 from pegan_jax.layers import EqualDense, MappingNetwork, lrelu
 
 CPU_CHUNK = 1024  # coordinates whose activations stay in a core's cache: measured fastest
@@ -323,7 +323,7 @@ def synthesise(
 
     count = math.prod(shape)
     if chunk is None:
-        chunk = CPU_CHUNK if jax.default_backend() == 'cpu' else math.prod(model.size)
+        chunk = CPU_CHUNK if ops.platform() == 'cpu' else math.prod(model.size)
     if count > chunk:
         # Activations of all chunks would fill the memory that chunks save. A loop needs no barrier against merging.
         points = jax.checkpoint(points, prevent_cse=False)

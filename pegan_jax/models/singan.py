@@ -168,7 +168,7 @@ def convolve(x: jax.Array, kernel: jax.Array, *settings: Any, **names: Any) -> j
 
     Critics need gradients of gradients, and those of XLA's own convolutions take up to 50 times as long there.
     """
-    if jax.default_backend() != 'cpu':
+    if ops.platform() != 'cpu':
         return jax.lax.conv_general_dilated(x, kernel, *settings, **names)
     rows, columns, channels, features = kernel.shape
     if channels * features >= 2**10:

@@ -22,6 +22,7 @@ from pegan_jax.ops.resize import (
     resize_half_pixel,
     resize_nearest,
 )
+from pegan_jax.ops.targets import for_platform, platform
 
 __all__ = [
     'ACTIVATIONS',
@@ -36,8 +37,10 @@ __all__ = [
     'downsample2d',
     'filter2d',
     'filtered_lrelu',
+    'for_platform',
     'modulated_conv',
     'modulated_conv_resample',
+    'platform',
     'resize_align_corners',
     'resize_bicubic',
     'resize_bicubic_align_corners',

@@ -17,6 +17,7 @@ from pegan_jax.ops.fir import (
     up_pads,
     upfirdn2d,
 )
+from pegan_jax.ops.targets import platform
 
 
 def conv2d(
@@ -78,7 +79,7 @@ def _conv(
     # XLA's convolutions on CPU reach a third of what its matmuls do, the gradient of one with dilated input takes a
     # hundred times as long, and so does that of a kernel if the padding is larger than half of it. Those of depthwise
     # ones take 4 to 12 times as long as a sum of shifted products (docs/decisions.md).
-    if jax.default_backend() == 'cpu':
+    if platform() == 'cpu':
         steps, wide = products.Steps(stride[::-1], pads), groups == 1 and channels * features >= 2**12
         if up == 1 and channels == 1 and features == groups:
             return products.depthwise(x, kernel, steps, dilation)
