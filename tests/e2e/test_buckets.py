@@ -97,10 +97,11 @@ def test_a_run_in_a_bucket_is_killed_and_goes_on_to_the_same_end(bucket, folder,
     # The second save stops where all of it is written but the commit, and there the process is killed.
     code = (
         'import os, sys\n'
+        'from pegan_jax.files import as_path\n'
         'from pegan_jax.train import checkpoint\n'
         'write = checkpoint._write_sums\n'
         'def slow(root):\n'
-        '    if len(checkpoint.steps_of(checkpoint.as_path(sys.argv[5]) / "checkpoints")) == 1:\n'
+        '    if len(checkpoint.steps_of(as_path(sys.argv[5]) / "checkpoints")) == 1:\n'
         '        os.kill(os.getpid(), 9)\n'
         '    write(root)\n'
         'checkpoint._write_sums = slow\n'

@@ -332,7 +332,7 @@ def test_the_command_shows_arcs_planets_and_spheres(round_model, saved, tmp_path
         ('--coords {here}/text.npy', 'text.npy is no array of NumPy'),
         ('--coords {here}/flat.npy', 'expected real numbers [..., 2]'),
         ('--ws {here}/text.npy', 'is no .npz file of NumPy'),
-        ('--shares around', 'Name them with --blend'),
+        ('--shares around', 'name the others with --blend'),
         ('--blend 1,2', 'blends two seeds, --blend names 2 others'),
         ('--blend 1,2,3,4 --shares a.png', 'names 4 seeds; up to three'),
         ('--blend 1 --shares nowhere.png', 'neither x, y nor around, nor a file'),
