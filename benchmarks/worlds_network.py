@@ -97,7 +97,7 @@ def main() -> None:
         _, out = net.apply({'params': params}, images)
         kind = optax.softmax_cross_entropy_with_integer_labels(out[:, :KINDS], told['kind'])
         strength = jnp.where(told['kind'] > 0, (out[:, KINDS] - told['strength']) ** 2, 0)
-        # Of noise, nothing can be told; of blends and seams, a part.
+        # Nothing can be told of noise, and a part of blends and seams.
         whole_image = (told['kind'] != 9) & (told['kind'] != 4) & (told['kind'] != 5)
         truth = jnp.where(whole_image[:, None], (out[:, KINDS + 1 :] - told['truth']) ** 2, 0)
         right = out[:, :KINDS].argmax(1) == told['kind']

@@ -324,7 +324,7 @@ def open_folder(folder: str, max_pixels: int, workdir: Path, labels: bool = Fals
     edge_paths = tuple(root / edge_of[n] for n in usable) if edges else None
     if not labels:
         return Files(root, paths, edges=edge_paths, passed_over=passed_over)
-    # Of all files, so that a damaged one does not change the numbers of the classes.
+    # All files are counted, so that a damaged one does not change the numbers of the classes.
     table, c_dim, classes = _labels(root, folder, names)
     values = np.array([table[n] for n in usable])
     values = values.astype(np.int32 if values.ndim == 1 else np.float32)

@@ -68,10 +68,10 @@ def _open(path: Path, max_pixels: int, data: bytes | None = None) -> Image.Image
 
 
 def _size(path: Path, max_pixels: int) -> tuple[int, int]:
-    """(height, width) as it is seen, from the header, but of a PNG, where the orientation may come last."""
+    """(height, width) as it is seen. The header tells it, except in a PNG, where the orientation may come last."""
     with _open(path, max_pixels) as image:
         try:
-            # Of a TIFF, Pillow gives the size after turning.
+            # Pillow gives the size of a TIFF after turning.
             turned = image.format != 'TIFF' and image.getexif().get(_ORIENTATION, 1) >= 5
         except Exception as error:  # as above, and what Pillow raises for damaged files, of many types
             raise UserError(f'{path} cannot be decoded: {error}.') from None

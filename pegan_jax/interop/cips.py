@@ -79,7 +79,7 @@ def g_rules_back(activation: str) -> tuple[Rule, ...]:
 
 
 def d_rules(side: int) -> tuple[Rule, ...]:
-    """Of the discriminator of `side` pixels; its paths begin with 'params' or 'buffers'."""
+    """The rules for the discriminator of `side` pixels; paths begin with 'params' or 'buffers'."""
 
     def block(leaf: str, collection: str = 'params') -> Any:
         return lambda j: f'{collection}/b{side >> int(j) - 1}/{leaf}'

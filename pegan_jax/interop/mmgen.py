@@ -101,7 +101,7 @@ G_IGNORED = (r'head_pos_enc\._float_tensor',)  # of sinusoids: a marker of the d
 
 
 def d_rules(model: mspie.Config) -> tuple[Rule, ...]:
-    """Of the discriminator of a model."""
+    """The rules for the discriminator of a model."""
     side = 4 << num_halvings(model.size)
     pooled = (model.d_pool,) * 2 if model.d_pool else mspie.base_size(model)
 

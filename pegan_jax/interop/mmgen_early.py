@@ -30,17 +30,17 @@ def transposed_conv(array: np.ndarray) -> np.ndarray:
 
 
 def maps_dense(array: np.ndarray) -> np.ndarray:
-    """Of a dense layer whose outputs become 4x4 maps: (C * 4 * 4, in) -> [in, 4 * 4 * C]."""
+    """Kernel of a dense layer whose outputs become 4x4 maps: (C * 4 * 4, in) -> [in, 4 * 4 * C]."""
     return array.reshape(-1, 4, 4, array.shape[1]).transpose(3, 1, 2, 0).reshape(array.shape[1], -1)
 
 
 def _critic_block(number: str) -> str:
-    """Of the critic's convolutions 1, 2, 3, ..., odd ones keep the size; even ones halve it."""
+    """Path of the critic's n-th convolution, counted from 1: odd ones keep the size, even ones halve it."""
     return f'params/{"same" if int(number) % 2 else "down"}_{(int(number) - 1) // 2}'
 
 
 def pggan_rules(model: pggan.Config) -> dict[str, tuple[Rule, ...]]:
-    """Of the generator and the critic."""
+    """The rules for the generator and the critic."""
     up = transposed_conv if model.upsampling == 'fused' else rules.conv
     return {
         'g': (
@@ -63,7 +63,7 @@ def pggan_rules(model: pggan.Config) -> dict[str, tuple[Rule, ...]]:
 
 
 def dcgan_rules(model: dcgan.Config) -> dict[str, tuple[Rule, ...]]:
-    """Of the generator and the discriminator."""
+    """The rules for the generator and the discriminator."""
     up = transposed_conv if model.padding == 'zero' else rules.conv
     shared = (
         Rule(r'([\w.]+)\.conv\.bias', 'params/{0}/bias', rules.flat),

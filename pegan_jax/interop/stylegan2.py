@@ -51,7 +51,7 @@ class _Layout(NamedTuple):
 
 
 def _side(n: str) -> int:
-    """Of the maps behind the n-th of `convs`, or the n-th noise but one."""
+    """Side of the maps behind the n-th of `convs`, or behind noise n + 1."""
     return 8 << int(n) // 2
 
 
@@ -79,7 +79,7 @@ def _quarter(kernel: np.ndarray) -> np.ndarray:
 
 
 def _each(pattern: str, path: Callable[[str], Any]) -> tuple[Rule, ...]:
-    """Of one kind of layer; path: leaf -> path of it."""
+    """The rules for one kind of layer; path: leaf -> path of it."""
     return (
         Rule(pattern + r'\.conv\.weight', path('weight'), _modulated),
         Rule(pattern + r'\.conv\.modulation\.weight', path('affine/kernel'), rules.dense),
@@ -155,7 +155,7 @@ def _same(array: np.ndarray) -> np.ndarray:
 
 
 def _flipped(array: np.ndarray) -> np.ndarray:
-    """Of upsampling convolutions, which turn their kernels around there."""
+    """The kernel of an upsampling convolution, which their program turns around."""
     return array[::-1, ::-1]
 
 
@@ -165,7 +165,7 @@ def _first_dense(array: np.ndarray) -> np.ndarray:
 
 
 def _tf_layer(theirs: str, ours: str, change: Callable = _same) -> tuple[Rule, ...]:
-    """Of a modulated convolution."""
+    """The rules for a modulated convolution."""
     ours = f'params/synthesis/b{{0}}/{ours}/'
     pattern = rf'synthesis/(\d+)x\d+/{theirs}/'
     return (

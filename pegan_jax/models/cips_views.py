@@ -94,7 +94,7 @@ def rotated(image: jax.Array, angle: jax.Array, size: tuple[int, int]) -> jax.Ar
     height, width, _ = image.shape
     half = jnp.array([size[1] - 1, size[0] - 1], jnp.float32) / 2
     offset = coords.transform(coords.pixel_grid(*size) - half[None, None, :], coords.rotate(angle))
-    # Of a table of H x W, pixel centres are at (2 j + 1) / W - 1, that is at 2 (j - (W - 1) / 2) / W.
+    # The pixel centres of a table of H x W are at (2 j + 1) / W - 1, that is at 2 (j - (W - 1) / 2) / W.
     return encodings.embedding(image, offset * 2 / jnp.array([width, height], jnp.float32)[None, None, :])
 
 

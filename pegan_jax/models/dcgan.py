@@ -111,7 +111,7 @@ def head_size(size: tuple[int, int] | None, img_resolution: int) -> tuple[int, i
 
 
 def sampler(model: Any, synthesise: Callable) -> Sampler:
-    """Of a model whose latents are its styles, and whose images have any of the sizes that `head_size` allows.
+    """The sampler of a model whose latents are its styles; its images have any size that `head_size` allows.
 
     synthesise: (model, variables, z, size) -> images.
     """

@@ -104,7 +104,7 @@ class Config:
         return int(math.log2(self.img_resolution // 4))
 
     def channels(self, level: int) -> int:
-        """Of the feature maps of a level."""
+        """Number of channels of the feature maps of a level."""
         return min(self.channel_base // 2 ** (level + 1), self.channel_max)
 
 
@@ -248,7 +248,7 @@ class Discriminator(nn.Module):
         self.linear0, self.linear1 = Dense(model.channels(-1)), Dense(1 + model.c_dim, gain=1.0)
 
     def __call__(self, images: jax.Array, level: int, fade: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-        """Of images of a level; fade: weight of its layers against the image of half the size, [], traced."""
+        """Logits of images of a level; fade: weight of its layers against the image of half the size, [], traced."""
         x = lrelu(self.fromrgb_layers[level](images))
         for i in range(level, 0, -1):
             x = lrelu(self.down[i - 1](lrelu(self.same[i - 1](x))))

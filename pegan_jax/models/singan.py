@@ -236,7 +236,7 @@ class Block(nn.Module):
 
 
 def widths(model: Config, scale: int) -> tuple[int, ...]:
-    """Of the layers of a block before its tail: the head, then halving, never below the least of the scale."""
+    """Widths of a block's layers before its tail: the head, then halves, never below the least of the scale."""
     head = min(model.base_channels * 2 ** (scale // 4), MAX_CHANNELS)
     least = min(model.min_feat_channels * 2 ** (scale // 4), MAX_CHANNELS)
     return (head, *(max(head // 2**j, least) for j in range(1, model.num_layers - 1)))
@@ -546,7 +546,7 @@ def build(config: Any) -> GAN:
 
 
 def adam(model: Config, lr: float, steps: int, beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
-    """Of one block, with `steps` updates per iteration; the rate falls to a tenth at iteration `lr_decay_iter`."""
+    """One block's optimiser, `steps` updates an iteration; the rate falls to a tenth at iteration `lr_decay_iter`."""
     schedule = optax.piecewise_constant_schedule(lr, {model.lr_decay_iter * steps: 0.1})
     return optax.adam(schedule, b1=beta1, b2=beta2, eps=eps)
 

@@ -118,7 +118,7 @@ def _cubic_matrix(length: int, out: int, factor: float, shrink: bool) -> np.ndar
 def _cubic_matrices(
     size: tuple[int, int], out: tuple[int, int] | None, factor: float | None
 ) -> list[np.ndarray | None]:
-    """Of rows and columns; None for an axis that keeps its length. Either `out` or one factor for both is given."""
+    """Matrices for rows and columns; None for an axis that keeps its length. Give `out` or one factor for both."""
     factors = (factor, factor) if out is None else (out[0] / size[0], out[1] / size[1])
     out = tuple(math.ceil(n * f) for n, f in zip(size, factors, strict=True)) if out is None else out
     # The vertical factor decides for both axes whether the kernel is widened: so does the original program.

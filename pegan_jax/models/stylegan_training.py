@@ -149,7 +149,7 @@ class Lens(NamedTuple):
 
     @property
     def second(self) -> 'Lens':
-        """Of another batch beside the first one, with draws of its own."""
+        """The lens for a second batch beside the first one, with draws of its own."""
         keys = None if self.keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, 1)
         return self._replace(keys=keys)
 
@@ -223,7 +223,7 @@ def blur(images: jax.Array, sigma: jax.Array, max_sigma: float) -> jax.Array:
 
 
 def mix_styles(key: jax.Array, ws: jax.Array, other: jax.Array, prob: float) -> jax.Array:
-    """Of ws [b, num_ws, w_dim], replaces those from a random layer on by `other`, with a probability.
+    """ws [b, num_ws, w_dim] whose entries from a random layer on are those of `other`, with probability `prob`.
 
     The layer, uniform in 1 .. num_ws - 1, is the same for the whole batch.
     """

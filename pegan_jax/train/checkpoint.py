@@ -344,7 +344,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 def _load(root: Path, step: int | str | None, names: tuple[str, ...], like: dict | None = None) -> tuple[dict, int]:
     # like: {name: tree of arrays} that is expected; without it, what is there is read onto a device of this process.
-    # Of several processes each reads everything for itself: they need not all ask, nor be as many as have saved.
+    # Every process reads everything for itself: not all need to ask, and there may be more or fewer than have saved.
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'process_{me}'

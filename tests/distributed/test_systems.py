@@ -1,4 +1,4 @@
-"""Of every system: several devices equal one, replicas stay equal, one bad device stops all, constants stay at home."""
+"""Every system: several devices equal one, replicas stay equal, one bad device stops all, constants stay at home."""
 
 import json
 import os

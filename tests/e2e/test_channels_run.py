@@ -88,7 +88,7 @@ def test_samples_and_renderings_have_the_channels_of_the_model(trained, tmp_path
     command(*render, '--out', tmp_path / 'a.npy')
     np.testing.assert_allclose(np.load(tmp_path / 'a.npy'), want[1], atol=1e-5)
     command(*render, '--bits', 16, '--out', tmp_path / 'deep.png')
-    # Of RGBA with 16 bits Pillow reads the higher 8.
+    # Pillow reads the higher 8 bits of RGBA with 16.
     deep = to_uint(np.load(tmp_path / 'a.npy'), 16)
     got = read(tmp_path / 'deep.png', channels, bits=16)
     np.testing.assert_array_equal(got, deep if channels == 1 else deep >> 8)

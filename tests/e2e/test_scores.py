@@ -121,7 +121,7 @@ def test_a_run_scores_its_checkpoints_and_keeps_the_best(folder, tmp_path, evalu
     assert {int(p.name) for p in (tmp_path / 'checkpoints').iterdir()} == {best, 10}
     assert evaluated('--model', tmp_path, '--metrics', 'rows16')[0] == 0
     assert lines_of(tmp_path / 'metrics.jsonl')[-1]['rows16'] == pytest.approx(rows[10], rel=1e-6)
-    # Of a score that should be high, the highest is the best; what was kept by another number goes.
+    # The highest is the best of a score that should be high; what was kept by another number goes.
     numbers = iter([3.0, 5.0, 4.0])
     monkeypatch.setattr(scores.RunScores, '__call__', lambda *_: {'pr_worlds16_precision': next(numbers)})
     monkeypatch.setattr(scores, 'open_networks', lambda *_: {})

@@ -38,7 +38,7 @@ def installed(wheel, tmp_path_factory):
     run(sys.executable, '-m', 'venv', '--without-pip', folder, cwd=folder)
     python = folder / 'bin' / 'python'
     run(sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', wheel, cwd=folder)
-    # Of a folder that a .pth file names, .pth files are not read: an editable installation there is not seen.
+    # Python reads no .pth files in a folder that a .pth file names: an editable installation there is not seen.
     packages = pathlib.Path(
         run(python, '-c', "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
     )

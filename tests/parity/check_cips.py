@@ -318,7 +318,7 @@ def sg2_rules():
 
 
 def published_width(side, multiplier):
-    """Of StyleGAN2 at a side, in this program."""
+    """Width of StyleGAN2's maps of a side, in this program."""
     return min(512, 16384 * multiplier // side)
 
 

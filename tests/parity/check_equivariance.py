@@ -52,7 +52,7 @@ RESULTS = {'eqt50k_int': 'eqt_int_psnr', 'eqt50k_frac': 'eqt_frac_psnr', 'eqr50k
 
 
 def metric(arrays, meta):
-    """Of a generator under recorded transforms, one per batch; images of the first batch."""
+    """Scores of a generator under recorded transforms, one per batch; and images of the first batch."""
     model = check_stylegan3.model_of(meta['kwargs'])
     module = Generator(model)
     z = jnp.asarray(arrays['in/z'])

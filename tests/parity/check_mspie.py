@@ -15,7 +15,7 @@ from pegan_jax.models import mspie
 
 
 def quarter(kernel):
-    """Of upsampling the file has four times the filter."""
+    """The file has four times the filter for upsampling."""
     return kernel / 4
 
 

@@ -133,7 +133,7 @@ def filtered_lrelu(arrays, meta):
 
 
 def modulated_conv(arrays, meta):
-    """Of StyleGAN3, with gradients; and of StyleGAN2, with resampling and noise."""
+    """StyleGAN3's, with gradients; and StyleGAN2's, with resampling and noise."""
 
     def operator(case, gain, f, noise):
         """(x, kernel, styles) -> y, NHWC and HWIO."""

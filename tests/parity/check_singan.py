@@ -139,7 +139,7 @@ def discriminators(arrays, meta):
 
 
 def gradient_penalties(arrays, meta):
-    """Of a norm at every pixel and of one per sample. Parameters that no file has a gradient of have none."""
+    """Penalties by a norm at every pixel and by one per sample. Parameters whose gradient no file has get none."""
     model, call = d_config(meta['constructor']), meta['call']
     scale, weight = call['curr_scale'], call.get('loss_weight', 0.1)
     name = f'block{scale}'

@@ -27,7 +27,7 @@ def models():
 
 
 def test_a_response_is_that_of_the_closed_form():
-    """Of two equal taps |cos(pi f / rate)|; along the diagonal, where each axis has f / sqrt 2, its square."""
+    """Two equal taps give |cos(pi f / rate)|; along the diagonal, where each axis has f / sqrt 2, its square."""
     f, at = np.array([0.5, 0.5]), np.linspace(0, 8, 9)
     np.testing.assert_allclose(filters.response(f, 16.0, at), np.abs(np.cos(np.pi * at / 16)), atol=1e-12)
     want = np.cos(np.pi * at / np.sqrt(2) / 16) ** 2
@@ -53,7 +53,7 @@ def test_attenuations_are_near_what_is_asked_and_radial_filters_keep_them_along_
 
 
 def test_aliases_are_the_power_beyond_half_of_the_lower_rate():
-    """Of a square of frequencies: 12 of 64 cycles along both axes are within, though 17 along the diagonal."""
+    """A square of frequencies passes: 12 of 64 cycles along both axes are within, though 17 along the diagonal."""
     x = np.arange(64)
     wave = np.cos(2 * np.pi * 12 * x / 64)
     low, high = np.outer(wave, wave), np.cos(2 * np.pi * 24 * x / 64)[None] / np.sqrt(2)

@@ -199,7 +199,7 @@ def test_partial_convolutions_see_no_sketch_and_forget_the_hole():
     known = [int(v.min()) for v in valid.values()]
     assert known == [0] * known.index(1) + [1] * (len(known) - known.index(1))
     assert list(valid)[known.index(1)] == 'conv4_downsample' and list(valid)[-1] == 'allconv17'
-    # Of a hole without an edge nothing is ever known.
+    # Nothing is ever known of a hole without an edge.
     nothing, _ = run({'params': params}, image, 0 * mask + 1, lines)
     np.testing.assert_array_equal(nothing.coarse, 0)
 

@@ -42,7 +42,7 @@ def test_a_scene_that_moves_with_its_coordinates_scores_high_and_one_that_stays_
 
 
 def test_any_number_of_samples_counts():
-    """Of the second batch one sample, whose error is the only one, is left out or not."""
+    """One sample of the second batch, the only one with an error, is left out or not."""
 
     def images(keys, matrix):
         batch = jnp.zeros((4, 16, 16, 3))
@@ -90,7 +90,7 @@ def test_a_quarter_turn_is_exact_where_it_is_known():
 
 @pytest.mark.parametrize('up', [1, 3])
 def test_a_filter_passes_what_both_grids_carry(up):
-    """Of a turn by an eighth both carry a little less than each; frequency 0 passes, and all phases are alike."""
+    """A turn by an eighth leaves a little less than each grid carries; frequency 0 passes, all phases are alike."""
     f = band_limit(rotation(np.pi / 4), up)
     assert f.shape == (12 * up - 1,) * 2
     for i in range(up):
@@ -104,7 +104,7 @@ def test_a_filter_passes_what_both_grids_carry(up):
 
 
 def scores(module, count=8):
-    """Of a generator with random weights."""
+    """Scores of a generator with random weights."""
     variables = jax.jit(module.init)(jax.random.key(1), jnp.zeros((1, 8)))
 
     @jax.jit

@@ -161,7 +161,7 @@ def test_the_first_skips_of_a_u_net_bring_nothing_to_the_middle_of_a_hole():
 
 
 def test_the_skips_are_what_the_network_computes():
-    """Of the second level: the first convolution of the known pixels, divided by their share of the window."""
+    """The second level is the first convolution of the known pixels, divided by their share of the window."""
     ((_, model),) = holes.random_models(['pconv:tiny'], jax.random.key(0)).items()
     nothing = np.zeros((1, 32, 32, 1), np.float32)
     image, first, *_ = skips.skips_of(model.config.model, model.variables, IMAGES, nothing)

@@ -67,7 +67,7 @@ def test_a_key_gives_the_same_strokes_at_every_size(brushes):
 
 
 def test_strokes_lie_everywhere_and_do_not_prefer_a_side(brushes):
-    """Of the released program they hang below their start: the flips, which it forgets, even this out."""
+    """The released program's hang below their start: the flips, which it forgets, even this out."""
     density = brushes.mean(axis=0)
     assert density.min() > 0.02
     for axis in (0, 1):

@@ -50,7 +50,7 @@ def stream(count, **options):
 
 @pytest.mark.parametrize('crop', ['center', 'random', 'window', 'stretch'])
 def test_grey_and_transparent_images_are_cut_and_mirrored_as_colours_are(crop):
-    """Of equal colours, every kind of batch holds the same numbers."""
+    """Every kind of batch of equal colours holds the same numbers."""
 
     class Levels(Numbered):
         def __getitem__(self, index):

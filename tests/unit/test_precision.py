@@ -125,7 +125,7 @@ def test_lazy_terms_are_exact_through_both_derivatives(system, name):
     assert len(lazy) == (2 if name == 'stylegan2' else 1)
     for index in lazy:
         found = of_update(system, name, index, gan.stage_at(0, 0, 0))
-        # Of path lengths, the mapping and its derivative are exact as well.
+        # The mapping of path lengths and its derivative are exact as well.
         assert len(found) > 20 and not inexact(found)
 
 
