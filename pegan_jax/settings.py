@@ -138,9 +138,9 @@ class TrainConfig:
     non_finite: what happens where a loss or a gradient is not finite: 'stop' ends the run at the last good checkpoint;
       'skip' leaves this update out, which `gradients/skipped` counts, and ends the run where all updates of a log
       interval were left out.
-    init_from: a run's working directory, what `convert` or `export` made, or hf://user/name: a new run begins with the
-      networks in its newest checkpoint, and with a fresh discriminator where that has none; optimisers begin anew.
-      Running means go on as if they had warmed up, and a blur of the first images is over.
+    init_from: a run's working directory, what `convert` or `export` made, a model that ships, or hf://user/name: a new
+      run begins with the networks in its newest checkpoint, and with a fresh discriminator where that has none;
+      optimisers begin anew. Running means go on as if they had warmed up, and a blur of the first images is over.
     init_partial: take what fits of init_from's networks, such as everything but the first layers of another resolution
       or another number of classes; the log tells what begins anew.
     """

@@ -18,9 +18,11 @@ from pegan_jax import animation, hub, sampling
 from pegan_jax.files import Path, as_path, on_disk, whole
 from pegan_jax.pixels import as_image
 from pegan_jax.settings import TrainConfig, UserError
+from pegan_jax.train import exported
 from pegan_jax.weights.public import FILES
 
-MODEL = 'the --workdir of a run, what convert or export made, or hf://user/name'
+NAMES = ', '.join(sorted(file.stem for file in exported.SHIPPED.glob('*.safetensors')))
+MODEL = f'the --workdir of a run, what convert or export made, a model that ships ({NAMES}), or hf://user/name'
 HEARTBEAT = 30  # seconds after which a process that is not heard of counts as dead
 
 
@@ -35,9 +37,9 @@ def path(text: str) -> Path:
 
 
 def model(text: str) -> str | Path:
-    """A model: hf://user/name on the hub, which stays text, or a path."""
+    """A model: hf://user/name on the hub, which stays text, or a path; the name of one that ships becomes its path."""
     try:
-        return hub.parse(text) and text if hub.is_address(text) else path(text)
+        return hub.parse(text) and text if hub.is_address(text) else exported.shipped(text) or path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

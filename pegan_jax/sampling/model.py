@@ -189,8 +189,9 @@ def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
     """Reads a model.
 
     Args:
-      path: the --workdir of a run, what `convert` made, what `export` made (a folder, or a file .safetensors), or the
-        address of one on the hub, hf://user/name or hf://user/name@revision.
+      path: the --workdir of a run, what `convert` made, what `export` made (a folder, or a file .safetensors), the
+        name of a model that ships, such as worlds64, or the address of one on the hub, hf://user/name or
+        hf://user/name@revision.
       step: of the checkpoint; None is the newest, 'best' the one with the lowest sliced Wasserstein distance. An
         exported model has one.
     Raises: CheckpointError if there is none or it is damaged, ForeignFileError likewise of an exported model, UserError

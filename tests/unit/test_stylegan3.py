@@ -279,6 +279,7 @@ def test_d_is_stylegan2_without_skips_whose_layers_divide_by_their_magnitude():
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_row_before_h_turns_with_a_style_and_no_filter_is_radial_before_r():
     for row in 'defghtr':
         variables = jax.eval_shape(Generator(of(row)).init, jax.random.key(0), jnp.zeros((1, 512)))
@@ -295,8 +296,13 @@ def test_no_row_before_h_turns_with_a_style_and_no_filter_is_radial_before_r():
 @pytest.mark.parametrize(
     'override_',
     [
-        'filter_size=4', 'lrelu_upsampling=1', 'lrelu_upsampling=4', 'first_stopband=2.828', 'flexible_layers=False',
-        'filter_kind=lanczos', 'filter_kind=gaussian', 'learned_transform=False', 'style_mixing_prob=0.5',
+        'filter_size=4', 'lrelu_upsampling=1', 'filter_kind=lanczos', 'filter_kind=gaussian', 'style_mixing_prob=0.5',
+        *(
+            pytest.param(text, marks=pytest.mark.slow)
+            for text in (
+                'lrelu_upsampling=4', 'first_stopband=2.828', 'flexible_layers=False', 'learned_transform=False'
+            )
+        ),
     ],
 )  # fmt: skip
 def test_variations_of_the_appendix_are_overrides(override_):
