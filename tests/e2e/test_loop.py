@@ -221,7 +221,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     config = _config(folder, total_kimg=1.0)
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, g_lr=1e38, d_lr=1e38))
     with pytest.raises(
-        metrics.NonFiniteError, match=r'^a loss \(.*\) is not finite at step [56]; the last good checkpoint is of step 4 '
+        metrics.NonFiniteError,
+        match=r'^a loss \(.*\) is not finite at step [56]; the last good checkpoint is of step 4 ',
     ):
         loop.run(config, tmp_path)
     assert Checkpoints(tmp_path / 'checkpoints').steps() == [4]
