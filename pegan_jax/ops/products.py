@@ -105,43 +105,6 @@ taps.defvjp(
 )
 
 
-def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """3x3 convolution, unpadded, by Winograd's F(2x2, 3x3) (Lavin and Gray 2016): 16 products for 4 outputs, not 36.
-
-    Per axis, with outputs y and inputs d of a tile, y = A' ((G k) * (B' d)), where B' d = (d0 - d2, d1 + d2, d2 - d1,
-    d1 - d3) and A' m = (m0 + m1 + m2, m1 - m2 - m3). All tiles share one kernel, so each product is a matmul.
-    Errors are a few times those of a direct float32 sum; bfloat16 is computed in float32.
-    """
-    n, height, width = x.shape[0], x.shape[1] - 2, x.shape[2] - 2
-    tiles, dtype = (-(-height // 2), -(-width // 2)), jnp.promote_types(x.dtype, jnp.float32)
-    spans = [(0, 0, 0), (0, height % 2, 0), (0, width % 2, 0), (0, 0, 0)]
-    d = jax.lax.pad(x, jnp.zeros((), x.dtype), spans).astype(dtype)
-    # Even and odd positions as axes: slices without strides have a cheap derivative.
-    d = d.reshape(n, tiles[0] + 1, 2, tiles[1] + 1, 2, -1)
-
-    def transform(even: jax.Array, odd: jax.Array, axis: int) -> tuple:
-        """B' d along an axis."""
-        length = even.shape[axis] - 1
-        d0, d1 = (jax.lax.slice_in_dim(v, 0, length, axis=axis) for v in (even, odd))
-        d2, d3 = (jax.lax.slice_in_dim(v, 1, length + 1, axis=axis) for v in (even, odd))
-        return d0 - d2, d1 + d2, d2 - d1, d1 - d3
-
-    def collect(m0: jax.Array, m1: jax.Array, m2: jax.Array, m3: jax.Array) -> tuple:
-        """A' m."""
-        return m0 + m1 + m2, m1 - m2 - m3
-
-    g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-    g = jnp.asarray(g, dtype)
-    kernel = jnp.einsum('ai,bj,ijcd->abcd', g, g, kernel.astype(dtype), precision='highest')
-    halves = [transform(d[:, :, row, :, 0], d[:, :, row, :, 1], 2) for row in (0, 1)]
-    columns = []
-    for b, (even, odd) in enumerate(zip(*halves, strict=True)):
-        products = [_product(v, kernel[a, b]) for a, v in enumerate(transform(even, odd, 1))]
-        columns.append(collect(*products))
-    y = jnp.stack([jnp.stack(collect(*row), axis=3) for row in zip(*columns, strict=True)], axis=2)
-    return y.reshape(n, 2 * tiles[0], 2 * tiles[1], -1)[:, :height, :width].astype(x.dtype)
-
-
 def dilated(x: jax.Array, kernel: jax.Array, pads: tuple, dilation: int) -> jax.Array:
     """`correlate` whose taps lie `dilation` apart: that of every phase of x, as images of their own."""
     height, width = (
