@@ -1,5 +1,8 @@
 """One image of any size, at any coordinates that a system can show: `render`, `render_file`, `render_foveated`."""
 
+import io
+import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -9,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from PIL import Image
 from tqdm import tqdm
 
 from pegan_jax import coords, encodings, pixels
@@ -255,18 +259,21 @@ def render_tiles(
 ) -> Path:
     """One huge image as a pyramid of tiles, each level half of the next, in the format Deep Zoom that viewers read.
 
-    The finest level is `render`; pixels of the others are means of 2 x 2 of the next. Memory holds a few tiles.
+    The finest level is `render`; pixels of the others are means of 2 x 2 of the next. Memory holds a few tiles. Tiles
+    that an earlier launch has written of the same image are left as they are.
 
     Args:
-      folder: new or empty; gets image.dzi, once all is there, and image_files/LEVEL/COLUMN_ROW.png, of which level 0 is
-        one pixel.
+      folder: new, empty, or that of an earlier launch; gets image.dzi, once all is there, tiles.json, which tells this
+        image from others, and image_files/LEVEL/COLUMN_ROW.png, of which level 0 is one pixel.
       side: of the tiles, even; those at the right and at the bottom may be smaller.
       The rest as in `render`.
     Returns: the path of image.dzi.
-    Raises: ValueError for a folder with anything in it, an odd side, a grid that is not [H, W, 2]; and as `render`.
+    Raises: ValueError for a folder with anything else in it, an odd side, a grid that is not [H, W, 2]; and as
+      `render`.
     """
     folder = as_path(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    record = folder / 'tiles.json'
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not record.is_file()):
         raise UserError(f'{folder} is not an empty folder; name a new one for the tiles.')
     if side < 2 or side % 2:
         raise UserError(f'side={side}: tiles are halved for the next level; use an even number, such as 256.')
@@ -282,21 +289,45 @@ def render_tiles(
     (height, width), top = shape, (max(shape) - 1).bit_length()
     sizes = [(-(-height >> top - level), -(-width >> top - level)) for level in range(top)] + [(height, width)]
 
-    def finest(row: int, column: int) -> np.ndarray:
-        y, x = (np.arange(side * k, min(side * (k + 1), n)) for k, n in ((row, height), (column, width)))
+    def of_pixels(index: np.ndarray) -> np.ndarray:
+        """uint8 [side^2, C] of so many pixels [side^2], counted row by row: one compiled program serves all."""
         if image is not None:
-            return image[np.ix_(y, x)]
-        # Tiles at the edge are filled up: one compiled program serves all.
-        rows, columns = (np.minimum(side * k + np.arange(side), n - 1) for k, n in ((row, height), (column, width)))
-        index = (rows[:, None] * width + columns).ravel()
+            return pixels.to_uint8(image.reshape(-1, image.shape[-1])[index])
         pieces = _pieces(colours, side * side, lambda i, *beside: at(index[i], *beside), chunk, supersample, False)
-        return np.concatenate(list(pieces)).reshape(side, side, -1)[: len(y), : len(x)]
+        return pixels.to_uint8(np.concatenate(list(pieces)))
+
+    def finest(row: int, column: int) -> np.ndarray:
+        # Tiles at the edge are filled up, and cut afterwards.
+        rows, columns = (np.minimum(side * k + np.arange(side), n - 1) for k, n in ((row, height), (column, width)))
+        tile = of_pixels((rows[:, None] * width + columns).ravel()).reshape(side, side, -1)
+        return tile[: height - side * row, : width - side * column]
+
+    anywhere = (np.arange(side * side) * 2_654_435_761) % (height * width)  # all over the image, in no order
+    about = {'size': [height, width], 'side': side, 'pixels': of_pixels(anywhere)[:256].tolist()}
+    if record.is_file():
+        there = json.loads(record.read_text())
+        same = there | {'pixels': about['pixels']} == about
+        if not same or np.abs(np.subtract(there['pixels'], about['pixels'])).max() > 1:
+            raise UserError(f'{folder} holds tiles of another image; name a new folder.')
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole(record) as unfinished:
+            unfinished.write_text(json.dumps(about))
 
     with tqdm(total=-(-height // side) * -(-width // side), unit='tile', disable=not progress) as bar:
 
         def tile(level: int, row: int, column: int) -> np.ndarray:
+            path = folder / 'image_files' / str(level) / f'{column}_{row}.png'
+            if path.is_file():
+                spans = [
+                    min((k + 1) << top - level, -(-n // side)) - (k << top - level)
+                    for k, n in ((row, height), (column, width))
+                ]
+                bar.update(math.prod(spans))
+                out = np.asarray(Image.open(io.BytesIO(path.read_bytes())))
+                return out.reshape(*out.shape[:2], -1)
             if level == top:
-                out = np.clip(finest(row, column), -1, 1)
+                out = finest(row, column)
                 bar.update()
             else:
                 rows, columns = (
@@ -304,10 +335,10 @@ def render_tiles(
                     for i, n in zip((row, column), sizes[level + 1], strict=True)
                 )
                 parts = [np.concatenate([tile(level + 1, r, c) for c in columns], axis=1) for r in rows]
-                out = _halved(np.concatenate(parts))
-            path = folder / 'image_files' / str(level) / f'{column}_{row}.png'
+                out = np.rint(_halved(np.concatenate(parts))).astype(np.uint8)
             path.parent.mkdir(parents=True, exist_ok=True)
-            pixels.save(out, path)
+            with whole(path) as unfinished:
+                pixels.as_image(out).save(unfinished, 'PNG')
             return out
 
         tile(0, 0, 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pegan_jax import coords
+from pegan_jax import coords, pixels
 from pegan_jax.cli import main
 from pegan_jax.config import load_config, system_module, to_dict
 from pegan_jax.pixels import to_uint8
@@ -243,10 +243,35 @@ def test_a_pyramid_of_tiles_is_the_image_and_its_halves(model, tmp_path, lazy):
         image = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode='edge')
         image = image.reshape(image.shape[0] // 2, 2, -1, 2, 3).mean((1, 3))
     assert np.asarray(Image.open(tmp_path / 'zoom/image_files/6/4_2.png')).shape == (5, 5, 3)
+    (tmp_path / 'zoom' / 'tiles.json').unlink()
     with pytest.raises(ValueError, match='is not an empty folder'):
         render_tiles(model, 2, grid, tmp_path / 'zoom')
     with pytest.raises(ValueError, match='side=7'):
         render_tiles(model, 2, grid, tmp_path / 'other', side=7)
+
+
+def test_a_pyramid_goes_on_where_it_was_cut_and_no_other_image_joins_it(model, tmp_path, monkeypatch):
+    grid, folder = lazy_grid(21, 37), tmp_path / 'zoom'
+    whole = render_tiles(model, 2, grid, tmp_path / 'whole', side=8).parent
+    saved, left = pixels.as_image, iter(range(7))
+    monkeypatch.setattr(pixels, 'as_image', lambda image: next(left) + 1 and saved(image))
+    with pytest.raises(StopIteration):
+        render_tiles(model, 2, grid, folder, side=8)
+    monkeypatch.setattr(pixels, 'as_image', saved)
+    first = {path: path.stat().st_mtime_ns for path in folder.rglob('*.png')}
+    assert len(first) == 7 and not (folder / 'image.dzi').exists()
+    for seed, other, side in (
+        (3, grid, 8),
+        (2, lazy_grid(21, 37, x=(-1, 0.9)), 8),
+        (2, lazy_grid(21, 36), 8),
+        (2, grid, 4),
+    ):
+        with pytest.raises(ValueError, match='holds tiles of another image'):
+            render_tiles(model, seed, other, folder, side=side)
+    render_tiles(model, 2, grid, folder, side=8)
+    assert all(path.stat().st_mtime_ns == time for path, time in first.items())
+    files = {str(path.relative_to(whole)): path.read_bytes() for path in whole.rglob('*') if path.is_file()}
+    assert files == {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
 # Systems that make whole images ---------------------------------------------------------------------------------------
