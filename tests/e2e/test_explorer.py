@@ -281,6 +281,22 @@ def test_a_system_that_moves_but_does_not_turn_says_so():
     assert found == {'sized': True, 'moved': True, 'turned': False}
 
 
+def test_a_class_is_chosen_where_a_model_has_some():
+    config = load_config('stylegan2:tiny', ['data.labels=True', 'model.c_dim=3'])
+    gan = system_module(config.system).build(config)
+    params, buffers, _ = jax.jit(gan.init)(jax.random.key(0))
+    model = Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0, ('bird', 'cat', 'dog'))
+    with TestClient(explorer.page({'animals': model}), base_url=HOME) as client:
+        (found,) = ask(client, 'models').json()
+        assert found['labels'] == 3 and found['classes'] == ['bird', 'cat', 'dog']
+        pictures = [image_of(ask(client, 'picture', model=0, seed=5, class_=i)) for i in range(3)]
+        for i, picture in enumerate(pictures):
+            np.testing.assert_array_equal(picture, to_uint8(sampling.sample(model, [5], label=i))[0])
+        assert not np.array_equal(pictures[0], pictures[2])
+        assert '--seeds 5 --class 2' in ask(client, 'command', model=0, seed=5, class_=2).json()['cli']
+        assert 'no class of this model' in refusal(ask(client, 'picture', model=0, seed=5, class_=3))
+
+
 def test_layers_are_those_that_the_network_computes(client, models):
     place = {'model': STYLEGAN3, 'seed': 4, 'height': 16, 'width': 16}
     rows = ask(client, 'layers', **place).json()
