@@ -1,6 +1,9 @@
 """Every command that help texts, pages and configurations show is one that the command line takes."""
 
+import ast
 import dataclasses
+import importlib
+import json
 import pathlib
 import re
 import shlex
@@ -81,6 +84,18 @@ def test_extras_scripts_and_notebooks_that_a_page_names_are_there(page):
         assert set(names.split(',')) <= extras['optional-dependencies'].keys(), names
     for path in re.findall(r'(?:benchmarks|colab|configs|docs)/\w+\.(?:py|ipynb)', text):
         assert (ROOT / path).is_file() or path.endswith(('/new.py', '/NAME.py')), path
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'colab').glob('*.ipynb')), ids=lambda path: path.stem)
+def test_what_a_notebook_imports_is_there(path):
+    cells = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+    lines = [line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(('%', '!'))]
+    found = [n for n in ast.walk(ast.parse('\n'.join(lines))) if isinstance(n, ast.ImportFrom) and 'pegan' in n.module]
+    assert found
+    for node in found:
+        module = importlib.import_module(node.module)
+        for name in node.names:
+            assert hasattr(module, name.name) or importlib.import_module(f'{node.module}.{name.name}'), name.name
 
 
 def test_the_page_for_users_of_official_programs_names_fields_that_a_system_has():
