@@ -55,7 +55,7 @@ def _answers(port):
         return False
 
 
-@pytest.fixture(scope='module', params=['gs', pytest.param('s3', marks=pytest.mark.slow)])
+@pytest.fixture(scope='module', params=[pytest.param(name, marks=pytest.mark.slow) for name in SERVERS])
 def bucket(request, tmp_path_factory):
     """The address of an empty bucket on a server of its own."""
     with socket.socket() as s:
@@ -147,7 +147,6 @@ def test_a_changed_object_is_noticed_and_set_aside(bucket, folder, uninterrupted
     assert steps_of(workdir / 'checkpoints') == [8]
 
 
-@pytest.mark.slow
 def test_a_run_may_be_copied_from_and_to_a_disk(bucket, folder, uninterrupted, tmp_path):
     loop.run(toy.settings(folder, 'total_kimg=0.032'), tmp_path / 'run')
     there = files.as_path(f'{bucket}/runs/copied')

@@ -215,6 +215,7 @@ def test_fine_tuning_starts_from_the_converted_networks_once(tmp_path, trained):
     assert int(state.opt['d'][0].count) == 9
 
 
+@pytest.mark.slow
 def test_without_a_discriminator_fine_tuning_gets_a_fresh_one(tmp_path, trained):
     folder = trained[0]
     small = convert(folder / '000007.pt', tmp_path / 'small', sampling_only=True)

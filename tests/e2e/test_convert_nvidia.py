@@ -63,7 +63,7 @@ def generator(name):
 @pytest.mark.parametrize(
     'name, protocol, system',
     [
-        ('generator_r_64_full', 3, 'stylegan3'),
+        pytest.param('generator_r_64_full', 3, 'stylegan3', marks=pytest.mark.slow),
         ('sg2_generator_skip_cond', 4, 'stylegan2'),
         ('sg2_generator_orig', 3, 'stylegan2'),
         ('creps_g_32_cond', 4, 'creps'),

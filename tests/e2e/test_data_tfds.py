@@ -105,6 +105,7 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, plain_worlds, monkeypatch
     assert len(open_worlds((8, 8), 4, 'train', str(tmp_path))) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_the_same_worlds(tmp_path):
     command = prepare(tmp_path, 64, 8, 8)
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

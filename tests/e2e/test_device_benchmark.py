@@ -26,6 +26,7 @@ def run(folder, *parts):
     return json.loads((folder / 'device.json').read_text())
 
 
+@pytest.mark.slow
 def test_golden_numbers_are_checked_without_the_missing_packages(tmp_path):
     found = run(tmp_path, 'parity')['parity']
     assert found['complete'] and found['passed'] == 4 and not found['failed'] and not found['not run']

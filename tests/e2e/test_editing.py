@@ -15,6 +15,8 @@ from pegan_jax.sampling import Model
 from pegan_jax.train import run
 from pegan_jax.train.state import create_state
 
+pytestmark = pytest.mark.slow
+
 ITERATIONS, RATE = 3, 0.03  # few steps, but large ones
 
 

@@ -13,6 +13,8 @@ from pegan_jax.cli import main
 from pegan_jax.config import load_config
 from pegan_jax.train import run
 
+pytestmark = pytest.mark.slow
+
 STAGES, END = (2,), 6  # steps
 
 

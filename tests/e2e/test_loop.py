@@ -199,6 +199,7 @@ def test_a_run_moves_to_another_number_of_devices(folder, uninterrupted, tmp_pat
     jax.tree.map(toy.assert_equal_up_to_rounding, moved, uninterrupted)
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_a_workdir_equal_one(folder, uninterrupted, tmp_path):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))

@@ -11,6 +11,8 @@ from pegan_jax.cli import main
 from pegan_jax.config import load_config
 from pegan_jax.train import loop, programs, run
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 
 

@@ -13,6 +13,8 @@ from pegan_jax.config import load_config
 from pegan_jax.train import run
 from pegan_jax.train.report import dry_run
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 
 

@@ -39,7 +39,9 @@ def address():
         return f'127.0.0.1:{s.getsockname()[1]}'
 
 
-@pytest.mark.parametrize('settings', [('checkpoint_every=1',), ('checkpoint_every=0', 'inner_steps=4')])
+@pytest.mark.parametrize(
+    'settings', [pytest.param(('checkpoint_every=1',), marks=pytest.mark.slow), ('checkpoint_every=0', 'inner_steps=4')]
+)
 def test_one_sigterm_on_one_process_stops_both_after_the_same_step(folder, tmp_path, settings):
     overrides = [f'--config.train.{s}' for s in ('total_kimg=1e6', 'log_every=100', *settings)]
     processes = launch(folder, tmp_path, *overrides, peers=address())
@@ -55,6 +57,7 @@ def test_one_sigterm_on_one_process_stops_both_after_the_same_step(folder, tmp_p
     assert step >= json.loads(log.read_text().splitlines()[-1])['step']
 
 
+@pytest.mark.slow
 def test_an_error_of_the_first_process_alone_ends_the_others_with_its_words(folder, tmp_path):
     (process,) = launch(folder, tmp_path, '--config.train.total_kimg=0.032')
     assert process.wait(100) == 0
@@ -153,6 +156,7 @@ def test_evaluate_divides_its_work_over_processes_and_gives_the_same_numbers(fol
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_process_of_two_reads_a_checkpoint_alone(folder, tmp_path):
     """So that one that cannot read it is an error for all, and nobody waits."""
     (process,) = launch(folder, tmp_path, '--config.train.total_kimg=0.016')

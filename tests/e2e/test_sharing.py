@@ -269,6 +269,7 @@ np.savez(f'{folder}/out.npz', **found)
 """
 
 
+@pytest.mark.slow
 def test_a_program_runs_without_this_library(workdir, cips, tmp_path, capsys):
     words = ['--format', 'stablehlo', '--platforms', 'cpu,tpu', '--out', str(tmp_path / 'cips.stablehlo')]
     assert main(['export', '--model', str(workdir), *words]) == 0

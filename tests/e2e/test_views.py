@@ -12,6 +12,8 @@ from pegan_jax.pixels import image_grid, to_uint8
 from pegan_jax.sampling import style_mix
 from pegan_jax.train.loop import run
 
+pytestmark = pytest.mark.slow
+
 
 def _config(kimg):
     # All updates in every step: one program to compile.

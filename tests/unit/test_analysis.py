@@ -108,6 +108,7 @@ def test_positions_can_be_read_off_only_with_padding(layers):
     assert padded['conv 3'].r2.min() > 0.03 and padded['conv 3'].r2.min() > padded['conv 1'].r2.max()
 
 
+@pytest.mark.slow
 def test_a_generator_without_padding_knows_no_position_but_that_of_its_encoding():
     features = random_network('mspie:i,tiny', KEY)
     found, blind = (read_out(features, KEY, 64, head=head, batch=32) for head in ('own', 'identical'))

@@ -99,7 +99,7 @@ def test_one_period_of_the_mirrored_image_gives_the_numbers_of_the_released_marg
 # Derivatives ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('pipe', ['bgc', 'bgcfnc'])
+@pytest.mark.parametrize('pipe', ['bgc', pytest.param('bgcfnc', marks=pytest.mark.slow)])
 def test_gradients_of_both_orders_are_those_of_finite_differences(pipe):
     """The pipe is affine in the images: its Jacobian is exact for any step, and R1 differentiates it once more."""
     x, direction = (jnp.asarray(noise(4, 12, 12)[i : i + 2]) for i in (0, 2))

@@ -261,6 +261,7 @@ def test_bfloat16_images_stay_close_and_are_float32():
     assert 0 < np.abs(got - exact).max() < 0.05 * np.abs(exact).max()
 
 
+@pytest.mark.slow
 def test_bfloat16_training_has_finite_gradients_and_an_exact_penalty():
     model, gan, state = initialised()
     rough = cips.build(run(dataclasses.replace(model, dtype='bfloat16')))

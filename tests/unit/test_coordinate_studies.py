@@ -20,6 +20,7 @@ def models():
     return random_models(['cips:tiny'], jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_a_finer_grid_covers_the_squares_of_the_pixels(models):
     model = models['cips:tiny']
     np.testing.assert_allclose(resolution.cell_grid(model, 1), coords.grid(16, 16), atol=1e-6)

@@ -123,6 +123,7 @@ def stylegan3_scores(**changes):
     return scores(stylegan3.Generator(stylegan3.Config(**(options | changes))))
 
 
+@pytest.mark.slow
 def test_rotations_need_radial_filters_and_kernels_of_one_pixel():
     t, r = stylegan3_scores(), stylegan3_scores(conv_kernel=1, use_radial_filters=True)
     assert r['eqr50k'] > t['eqr50k'] + 20

@@ -42,7 +42,7 @@ def test_references_continue_the_frame_each_in_its_way():
     assert np.abs(made['other worlds'] - truth).mean() > 0.02
 
 
-@pytest.mark.parametrize('name', ['cips:tiny', 'creps:tiny', 'mspie:k,tiny'])
+@pytest.mark.parametrize('name', ['cips:tiny', 'creps:tiny', pytest.param('mspie:k,tiny', marks=pytest.mark.slow)])
 def test_models_show_the_part_of_a_larger_image_that_the_window_is(name):
     loaded, index = model(name), np.arange(2)
     images = extrapolation.of_model(loaded)
@@ -56,6 +56,7 @@ def test_models_show_the_part_of_a_larger_image_that_the_window_is(name):
         np.testing.assert_allclose(down[:, : -side // 4], frame[:, side // 4 :], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_of_somebody_else_is_a_function_of_latents_and_a_grid(tmp_path):
     def images(index, grid):  # a sky, whose brightness falls from left to right, and knows nothing of worlds
         brightness = np.random.default_rng(0).uniform(size=len(index)).reshape(-1, 1, 1, 1) - 0.2 * grid[None, ..., :1]
@@ -78,6 +79,7 @@ def test_a_model_of_somebody_else_is_a_function_of_latents_and_a_grid(tmp_path):
     np.testing.assert_allclose(theirs['rows32'][1], want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_models_without_an_outside_are_refused(tmp_path):
     with pytest.raises(UserError, match='stylegan2 has one view, and nothing outside of it'):
         extrapolation.of_model(model('stylegan2:tiny'))

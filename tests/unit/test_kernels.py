@@ -18,6 +18,8 @@ from pegan_jax import filters, ops
 from pegan_jax.ops import fir, kernels
 from pegan_jax.train.report import described_devices
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'stylegan3'
 # Small tiles, in the shapes that devices take.
 TPU, GPU = kernels.Blocks(2, 8, 128, 8, False), kernels.Blocks(2, 16, 16, 1, True)
@@ -75,7 +77,7 @@ def test_filtered_lrelu_and_its_derivatives_follow_the_definition(blocks, up_tap
         assert_same_orders(got, want, draw(*jax.eval_shape(want, x, b).shape), x, b)
 
 
-@pytest.mark.parametrize('name', ['upfirdn2d', pytest.param('filtered_lrelu', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('name', ['upfirdn2d', 'filtered_lrelu'])
 def test_golden_numbers_are_met(name, tiled):
     tiled(TPU)
     getattr(check_operators, name)(*load(FIXTURES / f'{name}.npz'))
@@ -140,7 +142,6 @@ def no_cache():
 
 
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="pip install 'pegan_jax[tpu]'")
-@pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('radial', [False, True])
 def test_a_tpu_compiles_the_kernels_and_stores_no_upsampled_image(radial, dtype, on, no_cache):

@@ -29,7 +29,9 @@ def psnr(a, b):
     return 10 * np.log10(4 / np.mean((a - b) ** 2))
 
 
-@pytest.mark.parametrize('name, space', [('stylegan2:tiny', 'w'), ('cips:tiny', 'w+')])
+@pytest.mark.parametrize(
+    'name, space', [pytest.param('stylegan2:tiny', 'w', marks=pytest.mark.slow), ('cips:tiny', 'w+')]
+)
 def test_the_latent_of_a_generated_image_is_found(name, space):
     loaded = model(name)
     loaded = dataclasses.replace(loaded, variables=jax.device_get(loaded.variables))  # as of a checkpoint

@@ -33,6 +33,7 @@ def test_horizon_hour_and_season_cover_their_ranges():
     assert np.bincount(truth.season).min() > 75  # of 500, in four seasons
 
 
+@pytest.mark.slow
 def test_worlds_differ_from_each_other():
     images, _ = samples()
     difference = np.abs(images[:-1] / 127.5 - images[1:] / 127.5).mean((1, 2, 3))
