@@ -207,12 +207,6 @@ def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.reshape(n, 2 * tiles[0], 2 * tiles[1], -1)[:, :height, :width].astype(x.dtype)
 
 
-def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [..., C] @ kernel [C, D], summed in float32 at least, in the dtype of x."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.matmul(x, kernel, preferred_element_type=dtype).astype(x.dtype)
-
-
 def _outputs(x: jax.Array, size: tuple[int, int], steps: Steps, dilation: int = 1) -> list[int]:
     """(H', W') of a padded x."""
     return [(n - (k - 1) * dilation - 1) // s + 1 for n, k, s in zip(x.shape[1:3], size, steps.stride, strict=True)]
