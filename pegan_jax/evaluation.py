@@ -19,7 +19,7 @@ from pegan_jax.files import Path, as_path, whole
 from pegan_jax.metrics import image as measures
 from pegan_jax.metrics.names import ALONE, CHANGES
 from pegan_jax.pixels import as_floats, decode_image, to_uint8, with_channels
-from pegan_jax.processes import together
+from pegan_jax.processes import everywhere, of_first, together
 from pegan_jax.sampling import Model, load
 from pegan_jax.scoring import changes, record
 from pegan_jax.scoring import images as sets
@@ -252,15 +252,24 @@ def steps_to_score(workdir: Path, results: Sequence[str]) -> list[int]:
 
 
 def watch(workdir: Path, scorer: Scorer, score: Callable[[Model], None], *, seconds: float = 30.0) -> None:
-    """Calls score(model) for each checkpoint that a run saves, until the one of its last step has been scored."""
+    """Calls score(model) for each checkpoint that a run saves, until the one of its last step has been scored.
+
+    Several processes score the steps that the first one finds.
+    """
     results = [name for s in scorer.scores for name in s.results]
+
+    def loaded(step: int) -> Model | None:
+        try:
+            return load(workdir, step)
+        except CheckpointError:
+            if (workdir / 'checkpoints' / str(step)).is_dir():
+                raise
+            return None  # it has been replaced by a newer one
+
     while True:
-        for step in steps_to_score(workdir, results):
-            try:
-                model = load(workdir, step)
-            except CheckpointError:  # it has been replaced by a newer one
-                if (workdir / 'checkpoints' / str(step)).is_dir():
-                    raise
+        for step in of_first(together(lambda: steps_to_score(workdir, results))):
+            model = together(lambda step=step: loaded(step))
+            if not everywhere(model is not None):
                 continue
             score(model)
             if model.gan.num_steps is None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,20 @@ def together(action: Callable[[], Any], *, first_only: bool = False) -> Any:
     if error is not None:
         raise error
     return result
+
+
+def of_first(numbers: Sequence[int]) -> list[int]:
+    """The whole numbers below 2^31 that the first process gives. All processes call it."""
+    if jax.process_count() == 1:
+        return [*numbers]
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
+    given = np.asarray(numbers, np.int32) if jax.process_index() == 0 else np.zeros(count, np.int32)
+    return multihost_utils.broadcast_one_to_all(given).tolist() if count else []
+
+
+def everywhere(true: bool) -> bool:
+    """Whether it is true on all processes. All of them call it."""
+    return jax.process_count() == 1 or bool(multihost_utils.process_allgather(np.bool_(true)).all())
 
 
 def agree(settings: dict[str, Any]) -> None:

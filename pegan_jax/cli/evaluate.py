@@ -114,7 +114,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     options.at_least_one(args, 'images', 'masks', *(() if args.batch_size is None else ('batch_size',)))
-    if args.distributed is not None and (args.watch is not None or args.method is not None):
+    if args.distributed is not None and args.method is not None:
         raise UserError('--distributed divides the samples of a --model, or --fake; leave it out.')
     options.join(args)
     if args.fake is not None or args.watch is not None:

@@ -157,6 +157,29 @@ def test_evaluate_divides_its_work_over_processes_and_gives_the_same_numbers(fol
 
 
 @pytest.mark.slow
+def test_two_processes_that_watch_a_run_score_every_checkpoint_once(folder, tmp_path):
+    (process,) = launch(
+        folder, tmp_path / 'run', '--config.train.total_kimg=0.024', '--config.train.checkpoint_every=2'
+    )
+    assert process.wait(100) == 0
+    program = 'import sys, toy\nfrom pegan_jax.cli import main\nsys.exit(main(sys.argv[1:]))'
+    command = [sys.executable, '-c', program, 'evaluate', '--watch', tmp_path / 'run', '--metrics', 'rows18']
+    environment, peers = {**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent)}, address()
+    processes = [
+        subprocess.Popen(
+            [*command, '--cache', tmp_path / 'cache', f'--distributed={peers},2,{i}'],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    told = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    scored = [line['step'] for line in lines if 'rows18' in line]
+    assert scored == Checkpoints(tmp_path / 'run' / 'checkpoints').steps() == [2, 3]
+
+
+@pytest.mark.slow
 def test_one_process_of_two_reads_a_checkpoint_alone(folder, tmp_path):
     """So that one that cannot read it is an error for all, and nobody waits."""
     (process,) = launch(folder, tmp_path, '--config.train.total_kimg=0.016')
