@@ -1,4 +1,4 @@
-"""Draws the README's figure: python docs/figures.py --model runs/quickstart --out docs/figure.png.
+"""Draws the README's figure: python docs/figures.py --model worlds32 --out docs/figure.png.
 
 Rows: images of the procedural world, samples of the trained model, and one sample on other coordinates.
 """

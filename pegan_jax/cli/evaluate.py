@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from pegan_jax import evaluation, hub, inpainting
+from pegan_jax import evaluation, inpainting
 from pegan_jax.cli import options
 from pegan_jax.files import Path
 from pegan_jax.gan import Completer
@@ -19,6 +19,7 @@ from pegan_jax.sampling import Model
 from pegan_jax.scoring import record, scores
 from pegan_jax.scoring.networks import RESIZE, open_network
 from pegan_jax.settings import DataConfig, UserError
+from pegan_jax.train import exported
 
 HELP = 'Score the samples of a model, a folder of images, or how well a model completes images.'
 
@@ -173,7 +174,7 @@ def _score_model(args: argparse.Namespace, model: Model, scorer: scores.Scorer, 
         data = evaluation.data_of(args.data, data)
     values, about = evaluation.score_model(model, scorer, data, **told)
     place = args.model or args.watch
-    beside = None if hub.is_address(place) or place.is_file() else place / 'metrics.jsonl'
+    beside = None if exported.is_name(place) or place.is_file() else place / 'metrics.jsonl'
     _tell(args, args.out or beside, model.step, values, about)
 
 

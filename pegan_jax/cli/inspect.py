@@ -5,8 +5,9 @@ import argparse
 import jax
 
 from pegan_jax import config as configs
-from pegan_jax import hub, interop
+from pegan_jax import interop
 from pegan_jax.cli import options
+from pegan_jax.train import exported
 from pegan_jax.train.report import layer_table
 from pegan_jax.weights import reader
 
@@ -22,7 +23,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    if not hub.is_address(args.model) and interop.is_foreign(args.model):
+    if not exported.is_name(args.model) and interop.is_foreign(args.model):
         return _inspect_foreign(args)
     model = options.load(args)
     print(f'{model.config.system}, step {model.step}, in {args.model}\n')

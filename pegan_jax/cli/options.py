@@ -37,9 +37,9 @@ def path(text: str) -> Path:
 
 
 def model(text: str) -> str | Path:
-    """A model: hf://user/name on the hub, which stays text, or a path; the name of one that ships becomes its path."""
+    """A model: hf://user/name on the hub, which stays text, or a path or the name of one that ships."""
     try:
-        return hub.parse(text) and text if hub.is_address(text) else exported.shipped(text) or path(text)
+        return hub.parse(text) and text if hub.is_address(text) else path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -226,7 +226,7 @@ def _weights(text: str) -> tuple[str, pathlib.Path]:
 
 def load(args: argparse.Namespace) -> sampling.Model:
     """The model of `add_model`."""
-    if not hub.is_address(args.model) and not args.model.exists():
+    if not exported.is_name(args.model) and not args.model.exists():
         raise UserError(f'--model {args.model} does not exist; give {MODEL}.')
     step = int(args.step) if args.step is not None and args.step.isdigit() else args.step
     return sampling.load(args.model, step)

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pegan_jax import analysis, animation, coords, hub, sampling
+from pegan_jax import analysis, animation, coords, sampling
 from pegan_jax.cli import options
 from pegan_jax.files import Path, absolute, whole
 from pegan_jax.pixels import as_image, image_grid, to_uint8
 from pegan_jax.settings import UserError
+from pegan_jax.train import exported
 
 HELP = 'Draw images from seeds, as one grid or one file each; also mixed styles and videos.'
 
@@ -219,7 +220,7 @@ def _write_folder(args: argparse.Namespace, model: sampling.Model, out: Path, ch
     names = ('truncation_psi', 'truncation_cutoff', 'noise_mode', 'size', 'translate', 'rotate')
     about = {name: getattr(args, name) for name in names}
     about |= {
-        'model': args.model if hub.is_address(args.model) else str(absolute(args.model)),
+        'model': str(args.model if exported.is_name(args.model) else absolute(args.model)),
         'step': model.step,
         'class': args.label if not any(ends) else None,
     }

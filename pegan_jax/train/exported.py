@@ -44,6 +44,11 @@ def shipped(name: str | os.PathLike) -> pathlib.Path | None:
     return file if file.parent == SHIPPED and file.is_file() and not os.path.lexists(name) else None
 
 
+def is_name(model: str | os.PathLike) -> bool:
+    """Whether a model is named by an address of the hub, or as one that ships, and not by a path."""
+    return hub.is_address(model) or shipped(model) is not None
+
+
 def place(path: str | os.PathLike) -> Path:
     """Where a model is that a user names: by a path, by the name of one that ships, or by an address of the hub.
 

@@ -36,15 +36,15 @@ def _executed(name, config, kimg, folder, monkeypatch):
 def test_the_first_notebook_shows_a_model_that_ships_and_trains_another(tmp_path, monkeypatch):
     notebook = _executed('start.ipynb', 'cips:tiny', '0.016', tmp_path, monkeypatch)
     samples, views, truncated, mine = _pictures(notebook)
-    assert samples.shape == (128, 512, 3) and views.shape == (256, 1024, 3)
-    assert truncated.shape == (256, 512, 3) and mine.shape == (32, 128, 3)
+    assert samples.shape == (64, 256, 3) and views.shape == (256, 1024, 3)
+    assert truncated.shape == (128, 256, 3) and mine.shape == (32, 128, 3)
     small, fine, turned, wide = (views[:, 256 * i : 256 * (i + 1)].astype(int) for i in range(4))
     # The finer image is the same scene; the middle of the wide one is that at half the size.
     assert np.abs(small - fine).mean() < np.abs(turned - fine).mean()
     assert np.abs(wide[64:192, 64:192] - fine.reshape(128, 2, 128, 2, 3).mean((1, 3))).mean() < 10
     # With psi 0 all are the mean image.
-    mean = truncated[:64].reshape(64, 8, 64, 3)
-    assert np.abs(mean - mean[:, :1]).max() <= 1 < truncated[64:].reshape(-1, 64, 8, 64, 3).std(2).mean()
+    mean = truncated[:32].reshape(32, 8, 32, 3)
+    assert np.abs(mean - mean[:, :1]).max() <= 1 < truncated[32:].reshape(-1, 32, 8, 32, 3).std(2).mean()
 
 
 def test_the_cips_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):

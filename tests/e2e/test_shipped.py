@@ -1,0 +1,53 @@
+"""The models that come with the library: every one is there, is what its card and its configuration say, and draws."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pegan_jax
+from pegan_jax.cli import main
+from pegan_jax.config import load_config
+from pegan_jax.train import exported
+
+ROOT = pathlib.Path(__file__).parents[2]
+FILES = sorted(exported.SHIPPED.iterdir())
+CARDS = (ROOT / 'docs' / 'models.md').read_text()
+
+
+def test_they_are_small_and_no_other_file_lies_beside_them():
+    assert {file.suffix for file in FILES} == {'.safetensors'}
+    assert all(file.stat().st_size < 4e6 for file in FILES) and sum(file.stat().st_size for file in FILES) < 16e6
+
+
+@pytest.mark.parametrize('name', [file.stem for file in FILES])
+def test_a_model_is_that_of_its_configuration_and_has_a_card(name):
+    model, card = pegan_jax.load(name), re.search(rf'^## {name}\n(.*?)(?=^## |\Z)', CARDS, re.M | re.S)[1]
+    config = load_config(re.search(r'--config (\S+)', card)[1])
+    assert model.config.model == config.model and model.config.data.size == config.data.size
+    assert f'{model.images:,} images' in card
+
+
+@pytest.mark.parametrize('name', [file.stem for file in FILES])
+def test_a_model_draws_images_that_differ_from_each_other_and_from_noise(name):
+    model = pegan_jax.load(name)
+    images = np.asarray(pegan_jax.sample(model, range(8)))
+    assert np.isfinite(images).all() and images.std(0).mean() > 0.1
+    steps = np.abs(np.diff(images, axis=2)).mean()
+    assert steps < 0.5 * images.std(), 'neighbours are as different as strangers'
+
+
+def test_the_name_alone_is_a_model_wherever_one_is_and_a_folder_of_that_name_goes_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(['sample', '--model', 'worlds32', '--seeds', '0-3', '--out', 'samples.png']) == 0
+    assert Image.open('samples.png').size == (128, 32)
+    assert main(['inspect', '--model', 'worlds32']) == 0
+    assert main(['evaluate', '--model', 'worlds32', '--metrics', 'rows8']) == 0
+    assert 'in worlds32' in capsys.readouterr().out and [*tmp_path.iterdir()] == [tmp_path / 'samples.png']
+    (tmp_path / 'worlds32').mkdir()
+    assert main(['sample', '--model', 'worlds32', '--seeds', '0', '--out', 'again.png']) == 1
+    assert 'worlds32' in capsys.readouterr().err and not (tmp_path / 'again.png').exists()
+    assert main(['sample', '--model', 'worlds65', '--seeds', '0', '--out', 'again.png']) == 1
+    assert 'a model that ships (' in capsys.readouterr().err
