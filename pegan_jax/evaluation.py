@@ -267,8 +267,8 @@ def watch(workdir: Path, scorer: Scorer, score: Callable[[Model], None], *, seco
             return None  # it has been replaced by a newer one
 
     while True:
-        for step in of_first(together(lambda: steps_to_score(workdir, results))):
-            model = together(lambda step=step: loaded(step))
+        for step in of_first(together(lambda: steps_to_score(workdir, results), first_only=True) or []):
+            model = together(functools.partial(loaded, step))
             if not everywhere(model is not None):
                 continue
             score(model)

@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     options.at_least_one(args, 'images', 'masks', *(() if args.batch_size is None else ('batch_size',)))
     if args.distributed is not None and args.method is not None:
-        raise UserError('--distributed divides the samples of a --model, or --fake; leave it out.')
+        raise UserError('--distributed divides the samples of a --model, or --fake; with --method leave it out.')
     options.join(args)
     if args.fake is not None or args.watch is not None:
         if args.method is not None or args.step is not None:

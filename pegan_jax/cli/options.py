@@ -21,8 +21,8 @@ from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train import exported
 from pegan_jax.weights.public import FILES
 
-NAMES = ', '.join(sorted(file.stem for file in exported.SHIPPED.glob('*.safetensors')))
-MODEL = f'the --workdir of a run, what convert or export made, a model that ships ({NAMES}), or hf://user/name'
+_SHIPPED = ', '.join(sorted(file.stem for file in exported.SHIPPED.glob('*.safetensors')))
+MODEL = f'the --workdir of a run, what convert or export made, a model that ships ({_SHIPPED}), or hf://user/name'
 HEARTBEAT = 30  # seconds after which a process that is not heard of counts as dead
 
 

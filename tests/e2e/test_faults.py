@@ -197,4 +197,6 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_very_state_of_the_unin
         toy.settings(folder, f'total_kimg={config.train.total_kimg}', 'checkpoint_every=0'), tmp_path / 'whole'
     )
     assert_equal(state, jax.device_get(whole))
-    assert reached[-1] and len({*map(tuple, reached)}) > 1  # it went on, on slow machines not each time
+    assert reached[-1] and len({*map(tuple, reached)}) > max(
+        1, kills // 10
+    )  # it went on, on slow machines not each time

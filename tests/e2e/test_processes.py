@@ -126,6 +126,22 @@ def test_scores_of_two_processes_are_those_of_one(folder, tmp_path):
     np.testing.assert_allclose(*found, rtol=0.02)
 
 
+def evaluate(*words, peers=None):
+    """What the command prints, (out, err) of one process or of two that know each other."""
+    program = 'import sys, toy\nfrom pegan_jax.cli import main\nsys.exit(main(sys.argv[1:]))'
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', program, 'evaluate', *words, *extra],
+            env={**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for extra in ([[]] if peers is None else [[f'--distributed={peers},2,{i}'] for i in range(2)])
+    ]  # fmt: skip
+    told = [process.communicate(timeout=200) for process in processes]
+    assert not any(process.returncode for process in processes), told
+    return told
+
+
 @pytest.mark.slow
 def test_evaluate_divides_its_work_over_processes_and_gives_the_same_numbers(folder, tmp_path):
     (process,) = launch(folder, tmp_path / 'run', '--config.train.total_kimg=0.016')
@@ -133,19 +149,8 @@ def test_evaluate_divides_its_work_over_processes_and_gives_the_same_numbers(fol
     found, names = [], 'fd_worlds600,kid_worlds600,swd520'
     for peers, count in ((None, 1), (address(), 2)):
         out = tmp_path / f'{count}.jsonl'
-        program = 'import sys, toy\nfrom pegan_jax.cli import main\nsys.exit(main(sys.argv[1:]))'
-        command = [sys.executable, '-c', program, 'evaluate', '--model', tmp_path / 'run', '--metrics', names]
-        command += ['--out', out, '--cache', tmp_path / f'cache{count}', '--data', 'worlds']
-        environment = {**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent)}
-        processes = [
-            subprocess.Popen(
-                [*command, *([] if peers is None else [f'--distributed={peers},2,{i}'])],
-                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )
-            for i in range(count)
-        ]  # fmt: skip
-        told = [process.communicate(timeout=200) for process in processes]
-        assert [process.returncode for process in processes] == [0] * count, told
+        words = ['--model', tmp_path / 'run', '--metrics', names, '--out', out, '--data', 'worlds']
+        told = evaluate(*words, '--cache', tmp_path / f'cache{count}', peers=peers)
         assert ['fd_worlds600' in words for words, _ in told] == [True, False][:count]
         (line,) = out.read_text().splitlines()
         found.append(json.loads(line))
@@ -162,18 +167,7 @@ def test_two_processes_that_watch_a_run_score_every_checkpoint_once(folder, tmp_
         folder, tmp_path / 'run', '--config.train.total_kimg=0.024', '--config.train.checkpoint_every=2'
     )
     assert process.wait(100) == 0
-    program = 'import sys, toy\nfrom pegan_jax.cli import main\nsys.exit(main(sys.argv[1:]))'
-    command = [sys.executable, '-c', program, 'evaluate', '--watch', tmp_path / 'run', '--metrics', 'rows18']
-    environment, peers = {**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent)}, address()
-    processes = [
-        subprocess.Popen(
-            [*command, '--cache', tmp_path / 'cache', f'--distributed={peers},2,{i}'],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    told = [process.communicate(timeout=200) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    evaluate('--watch', tmp_path / 'run', '--metrics', 'rows18', '--cache', tmp_path / 'cache', peers=address())
     lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
     scored = [line['step'] for line in lines if 'rows18' in line]
     assert scored == Checkpoints(tmp_path / 'run' / 'checkpoints').steps() == [2, 3]

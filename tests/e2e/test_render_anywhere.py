@@ -1,5 +1,6 @@
 """Rendering beyond regular grids: warps, panoramas, spheres, styles of every position, supersampling, pyramids."""
 
+import json
 import math
 import re
 
@@ -268,6 +269,14 @@ def test_a_pyramid_goes_on_where_it_was_cut_and_no_other_image_joins_it(model, t
     ):
         with pytest.raises(ValueError, match='holds tiles of another image'):
             render_tiles(model, seed, other, folder, side=side)
+    record = folder / 'tiles.json'
+    kept = record.read_text()
+    grey = {**json.loads(kept), 'pixels': [pixel[:2] for pixel in json.loads(kept)['pixels']]}
+    for other in ('[]', '{}', json.dumps(grey)):  # of other programs, and of a model of other channels
+        record.write_text(other)
+        with pytest.raises(ValueError, match='holds tiles of another image'):
+            render_tiles(model, 2, grid, folder, side=8)
+    record.write_text(kept)
     render_tiles(model, 2, grid, folder, side=8)
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())
     files = {str(path.relative_to(whole)): path.read_bytes() for path in whole.rglob('*') if path.is_file()}
