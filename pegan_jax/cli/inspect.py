@@ -9,7 +9,7 @@ from pegan_jax import interop
 from pegan_jax.cli import options
 from pegan_jax.train import exported
 from pegan_jax.train.report import layer_table
-from pegan_jax.weights import reader
+from pegan_jax.weights import contents
 
 HELP = 'List what a checkpoint holds, of a run or of another program.'
 EPILOG = ''
@@ -38,19 +38,19 @@ def _inspect_foreign(args: argparse.Namespace) -> None:
     tree = interop.read(args.model)
     try:
         importer, problem = interop.importer_of(tree), None
-    except reader.ForeignFileError as error:
-        importer, problem = reader, error
+    except contents.ForeignFileError as error:
+        importer, problem = contents, error
     found = importer.arrays(tree)
     for name, array in found.items():
-        print(f'{reader.shown(name):60} {array.dtype!s:9} {"x".join(map(str, array.shape)) or "scalar"}')
-    for name, record in reader.records(tree).items():
-        settings = ', '.join(f'{reader.shown(key)}={reader.shown(value)}' for key, value in record.items())
-        print(f'{reader.shown(name)} ({reader.shown(record.class_name)}): {settings or "no attributes"}')
+        print(f'{contents.shown(name):60} {array.dtype!s:9} {"x".join(map(str, array.shape)) or "scalar"}')
+    for name, record in contents.records(tree).items():
+        settings = ', '.join(f'{contents.shown(key)}={contents.shown(value)}' for key, value in record.items())
+        print(f'{contents.shown(name)} ({contents.shown(record.class_name)}): {settings or "no attributes"}')
     print(f'{sum(x.size for x in found.values()):,} numbers in {len(found)} arrays\n')
     try:
         if problem:
             raise problem
         config, inferred = interop.infer(tree, activation=args.activation)
         print(interop.described(config.system, inferred, importer.LICENCE))
-    except reader.ForeignFileError as error:
+    except contents.ForeignFileError as error:
         print(f'{args.model} cannot be converted as it is: {error}')

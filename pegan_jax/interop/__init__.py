@@ -20,7 +20,7 @@ from pegan_jax.settings import UserError
 from pegan_jax.train import exported
 from pegan_jax.train.checkpoint import Checkpoints, load_sampling, split_state
 from pegan_jax.train.workdir import IMPORTED
-from pegan_jax.weights import kinds, reader, tensor_bundle
+from pegan_jax.weights import contents, kinds, reader, tensor_bundle
 
 IMPORTERS = (nvidia, singan_original, singan, mmgen, mmgen_early, deepfill, stylegan2, cips)
 WRAPPERS = ('state_dict', 'model', 'params_ema', 'g_ema', 'ema', 'G_ema', 'generator', 'params', 'netG')
@@ -64,8 +64,8 @@ def convert(
         noises = None if noises is None else reader.read(noises)
         options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
         imported = importer.load(tree, sampling_only=sampling_only, **options)
-    except reader.ForeignFileError as error:
-        raise reader.ForeignFileError(f'{source}: {error}') from None
+    except contents.ForeignFileError as error:
+        raise contents.ForeignFileError(f'{source}: {error}') from None
     out.parent.mkdir(parents=True, exist_ok=True)
     # In a bucket nothing can be renamed: config.json, which comes last, tells that all is there.
     unfinished = out if in_bucket(out) else pathlib.Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
@@ -154,11 +154,11 @@ def importer_of(tree: Any) -> types.ModuleType:
         if module.recognises(tree):
             return module
     found = tree if isinstance(tree, dict) else {}
-    arrays = reader.arrays(tree)
+    arrays = contents.arrays(tree)
     if not arrays:
-        names = ', '.join(reader.shown(name) for name in list(found)[:8])
-        raise reader.ForeignFileError(f'holds no arrays, so no networks; it holds {names or reader.shown(tree)}.')
-    raise reader.ForeignFileError(kinds.program([reader.shown(name) for name in arrays]))
+        names = ', '.join(contents.shown(name) for name in list(found)[:8])
+        raise contents.ForeignFileError(f'holds no arrays, so no networks; it holds {names or contents.shown(tree)}.')
+    raise contents.ForeignFileError(kinds.program([contents.shown(name) for name in arrays]))
 
 
 def infer(

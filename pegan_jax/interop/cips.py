@@ -19,7 +19,7 @@ from pegan_jax.interop.imported import Imported, check_official, first_state
 from pegan_jax.models import cips
 from pegan_jax.settings import UserError
 from pegan_jax.weights import rules
-from pegan_jax.weights.reader import ForeignFileError, arrays, shown
+from pegan_jax.weights.contents import ForeignFileError, arrays, shown
 from pegan_jax.weights.rules import Rule
 
 LICENCE = (

@@ -15,8 +15,8 @@ from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, Train
 from pegan_jax.interop.imported import Imported, first_state
 from pegan_jax.models import deepfill
 from pegan_jax.settings import UserError
-from pegan_jax.weights import reader, rules
-from pegan_jax.weights.reader import ForeignFileError, shown
+from pegan_jax.weights import contents, rules
+from pegan_jax.weights.contents import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
 
 LICENCE = (
@@ -136,7 +136,7 @@ def turn_colours(params: dict[str, dict], channels: int) -> None:
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:
     """All arrays by name; of the port with the part of the file in front: 'G.stage1.conv1.conv.weight'."""
-    return dict(tree) if _layout(tree) == 'official' else reader.arrays(tree)
+    return dict(tree) if _layout(tree) == 'official' else contents.arrays(tree)
 
 
 def parts(tree: Any) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:

@@ -18,8 +18,8 @@ from pegan_jax.config import Config, ConfigError, DataConfig, load_config
 from pegan_jax.interop.imported import Imported, first_state
 from pegan_jax.models import mspie
 from pegan_jax.models.discriminator import num_halvings
-from pegan_jax.weights import reader, rules
-from pegan_jax.weights.reader import ForeignFileError, shown
+from pegan_jax.weights import contents, rules
+from pegan_jax.weights.contents import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
 
 LICENCE = (
@@ -40,7 +40,7 @@ def recognises(tree: Any) -> bool:
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:
     """{'generator_ema.conv1.conv.weight_orig': array, ...}."""
-    return reader.arrays(tree['state_dict'])
+    return contents.arrays(tree['state_dict'])
 
 
 def _parts(tree: Any) -> dict[str, dict[str, np.ndarray]]:

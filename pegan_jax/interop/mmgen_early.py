@@ -14,8 +14,8 @@ import numpy as np
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, system_module
 from pegan_jax.interop.imported import Imported, first_state
 from pegan_jax.models import dcgan, pggan
-from pegan_jax.weights import reader, rules
-from pegan_jax.weights.reader import ForeignFileError, shown
+from pegan_jax.weights import contents, rules
+from pegan_jax.weights.contents import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
 
 LICENCE = (
@@ -121,7 +121,7 @@ def recognises(tree: Any) -> bool:
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:
     """{'generator.noise2feat.bias': array, ...}."""
-    return reader.arrays(tree['state_dict'])
+    return contents.arrays(tree['state_dict'])
 
 
 def parts(tree: Any) -> dict[str, dict[str, np.ndarray]]:

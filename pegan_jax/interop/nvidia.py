@@ -18,7 +18,7 @@ from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, syste
 from pegan_jax.interop.imported import Imported, first_state
 from pegan_jax.models import creps, stylegan2, stylegan3
 from pegan_jax.weights import rules
-from pegan_jax.weights.reader import ForeignFileError, shown
+from pegan_jax.weights.contents import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
 
 LICENCE = (

@@ -16,8 +16,8 @@ import numpy as np
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig
 from pegan_jax.interop.imported import Imported
 from pegan_jax.models import singan
-from pegan_jax.weights import reader, rules
-from pegan_jax.weights.reader import ForeignFileError, shown
+from pegan_jax.weights import contents, rules
+from pegan_jax.weights.contents import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
 
 LICENCE = (
@@ -67,7 +67,7 @@ def recognises(tree: Any) -> bool:
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:
     """{'generator.blocks.0.head.conv.weight': array, ...}."""
-    return reader.arrays(tree['state_dict'])
+    return contents.arrays(tree['state_dict'])
 
 
 def infer(tree: Any, *, noises: Any = None) -> tuple[Config, dict[str, Any]]:

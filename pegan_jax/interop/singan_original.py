@@ -14,8 +14,8 @@ from pegan_jax.files import Path, as_path
 from pegan_jax.interop import singan as mmgen
 from pegan_jax.interop.imported import Imported
 from pegan_jax.models import singan
-from pegan_jax.weights import reader
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights import contents, reader
+from pegan_jax.weights.contents import ForeignFileError
 
 LICENCE = (
     'Converted weights keep the rights of their source: the licence of the SinGAN program, and the rights in the image '
@@ -48,7 +48,7 @@ def recognises(tree: Any) -> bool:
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:
     """{'Gs.0.head.conv.weight': array, ..., 'Zs.0': ..., 'reals.0': ...}."""
-    return reader.arrays(tree)
+    return contents.arrays(tree)
 
 
 def _lists(tree: Any) -> tuple[list, list, np.ndarray, list]:
@@ -66,7 +66,7 @@ def _lists(tree: Any) -> tuple[list, list, np.ndarray, list]:
 
 
 def _networks(generators: list) -> dict[str, np.ndarray]:
-    found = {f'blocks.{s}.{name}': a for s, g in enumerate(generators) for name, a in reader.arrays(g).items()}
+    found = {f'blocks.{s}.{name}': a for s, g in enumerate(generators) for name, a in contents.arrays(g).items()}
     return mmgen.folded(found)
 
 

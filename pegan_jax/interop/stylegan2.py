@@ -21,8 +21,8 @@ from pegan_jax.interop import cips
 from pegan_jax.interop.imported import Imported, check_official, first_state
 from pegan_jax.models import stylegan2
 from pegan_jax.models.discriminator import num_halvings, widths
-from pegan_jax.weights import reader, rules
-from pegan_jax.weights.reader import ForeignFileError, shown
+from pegan_jax.weights import contents, rules
+from pegan_jax.weights.contents import ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
 
 LICENCE = (
@@ -254,11 +254,11 @@ def parts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
     if _is_tf(tree):
         return {net: _variables(network) for net, network in zip(('g', 'd', 'g_ema'), tree, strict=True)}
     if 'g_ema' not in tree:
-        return {'g_ema': reader.arrays(tree)}
+        return {'g_ema': contents.arrays(tree)}
     rest = {k: v for k, v in tree.items() if k not in (*NETWORKS, *_LEFT_OUT, 'latent_avg')}
-    if extra := reader.arrays(rest):
+    if extra := contents.arrays(rest):
         raise ForeignFileError(f'left over: {", ".join(map(shown, extra))}.')
-    found = {net: reader.arrays(tree[net]) for net in NETWORKS if isinstance(tree.get(net), dict)}
+    found = {net: contents.arrays(tree[net]) for net in NETWORKS if isinstance(tree.get(net), dict)}
     if isinstance(tree.get('latent_avg'), np.ndarray):
         for net in found.keys() & {'g_ema', 'g'}:
             found[net] = {'latent_avg': tree['latent_avg'], **found[net]}

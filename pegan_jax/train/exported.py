@@ -22,8 +22,8 @@ from pegan_jax import hub
 from pegan_jax.config import Config
 from pegan_jax.files import Path, as_path, on_disk, whole
 from pegan_jax.settings import TrainConfig, UserError
-from pegan_jax.weights import reader, rules
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights import contents, reader, rules
+from pegan_jax.weights.contents import ForeignFileError
 
 FILE, OWN, VERSION = 'model.safetensors', 'pegan_jax', '1'
 META = {'step': int, 'images': int, 'classes': list, 'imported': dict | None}
@@ -142,7 +142,7 @@ def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
     except ForeignFileError as error:
         raise ForeignFileError(f'{path} {error}') from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ForeignFileError(f'{path} does not describe a model of this library: {reader.shown(error)}.') from None
+        raise ForeignFileError(f'{path} does not describe a model of this library: {contents.shown(error)}.') from None
     halves = tuple(HALVES.values())
     return config, jax.tree.map(lambda x: x.astype(np.float32) if x.dtype in halves else x, variables), meta
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.ops import resize_half_pixel
-from pegan_jax.weights import reader, rules
+from pegan_jax.weights import contents, reader, rules
 
 # Index of a convolution among torchvision's `vgg16().features`, and its features; a pool is behind every block.
 BLOCKS = (
@@ -66,7 +66,7 @@ def load_vgg(path: str | pathlib.Path) -> dict:
 
     Raises: ForeignFileError if there is no such file, or it holds anything else.
     """
-    found = reader.arrays(reader.read(path))
+    found = contents.arrays(reader.read(path))
     table = [
         rules.Rule(r'features\.(\d+)\.weight', 'features_{0}/kernel', rules.conv),
         rules.Rule(r'features\.(\d+)\.bias', 'features_{0}/bias', rules.flat),
@@ -78,8 +78,8 @@ def _apply(path: str | pathlib.Path, found: dict, table: list, net: nn.Module, *
     target = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
     try:
         return rules.apply(found, table, target, **options)
-    except reader.ForeignFileError as error:
-        raise reader.ForeignFileError(f'{path}: {error}') from None
+    except contents.ForeignFileError as error:
+        raise contents.ForeignFileError(f'{path}: {error}') from None
 
 
 # HED ------------------------------------------------------------------------------------------------------------------
@@ -109,17 +109,17 @@ def load_hed(path: str | pathlib.Path) -> dict:
 
     Raises: ForeignFileError if there is no such file, or it holds anything else.
     """
-    found = list(reader.arrays(reader.read(path)).items())
+    found = list(contents.arrays(reader.read(path)).items())
     if len(found) != 38:
-        raise reader.ForeignFileError(f'{path} is not a file of HED: it has {len(found)} arrays; expected 38.')
+        raise contents.ForeignFileError(f'{path} is not a file of HED: it has {len(found)} arrays; expected 38.')
     indices = iter([index for block in BLOCKS for index, _ in block])
     heads = iter([*(f'side_{n}' for n in range(5)), 'fuse'])
     layers = {}
     for (name, weight), (bias_name, bias) in zip(found[::2], found[1::2], strict=True):
         if weight.ndim != 4 or bias.ndim != 1:
-            raise reader.ForeignFileError(
-                f'{path} is not a file of HED: expected weights and biases in turn, but {reader.shown(name)} has the '
-                f'shape {weight.shape} and {reader.shown(bias_name)} {bias.shape}.'
+            raise contents.ForeignFileError(
+                f'{path} is not a file of HED: expected weights and biases in turn, but {contents.shown(name)} has the '
+                f'shape {weight.shape} and {contents.shown(bias_name)} {bias.shape}.'
             )
         layer = next(heads, 'more') if weight.shape[2:] == (1, 1) else f'vgg/features_{next(indices, "more")}'
         layers |= {f'{layer}/kernel': weight, f'{layer}/bias': bias}

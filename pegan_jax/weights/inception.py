@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.ops import conv2d, resize_bicubic, resize_corner
-from pegan_jax.weights import reader, rules
+from pegan_jax.weights import contents, reader, rules
 
 SIDE = 299
 FEATURES, CLASSES = 2048, 1008
@@ -172,9 +172,9 @@ def load_inception(path: str | pathlib.Path) -> tuple[dict, np.ndarray]:
     Raises: ForeignFileError if there is no such file, or it holds anything else; of torchvision's own Inception-v3,
       which has other weights and other pools, it says so.
     """
-    found = reader.arrays(reader.read(path))
+    found = contents.arrays(reader.read(path))
     if 'fc.weight' in found and len(found['fc.weight']) != CLASSES:
-        raise reader.ForeignFileError(
+        raise contents.ForeignFileError(
             f'{path} has {len(found["fc.weight"])} classes, not {CLASSES}: an Inception-v3, but not that of FID.'
         )
     table = [rules.Rule(r'fc\.weight', 'fc', rules.dense), *_TABLE]
@@ -190,7 +190,7 @@ def load_stem(path: str | pathlib.Path) -> dict:
     Raises: ForeignFileError as `load_inception`.
     """
     target = jax.eval_shape(Stem().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
-    found = {k: v for k, v in reader.arrays(reader.read(path)).items() if k.startswith('Conv2d_')}
+    found = {k: v for k, v in contents.arrays(reader.read(path)).items() if k.startswith('Conv2d_')}
     return _filled(path, found, _TABLE, target, [])
 
 
@@ -209,8 +209,8 @@ _TABLE = [
 def _filled(path: str | pathlib.Path, found: dict, table: list, target: dict, ignored: list[str]) -> dict:
     try:
         return rules.apply(_folded(found, target), table, target, ignored=ignored)
-    except reader.ForeignFileError as error:
-        raise reader.ForeignFileError(f'{path}: {error}') from None
+    except contents.ForeignFileError as error:
+        raise contents.ForeignFileError(f'{path}: {error}') from None
 
 
 def _folded(found: dict, target: dict) -> dict:

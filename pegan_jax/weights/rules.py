@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pegan_jax.weights.reader import ForeignFileError, shown
+from pegan_jax.weights.contents import ForeignFileError, shown
 
 
 class Rule(NamedTuple):

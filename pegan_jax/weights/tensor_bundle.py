@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from pegan_jax.files import as_path, on_disk
-from pegan_jax.weights.reader import MAX_BYTES, ForeignFileError, shown
+from pegan_jax.weights.contents import MAX_BYTES, ForeignFileError, shown
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from pegan_jax.train.checkpoint import Checkpoints, load_networks
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import data_mesh, replicated_state
 from pegan_jax.weights import rules
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 
 @pytest.fixture(scope='module')

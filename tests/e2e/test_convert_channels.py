@@ -10,7 +10,7 @@ from compare import load, select
 
 from pegan_jax import interop
 from pegan_jax.interop import mmgen
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures'
 

@@ -17,7 +17,7 @@ from pegan_jax.cli import main
 from pegan_jax.interop import deepfill as importer
 from pegan_jax.models import deepfill
 from pegan_jax.train.checkpoint import load_networks
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'deepfill'
 OIHW = (3, 2, 0, 1)

@@ -19,7 +19,7 @@ from pegan_jax.interop import mmgen
 from pegan_jax.models import mspie
 from pegan_jax.train.checkpoint import Checkpoints, load_networks
 from pegan_jax.train.state import create_state
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'positional_encoding_gans'
 SHAPES = json.loads((FIXTURES / 'state_dict_shapes.json').read_text())

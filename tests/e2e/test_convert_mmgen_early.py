@@ -17,7 +17,7 @@ from pegan_jax.interop import mmgen_early
 from pegan_jax.models import dcgan, pggan
 from pegan_jax.train.checkpoint import load_networks
 from pegan_jax.weights import reader
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'positional_encoding_gans'
 

@@ -15,7 +15,7 @@ from pegan_jax.cli import main
 from pegan_jax.interop import nvidia
 from pegan_jax.train.checkpoint import load_networks
 from pegan_jax.weights import reader
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 BUFFERS = {
     'w_avg', 'transform', 'freqs', 'phases', 'magnitude_ema', 'up_filter', 'down_filter', 'resample_filter',

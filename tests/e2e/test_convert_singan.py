@@ -15,7 +15,7 @@ from compare import assert_close, nhwc
 from pegan_jax import convert, editing, load
 from pegan_jax.cli import main
 from pegan_jax.models import singan
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 
 @functools.cache

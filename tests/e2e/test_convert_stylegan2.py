@@ -18,8 +18,8 @@ from pegan_jax.gan import per_layer
 from pegan_jax.interop import stylegan2 as importer
 from pegan_jax.models import stylegan_training
 from pegan_jax.sampling.model import truncate
-from pegan_jax.weights import reader
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights import contents, reader
+from pegan_jax.weights.contents import ForeignFileError
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'checkpoints'
 FILE = FOLDER / 'stylegan2_port_tiny.pt'
@@ -73,7 +73,7 @@ def test_a_training_file_of_the_port(tmp_path, golden, tree, capsys):
 
 @pytest.mark.parametrize('form', ['bare', 'wrapped', 'parallel', 'safetensors', 'flat'])
 def test_a_generator_as_people_save_it_again(tmp_path, golden, tree, form):
-    bare = {**reader.arrays(tree['g_ema'])}
+    bare = {**contents.arrays(tree['g_ema'])}
     path = tmp_path / 'model.pt'
     if form in ('safetensors', 'flat'):
         prefix = 'g_ema.' if form == 'flat' else ''
@@ -169,7 +169,7 @@ def tf_discriminator(state):
 
 @pytest.fixture
 def first_release(tmp_path, tree, monkeypatch):
-    ema, g, d = (reader.arrays(tree[net]) for net in ('g_ema', 'g', 'd'))
+    ema, g, d = (contents.arrays(tree[net]) for net in ('g_ema', 'g', 'd'))
     value = tf_generator(g, tree['latent_avg']), tf_discriminator(d), tf_generator(ema, tree['latent_avg'])
     module = types.ModuleType('dnnlib.tflib.network')
     module.Network = Network
@@ -196,7 +196,7 @@ def test_what_is_left_over_or_missing_is_named(tmp_path, tree):
     ):
         path = tmp_path / 'a.pkl'
         path.write_bytes(
-            pickle.dumps(change({'g_ema': reader.arrays(tree['g_ema']), 'd': reader.arrays(tree['d'])}), 4)
+            pickle.dumps(change({'g_ema': contents.arrays(tree['g_ema']), 'd': contents.arrays(tree['d'])}), 4)
         )
         with pytest.raises(ForeignFileError, match=match):
             convert(path, tmp_path / 'out')

@@ -12,7 +12,7 @@ import pytest
 
 from pegan_jax import load
 from pegan_jax.cli import main
-from pegan_jax.weights import reader, tensor_bundle
+from pegan_jax.weights import contents, reader, tensor_bundle
 
 pytestmark = pytest.mark.hand
 
@@ -46,7 +46,7 @@ def test_a_trained_dcgan_converts_and_gives_the_images_of_torch(package, tmp_pat
     torch = pytest.importorskip('torch')
     file, place, convolutions, norms = GENERATORS[package]
     tree = reader.read(pathlib.Path(fetched(package, tmp_path / 'package') / file))
-    theirs = reader.arrays(tree if place is None else tree[place])
+    theirs = contents.arrays(tree if place is None else tree[place])
 
     # Under the names of mmgen, whose images are BGR and whose last layer has a bias.
     named = {

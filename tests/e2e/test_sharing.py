@@ -23,8 +23,8 @@ from pegan_jax.settings import UserError
 from pegan_jax.train import exported
 from pegan_jax.train.checkpoint import Checkpoints, read_networks
 from pegan_jax.train.state import create_state
-from pegan_jax.weights import reader
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights import contents, reader
+from pegan_jax.weights.contents import ForeignFileError
 
 ROOT = pathlib.Path(__file__).parents[2]
 CHECKPOINT = ROOT / 'tests' / 'checkpoints' / 'stylegan2_port_tiny.pt'
@@ -344,7 +344,7 @@ def test_a_generator_of_cips_goes_back_to_the_official_file(tmp_path, golden, fi
 
 def test_a_generator_of_the_port_goes_back_to_its_file(tmp_path):
     tree = reader.read(CHECKPOINT)
-    official = {**reader.arrays(tree['g_ema']), 'latent_avg': tree['latent_avg']}
+    official = {**contents.arrays(tree['g_ema']), 'latent_avg': tree['latent_avg']}
     convert(CHECKPOINT, tmp_path / 'model')
     assert main(
         ['export', '--model', str(tmp_path / 'model'), '--format', 'official', '--out', str(tmp_path / 'a.safetensors')]

@@ -11,7 +11,7 @@ from pegan_jax.metrics import classes, gaussians, kernel, neighbours
 from pegan_jax.metrics.image import ms_ssim
 from pegan_jax.metrics.spectra import LEVEL, wavelet_packets
 from pegan_jax.weights import inception, perceptual
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 pytestmark = pytest.mark.hand
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pegan_jax.cli import main
 from pegan_jax.weights import features
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 INDICES = [index for block in features.BLOCKS for index, _ in block]
 

@@ -14,8 +14,8 @@ import pytest
 import safetensors.numpy
 from foreign import Storages, tensor
 
-from pegan_jax.weights import reader, tensor_bundle
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights import contents, reader, tensor_bundle
+from pegan_jax.weights.contents import ForeignFileError
 
 SECONDS, BYTES = 5.0, 64 * 2**20  # for a file of a few kilobytes
 EVENTS = ('exec', 'import', 'os.', 'subprocess', 'socket', 'shutil', 'ctypes', 'marshal', 'pickle.find_class')
@@ -142,7 +142,7 @@ def _read(kind, data, folder):
         return tensor_bundle.read(path)
     path = folder / 'file'
     path.write_bytes(data)
-    return reader.arrays(reader.read(path))
+    return contents.arrays(reader.read(path))
 
 
 def test_the_hook_sees_what_a_file_would_run(tmp_path):

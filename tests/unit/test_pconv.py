@@ -15,7 +15,7 @@ from pegan_jax.layers import PartialConv
 from pegan_jax.models import pconv
 from pegan_jax.train.state import create_state
 from pegan_jax.weights import features
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 
 def run(layer, x, valid, params=None):

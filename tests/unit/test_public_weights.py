@@ -13,8 +13,8 @@ import pytest
 from pegan_jax.scoring.networks import open_network
 from pegan_jax.settings import UserError
 from pegan_jax.weights import perceptual, public
+from pegan_jax.weights.contents import ForeignFileError
 from pegan_jax.weights.features import BLOCKS
-from pegan_jax.weights.reader import ForeignFileError
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import pytest
 import safetensors.numpy
 from foreign import Call, Name, Persistent, Raw, Storages, tensor
 
-from pegan_jax.weights import reader
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights import contents, reader
+from pegan_jax.weights.contents import ForeignFileError
 
 
 def _write(path, value, storages, kind, itemsizes=None):
@@ -120,7 +120,7 @@ def test_the_networks_in_a_pickle_are_dictionaries_and_their_source_is_only_text
     assert not storages
     got = reader.read(path)
     assert got['D'] == {} and got['G_ema']['module_src'] == 'raise SystemExit'
-    found = reader.arrays(got)
+    found = contents.arrays(got)
     assert list(found) == ['G_ema.state._parameters.weight']
     np.testing.assert_array_equal(found['G_ema.state._parameters.weight'], np.arange(6).reshape(2, 3))
 
@@ -176,7 +176,7 @@ def test_settings_beside_the_networks_are_inert(tmp_path, protocol):
     path.write_bytes(pickle.dumps(value, protocol))
     got = reader.read(path)
     assert got == {'args': {'size': 8, 'root': '/a/b'}, 'more': {'a': [1]}}
-    assert got['args'].class_name == 'argparse.Namespace' and list(reader.records(got)) == ['args']
+    assert got['args'].class_name == 'argparse.Namespace' and list(contents.records(got)) == ['args']
     path.write_bytes(foreign.dumps([Call('torch.device', ('cuda', 1)), Name('torch.float16'), 3]))
     device, _, three = reader.read(path)
     assert (device, three) == ('cuda:1', 3)
@@ -516,14 +516,14 @@ def test_depth_costs_no_stack_and_memory_is_bounded(tmp_path, monkeypatch):
     path.write_bytes(b'\x80\x02' + b']' * depth + b'a' * (depth - 1) + b'.')
     deep = reader.read(path)
     with pytest.raises(ForeignFileError, match='nested more than 32 deep'):
-        reader.arrays(deep)
+        contents.arrays(deep)
     assert depth > sys.getrecursionlimit()
 
     # Lists that hold the same list twice, 60 deep: a few bytes, but 2^60 ways through them.
     path.write_bytes(b'\x80\x02' + b']q\x00' + b'](h\x00h\x00eq\x00' * 25 + b'.')
-    monkeypatch.setattr(reader, 'MAX_WORK', 100_000)
+    monkeypatch.setattr(contents, 'MAX_WORK', 100_000)
     with pytest.raises(ForeignFileError, match='takes more than 100,000 instructions'):
-        reader.arrays(reader.read(path))
+        contents.arrays(reader.read(path))
     # Copies of one long list.
     long = b']q\x00(' + b'K\x01' * 1000 + b'e'
     path.write_bytes(b'\x80\x02' + long + b'c__builtin__\nlist\nh\x00\x85R' * 200 + b'.')

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pegan_jax.weights import rules
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 from pegan_jax.weights.rules import Rule
 
 RULES = [

@@ -6,8 +6,8 @@ import foreign
 import numpy as np
 import pytest
 
-from pegan_jax.weights import reader, tensor_bundle
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights import contents, tensor_bundle
+from pegan_jax.weights.contents import ForeignFileError
 
 ARRAYS = {
     'net/conv1/bias': np.arange(3, dtype=np.float32),
@@ -211,4 +211,4 @@ def test_names_of_a_file_are_shown_without_control_characters(tmp_path):
     index = foreign.write_bundle(tmp_path, {'a\x1b[31m': ONE['x']}, changes={'a\x1b[31m': {'crc': 1}})
     with pytest.raises(ForeignFileError) as caught:
         tensor_bundle.read(index)
-    assert '\x1b' not in str(caught.value) and reader.shown('a\x1b[31m') in str(caught.value)
+    assert '\x1b' not in str(caught.value) and contents.shown('a\x1b[31m') in str(caught.value)
