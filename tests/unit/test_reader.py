@@ -1,21 +1,16 @@
-"""The reader of foreign files: what it reads, and everything that it refuses."""
+"""The reader of foreign files: the formats that it reads, and every file that it refuses."""
 
-import argparse
 import json
 import os
-import pathlib
-import pickle
 import struct
-import sys
-import types
 import zipfile
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 
 import foreign
 import numpy as np
 import pytest
 import safetensors.numpy
-from foreign import Call, Name, Persistent, Raw, Storages, tensor
+from foreign import Call, Name, Persistent, Storages, tensor
 
 from pegan_jax.weights import contents, reader
 from pegan_jax.weights.contents import ForeignFileError
@@ -86,22 +81,6 @@ def test_containers_and_plain_values_come_as_they_are(tmp_path, kind):
     assert got == value | {3: (2, 3)}
 
 
-@pytest.mark.parametrize('protocol', range(6))
-def test_what_python_pickles_is_read_in_every_protocol(tmp_path, protocol):
-    value = {'n': [1, 2.5, -3, 10**30, True, None], 's': ('text', 'ünï', ()), 'long': list(range(2000))}
-    value |= {'d': OrderedDict([('a', {1: 2}), ('b', [])])}
-    if protocol > 2:
-        value |= {'bytes': b'\x00\xff' * 200, 'set': {1, 2}, 'frozen': frozenset('ab')}
-    if protocol > 2:
-        value |= {'array': np.arange(6, dtype=np.int16).reshape(2, 3).T, 'number': np.float64(0.25)}
-    path = tmp_path / 'a.pkl'
-    path.write_bytes(pickle.dumps(value, protocol=protocol))
-    got = reader.read(path)
-    if protocol > 2:
-        np.testing.assert_array_equal(got.pop('array'), value.pop('array'))
-    assert got == value
-
-
 def test_the_networks_in_a_pickle_are_dictionaries_and_their_source_is_only_text(tmp_path):
     storages = Storages()
     inner = foreign.legacy(
@@ -123,81 +102,6 @@ def test_the_networks_in_a_pickle_are_dictionaries_and_their_source_is_only_text
     found = contents.arrays(got)
     assert list(found) == ['G_ema.state._parameters.weight']
     np.testing.assert_array_equal(found['G_ema.state._parameters.weight'], np.arange(6).reshape(2, 3))
-
-
-class Module:
-    """Pickled as a torch module is: an object of a class of its program, and its state."""
-
-    def __init__(self, parameters=(), buffers=(), modules=(), **attributes):
-        self._parameters, self._buffers, self._modules = (
-            OrderedDict(parameters),
-            OrderedDict(buffers),
-            OrderedDict(modules),
-        )
-        self._backward_hooks = OrderedDict()
-        self.__dict__ |= attributes
-
-
-def as_theirs(value, protocol, monkeypatch):
-    """A pickle whose modules are of a program that is not there when it is read."""
-    module = types.ModuleType('theirs.models')
-    module.Module, Module.__module__ = Module, 'theirs.models'
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, 'theirs', types.ModuleType('theirs'))
-        patch.setitem(sys.modules, 'theirs.models', module)
-        return pickle.dumps(value, protocol)
-
-
-@pytest.mark.parametrize('protocol', [0, 1, 2, 4, 5])
-def test_whole_modules_are_their_state_dicts(tmp_path, protocol, monkeypatch):
-    weight, mean = np.arange(6.0).reshape(2, 3), np.ones(3)
-    conv = Module(
-        {'weight': weight, 'bias': None}, {'mean': mean, 'passing': mean}, _non_persistent_buffers_set={'passing'}
-    )
-    net = Module(modules={'head': conv, 'act': Module(), 'none': None}, training=False)
-    (tmp_path / 'Gs.pth').write_bytes(as_theirs([net, net], protocol, monkeypatch))
-    got = reader.read(tmp_path / 'Gs.pth')
-    assert [g.class_name for g in got] == ['theirs.models.Module'] * 2
-    assert list(got[0]) == ['head.weight', 'head.mean']
-    np.testing.assert_array_equal(got[1]['head.weight'], weight)
-
-
-def test_the_class_of_a_legacy_module_comes_with_its_source_which_is_not_used(tmp_path):
-    class_ = Persistent(('module', Name('theirs.Net'), 'net.py', 'raise SystemExit'))
-    new = Call('copyreg._reconstructor', (class_, Name('builtins.object'), None), {'_parameters': {}, '_modules': {}})
-    path = _write(tmp_path / 'a.pt', [new], Storages(), 'legacy')
-    assert reader.read(path) == [{}] and reader.read(path)[0].class_name == 'theirs.Net'
-
-
-@pytest.mark.parametrize('protocol', [0, 2, 5])
-def test_settings_beside_the_networks_are_inert(tmp_path, protocol):
-    value = {'args': argparse.Namespace(size=8, root=pathlib.PurePosixPath('/a/b')), 'more': defaultdict(list, a=[1])}
-    path = tmp_path / 'a.pkl'
-    path.write_bytes(pickle.dumps(value, protocol))
-    got = reader.read(path)
-    assert got == {'args': {'size': 8, 'root': '/a/b'}, 'more': {'a': [1]}}
-    assert got['args'].class_name == 'argparse.Namespace' and list(contents.records(got)) == ['args']
-    path.write_bytes(foreign.dumps([Call('torch.device', ('cuda', 1)), Name('torch.float16'), 3]))
-    device, _, three = reader.read(path)
-    assert (device, three) == ('cuda:1', 3)
-
-
-def test_names_and_texts_that_would_grow_without_bound_are_not_made(tmp_path, monkeypatch):
-    """A short file can nest lists by reference, and give one long name to many modules inside of each other."""
-    nested = []
-    for _ in range(60):  # whose text would have 2^60 letters
-        nested = [nested, nested]
-    path = tmp_path / 'a.pkl'
-    path.write_bytes(pickle.dumps(_Reduces(pathlib.PurePosixPath, tuple(nested)), 4))
-    assert reader.read(path) == 'a list/a list'
-    inner = Module({str(i): np.zeros(1) for i in range(9)})
-    for _ in range(9):
-        inner = Module(modules={'n' * 100_000: inner})
-    for _ in range(3):
-        inner = Module(modules=dict.fromkeys('abcdefgh', inner))
-    path.write_bytes(as_theirs(inner, 4, monkeypatch))
-    assert path.stat().st_size < 2_000_000
-    assert _refused(path, 'takes more than 5,000,000 instructions')
 
 
 def test_safetensors_are_read(tmp_path):
@@ -242,43 +146,11 @@ def test_zip_files_without_a_checkpoint_are_told_apart(tmp_path):
         assert _refused(tmp_path / 'b.zip', match)
 
 
-# Hostile pickles ------------------------------------------------------------------------------------------------------
-
-
-class _Reduces:
-    def __init__(self, *reduction):
-        self.reduction = reduction
-
-    def __reduce__(self):
-        return self.reduction
-
-
-@pytest.mark.parametrize(
-    'function, arguments, asked',
-    [
-        (os.system, ('touch {marker}',), f'{os.name}.system'),
-        (eval, ("open('{marker}', 'w')",), 'builtins.eval'),
-        (exec, ("open('{marker}', 'w')",), 'builtins.exec'),
-        (getattr, (dict, 'get'), 'builtins.getattr'),
-        (__import__, ('os',), 'builtins.__import__'),
-        (np.load, ('{marker}',), 'numpy.load'),
-        (pickle.loads, (b'',), '_?pickle.loads'),
-    ],
-)
-@pytest.mark.parametrize('protocol', [0, 2, 4])
-def test_a_pickle_that_calls_something_is_refused_by_name(tmp_path, function, arguments, asked, protocol):
-    marker = tmp_path / 'marker'
-    arguments = tuple(a.format(marker=marker) if isinstance(a, str) else a for a in arguments)
-    path = tmp_path / 'a.pkl'
-    path.write_bytes(pickle.dumps({'g_ema': _Reduces(function, arguments)}, protocol=protocol))
-    # Python 2 called the module of builtins by another name, which the first protocols write.
-    asked = asked.replace('builtins', '(builtins|__builtin__)')
-    assert _refused(path, f'asks for {asked}, which is not allowed')
-    assert not marker.exists()
+# Hostile pickles, in every format -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('kind', ['zip', 'legacy', 'nested'])
-def test_the_same_holds_inside_every_format(tmp_path, kind):
+def test_a_pickle_that_calls_something_is_refused_in_every_format(tmp_path, kind):
     path, evil = tmp_path / 'a.pt', Call('os.system', ('true',))
     if kind == 'nested':
         data = foreign.legacy(evil, Storages(), {})
@@ -297,55 +169,6 @@ def test_a_storage_inside_a_storage_is_refused(tmp_path):
     assert _refused(path, 'a storage inside the bytes of a storage')
     path.write_bytes(foreign.dumps(load(foreign.dumps([1]))))
     assert _refused(path, 'whose bytes are not in the torch format')
-
-
-@pytest.mark.parametrize(
-    'value, match',
-    [
-        (Call(Call('builtins.dict'), ()), 'calls a OrderedDict, which is not allowed'),
-        (Call('numpy.ndarray', ((2,),)), 'calls numpy.ndarray, which is not allowed'),
-        (Call('torch.FloatStorage', (10**12,)), 'calls torch.FloatStorage, which is not allowed'),
-        (Call(Raw(b'}'), ()), 'calls a dict, which is not allowed'),
-        (Call('builtins.list', (), {'a': 1}), 'sets attributes of a list'),
-        (Call(Raw(b'ccollections\nOrderedDict\nN}b'), ()), 'sets attributes of a'),
-        (Raw(b'ccollections\nOrderedDict\n}b'), 'sets attributes of a _Name'),
-        (Raw(b'\x82\x01'), 'uses the pickle instruction EXT1|damaged'),
-        (Raw(b'Pkey\n'), 'uses the pickle instruction PERSID'),
-        (Raw(b'(ios\nsystem\n'), 'uses the pickle instruction INST'),
-        (Raw(b'\x8c\x02os\x8c\x06system\x93'), 'asks for os.system'),
-        (Raw(b'\x8c\x08builtins\x8c\x0edict.__class__\x93'), 'asks for builtins.dict.__class__'),
-        (Raw(b'K\x01K\x02\x93'), 'asks for 1.2'),
-        (Call('theirs.models.run', ()), 'calls theirs.models.run, which is not allowed'),
-        (Call('argparse.Namespace', (), [1]), 'gives argparse.Namespace a list for attributes'),
-        (Raw(b'cos\nsystem\n)\x81'), 'asks for os.system'),
-        (Raw(b'cnumpy\nload\n)\x81'), 'asks for numpy.load'),
-        (Raw(b'ctorch.hub\nload\n)\x81'), 'asks for torch.hub.load'),
-        (Name('os.\x1b[31mred'), r"asks for (os|'os).*x1b.*not allowed"),
-        (Call('builtins.set', ([((((),),),)],)), 'key of type tuple'),
-        (Raw(b'}}N\x73'), 'key of type dict'),
-        (Raw(b']K\x01K\x02\x73'), 'adds items to a list as if it were a dict'),
-        (Raw(b'g99\n'), 'damaged.*KeyError'),
-        (Raw(b'R'), 'damaged.*IndexError'),
-        (Raw(b'N(K\x01u'), 'damaged|adds items'),
-        (Call('_codecs.encode', ('a', 'rot13')), 'encodes a str as rot13'),
-        (Call('torch._utils._rebuild_parameter', (1, True, None)), 'a parameter that is a int'),
-        (Call('torch_utils.persistence._reconstruct_persistent_obj', ([],)), 'described by a list'),
-        (Call('numpy.dtype', ('O8', False, True)), 'dtype O8; only plain numbers'),
-        (Call('numpy.dtype', ('f4', False, True), (3, '>', None, None, None, -1, -1, 0)), 'byte order'),
-        (
-            Call(
-                'numpy.core.multiarray._reconstruct',
-                (Name('numpy.ndarray'), (0,), b'b'),
-                (1, (2**40,), Call('numpy.dtype', ('f8', False, True)), False, b'abc'),
-            ),
-            'shape .1099511627776,. and float64 with 3 bytes',
-        ),
-    ],
-)
-def test_every_other_trick_is_refused(tmp_path, value, match):
-    path = tmp_path / 'a.pkl'
-    path.write_bytes(foreign.dumps([value]))
-    assert _refused(path, match)
 
 
 @pytest.mark.parametrize(
@@ -470,10 +293,9 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path, kind):
     path = tmp_path / 'cut.pt'
     # The first pickle of the legacy format, a number, is itself a file that can be read.
     first = len(foreign.dumps(foreign.MAGIC))
-    for end in range(0, len(whole) - 1, 7):
+    for end in {*range(0, len(whole) - 1, 7)} - {first}:
         path.write_bytes(whole[:end])
         assert _refused(path, 'damaged|cut off|is a zip|byte order|is empty')
-    assert first < len(whole)
 
 
 def test_changed_bytes_of_a_zip_are_noticed(tmp_path):
@@ -508,37 +330,6 @@ def test_texts_directories_and_missing_files_are_refused(tmp_path):
             reader.read(path)
 
 
-# Time, memory, depth --------------------------------------------------------------------------------------------------
-
-
-def test_depth_costs_no_stack_and_memory_is_bounded(tmp_path, monkeypatch):
-    path, depth = tmp_path / 'a.pkl', 200_000
-    path.write_bytes(b'\x80\x02' + b']' * depth + b'a' * (depth - 1) + b'.')
-    deep = reader.read(path)
-    with pytest.raises(ForeignFileError, match='nested more than 32 deep'):
-        contents.arrays(deep)
-    assert depth > sys.getrecursionlimit()
-
-    # Lists that hold the same list twice, 60 deep: a few bytes, but 2^60 ways through them.
-    path.write_bytes(b'\x80\x02' + b']q\x00' + b'](h\x00h\x00eq\x00' * 25 + b'.')
-    monkeypatch.setattr(contents, 'MAX_WORK', 100_000)
-    with pytest.raises(ForeignFileError, match='takes more than 100,000 instructions'):
-        contents.arrays(reader.read(path))
-    # Copies of one long list.
-    long = b']q\x00(' + b'K\x01' * 1000 + b'e'
-    path.write_bytes(b'\x80\x02' + long + b'c__builtin__\nlist\nh\x00\x85R' * 200 + b'.')
-    assert _refused(path, 'takes more than 100,000 instructions')
-    # Arrays from one long string.
-    array = Call(
-        'numpy.core.multiarray._reconstruct',
-        (Name('numpy.ndarray'), (0,), b'b'),
-        (1, (2**20,), Call('numpy.dtype', ('u1', False, True)), False, Raw(b'h\x00')),
-    )
-    head = b'\x80\x02B' + struct.pack('<I', 2**20) + bytes(2**20) + b'q\x00'
-    path.write_bytes(head + foreign.dumps(array)[2:-1] * 100 + b'.')
-    assert _refused(path, 'takes more than 100,000 instructions')
-
-
 def test_declared_lengths_far_beyond_the_file_are_refused_at_once(tmp_path):
     path = tmp_path / 'a.pkl'
     for code in (b'\x8e' + struct.pack('<Q', 2**62), b'\x8d' + struct.pack('<Q', 2**40), b'T' + b'\xff\xff\xff\x7f'):
@@ -555,8 +346,3 @@ def test_a_file_above_the_limit_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, 'MAX_BYTES', 8)
     with pytest.raises(ForeignFileError, match='at most 8 are read'):
         reader.read(path)
-
-
-def test_the_pickles_written_here_are_pickles():
-    value = {'a': [1, 2**40, (2.5, None, True)], 'b': b'x'}
-    assert pickle.loads(foreign.dumps(value)) == value
