@@ -19,6 +19,8 @@ from pegan_jax.weights.contents import ForeignFileError
 def _write(path, value, storages, kind, itemsizes=None):
     if kind == 'zip':
         foreign.write_zip(path, value, storages)
+    elif kind == 'plain':
+        path.write_bytes(foreign.dumps(value))
     else:
         path.write_bytes(foreign.legacy(value, storages, itemsizes or {}))
     return path
@@ -81,8 +83,8 @@ def test_containers_and_plain_values_come_as_they_are(tmp_path, kind):
     assert got == value | {3: (2, 3)}
 
 
-def test_the_networks_in_a_pickle_are_dictionaries_and_their_source_is_only_text(tmp_path):
-    storages = Storages()
+@pytest.mark.parametrize('kind', ['zip', 'legacy', 'plain'])
+def test_the_networks_in_a_pickle_are_dictionaries_and_their_source_is_only_text(tmp_path, kind):
     inner = foreign.legacy(
         Persistent(('storage', Name('torch.FloatStorage'), '7', 'cpu', 6, None)),
         {'7': np.arange(6, dtype=np.float32).tobytes()},
@@ -94,10 +96,8 @@ def test_the_networks_in_a_pickle_are_dictionaries_and_their_source_is_only_text
     )
     meta = {'class_name': 'Generator', 'module_src': 'raise SystemExit', 'state': {'_parameters': {'weight': weight}}}
     network = Call('torch_utils.persistence._reconstruct_persistent_obj', (meta,))
-    path = tmp_path / 'network.pkl'
-    path.write_bytes(foreign.dumps({'G_ema': network, 'D': Call('dnnlib.util.EasyDict')}))
-    assert not storages
-    got = reader.read(path)
+    value = {'G_ema': network, 'D': Call('dnnlib.util.EasyDict')}
+    got = reader.read(_write(tmp_path / 'network.pkl', value, Storages(), kind))
     assert got['D'] == {} and got['G_ema']['module_src'] == 'raise SystemExit'
     found = contents.arrays(got)
     assert list(found) == ['G_ema.state._parameters.weight']
