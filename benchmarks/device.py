@@ -1,6 +1,7 @@
 """What an accelerator makes of this library, in minutes: for a machine with a GPU or TPU that is at hand only briefly.
 
-python benchmarks/device.py --out results [--parts parity,speed,kernels,steps,train] [--seconds 600] [--tiny]
+python benchmarks/device.py --out results [--parts parity,speed,kernels,steps,train] [--configs cips:ffhq256 ...]
+    [--seconds 600] [--tiny]
 
 Parts, in order of value; each has a share of the time, and what is done is in OUT/device.json even if the rest is cut:
 
@@ -162,10 +163,12 @@ def parity_worker(share: str, only: str, limit: int, out: pathlib.Path) -> None:
 # speed ----------------------------------------------------------------------------------------------------------------
 
 
-def speed(out: pathlib.Path, results: Results, deadline: float, tiny: bool, dtypes: tuple[str, ...]) -> None:
+def speed(
+    out: pathlib.Path, results: Results, deadline: float, tiny: bool, dtypes: list[str], specs: list[str] | None
+) -> None:
     """One configuration after the other, each in a process of its own that has all cores to compile with."""
     done, file = [], out / 'speed.jsonl'
-    jobs = [(spec, dtype) for dtype in dtypes for spec in (SPEED_TINY if tiny else SPEED)]
+    jobs = [(spec, dtype) for dtype in dtypes for spec in specs or (SPEED_TINY if tiny else SPEED)]
     for i, (spec, dtype) in enumerate(jobs):
         left = deadline - time.monotonic()
         seconds = min(left, 2.5 * left / (len(jobs) - i))  # what one saves, the others may take
@@ -483,6 +486,7 @@ def main() -> None:
     parser.add_argument('--parts', default=','.join(PARTS), help='which parts, in this order')
     parser.add_argument('--seconds', type=float, default=600, help='for all parts together')
     parser.add_argument('--dtypes', default='bfloat16,float32', help='of the part speed, in this order')
+    parser.add_argument('--configs', nargs='+', help='of the part speed, in this order; default: all that it knows')
     parser.add_argument('--tiny', action='store_true', help='test size')
     for name in ('parity', 'speed'):
         parser.add_argument(f'--{name}-worker', help=argparse.SUPPRESS)
@@ -508,7 +512,7 @@ def main() -> None:
     for i, name in enumerate(names):
         share = PARTS[name] / sum(PARTS[n] for n in names[i:])
         begin = time.monotonic()
-        extra = (tuple(args.dtypes.split(',')),) if name == 'speed' else ()
+        extra = (args.dtypes.split(','), args.configs) if name == 'speed' else ()
         globals()[name](args.out, results, begin + share * (end - begin), args.tiny, *extra)
         print(f'{name}: {time.monotonic() - begin:.0f} s', flush=True)
 

@@ -79,7 +79,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         place = functools.partial(place_batch, backend=train.backend, mesh=mesh)
         feed, running = stack.enter_context(contextlib.closing(Feed(data, place))), []
         metrics, pictures = Metrics(checkpoints, runlog, feed, train.batch_size), Pictures(gan, config, batches)
-        programs = Programs(gan, train, mesh, announce=metrics.paused)
+        programs = stack.enter_context(contextlib.closing(Programs(gan, train, mesh, announce=metrics.paused)))
         for line in (contents.told(), *(changes or ()), *lines):
             runlog.say(line)
         if train.sample_every and step == 0:

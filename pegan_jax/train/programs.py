@@ -1,6 +1,8 @@
 """The compiled programs of a run: one for every stage, set of due updates and number of steps."""
 
+import concurrent.futures
 import functools
+import os
 from collections.abc import Callable
 
 import jax
@@ -11,41 +13,65 @@ from jax.sharding import PartitionSpec as P
 from pegan_jax.gan import GAN, Stage
 from pegan_jax.settings import TrainConfig
 from pegan_jax.train.state import TrainState
-from pegan_jax.train.step import all_programs, compile_step, device_steps, due_updates, step_options
+from pegan_jax.train.step import all_due, all_programs, compile_step, device_steps, due_updates, step_options
 
 Key = tuple[Stage, tuple[int, ...], int]
 
 
 class Programs:
-    """Compiles what a run needs: all programs before the first step where the system lists its stages, others when due.
+    """Compiles what a run needs when it is due. Programs that are known to come compile earlier:
 
-    announce: is told the name of what is compiled, and returns a context to compile in.
+    - on a GPU or TPU of one process those of the same stage, or of all stages where the system lists them, on idle
+      cores of the host while the first steps run;
+    - elsewhere those of listed stages before the first step.
+
+    announce: is told the name of what is waited for, and returns a context to wait in.
     """
 
     def __init__(self, gan: GAN, train: TrainConfig, mesh: Mesh, announce: Callable) -> None:
         self._gan, self._train, self._mesh, self._announce = gan, train, mesh, announce
-        self._compiled: dict[Key, Callable] = {}
+        self._compiled: dict[Key, concurrent.futures.Future] = {}
         self._options = step_options(train, mesh)
         # An argument, so that runs that differ in it alone share their programs.
         self._seed = jax.make_array_from_process_local_data(NamedSharding(mesh, P()), np.uint32(train.seed))
+        self._on_cpu = mesh.devices.flat[0].platform == 'cpu'
+        self._beside = not self._on_cpu and jax.process_count() == 1
+        cores = os.cpu_count() or 1
+        self._pool = concurrent.futures.ThreadPoolExecutor(min(4, max(1, cores // 4)) if self._beside else 1)
 
     def __call__(self, key: Key, state: TrainState, batches: tuple[dict, ...]) -> tuple[TrainState, dict]:
         """The state after as many steps as there are batches, and metrics [steps]; `state` is donated."""
-        first = (
-            [(*program, 1) for program in all_programs(self._gan)] if self._gan.stages and not self._compiled else []
-        )
-        for stage, due, count in (*first, key):
-            if (stage, due, count) not in self._compiled:
+        new = [k for k in dict.fromkeys((key, *self._ahead(key[0]))) if k not in self._compiled]
+        if new:
+            shapes = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (state, batches)
+            )
+            self._compiled |= {k: self._pool.submit(self._compile, k, *shapes) for k in new}
+        for stage, due, count in [key] if self._beside else new:
+            if not self._compiled[stage, due, count].done():
                 with self._announce(f'compiling the step for {stage}, updates {due}'):
-                    step = functools.partial(device_steps, gan=self._gan, stage=stage, due=due, **self._options)
-                    program = compile_step(step, self._train.backend, self._mesh, seeded=True)
-                    lowered = program.lower(state, batches[:count], self._seed)
-                    self._compiled[stage, due, count] = lowered.compile()
-        state, metrics = self._compiled[key](state, batches, self._seed)
+                    self._compiled[stage, due, count].result()
+        state, metrics = self._compiled[key].result()(state, batches, self._seed)
         # Simulated devices on a CPU can deadlock in their collectives when steps are queued.
-        if self._mesh.size > 1 and self._mesh.devices.flat[0].platform == 'cpu':
+        if self._mesh.size > 1 and self._on_cpu:
             jax.block_until_ready(state)
         return state, metrics
+
+    def close(self) -> None:
+        """Compiles no more than what is being compiled."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ahead(self, stage: Stage) -> list[Key]:
+        """Programs of single steps that will come, as far as they are to be compiled before they are due."""
+        if self._gan.stages:
+            return [] if self._compiled and not self._beside else [(*k, 1) for k in all_programs(self._gan)]
+        return [(stage, due, 1) for due in all_due(self._gan, self._train.total_steps)] if self._beside else []
+
+    def _compile(self, key: Key, state: TrainState, batches: tuple[dict, ...]) -> Callable:
+        stage, due, count = key
+        step = functools.partial(device_steps, gan=self._gan, stage=stage, due=due, **self._options)
+        program = compile_step(step, self._train.backend, self._mesh, seeded=True)
+        return program.lower(state, batches[:count], self._seed).compile()
 
     def key(self, stage: Stage, step: int, nimg: int, total_steps: int) -> Key:
         """The program of the next steps: inner_steps of them if they are alike and nothing is due amid, or one."""

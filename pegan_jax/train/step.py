@@ -52,11 +52,15 @@ def due_updates(gan: GAN, step: int) -> tuple[int, ...]:
     return tuple(i for i, update in enumerate(gan.updates) if step % update.interval == 0)
 
 
+def all_due(gan: GAN, steps: float = math.inf) -> list[tuple[int, ...]]:
+    """What `due_updates` returns for the first steps of a run, each once."""
+    cycle = math.lcm(*(update.interval for update in gan.updates))
+    return sorted({due_updates(gan, step) for step in range(min(cycle, steps))})
+
+
 def all_programs(gan: GAN) -> tuple[tuple[Stage, tuple[int, ...]], ...]:
     """(stage, due updates) of every step of a run, whose stages the system lists."""
-    cycle = math.lcm(*(update.interval for update in gan.updates))
-    due = sorted({due_updates(gan, step) for step in range(cycle)})
-    return tuple((stage, updates) for stage in gan.stages() for updates in due)
+    return tuple((stage, due) for stage in gan.stages() for due in all_due(gan))
 
 
 def _pmean(tree: Any) -> Any:

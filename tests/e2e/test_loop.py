@@ -295,6 +295,29 @@ def test_runs_that_differ_in_their_seed_share_their_programs(folder, tmp_path, m
     assert not np.array_equal(*(jax.tree.leaves(jax.device_get(state.params))[0] for state in states))
 
 
+def test_programs_to_come_compile_beside_the_first_steps(folder, uninterrupted, tmp_path, monkeypatch):
+    """As on a GPU or TPU, while whose first steps the cores of the host are idle."""
+    known, made = [], []
+    init, call, compile_step = programs.Programs.__init__, programs.Programs.__call__, programs.compile_step
+
+    def beside(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self._beside = True
+
+    def spy(self, *args):
+        known.append(set(self._compiled))
+        return call(self, *args)
+
+    monkeypatch.setattr(programs.Programs, '__init__', beside)
+    monkeypatch.setattr(programs.Programs, '__call__', spy)
+    monkeypatch.setattr(
+        programs, 'compile_step', lambda *args, **kwargs: (made.append(1), compile_step(*args, **kwargs))[1]
+    )
+    _assert_same_state(loop.run(_config(folder), tmp_path), uninterrupted)
+    assert len(known) == 10 and not known[0] and len(known[1]) > 1 and known[-1] == known[1]
+    assert len(made) == len(known[1])
+
+
 def test_steps_in_a_loop_on_the_device_are_the_same_steps(folder, tmp_path, monkeypatch):
     whole = toy.toy_gan(0.02)
     monkeypatch.setattr(toy.SYSTEMS['waves'], 'build', lambda config: whole._replace(updates=whole.updates[::2]))
