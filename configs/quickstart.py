@@ -3,14 +3,39 @@
 python train.py --config quickstart --workdir runs/quickstart
 
 Any other images: --config.data.folder=PATH.
+
+quickstart:worlds64 and quickstart:panorama64 are the models of these names that ship: the same at 64 x 64 pixels, wider
+and trained ten times as long; on a plane, and on a cylinder of which images are quarters. They are for a GPU.
 """
 
-from pegan_jax.config import Config, DataConfig, OptimConfig, TrainConfig, pick
+import dataclasses
+
+from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick
 from pegan_jax.models import cips
+
+LARGE = dict(img_resolution=64, channels=(128, 128, 96), d_channels=(32, 64, 128, 128, 128), r1_gamma=1.0, ema_kimg=8.0)
+MODELS = {'worlds64': dict(hidden_size=96, z_dim=96), 'panorama64': dict(panorama_width=256)}
 
 
 def get_config(arg=''):
-    pick(arg, (), 'configs/quickstart.py')
+    words = pick(arg, MODELS, 'configs/quickstart.py')
+    if len(words) > 1:
+        raise ConfigError(f'{" and ".join(words)} are different runs; choose one of them.')
+    return larger(small(), MODELS[words[0]]) if words else small()
+
+
+def larger(config, changes):
+    """As trained on a GPU."""
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, **LARGE, **changes),
+        data=dataclasses.replace(config.data, resolution=64, num_worlds=8192),
+        train=dataclasses.replace(config.train, batch_size=32, total_kimg=344.0, checkpoint_every=2000),
+    )
+
+
+def small():
+    """The quickstart."""
     return Config(
         system='cips',
         model=cips.Config(

@@ -1,6 +1,7 @@
-"""Draws the README's figure: python docs/figures.py --model worlds32 --out docs/figure.png.
+"""Draws the README's figure: python docs/figures.py --model worlds64 --seed 29 --circle panorama64 --out docs/figure.png.
 
-Rows: images of the procedural world, samples of the trained model, and one sample on other coordinates.
+Rows: images of the procedural world, samples of the trained model, one sample on other coordinates, and with --circle
+the whole circle of a model on a cylinder, and two little planets.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pegan_jax import coords, load, render, sample
+from pegan_jax import coords, load, render, sample, sampling
 from pegan_jax.data import worlds
 from pegan_jax.pixels import to_uint8
 
@@ -34,7 +35,8 @@ def main() -> None:
     """Writes the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', type=pathlib.Path, required=True)
-    parser.add_argument('--seed', type=int, default=0, help='of the sample in the last row')
+    parser.add_argument('--seed', type=int, default=0, help='of the sample on other coordinates')
+    parser.add_argument('--circle', type=pathlib.Path, help='a model on a cylinder')
     parser.add_argument('--out', type=pathlib.Path, required=True)
     args = parser.parse_args()
     model = load(args.model)
@@ -60,6 +62,12 @@ def main() -> None:
             ]
         ),
     ]
+    if args.circle is not None:
+        around = load(args.circle)
+        strip = render(around, 12, sampling.panorama(around, TILE))
+        planets = [render(around, seed, sampling.planet(around, 2 * TILE, 2 * TILE)) for seed in (12, 3)]
+        captions = ('a model on a cylinder, the whole circle', 'as a planet', '')
+        rows.append(row([(c, to_uint8(x)) for c, x in zip(captions, (strip, *planets), strict=True)]))
     out = Image.new('RGB', (max(r.width for r in rows), sum(r.height + GAP for r in rows) - GAP), 'white')
     y = 0
     for r in rows:

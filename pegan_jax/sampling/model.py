@@ -190,7 +190,7 @@ def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
 
     Args:
       path: the --workdir of a run, what `convert` made, what `export` made (a folder, or a file .safetensors), the
-        name of a model that ships, such as worlds32, or the address of one on the hub, hf://user/name or
+        name of a model that ships, such as worlds64, or the address of one on the hub, hf://user/name or
         hf://user/name@revision.
       step: of the checkpoint; None is the newest, 'best' the one with the lowest sliced Wasserstein distance. An
         exported model has one.
