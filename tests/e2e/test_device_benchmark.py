@@ -32,7 +32,7 @@ def test_golden_numbers_are_checked_without_the_missing_packages(tmp_path):
     assert found['complete'] and found['passed'] == 4 and not found['failed'] and not found['not run']
 
 
-@pytest.mark.slow
+@pytest.mark.hand
 def test_all_other_parts_give_numbers(tmp_path):
     found = run(tmp_path, 'speed', 'kernels', 'steps', 'train')
     golden, operators, layers = (found['kernels'][name] for name in ('parity', 'operators float32', 'dcgan:tiny'))

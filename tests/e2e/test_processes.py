@@ -207,14 +207,11 @@ def test_the_time_of_every_step_is_that_of_the_device(folder, tmp_path, monkeypa
 @pytest.mark.parametrize(
     'name',
     [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ('cips', 'deepfill', 'mspie:f', 'stylegan2')),
         *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in (
-                'cips', 'creps', 'dcgan', 'deepfill', 'mspie:f', 'pconv', 'pggan', 'stylegan2', 'stylegan3:t',
-                'stylegan3:r',
-            )
+            pytest.param(name, marks=pytest.mark.hand)
+            for name in ('creps', 'dcgan', 'pconv', 'pggan', 'singan', 'stylegan3:t', 'stylegan3:r')
         ),
-        pytest.param('singan', marks=pytest.mark.hand),  # minutes
     ],
 )  # fmt: skip
 def test_no_system_hands_anything_to_the_device_unasked(name, tmp_path, monkeypatch):

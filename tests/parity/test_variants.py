@@ -17,7 +17,7 @@ from test_parity import CHECKS, DEFAULT
 
 FILES = sorted(DEFAULT.glob('*/*.npz'), key=lambda path: path.stat().st_size)
 # Seconds each; the others show the same.
-SLOW = set(
+BY_HAND = set(
     """
     discriminator_orig_cond_cmap filtered_lrelu gen_official_guided_c4_40 gen_original_r16 gen_skip_sin_r8
     generator_r_64_full gp_disc_nobn interpolation_ops layers_1x1 loss_sg2 loss_sg3 loss_step_csg_nobn ms_d_pool
@@ -35,7 +35,7 @@ def smallest(key):
 
 def one_of_each():
     paths = [smallest(key) for key in CHECKS]
-    return [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in paths]
+    return [pytest.param(p, id=p.stem, marks=[pytest.mark.hand] if p.stem in BY_HAND else []) for p in paths]
 
 
 def check(path, arrays, meta):
