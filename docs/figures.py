@@ -1,4 +1,6 @@
-"""Draws the README's figure: python docs/figures.py --model worlds64 --seed 29 --circle panorama64 --out docs/figure.png.
+"""Draws the README's figure.
+
+python docs/figures.py --model worlds64 --seed 29 --circle panorama64 --out docs/figure.png
 
 Rows: images of the procedural world, samples of the trained model, one sample on other coordinates, and with --circle
 the whole circle of a model on a cylinder, and two little planets.
@@ -73,7 +75,7 @@ def main() -> None:
     for r in rows:
         out.paste(r, (0, y))
         y += r.height + GAP
-    out.save(args.out)
+    out.quantize(192).save(args.out, optimize=True)
 
 
 if __name__ == '__main__':
