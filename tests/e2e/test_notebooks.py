@@ -124,14 +124,14 @@ def test_the_notebook_on_coordinates_runs_and_shows_its_pictures(tmp_path, monke
     monkeypatch.setenv('PEGAN_JAX_STEPS', '20')
     notebook = _executed('coordinates.ipynb', 'cips:tiny', '0.064', tmp_path, monkeypatch)
     samples, warped, styles, fitted, circles, planets, tile, *studies = _pictures(notebook)
-    assert samples.shape == (32, 128, 3) and warped.shape == styles.shape == (64, 192, 3)
-    assert fitted.shape == (192, 192, 3) and circles.shape == (64, 128, 3) and planets.shape == (128, 256, 3)
+    assert samples.shape == (128, 512, 3) and warped.shape == styles.shape == (256, 768, 3)
+    assert fitted.shape == (384, 384, 3) and circles.shape == (256, 512, 3) and planets.shape == (256, 512, 3)
     assert tile.shape == (128, 128, 3) and len(studies) == 3
     for picture in (samples, warped, styles, fitted, circles, planets, tile, *studies):
         assert picture.std() > 2
     # Two styles blend from the first one on: the left column is that of the plain image, the right one is not.
-    plain, across = styles[:, :64].astype(int), styles[:, 64:128].astype(int)
+    plain, across = styles[:, :256].astype(int), styles[:, 256:512].astype(int)
     assert np.abs(plain - across)[:, 0].max() <= 1 < np.abs(plain - across)[:, -1].max()
     # In front, both circles are that of the first seed.
-    assert np.abs(circles[:32, 64].astype(int) - circles[32:, 64]).max() <= 1
+    assert np.abs(circles[:128, 256].astype(int) - circles[128:, 256]).max() <= 1
     assert (tmp_path / 'run' / 'zoom' / 'image.dzi').is_file()
