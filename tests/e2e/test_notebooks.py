@@ -36,15 +36,15 @@ def _executed(name, config, kimg, folder, monkeypatch):
 def test_the_first_notebook_shows_a_model_that_ships_and_trains_another(tmp_path, monkeypatch):
     notebook = _executed('start.ipynb', 'cips:tiny', '0.016', tmp_path, monkeypatch)
     samples, views, truncated, mine = _pictures(notebook)
-    assert samples.shape == (64, 256, 3) and views.shape == (256, 1024, 3)
-    assert truncated.shape == (128, 256, 3) and mine.shape == (32, 128, 3)
+    assert samples.shape == (128, 512, 3) and views.shape == (256, 1024, 3)
+    assert truncated.shape == (256, 512, 3) and mine.shape == (32, 128, 3)
     small, fine, turned, wide = (views[:, 256 * i : 256 * (i + 1)].astype(int) for i in range(4))
     # The finer image is the same scene; the middle of the wide one is that at half the size.
     assert np.abs(small - fine).mean() < np.abs(turned - fine).mean()
     assert np.abs(wide[64:192, 64:192] - fine.reshape(128, 2, 128, 2, 3).mean((1, 3))).mean() < 10
     # With psi 0 all are the mean image.
-    mean = truncated[:32].reshape(32, 8, 32, 3)
-    assert np.abs(mean - mean[:, :1]).max() <= 1 < truncated[32:].reshape(-1, 32, 8, 32, 3).std(2).mean()
+    mean = truncated[:64].reshape(64, 8, 64, 3)
+    assert np.abs(mean - mean[:, :1]).max() <= 1 < truncated[64:].reshape(-1, 64, 8, 64, 3).std(2).mean()
 
 
 def test_the_cips_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
@@ -135,3 +135,17 @@ def test_the_notebook_on_coordinates_runs_and_shows_its_pictures(tmp_path, monke
     # In front, both circles are that of the first seed.
     assert np.abs(circles[:128, 256].astype(int) - circles[128:, 256]).max() <= 1
     assert (tmp_path / 'run' / 'zoom' / 'image.dzi').is_file()
+
+
+def test_the_notebook_on_extrapolation_runs_and_knows_worlds_best(tmp_path, monkeypatch):
+    monkeypatch.setenv('PEGAN_JAX_COUNT', '32')
+    notebook = _executed('extrapolation.ipynb', '', '', tmp_path, monkeypatch)
+    strips, *charts = _pictures(notebook)
+    assert strips.shape == (128, 384, 3) and len(charts) == 2 and all(picture.std() > 2 for picture in charts)
+    table = next(o.text for cell in notebook.cells if cell.cell_type == 'code' for o in cell.outputs if 'text' in o)
+    rows = [line.split('|')[1:-1] for line in table.splitlines()[1:]]
+    scores = {name.strip(): [float(value) for value in values] for name, *values in rows}
+    assert list(scores) == ['worlds32', 'other worlds', 'frame repeated', 'border stretched', 'one column']
+    for name in ('worlds32', 'one column'):
+        assert scores[name][0] > scores['other worlds'][0]
+    assert scores['worlds32'][2] > 10 * scores['worlds32'][0]  # where the embedding knows nothing
