@@ -87,7 +87,8 @@ def random_batch(config: configs.Config, batch: int) -> dict[str, np.ndarray]:
     """Rows of a batch as the data give them."""
     rng, shape = np.random.default_rng(0), (batch, *config.data.size)
     edges = {} if config.data.edges == 'none' else {'edge': 255 * rng.integers(0, 2, (*shape, 1), np.uint8)}
-    return {'image': rng.integers(0, 256, (*shape, config.data.channels), np.uint8), **edges}
+    offset = {'offset': np.zeros((batch, 2), np.int32)} if config.data.outside else {}
+    return {'image': rng.integers(0, 256, (*shape, config.data.channels), np.uint8), **edges, **offset}
 
 
 def counted_gan(config: configs.Config) -> GAN:

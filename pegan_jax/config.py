@@ -61,6 +61,14 @@ class Config:
                 f'model.img_channels={self.model.img_channels} differs from data.channels={self.data.channels}: set '
                 'both to 1 (grey), 3 (RGB) or 4 (RGBA).'
             )
+        if self.data.outside and not getattr(self.model, 'd_sees_coords', False):
+            fix = 'set it to 0.0; CIPS and StyleGAN3 learn windows outside'
+            if hasattr(self.model, 'd_sees_coords'):
+                fix = 'set model.d_sees_coords=True, or G may show anything anywhere'
+            raise ConfigError(
+                f'data.outside={self.data.outside}, but the discriminator of {self.system} does not see where a window '
+                f'is: {fix}.'
+            )
         module.validate(self)
         if self.train.metrics:
             parse_all(self.train.metrics)

@@ -66,6 +66,15 @@ def pixel_grid(height: int, width: int) -> jax.Array:
     return _mesh(jnp.arange(width, dtype=jnp.float32), jnp.arange(height, dtype=jnp.float32))
 
 
+def pixel_shift(offset: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Pixels (to the right, down) as a distance in `grid` of images of a size: 2 n / (width - 1), 2 n / (height - 1).
+
+    Args: offset: [..., 2]; size: (height, width). Returns: [..., 2] float32.
+    """
+    steps = jnp.array([max(side - 1, 1) for side in size[::-1]], jnp.float32)
+    return 2 * offset.astype(jnp.float32) / jnp.broadcast_to(steps, offset.shape)
+
+
 def from_unit(u: jax.Array) -> jax.Array:
     """[0, 1] to [-1, 1]: 2 u - 1. The unit range [-0.5, 1.5] becomes [-2, 2]."""
     return 2 * u - 1

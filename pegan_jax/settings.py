@@ -43,6 +43,11 @@ class DataConfig:
       random window of the wanted size; 'window' cuts that from the image as it is, enlarged only where it is smaller;
       'stretch' resizes and ignores the aspect.
     flip: mirror half of the images at random.
+    outside: training also sees windows beside the frame, up to so many frames away from it along each axis, as
+      `pegan_jax.analysis.extrapolation` counts distances; 0: the frame alone. An image is fitted to 1 + 2 outside
+      frames, the middle of which is the frame, [-1, 1] in coordinates; worlds are drawn as they are there.
+    frame_share: with outside, the share of images of which training sees the frame; windows of the others lie anywhere,
+      by whole pixels.
     labels: read the class of every image: of a TFDS dataset its label, of a folder the sub-folder that an image is in,
       or what `dataset.json` in the folder or ZIP file says.
     edges: give a drawing of the lines of every image: computed by 'canny' or 'dog', or from 'files', those of a folder
@@ -62,6 +67,8 @@ class DataConfig:
     channels: Literal[1, 3, 4] = 3
     crop: Literal['center', 'random', 'window', 'stretch'] = 'center'
     flip: bool = True
+    outside: float = 0.0
+    frame_share: float = 0.5
     labels: bool = False
     edges: Literal['none', 'canny', 'dog', 'files'] = 'none'
     cache: bool = False
@@ -84,11 +91,33 @@ class DataConfig:
             )
         at_least(self, 'num_worlds', 1)
         at_least(self, 'max_pixels', 1)
+        if self.outside and not 1 <= self.outside * min(self.size) < math.inf:
+            raise ConfigError(
+                f'data.outside={self.outside} is a distance in frames, which are of {self.resolution} pixels: use 0.0, '
+                f'or at least one pixel, {1 / min(self.size):g}.'
+            )
+        if self.outside and self.crop in ('random', 'window'):
+            raise ConfigError(
+                f'data.outside={self.outside} and data.crop={self.crop!r} exclude each other, as a random crop has no '
+                "place in a frame; use data.crop='center' or 'stretch'."
+            )
+        if not 0 <= self.frame_share <= 1:
+            raise ConfigError(f'data.frame_share={self.frame_share} must lie in [0, 1].')
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
+
+    @property
+    def margin(self) -> tuple[int, int]:
+        """How far windows are above or below the frame, and beside it, at most: pixels."""
+        return round(self.outside * self.size[0]), round(self.outside * self.size[1])
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(height, width) in pixels of the frame with its margin, from which windows are cut."""
+        return self.size[0] + 2 * self.margin[0], self.size[1] + 2 * self.margin[1]
 
 
 @dataclass(frozen=True)

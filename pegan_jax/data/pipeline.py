@@ -36,7 +36,7 @@ def open_source(data: DataConfig, workdir: Path) -> sources.Source:
 
     if data.tfds == 'worlds':
         return records.open_worlds(
-            data.size, data.num_worlds, data.split, data.data_dir or str(scratch(workdir) / 'tfds')
+            data.size, data.num_worlds, data.split, data.data_dir or str(scratch(workdir) / 'tfds'), data.margin
         )
     return records.open_tfds(data.tfds, data.split, data.data_dir, data.labels)
 
@@ -97,7 +97,7 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
                         '%d unreadable images replaced by the next ones; image %d: %s', len(unreadable), index, error
                     )
             return None
-        return example | {k: fit(pixels, data.size, data.crop) for k, pixels in pictures.items()}
+        return example | {k: fit(pixels, data.canvas, data.crop) for k, pixels in pictures.items()}
 
     def load(index: int) -> dict[str, np.ndarray]:
         candidates = [(index + k) % len(source) for k in range(min(SUBSTITUTES + 1, len(source)))]
@@ -122,6 +122,7 @@ def batches(
     """Endless batches of {'image': uint8 [batch_size / process_count, H, W, data.channels]}.
 
     With 'label' if the source has labels, and 'edge', uint8 [..., H, W, 1] with 255 on lines, unless data.edges='none'.
+    With data.outside also 'offset', int32 [..., 2]: pixels (to the right, down) from the frame to what the image shows.
 
     The stream of images is a function of the seed: position g holds an image with its crop and its flip, whatever the
     batch size, the process count and the position where the iteration began. Every epoch is shuffled anew. Batch k
@@ -142,19 +143,23 @@ def batches(
             f'use {lower or process_count} or {lower + process_count}.'
         )
     share = batch_size // process_count
-    height, width = data.size
+    (height, width), margin = data.size, data.margin
     order_seed, augment_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
 
     def augment(example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         top = rng.integers(example['image'].shape[0] - height + 1)
         left = rng.integers(example['image'].shape[1] - width + 1)
         mirror = -1 if data.flip and rng.random() < 0.5 else 1
+        if data.outside and rng.random() < data.frame_share:
+            top, left = margin
         window = (slice(top, top + height), slice(left, left + width))
         pictures = {k: example[k][window][:, ::mirror] for k in ('image', 'edge') if k in example}
         if data.edges == 'files':
             pictures['edge'] = pictures['edge'][..., :1]
         elif data.edges != 'none':
             pictures['edge'] = edges.extract(pictures['image'], data.edges)
+        if data.outside:
+            pictures['offset'] = np.array([mirror * (left - margin[1]), top - margin[0]], np.int32)
         return example | pictures
 
     # Random numbers are tied to positions, so they are drawn before the stream is divided into batches.

@@ -137,17 +137,18 @@ def open_tfds(name: str, split: str, data_dir: str | None, labels: bool = False)
 
 @dataclasses.dataclass
 class WorldsConfig(tfds.core.BuilderConfig):
-    """Size of the images and how many there are: worlds 0 to num - 1."""
+    """Size of the frame, how many images there are, worlds 0 to num - 1, and what they show above and beside it."""
 
     height: int = 64
     width: int = 64
     num: int = 4096
+    margin: tuple[int, int] = (0, 0)
 
 
 class Worlds(tfds.core.GeneratorBasedBuilder):
     """Images of `pegan_jax.data.worlds` with their truths, prepared locally without TensorFlow.
 
-    Configurations are named <height>x<width>x<num>.
+    Configurations are named <height>x<width>x<num>, or with margins <height>x<width>x<num>x<above>x<beside>.
     """
 
     VERSION = tfds.core.Version('1.0.0')  # to be raised when the look of the worlds changes
@@ -158,11 +159,15 @@ class Worlds(tfds.core.GeneratorBasedBuilder):
     @classmethod
     def get_builder_config(cls, name: str, version: str | None = None) -> WorldsConfig:
         """Every size is a configuration, with a folder of its own."""
-        height, width, num = map(int, name.split('x'))
-        return WorldsConfig(name=name, height=height, width=width, num=num)
+        height, width, num, *margin = map(int, name.split('x'))
+        return WorldsConfig(name=name, height=height, width=width, num=num, margin=tuple(margin) or (0, 0))
+
+    def _canvas(self) -> tuple[int, int]:
+        config = self.builder_config
+        return config.height + 2 * config.margin[0], config.width + 2 * config.margin[1]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        shape = (self.builder_config.height, self.builder_config.width, 3)
+        shape = (*self._canvas(), 3)
         return tfds.core.DatasetInfo(
             builder=self,
             description='Procedural landscapes with known horizons.',
@@ -180,11 +185,12 @@ class Worlds(tfds.core.GeneratorBasedBuilder):
         return {'train': self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        height, width, num = self.builder_config.height, self.builder_config.width, self.builder_config.num
+        (height, width), num = self._canvas(), self.builder_config.num
+        reach = height / self.builder_config.height  # the frame is [-1, 1]
         chunk = min(num, max(1, 2**18 // (height * width)))
         for start in range(0, num, chunk):
             seeds = jnp.arange(start, start + chunk)  # the last chunk may be longer than needed: one compiled shape
-            images = to_uint8(worlds.render_world(seeds, height, width))
+            images = to_uint8(worlds.render_world(seeds, height, width, y=(-reach, reach)))
             truths = jax.vmap(worlds.truth)(seeds)
             for k in range(min(chunk, num - start)):
                 png = io.BytesIO()
@@ -193,8 +199,12 @@ class Worlds(tfds.core.GeneratorBasedBuilder):
                 yield start + k, example | {n: float(getattr(truths, n)[k]) for n in ('horizon', 'hour')}
 
 
-def open_worlds(size: tuple[int, int], num: int, split: str, data_dir: str) -> Records:
+def open_worlds(
+    size: tuple[int, int], num: int, split: str, data_dir: str, margin: tuple[int, int] = (0, 0)
+) -> Records:
     """The worlds dataset for (height, width) and `num` images, prepared in data_dir on first use.
+
+    With a margin, pixels (above and below, beside), images show that much more, and are so much larger.
 
     TFDS writes to a temporary folder and renames it when it is complete: an interrupted preparation starts again.
 
@@ -206,7 +216,8 @@ def open_worlds(size: tuple[int, int], num: int, split: str, data_dir: str) -> R
         raise ConfigError(f'data.data_dir={data_dir}: worlds are prepared on a disk; leave it out.')
 
     def builder() -> Worlds:
-        return Worlds(data_dir=data_dir, config=f'{size[0]}x{size[1]}x{num}', file_format='array_record')
+        numbers = (*size, num, *margin) if any(margin) else (*size, num)
+        return Worlds(data_dir=data_dir, config='x'.join(map(str, numbers)), file_format='array_record')
 
     target = builder()
     if target.data_path.exists() and not target.is_prepared():

@@ -47,7 +47,8 @@ class Config:
     modulation: False: plain equalised layers, which get w beside the encoding of every coordinate (an ablation).
     activation: of modulated layers; 'sinrelu' passes even channels through leaky ReLU and odd ones through the sine.
     train_lookup: how training reads the embedding: 'raw' takes pixel (i, j) for position (i, j) of any grid of the
-      native shape, as the released program does; 'bilinear' reads at the coordinates, as sampling does.
+      native shape, as the released program does; 'bilinear' reads at the coordinates, as sampling does, where the
+      embedding's border stands for all that is outside.
     train_chunk: coordinates of each image that training computes at once, and once more for the gradient, which takes
       memory for one chunk instead of the image; None: CPU_CHUNK on CPU, where that is also faster, else a native grid.
     patch_size: side of the square patches that training sees, at random scales; None: whole images.
@@ -222,6 +223,18 @@ def validate(config: Any) -> None:
             raise ConfigError(
                 f'{name} differs from model.img_resolution={model.img_resolution}: set both to the same size, or, to '
                 f'train on finer data, model.patch_size, the side of the patches, for example {min(model.size)}.'
+            )
+    if data.outside:
+        for field in ('rotate', 'panorama_width'):
+            if getattr(model, field):
+                raise ConfigError(
+                    f'data.outside={data.outside} and model.{field}={getattr(model, field)} exclude each other, as '
+                    'such images have no fixed place; leave one of them out.'
+                )
+        if model.coord_embedding and model.train_lookup == 'raw':
+            raise ConfigError(
+                f"data.outside={data.outside} needs model.train_lookup='bilinear', or model.coord_embedding=False: "
+                "'raw' takes any window for the frame."
             )
     if model.progressive_kimg is not None and not finer:
         raise ConfigError(f'model.progressive_kimg={model.progressive_kimg} needs data finer than {name}.')
@@ -422,7 +435,7 @@ def build(config: Any) -> GAN:
         return loss, ({}, metrics)
 
     # Whole images on a fixed grid need no preparation.
-    cuts = model.rotate or model.patch_size is not None or model.panorama_width is not None
+    cuts = model.rotate or model.patch_size is not None or model.panorama_width is not None or config.data.outside
     r1 = (Update('d', d_r1_loss, interval=model.r1_interval),) if model.r1_gamma > 0 else ()
     return GAN(
         init=init,

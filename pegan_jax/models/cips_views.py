@@ -42,7 +42,7 @@ def prepare(config: Any, batch: dict, key: jax.Array, stage: Stage) -> dict:
     The scale of patches is drawn once per step for the whole batch, everything else per sample.
 
     Args:
-      batch: 'image' [b, *stage.size, C] float32, 'index' [b].
+      batch: 'image' [b, *stage.size, C] float32, 'index' [b], and with data.outside 'offset' [b, 2], in pixels of data.
     Returns: the batch with 'image' [b, h, w, C] and 'grid' [b, h, w, 2], of the size that the discriminator sees.
     """
     model = config.model
@@ -52,7 +52,7 @@ def prepare(config: Any, batch: dict, key: jax.Array, stage: Stage) -> dict:
     if model.patch_size is not None:
         scale = jax.random.randint(scale_key, (), 0, scale_count(model, size))
 
-    def one(key: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one(key: jax.Array, image: jax.Array, offset: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         turn_key, azimuth_key, crop_key = jax.random.split(key, 3)
         if model.rotate:
             image = rotated(image, jax.random.uniform(turn_key, (), maxval=2 * math.pi), size)
@@ -61,12 +61,14 @@ def prepare(config: Any, batch: dict, key: jax.Array, stage: Stage) -> dict:
         else:
             x0 = jax.random.uniform(azimuth_key, (), minval=-1.0, maxval=1.0)
             grid = coords.cylinder_crop(*size, x0, model.span)
+        if offset is not None:  # a stage of another size has the same corners
+            grid = grid + coords.pixel_shift(offset, config.data.size)[None, None]
         if model.patch_size is not None:
             start, stride = patch_start(crop_key, size, model.patch_size, scale), 2**scale
             image, grid = (coords.multiscale_crop(a, start, stride, model.patch_size) for a in (image, grid))
         return image, grid
 
-    image, grid = jax.vmap(one)(sample_keys(sample_key, batch['index']), batch['image'])
+    image, grid = jax.vmap(one)(sample_keys(sample_key, batch['index']), batch['image'], batch.get('offset'))
     return {**batch, 'image': image, 'grid': grid}
 
 

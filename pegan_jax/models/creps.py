@@ -319,7 +319,13 @@ class Generator(nn.Module):
 
 
 def synthesise(
-    module: Generator, params: dict, buffers: dict, ws: jax.Array, keys: jax.Array, update_emas: bool
+    module: Generator,
+    params: dict,
+    buffers: dict,
+    ws: jax.Array,
+    keys: jax.Array,
+    update_emas: bool,
+    offset: None = None,
 ) -> tuple[jax.Array, dict]:
     """Images of ws, and the buffers, as `stylegan_training.Networks` asks for them; there is no noise to draw."""
     return module.apply({'params': params, 'buffers': buffers}, ws, method='synthesise'), buffers

@@ -371,7 +371,13 @@ def generator(model: Config) -> Generator:
 
 
 def synthesise(
-    module: Generator, params: dict, buffers: dict, ws: jax.Array, keys: jax.Array, update_emas: bool
+    module: Generator,
+    params: dict,
+    buffers: dict,
+    ws: jax.Array,
+    keys: jax.Array,
+    update_emas: bool,
+    offset: None = None,
 ) -> tuple[jax.Array, dict]:
     """Images of ws with noise drawn by keys, and the buffers, as `stylegan_training.Networks` asks for them."""
     return module.apply({'params': params, 'buffers': buffers}, ws, keys, method='synthesise'), buffers

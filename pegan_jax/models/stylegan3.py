@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pegan_jax import encodings, ops
+from pegan_jax import coords, encodings, ops
 from pegan_jax.augment import Preset
 from pegan_jax.filters import lowpass, setup_filter, windowed
 from pegan_jax.gan import GAN, size_of
@@ -61,6 +61,8 @@ class Config:
     conv_clamp: limit of activations in both networks; None: no limit.
     magnitude_ema_beta: decay, per step, of the running mean square of each layer's input, by which that is divided.
     blur_init_sigma: all that D sees is blurred, at first by this many pixels (R: 10); 0: off.
+    d_sees_coords: the discriminator's input is the image beside its coordinates x and y, as data.outside needs it; they
+      are those of the image before it is augmented.
     pl_weight, style_mixing_prob: off in all published runs; tried in the paper's appendix A.
     The rest as in `stylegan2.Config`; dtype is that of the layers that `num_fp16_res` names, all else is float32.
     """
@@ -99,6 +101,7 @@ class Config:
     d_channel_max: int = 512
     d_channels: tuple[int, ...] | None = None
     d_mapping_layers: int = 8
+    d_sees_coords: bool = False
     mbstd_group_size: int = 4
     freeze_layers: int = 0
     r1_interval: int = 16
@@ -508,14 +511,29 @@ def view(size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
 
 
 def synthesise(
-    module: Generator, params: dict, buffers: dict, ws: jax.Array, keys: jax.Array, update_emas: bool
+    module: Generator,
+    params: dict,
+    buffers: dict,
+    ws: jax.Array,
+    keys: jax.Array,
+    update_emas: bool,
+    offset: jax.Array | None = None,
 ) -> tuple[jax.Array, dict]:
     """Images of ws, and the buffers, as `stylegan_training.Networks` asks for them; keys have no noise to draw."""
-    variables = {'params': params, 'buffers': buffers}
-    images, new = module.apply(variables, ws, update_emas=update_emas, method='synthesise', mutable=['buffers'])
+    variables, moved = {'params': params, 'buffers': buffers}, None
+    if offset is not None:  # what lies to the right comes into sight as the scene moves to the left
+        moved = jax.vmap(lambda n: coords.translate(-n[0], -n[1]))(offset / module.model.resolution)
+    images, new = module.apply(variables, ws, moved, update_emas=update_emas, method='synthesise', mutable=['buffers'])
     return images, new['buffers']
 
 
 def build(config: Any) -> GAN:
     """The GAN of a run configuration (`pegan_jax.config.Config`) whose model is a `Config`."""
-    return stylegan_training.assemble(config, Generator, synthesise, options=('size', 'transform'), view=view)
+    return stylegan_training.assemble(
+        config,
+        Generator,
+        synthesise,
+        options=('size', 'transform'),
+        view=view,
+        d_sees_coords=config.model.d_sees_coords,
+    )

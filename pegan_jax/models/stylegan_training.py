@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pegan_jax import augment, losses, ops, optim
+from pegan_jax import augment, coords, losses, ops, optim
 from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, labels_of, latents, sample_keys, sample_normal
 from pegan_jax.models.discriminator import Discriminator, num_halvings, widths
 from pegan_jax.settings import ConfigError, UserError, at_least, check_labels
@@ -111,8 +111,8 @@ class Networks(NamedTuple):
     """What the losses need of a model: pure functions.
 
     map: (params, buffers, z [b, z_dim], c [b, c_dim] or None, update_emas) -> (ws [b, num_ws, w_dim], buffers), of 'g'.
-    synthesise: (params, buffers, ws, keys [b], update_emas) -> (images [b, H, W, img_channels], buffers), of 'g'; the
-      keys draw the noise of a model that has any.
+    synthesise: (params, buffers, ws, keys [b], update_emas, offset [b, 2] or None) -> (images [b, H, W, img_channels],
+      buffers), of 'g'; the keys draw the noise of a model that has any; offset: pixels from the frame to what is shown.
     score: (params, buffers, images, c) -> logits [b], of 'd': `functools.partial(score, model)`.
     exact: the same in float32, for derivatives of derivatives; None: these are.
     """
@@ -128,6 +128,7 @@ class Latents(NamedTuple):
 
     z, other [b, z_dim]: latents, and those that style mixing takes the later layers from; c: labels [b, c_dim] or None.
     keys [b]: of the noise. mixing: key that decides where to mix, one for the whole batch.
+    offset [b, 2]: pixels (to the right, down) from the frame to what images show, as real ones do; None: the frame.
     """
 
     z: jax.Array
@@ -135,17 +136,20 @@ class Latents(NamedTuple):
     c: jax.Array | None
     keys: jax.Array
     mixing: jax.Array
+    offset: jax.Array | None = None
 
 
 class Lens(NamedTuple):
     """What stands between images and D, while the images remain what R1 differentiates by.
 
     sigma: of the blur, [], or None for none. keys [b], p []: of the augmentation and its probability, or None for none.
+    grid [b or 1, H, W, 2]: coordinates that D sees beside the images, as they were before; None: it sees none.
     """
 
     sigma: jax.Array | None = None
     keys: jax.Array | None = None
     p: jax.Array | float = 0.0
+    grid: jax.Array | None = None
 
     @property
     def second(self) -> 'Lens':
@@ -162,7 +166,7 @@ def networks(model: Any, generator: Callable, synthesise: Callable) -> Networks:
 
     Args:
       generator: configuration -> Linen module with the methods `map` and `synthesise`.
-      synthesise: (module, params, buffers, ws, keys, update_emas) -> (images, buffers), see `Networks`.
+      synthesise: (module, params, buffers, ws, keys, update_emas, offset) -> (images, buffers), see `Networks`.
     """
     module = generator(model)
 
@@ -200,7 +204,8 @@ def draw_latents(model: Any, batch: dict, key: jax.Array) -> Latents:
     """New latents for a batch; fakes have the labels of its images, which are in random order."""
     z_key, other_key, noise_key, mixing_key = jax.random.split(key, 4)
     z, other = (sample_normal(k, batch['index'], (model.z_dim,)) for k in (z_key, other_key))
-    return Latents(z, other, labels_of(batch, model.c_dim), sample_keys(noise_key, batch['index']), mixing_key)
+    keys = sample_keys(noise_key, batch['index'])
+    return Latents(z, other, labels_of(batch, model.c_dim), keys, mixing_key, batch.get('offset'))
 
 
 def blur_sigma(model: Any, nimg: Any, batch_size: int) -> Any:
@@ -234,6 +239,12 @@ def mix_styles(key: jax.Array, ws: jax.Array, other: jax.Array, prob: float) -> 
     return jnp.where(jnp.arange(num_ws)[None, :, None] < cutoff, ws, other)
 
 
+def window_grid(size: tuple[int, int], offset: jax.Array | None) -> jax.Array:
+    """Coordinates [b or 1, H, W, 2] of windows `offset` [b, 2] pixels from the frame, or of the frame itself."""
+    grid = coords.grid(*size)[None]
+    return grid if offset is None else grid + coords.pixel_shift(offset, size)[:, None, None]
+
+
 def styles(
     model: Any, networks: Networks, params: dict, buffers: dict, latents: Latents, update_emas: bool = False
 ) -> tuple[jax.Array, dict]:
@@ -260,6 +271,8 @@ def judge(
     if lens.keys is not None:
         pipe = augment.PRESETS[model.augment_pipe]
         images = augment.augment(pipe, images, augment.draw(pipe, lens.keys, images.shape[1:], lens.p))
+    if lens.grid is not None:
+        images = jnp.concatenate([images, jnp.broadcast_to(lens.grid, (*images.shape[:3], 2))], axis=-1)
     return networks.score(params, buffers, images, c)
 
 
@@ -277,7 +290,7 @@ def g_main(
 ) -> tuple[jax.Array, dict]:
     """The generator's non-saturating logistic loss; also metrics. d: (params, buffers) of the discriminator."""
     ws, _ = styles(model, networks, params, g_buffers, latents)
-    fake, _ = networks.synthesise(params, g_buffers, ws, latents.keys, False)
+    fake, _ = networks.synthesise(params, g_buffers, ws, latents.keys, False, latents.offset)
     loss = losses.logistic_g(judge(model, networks, *d, fake, latents.c, lens))
     return loss, {'loss/g': loss}
 
@@ -300,7 +313,7 @@ def g_pl(
     """
     ws, _ = styles(model, networks, params, g_buffers, latents)
     lengths = losses.path_lengths(
-        lambda ws: networks.synthesise(params, g_buffers, ws, latents.keys, False)[0], ws, noise
+        lambda ws: networks.synthesise(params, g_buffers, ws, latents.keys, False, latents.offset)[0], ws, noise
     )
     penalty, mean = losses.path_length_penalty(lengths, mean, model.pl_decay)
     return model.pl_weight * penalty, (mean, {'loss/pl': penalty, 'path_length': mean})
@@ -325,7 +338,7 @@ def d_main(
     Returns: the loss, G's buffers with their running means updated, the logits of the real images, and metrics.
     """
     ws, g_buffers = styles(model, networks, *g, latents, update_emas=True)
-    fake, g_buffers = networks.synthesise(g[0], g_buffers, ws, latents.keys, True)
+    fake, g_buffers = networks.synthesise(g[0], g_buffers, ws, latents.keys, True, latents.offset)
     real_logits = judge(model, networks, params, d_buffers, real, c, lens)
     fake_logits = judge(model, networks, params, d_buffers, fake, latents.c, lens.second)
     loss = losses.logistic_d(real_logits, fake_logits)
@@ -374,12 +387,18 @@ def sampler(model: Any, module: Any, options: tuple[str, ...], view: Callable | 
 
 
 def assemble(
-    config: Any, generator: Callable, synthesise: Callable, options: tuple[str, ...], view: Callable | None = None
+    config: Any,
+    generator: Callable,
+    synthesise: Callable,
+    options: tuple[str, ...],
+    view: Callable | None = None,
+    d_sees_coords: bool = False,
 ) -> GAN:
     """The GAN of a run configuration, of StyleGAN2 or StyleGAN3: G main, G path length, D main, D R1, in this order.
 
     Args:
       generator, synthesise: as for `networks`; options, view: as for `sampler`.
+      d_sees_coords: D's input is the image beside its coordinates x and y.
     """
     model, batch_size = config.model, config.train.batch_size
     height, width = model.size
@@ -391,7 +410,7 @@ def assemble(
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key = jax.random.split(key)
-        images = jnp.zeros((1, height, width, model.img_channels))
+        images = jnp.zeros((1, height, width, model.img_channels + 2 * d_sees_coords))
         c = jnp.zeros((1, model.c_dim)) if model.c_dim else None
         g = generator(model).init(g_key, jnp.zeros((1, model.z_dim)), c)
         both = {'g': g, 'd': discriminator(model).init(d_key, images, c)}
@@ -401,10 +420,11 @@ def assemble(
 
     def lens(state: Any, batch: dict, key: jax.Array, stage: Stage) -> Lens:
         sigma = blur_sigma(model, state.nimg, batch_size) if 'blur' in stage.flags else None
+        grid = window_grid(model.size, batch.get('offset')) if d_sees_coords else None
         if model.augment == 'noaug':
-            return Lens(sigma)
+            return Lens(sigma, grid=grid)
         keys = sample_keys(jax.random.fold_in(key, 0xADA), batch['index'])  # a number that no split of the key has
-        return Lens(sigma, keys, state.stats['augment_p'] if adaptive else model.augment_p)
+        return Lens(sigma, keys, state.stats['augment_p'] if adaptive else model.augment_p, grid)
 
     def counted(state: Any, real_logits: jax.Array) -> dict:
         return {'stats': augment.counted(state.stats, real_logits)} if adaptive else {}
@@ -422,7 +442,8 @@ def assemble(
         return loss, (fields, metrics | ({'augment_p': seen.p} if adaptive else {}))
 
     def g_pl_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
-        few = fewer_rows({name: batch[name] for name in ('index', 'label') if name in batch}, model.pl_batch_shrink)
+        names = ('index', 'label', 'offset')
+        few = fewer_rows({name: batch[name] for name in names if name in batch}, model.pl_batch_shrink)
         latents_key, noise_key = jax.random.split(key)
         noise = sample_normal(noise_key, few['index'], (height, width, model.img_channels))
         latents, mean = draw_latents(model, few, latents_key), state.stats['pl_mean']

@@ -104,6 +104,8 @@ def is_worlds(data: DataConfig) -> bool:
 def of_data(data: DataConfig, folder: Path, *, first_world: int = REAL_WORLDS, as_they_are: bool = False) -> Images:
     """The images that a configuration names, fitted to its size; of the worlds, those that no training sees.
 
+    Of data with windows outside they are the frame.
+
     Args:
       folder: where what is found out about them is kept.
       as_they_are: they keep their sizes.
@@ -113,7 +115,21 @@ def of_data(data: DataConfig, folder: Path, *, first_world: int = REAL_WORLDS, a
         return of_worlds(data.size, first_world)
     source = pipeline.open_source(dataclasses.replace(data, labels=False, edges='none'), folder)
     crop = data.crop if data.crop == 'stretch' else 'center'
-    return of_source(source, None if as_they_are else data.size, crop, data.max_pixels)
+    images = of_source(source, None if as_they_are else data.canvas, crop, data.max_pixels)
+    return images if as_they_are or not data.outside else _middle(images, data.canvas, data.size)
+
+
+def _middle(images: Images, whole: tuple[int, int], size: tuple[int, int]) -> Images:
+    """The middle of images of one size, cut as it is."""
+    (height, width), (top, left) = size, ((n - m) // 2 for n, m in zip(whole, size, strict=True))
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return images.read(start, stop)[:, top : top + height, left : left + width]
+
+    return images._replace(
+        key=lambda start, stop: f'{images.key(start, stop)} {height} {width}', read=read,
+        about=images.about | {'window': size},
+    )  # fmt: skip
 
 
 def size_of_samples(gan: GAN, variables: dict) -> tuple[int, int]:
@@ -124,20 +140,12 @@ def size_of_samples(gan: GAN, variables: dict) -> tuple[int, int]:
 
 def like_samples(gan: GAN, variables: dict, data: DataConfig, folder: Path) -> Images:
     """`of_data` of the size of samples: resized to that of a stage; larger data, for rotations, are cut as they are."""
-    height, width = size_of_samples(gan, variables)
-    top, left = (data.size[0] - height) // 2, (data.size[1] - width) // 2
+    size = size_of_samples(gan, variables)
+    borders = [(n - m) // 2 for n, m in zip(data.size, size, strict=True)]
     stages = {stage.size for stage in gan.stages()} if gan.stages else set()
-    if is_worlds(data) or (height, width) in stages or max(top, left) < 1 or min(top, left) < 0:
-        return of_data(dataclasses.replace(data, resolution=(height, width)), folder)
-    images = of_data(data, folder)
-
-    def read(start: int, stop: int) -> np.ndarray:
-        return images.read(start, stop)[:, top : top + height, left : left + width]
-
-    return images._replace(
-        key=lambda start, stop: f'{images.key(start, stop)} {height} {width}', read=read,
-        about=images.about | {'window': (height, width)},
-    )  # fmt: skip
+    if is_worlds(data) or size in stages or max(borders) < 1 or min(borders) < 0:
+        return of_data(dataclasses.replace(data, resolution=size), folder)
+    return _middle(of_data(data, folder), data.size, size)
 
 
 # Generated images -----------------------------------------------------------------------------------------------------

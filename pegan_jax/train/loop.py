@@ -1,6 +1,7 @@
 """The training loop: data, step, log, sample, save, stop."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 
@@ -61,10 +62,14 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         # Images count, not steps: of earlier launches these may have had other batches.
         total_steps = step + train.steps_for(train.total_images - nimg) if own_steps is None else own_steps
         together(lambda: write(workdir, config, contents), first_only=True)
-        batches = functools.partial(pipeline.batches, source, config.data, seed=config.train.seed)
+        # What is shown and measured of a run is the frame, whatever windows training sees.
+        frame = dataclasses.replace(config.data, frame_share=1.0)
+        data, frames = (
+            functools.partial(pipeline.batches, source, seen, seed=train.seed) for seen in (config.data, frame)
+        )
         data = stack.enter_context(
             contextlib.closing(
-                batches(
+                data(
                     batch_size=train.batch_size,
                     start_image=nimg,
                     process_index=jax.process_index(),
@@ -78,7 +83,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         stack.enter_context(contextlib.closing(runlog))
         place = functools.partial(place_batch, backend=train.backend, mesh=mesh)
         feed, running = stack.enter_context(contextlib.closing(Feed(data, place))), []
-        metrics, pictures = Metrics(checkpoints, runlog, feed, train.batch_size), Pictures(gan, config, batches)
+        metrics, pictures = Metrics(checkpoints, runlog, feed, train.batch_size), Pictures(gan, config, frames)
         programs = stack.enter_context(contextlib.closing(Programs(gan, train, mesh, announce=metrics.paused)))
         for line in (contents.told(), *(changes or ()), *lines):
             runlog.say(line)

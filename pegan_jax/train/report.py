@@ -56,6 +56,8 @@ def abstract_batch(config: Config, count: int) -> dict:
         batch['label'] = jax.ShapeDtypeStruct((count,), jnp.int32)
     if config.data.edges != 'none':
         batch['edge'] = jax.ShapeDtypeStruct((count, *config.data.size, 1), jnp.uint8)
+    if config.data.outside:
+        batch['offset'] = jax.ShapeDtypeStruct((count, 2), jnp.int32)
     return batch
 
 

@@ -54,10 +54,23 @@ def test_stored_images_are_the_worlds_and_carry_their_truths(tmp_path):
         np.testing.assert_allclose([record['horizon'], record['hour']], [truth.horizon, truth.hour], rtol=1e-6)
 
 
+def test_a_window_of_a_larger_image_is_what_the_world_has_there(tmp_path):
+    data = DataConfig(resolution=(16, 24), num_worlds=1, outside=0.5, frame_share=0.0, flip=False)
+    batches = pipeline.batches(pipeline.open_source(data, tmp_path), data, batch_size=8, seed=0)
+    batch = next(batches)
+    batches.close()
+    assert (tmp_path / 'tfds/worlds/16x24x1x8x12').is_dir()
+    i = int(np.argmax(batch['offset'].all(1)))
+    right, down = batch['offset'][i].tolist()
+    x, y = (-1.5 + right / 8, 1.5 + right / 8), (-1 + down / 8, 1 + down / 8)
+    apart = np.abs(batch['image'][i].astype(int) - to_uint8(worlds.render_world(0, 16, 24, x=x, y=y)))
+    assert right and down and apart.mean() < 0.1 and np.quantile(apart, 0.98) <= 1  # rounding, most of it on edges
+
+
 @pytest.fixture
 def plain_worlds(monkeypatch):
     """Rendering that needs no compilation."""
-    monkeypatch.setattr(worlds, 'render_world', lambda seeds, h, w: np.zeros((len(seeds), h, w, 3)))
+    monkeypatch.setattr(worlds, 'render_world', lambda seeds, h, w, **_: np.zeros((len(seeds), h, w, 3)))
 
 
 def test_sizes_and_numbers_do_not_collide(tmp_path, plain_worlds):

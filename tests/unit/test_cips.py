@@ -9,8 +9,9 @@ import pytest
 
 from pegan_jax import coords, filters
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config
-from pegan_jax.gan import Stage, images_of
+from pegan_jax.gan import Stage, images_of, sample_normal
 from pegan_jax.models import cips, cips_generator, cips_views, stylegan2
+from pegan_jax.ops import resize_align_corners
 from pegan_jax.sampling import Model
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import compile_step, data_mesh, device_step, place_batch
@@ -454,6 +455,65 @@ def test_a_discriminator_sees_the_coordinates_of_its_patches():
     model = dataclasses.replace(TINY, d_sees_coords=True)
     grid = jax.random.normal(jax.random.key(0), (4, 8, 8, 2))
     np.testing.assert_array_equal(cips.d_input(model, jnp.zeros((4, 8, 8, 3)), grid)[..., 3:], grid)
+
+
+# Windows outside of the frame -----------------------------------------------------------------------------------------
+
+
+def outside(data_side=8, **changes):
+    """A system that learns windows, and windows whose first channels are the coordinates that sampling has there."""
+    model = dataclasses.replace(TINY, d_sees_coords=True, train_lookup='bilinear', **changes)
+    data, train = DataConfig(resolution=data_side, outside=1.0), TrainConfig(batch_size=4)
+    gan = cips.build(Config(system='cips', model=model, data=data, train=train))
+    offset = data_side // 8 * np.array([[0, 0], [8, -3], [-5, 8], [1, 0]], np.int32)
+    wide = np.asarray(gan.sampler.view((3 * data_side, 3 * data_side), None)['grid'])
+    at = [(data_side + down, data_side + right) for right, down in offset]
+    image = np.stack([wide[top : top + data_side, left : left + data_side] for top, left in at])
+    image = np.concatenate([image, 0 * image[..., :1]], axis=-1)
+    return gan, {'image': jnp.asarray(image), 'offset': jnp.asarray(offset), 'index': jnp.arange(4)}
+
+
+@pytest.mark.parametrize(
+    'options, side',
+    [
+        ({}, 8),
+        ({'data_side': 16, 'patch_size': 8}, 16),
+        ({'data_side': 16, 'patch_size': 8, 'progressive_kimg': 1.0}, 8),
+    ],
+)
+def test_coordinates_of_windows_are_those_at_which_sampling_shows_them(options, side):
+    gan, batch = outside(**options)
+    image = batch['image']
+    if image.shape[1] != side:  # without a low-pass, which bends a slope at its ends
+        image = resize_align_corners(image, (side, side))
+    got = jax.jit(gan.prepare, static_argnums=2)({**batch, 'image': image}, jax.random.key(0), Stage(side))
+    assert got['grid'].shape == (4, 8, 8, 2) and got['grid'][1, ..., 0].min() > 0.9
+    np.testing.assert_allclose(got['grid'], got['image'][..., :2], atol=1e-5)
+
+
+def test_g_makes_the_windows_that_sampling_shows_and_d_sees_where_they_are(monkeypatch):
+    gan, batch = outside()
+    _, _, state = initialised(d_sees_coords=True)
+    g = jax.tree_util.tree_map_with_path(
+        lambda path, p: p * ('noise_strength' not in jax.tree_util.keystr(path)), state.params['g']
+    )
+    state = SimpleNamespace(params={**state.params, 'g': g}, buffers=state.buffers)
+
+    @jax.jit
+    def seen(batch):
+        found = []
+        monkeypatch.setattr(cips, 'score', lambda model, d, b, images: (found.append(images), images.sum((1, 2, 3)))[1])
+        key, prepared = jax.random.key(1), gan.prepare(batch, jax.random.key(0), Stage(8))
+        for update in (gan.updates[0], gan.updates[2]):
+            update.loss(state.params[update.net], state, prepared, key, Stage(8))
+        z = sample_normal(jax.random.split(key)[0], batch['index'], (5,))
+        at = batch['image'][..., :2]
+        return found, jax.vmap(lambda z, at: images_of(gan, {'params': g}, z[None], grid=at)[0])(z, at)
+
+    (real, fake, again), want = seen(batch)
+    for images, colours in ((real, batch['image']), (fake, want), (again, want)):
+        np.testing.assert_allclose(images[..., :3], colours, atol=1e-4)
+        np.testing.assert_allclose(images[..., 3:], batch['image'][..., :2], atol=1e-5)
 
 
 # Configurations -------------------------------------------------------------------------------------------------------

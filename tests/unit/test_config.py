@@ -45,6 +45,11 @@ def test_json_gives_an_equal_configuration_back():
         ('data.channels=1', r'model.img_channels=3 differs from data.channels=1: set both to 1 \(grey\), 3 \(RGB\)'),
         ('data.channels=2', r'data.channels=2 is a int; expected 1 or 3 or 4'),
         ('model.img_channels=True', r'model.img_channels=True is a bool; expected 1 or 3 or 4'),
+        ('data.outside=0.01', r'data.outside=0.01 is a distance in frames, .* of 16 pixels: use 0.0, or .* 0.0625'),
+        ('data.outside=-1.0', r'data.outside=-1.0 is a distance in frames'),
+        ('data.outside=1e999', r'data.outside=inf is a distance in frames'),
+        ('data.frame_share=1.5', r'data.frame_share=1.5 must lie in \[0, 1\]'),
+        ('data.outside=1.0', r'data.outside=1.0, but the discriminator of cips does not .* model.d_sees_coords=True'),
         ('system=dcgann', r"unknown system 'dcgann'"),
     ],
 )
@@ -64,6 +69,29 @@ def test_fields_that_depend_on_each_other_are_validated_together():
     config = load_config('cips:tiny')
     both = load_config('cips:tiny', ['data.resolution=32', 'model.img_resolution=32', 'model.d_channels=None'])
     assert both.data.resolution == both.model.img_resolution == 32 != config.data.resolution
+
+
+@pytest.mark.parametrize('name', ['creps', 'dcgan', 'deepfill', 'mspie', 'pconv', 'pggan', 'singan', 'stylegan2'])
+def test_systems_that_learn_the_frame_alone_refuse_windows_outside(name):
+    overrides = ['data.outside=1.0', 'data.crop=center', *(['data.image=a.png'] if name == 'singan' else [])]
+    with pytest.raises(ConfigError, match=f'data.outside=1.0, but the discriminator of {name} .* set it to 0.0; CIPS'):
+        load_config(f'{name}:tiny', overrides)
+
+
+@pytest.mark.parametrize(
+    'overrides, message',
+    [
+        (['data.crop=random'], "data.outside=1.0 and data.crop='random' exclude each other.*'center' or 'stretch'"),
+        (['data.crop=window'], "data.outside=1.0 and data.crop='window' exclude each other"),
+        (['model.rotate=True', 'data.resolution=24'], 'data.outside=1.0 and model.rotate=True exclude each other'),
+        (['model.panorama_width=64'], 'data.outside=1.0 and model.panorama_width=64 exclude each other'),
+        (['model.train_lookup=raw'], "data.outside=1.0 needs model.train_lookup='bilinear'"),
+    ],
+)
+def test_what_has_no_place_in_a_frame_excludes_windows_outside(overrides, message):
+    windows = ['data.outside=1.0', 'model.d_sees_coords=True', 'model.train_lookup=bilinear']
+    with pytest.raises(ConfigError, match=message):
+        load_config('cips:tiny', [*windows, *overrides])
 
 
 def test_unknown_files_and_arguments_name_the_nearest():

@@ -196,6 +196,49 @@ def test_closing_stops_the_threads():
         assert not thread.is_alive()
 
 
+# Windows outside of the frame
+
+WINDOWS = DataConfig(resolution=(2, 4), outside=1.0, frame_share=0.25)
+
+
+class Places(Numbered):
+    """Images of the size of the canvas of WINDOWS: red is the row, green the column, blue the image's number."""
+
+    def __getitem__(self, index):
+        row, column = np.mgrid[:6, :12]
+        return {'image': encode(np.stack([row, column, 0 * row + index], -1))}
+
+
+def test_windows_lie_where_their_offset_says_and_a_mirrored_one_on_the_other_side():
+    assert WINDOWS.canvas == (6, 12) and WINDOWS.margin == (2, 4)
+    rows = take(100, WINDOWS, Places(), batch_size=10)
+    image, offset = (np.concatenate([b[name] for b in rows]) for name in ('image', 'offset'))
+    assert image.shape == (1000, 2, 4, 3) and offset.shape == (1000, 2) and offset.dtype == np.int32
+    flipped = image[:, 0, 0, 1] > image[:, 0, -1, 1]
+    assert 0.4 < flipped.mean() < 0.6
+    columns = np.where(flipped, 11 - image[:, 0, :, 1].T, image[:, 0, :, 1].T).T  # of the canvas as D sees it
+    np.testing.assert_array_equal(columns, 4 + offset[:, :1] + np.arange(4))
+    np.testing.assert_array_equal(image[:, :, 0, 0], 2 + offset[:, 1:] + np.arange(2))
+    inside = (offset == 0).all(1).mean()
+    assert 0.2 < inside < 0.32  # a quarter, and a few that are drawn there
+    assert {*offset[:, 0]} == {*range(-4, 5)} and {*offset[:, 1]} == {*range(-2, 3)}
+
+
+def test_windows_are_a_function_of_the_position_in_the_stream():
+    whole, later = (
+        np.concatenate([b['offset'] for b in take(6, WINDOWS, Places(), start_image=start)]) for start in (0, 7)
+    )
+    np.testing.assert_array_equal(later[:17], whole[7:])
+
+
+def test_all_windows_may_be_the_frame_which_is_the_middle():
+    data = DataConfig(resolution=(2, 4), outside=1.0, frame_share=1.0, flip=False)
+    (batch,) = take(1, data, Places())
+    assert (batch['offset'] == 0).all()
+    assert (batch['image'][:, :, 0, 0] == [2, 3]).all() and (batch['image'][:, 0, :, 1] == [4, 5, 6, 7]).all()
+    assert 'offset' not in take(1, PLAIN)[0]
+
+
 # Fitting
 
 

@@ -19,7 +19,7 @@ from pegan_jax.pixels import to_uint8
 from pegan_jax.scoring import changes, images, parts, record
 from pegan_jax.scoring.networks import ROWS, Network
 from pegan_jax.scoring.scores import Scorer, check, open_networks
-from pegan_jax.settings import ConfigError, UserError
+from pegan_jax.settings import ConfigError, DataConfig, UserError
 
 TOY = Network('toy', lambda params, x: jnp.sin(params * x.astype(jnp.float32)).mean(axis=(1, 2)), jnp.float32(0.01))
 
@@ -122,6 +122,16 @@ def test_data_are_known_by_content_not_by_name_or_time(tmp_path):
     source = sources.open_folder(str(tmp_path / 'a'), 10**6, tmp_path)
     with pytest.raises(UserError, match=r'have the sizes 12 x \d and 12 x \d; give --size'):
         images.of_source(source, None, 'center', 10**6).read(0, 3)
+
+
+def test_data_with_windows_outside_are_scored_by_their_frame(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 24, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / '0.png')
+    data = DataConfig(folder=str(tmp_path), resolution=(4, 8), outside=1.0)
+    found = images.of_data(data, tmp_path / 'run')
+    np.testing.assert_array_equal(found.read(0, 1)[0], pixels[4:8, 8:16])
+    frame = images.of_data(DataConfig(folder=str(tmp_path), resolution=(4, 8)), tmp_path / 'run')
+    assert found.key(0, 1) != frame.key(0, 1) and frame.read(0, 1).shape == (1, 4, 8, 3)
 
 
 def test_scores_of_one_set_against_itself_and_another(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ import pytest
 from pegan_jax import coords, filters
 from pegan_jax.config import Config as RunConfig
 from pegan_jax.config import ConfigError, DataConfig, from_json, load_config, to_json
-from pegan_jax.gan import images_of
-from pegan_jax.models import stylegan2, stylegan3
+from pegan_jax.gan import Stage, images_of
+from pegan_jax.models import stylegan2, stylegan3, stylegan_training
 from pegan_jax.models.stylegan3 import Config, Generator, canvas, layers, resampling, schedule
 
 TINY = dict(r1_gamma=1.0, img_resolution=16, z_dim=8, w_dim=8, channel_base=64, channel_max=8, num_layers=4)
@@ -323,6 +324,42 @@ def test_variations_of_the_appendix_are_overrides(override_):
                 assert f is None or f.sum() == pytest.approx(1, abs=1e-5)
     same = np.allclose(images[0], images[1], atol=1e-5)
     assert same == override_.startswith('style_mixing')
+
+
+# Windows outside of the frame -----------------------------------------------------------------------------------------
+
+
+def test_g_makes_the_windows_that_a_moved_scene_shows_and_d_sees_where_they_are(monkeypatch):
+    model = Config(**(TINY | {'img_resolution': (16, 32), 'd_sees_coords': True}))
+    data = DataConfig(resolution=(16, 32), outside=1.0)
+    found = []
+    monkeypatch.setattr(
+        stylegan_training, 'score', lambda model, d, b, images, c: (found.append(images), images.sum((1, 2, 3)))[1]
+    )
+    gan = stylegan3.build(RunConfig(system='stylegan3', model=model, data=data))
+    params, buffers, stats = jax.jit(gan.init)(jax.random.key(0))
+    assert params['d']['b16']['fromrgb']['kernel'].shape[2] == 5
+    offset = np.array([[0, 0], [32, -3], [-5, 16]], np.int32)
+    moved = jnp.stack([coords.translate(-right / 16, -down / 16) for right, down in offset])
+
+    @jax.jit
+    def seen(offset):
+        found.clear()
+        state = SimpleNamespace(params=params, buffers=buffers, stats=stats, nimg=jnp.int32(0), step=jnp.int32(0))
+        batch = {'image': jnp.ones((3, 16, 32, 3)), 'offset': offset, 'index': jnp.arange(3)}
+        key, stage = jax.random.key(1), Stage((16, 32))
+        for update in gan.updates[:2]:
+            update.loss(params[update.net], state, batch, key, stage)
+        z = stylegan_training.draw_latents(model, batch, key).z
+        return found, images_of(gan, {'params': params['g'], 'buffers': buffers['g']}, z, transform=moved)
+
+    (fake, real, _), want = seen(jnp.asarray(offset))  # the last one has magnitudes of its own
+    np.testing.assert_allclose(fake[..., :3], want, atol=1e-4)
+    np.testing.assert_array_equal(real[..., :3], 1)
+    for i, (right, down) in enumerate(offset.tolist()):
+        x, y = np.linspace(-1, 1, 32) + 2 * right / 31, np.linspace(-1, 1, 16) + 2 * down / 15
+        for images in (fake, real):
+            np.testing.assert_allclose(images[i, ..., 3:], np.stack(np.meshgrid(x, y), -1), atol=1e-5)
 
 
 # Configuration --------------------------------------------------------------------------------------------------------
