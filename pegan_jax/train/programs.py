@@ -18,6 +18,10 @@ from pegan_jax.train.step import all_due, all_programs, compile_step, device_ste
 Key = tuple[Stage, tuple[int, ...], int]
 
 
+def _shape(x: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, 'sharding', None))  # pmap takes arrays of NumPy
+
+
 class Programs:
     """Compiles what a run needs when it is due. Programs that are known to come compile earlier:
 
@@ -43,9 +47,7 @@ class Programs:
         """The state after as many steps as there are batches, and metrics [steps]; `state` is donated."""
         new = [k for k in dict.fromkeys((key, *self._ahead(key[0]))) if k not in self._compiled]
         if new:
-            shapes = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (state, batches)
-            )
+            shapes = jax.tree.map(_shape, (state, batches))
             self._compiled |= {k: self._pool.submit(self._compile, k, *shapes) for k in new}
         for stage, due, count in [key] if self._beside else new:
             if not self._compiled[stage, due, count].done():

@@ -107,8 +107,12 @@ def load_hed(path: str | pathlib.Path) -> dict:
     That is: thirteen 3x3 convolutions and, among or behind them, five 1x1 convolutions of the side outputs and one that
     fuses them.
 
-    Raises: ForeignFileError if there is no such file, or it holds anything else.
+    Raises: ForeignFileError if there is no such file, or it holds anything else; for safetensors, which have no order.
     """
+    if str(path).endswith('.safetensors'):
+        raise contents.ForeignFileError(
+            f'{path}: HED is read in the order of its file, and safetensors have none; give the torch file.'
+        )
     found = list(contents.arrays(reader.read(path)).items())
     if len(found) != 38:
         raise contents.ForeignFileError(f'{path} is not a file of HED: it has {len(found)} arrays; expected 38.')

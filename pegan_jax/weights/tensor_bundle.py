@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from pegan_jax.files import as_path, on_disk
-from pegan_jax.weights.contents import MAX_BYTES, ForeignFileError, shown
+from pegan_jax.weights.contents import MAX_BYTES, ForeignFileError, from_bytes, shown
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _arrays(entries: dict[str, _Entry], files: list[pathlib.Path]) -> dict[str, 
             data = stream.read(entry.size)
         if google_crc32c.value(data) != entry.crc:
             raise ForeignFileError(f'{shown(name)} is damaged: its checksum does not match.')
-        out[name] = np.frombuffer(data, entry.dtype).reshape(entry.shape)
+        out[name] = from_bytes(data, entry.dtype).reshape(entry.shape)
     return out
 
 

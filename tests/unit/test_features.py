@@ -114,6 +114,8 @@ def test_hed_fuses_enlarged_side_outputs_of_the_image_in_bgr(tmp_path, convoluti
 def test_files_that_are_not_hed_are_refused(tmp_path, convolutions, heads):
     with pytest.raises(ForeignFileError, match='it has 26 arrays; expected 38'):
         features.load_hed(foreign.write_state_dict(tmp_path / 'vgg.pth', convolutions))
+    with pytest.raises(ForeignFileError, match='safetensors have none; give the torch file'):
+        features.load_hed(tmp_path / 'hed.safetensors')
     with pytest.raises(ForeignFileError, match=r'wrong shape: .*side_0/kernel'):
         features.load_hed(hed_file(tmp_path / 'a.pth', convolutions, heads[::-1], interleaved=False))
     swapped = {k: v.T for k, v in convolutions.items() if k.endswith('bias')} | convolutions
