@@ -200,6 +200,67 @@ def vgg16():
     return arrays
 
 
+def _random(shapes):
+    """{name: array} of RandomState(0), which no version changes; layers keep the size of what goes through them."""
+    random, arrays = np.random.RandomState(0), OrderedDict()
+    for name, shape in shapes.items():
+        x = random.standard_normal(shape)
+        if len(shape) in (2, 4) and 'position' not in name:
+            x = x * 1.5 / np.sqrt(np.prod(shape[1:]))
+        elif ('norm' in name and name.endswith('weight')) or 'lambda' in name:
+            x = 1 + 0.3 * x
+        else:
+            x = 0.5 * x
+        arrays[name] = x.astype(np.float32)
+    return arrays
+
+
+def dinov2(*, width=128, layers=2, hidden=256, patch=14, grid=37):
+    """Arrays of Hugging Face's file of DINOv2, random; of two heads unless the width is another."""
+    shapes = {
+        'embeddings.cls_token': (1, 1, width), 'embeddings.mask_token': (1, width),
+        'embeddings.position_embeddings': (1, 1 + grid**2, width),
+        'embeddings.patch_embeddings.projection.weight': (width, 3, patch, patch),
+        'embeddings.patch_embeddings.projection.bias': (width,),
+    }  # fmt: skip
+    for n in range(layers):
+        for part, size in {
+            'norm1': (width,), 'attention.attention.query': (width, width), 'attention.attention.key': (width, width),
+            'attention.attention.value': (width, width), 'attention.output.dense': (width, width), 'norm2': (width,),
+            'mlp.fc1': (hidden, width), 'mlp.fc2': (width, hidden),
+        }.items():  # fmt: skip
+            shapes |= {f'encoder.layer.{n}.{part}.weight': size, f'encoder.layer.{n}.{part}.bias': size[:1]}
+        shapes |= {f'encoder.layer.{n}.layer_scale{k}.lambda1': (width,) for k in (1, 2)}
+    return _random(shapes | {'layernorm.weight': (width,), 'layernorm.bias': (width,)})
+
+
+def clip(*, width=128, layers=2, hidden=96, patch=14, grid=5, embedding=24):
+    """Arrays of Hugging Face's file of CLIP that its image encoder takes, random."""
+    shapes = {
+        'embeddings.class_embedding': (width,), 'embeddings.patch_embedding.weight': (width, 3, patch, patch),
+        'embeddings.position_embedding.weight': (1 + grid**2, width),
+        'pre_layrnorm.weight': (width,), 'pre_layrnorm.bias': (width,),
+    }  # fmt: skip
+    for n in range(layers):
+        for part, size in {
+            'self_attn.k_proj': (width, width), 'self_attn.v_proj': (width, width), 'self_attn.q_proj': (width, width),
+            'self_attn.out_proj': (width, width), 'layer_norm1': (width,), 'mlp.fc1': (hidden, width),
+            'mlp.fc2': (width, hidden), 'layer_norm2': (width,),
+        }.items():  # fmt: skip
+            shapes |= {f'encoder.layers.{n}.{part}.weight': size, f'encoder.layers.{n}.{part}.bias': size[:1]}
+    shapes |= {'post_layernorm.weight': (width,), 'post_layernorm.bias': (width,)}
+    shapes = {f'vision_model.{name}': shape for name, shape in shapes.items()}
+    return _random(shapes | {'visual_projection.weight': (embedding, width)})
+
+
+def pictures(count=3, height=40, width=61):
+    """Coarse colours with some noise, uint8 [count, height, width, 3]."""
+    random = np.random.RandomState(1)
+    coarse = random.randint(0, 256, (count, height // 8 + 1, width // 8 + 1, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    x = coarse[:, :height, :width] + random.randint(-20, 21, (count, height, width, 3))
+    return x.clip(0, 255).astype(np.uint8)
+
+
 def adam_state(arrays, storages, rng, *, step, lr, betas, as_tensor):
     """An optimiser's state_dict for parameters, and the moments in it: {name: (exp_avg, exp_avg_sq)}."""
     moments = {k: (rng.normal(size=a.shape), rng.random(a.shape)) for k, a in arrays.items()}

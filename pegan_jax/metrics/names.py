@@ -6,8 +6,11 @@ from typing import NamedTuple
 from pegan_jax.settings import UserError, nearest
 
 # Kinds that compare features of a network, and the network where the name has none; of 'fd' it always has one.
-COMPARED = {'fid': 'inception', 'fd': '', 'kid': 'inception', 'pr': 'vgg16_fc', 'dc': 'vgg16_fc', 'mind': 'inception'}
-NETWORKS = ('worlds', 'vgg16')  # that a name may have in it
+COMPARED = {
+    'fid': 'inception', 'fd': '', 'kid': 'inception', 'pr': 'vgg16_fc', 'dc': 'vgg16_fc', 'mind': 'inception',
+    'cmmd': 'clip',
+}  # fmt: skip
+NETWORKS = ('worlds', 'vgg16', 'dinov2')  # that a name may have in it
 # Other networks that a kind needs; kinds that look at pixels.
 OTHERS = {'is': 'inception', 'sifid': 'stem', 'ppl2': 'lpips'}
 PIXELS = ('swd', 'fwd', 'spectral', 'msssim', 'horizon', 'rows')
@@ -18,7 +21,8 @@ RESULTS = {
     'kid': ('', '_error'), 'pr': ('_precision', '_recall'), 'dc': ('_density', '_coverage'), 'is': ('_mean', '_std'),
 }  # fmt: skip
 EXAMPLES = (
-    'fid50k_full', 'kid50k_full', 'pr50k3_full', 'dc10k5', 'mind5k', 'is50k', 'ppl2_wend', 'sifid50', 'fd_worlds10k',
+    'fid50k_full', 'kid50k_full', 'pr50k3_full', 'dc10k5', 'mind5k', 'is50k', 'ppl2_wend', 'sifid50',
+    'fd_dinov2_50k', 'cmmd30k', 'fd_worlds10k',
     'kid_worlds10k', 'pr_worlds10k3', 'fd_vgg16_10k', 'kid_vgg16_10k', 'swd2k', 'fwd10k', 'spectral10k', 'msssim10k',
     'horizon2k', 'rows2k', 'eqt50k_int', 'eqt50k_frac', 'eqr50k',
 )  # fmt: skip
@@ -76,9 +80,9 @@ def parse(name: str) -> Score:
 
 def _fits(found: re.Match) -> bool:
     kind = found['kind']
-    # Only Inception-v3 makes it FID; a Frechet distance on another network says on which.
+    # Only Inception-v3 makes it FID, and CLIP CMMD; a Frechet distance on another network says on which.
     network = found['network'] is not None if kind == 'fd' else not found['network'] or kind in COMPARED
-    named = network and not (kind == 'fid' and found['network'])
+    named = network and not (kind in ('fid', 'cmmd') and found['network'])
     neighbours = found['k'] is None or kind in ('pr', 'dc')
     changes = bool(found['path']) == (kind == 'ppl2') and bool(found['shift']) == (kind == 'eqt')
     return named and neighbours and changes and (not found['full'] or kind in COMPARED)

@@ -174,13 +174,32 @@ def resize_bicubic_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Arr
     The four taps are clamped to the image. Never antialiased. Args and errors as in `resize_align_corners`.
     """
     _check_size(x, size)
-    return _along_axes(x, size, _bicubic_matrix)
+    return _along_axes(x, size, _corners_bicubic_matrix)
+
+
+def resize_bicubic_half_pixel(x: jax.Array, size: tuple[int, int], *, offset: float = 0) -> jax.Array:
+    """Bicubic resize with aligned pixel edges (a = -3/4): output t of n reads (t + 1/2) in / (n + offset) - 1/2.
+
+    The four taps are clamped to the image. Never antialiased. An axis that keeps its length is left as it is. Args and
+    errors as in `resize_align_corners`.
+    """
+    _check_size(x, size)
+    return _along_axes(x, size, functools.partial(_edges_bicubic_matrix, offset=offset))
 
 
 @functools.cache
-def _bicubic_matrix(length: int, n: int) -> np.ndarray:
-    position = np.arange(n) * (length - 1) / max(n - 1, 1)
-    low = np.floor(position)
+def _corners_bicubic_matrix(length: int, n: int) -> np.ndarray:
+    return _bicubic_matrix(length, np.arange(n) * (length - 1) / max(n - 1, 1))
+
+
+@functools.cache
+def _edges_bicubic_matrix(length: int, n: int, offset: float) -> np.ndarray:
+    return _bicubic_matrix(length, (np.arange(n) + 0.5) * length / (n + offset) - 0.5)
+
+
+def _bicubic_matrix(length: int, position: np.ndarray) -> np.ndarray:
+    """[n, length]: weights of the four inputs around each position [n]."""
+    n, low = len(position), np.floor(position)
     matrix = np.zeros((n, length))
     for tap in range(-1, 3):
         t = np.abs(position - low - tap)

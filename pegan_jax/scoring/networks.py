@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pegan_jax.weights import inception, perceptual, public
+from pegan_jax.weights import inception, perceptual, public, vit
 from pegan_jax.weights.worlds import load_worlds, worlds_features
 
 RESIZE = ('published', 'clean')
@@ -52,7 +52,11 @@ FILES = {
     'vgg16': 'lpips',
     'stem': 'inception_imagenet',
     'lpips': 'lpips',
+    'dinov2': 'dinov2',
+    'clip': 'clip',
 }
+
+_TRANSFORMERS = {'dinov2': (vit.load_dinov2, vit.dinov2_features), 'clip': (vit.load_clip, vit.clip_features)}
 
 
 def _files(name: str, given: Mapping[str, pathlib.Path]) -> list[str]:
@@ -96,6 +100,11 @@ def open_network(
         return Network(identity, perceptual.classifier_features, perceptual.load_classifier(file.path), about)
     if name == 'stem':
         return Network(identity, _stem, inception.load_stem(file.path), about)
+    if name in _TRANSFORMERS:
+        load, features = _TRANSFORMERS[name]
+        net, params = load(file.path)
+        about |= {'layers': net.layers, 'width': net.width}  # the size, which the name does not say
+        return Network(identity, functools.partial(features, net), params, about)
     params = perceptual.load_lpips([f.path for f in files])
     if name == 'lpips':
         return Network(identity, None, params, about)

@@ -20,7 +20,8 @@ from pegan_jax.scoring.parts import Features, collect
 from pegan_jax.settings import UserError
 
 LEAST_SIDE = {'vgg16': 16, 'lpips': 16, 'stem': 19}
-MOST_REALS = {'kid': 1_000_000, 'pr': 200_000, 'dc': 200_000}  # of `_full` scores, as in NVlabs/stylegan3
+# Of `_full` scores, as in NVlabs/stylegan3; that of CMMD is this library's.
+MOST_REALS = {'kid': 1_000_000, 'pr': 200_000, 'dc': 200_000, 'cmmd': 200_000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,7 @@ VALUES: dict[str, Callable[[Sides], Sequence[float]]] = {
     'kid': _kernel,
     'pr': lambda sides: _balls(sides)[:2],
     'dc': lambda sides: _balls(sides)[2:],
+    'cmmd': lambda sides: [kernel.cmmd(*sides.arrays())],
     'mind': lambda sides: [distribution.monge_distance(*_equal(sides))],
     'is': _classes,
     'sifid': _single,

@@ -44,7 +44,10 @@ _PROGRAMS = (
     (r'Mixed_[567][a-e]\.', 'an Inception-v3 classifier'),
     (r'features\.\d+\.(weight|bias)|classifier\.\d+\.weight', 'a VGG or AlexNet classifier'),
     (r'layer[1-4]\.0\.conv1\.weight', 'a ResNet classifier'),
-    (r'blocks\.0\.attn\.qkv\.weight|vision_model\.', 'a vision transformer (DINO, CLIP)'),
+    (
+        r'blocks\.0\.attn\.qkv\.weight|vision_model\.|encoder\.layer\.0\.attention\.attention\.',
+        'a vision transformer (DINO, CLIP)',
+    ),
     (r'netG_[AB]\.|model\.\d+\.conv_block\.\d+\.weight', 'CycleGAN or pix2pix'),
     (r'progression\.\d+\.|b\d+\.(conv[01]\.)?affine', 'a StyleGAN of another program'),
 )

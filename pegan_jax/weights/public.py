@@ -27,6 +27,7 @@ class Public(NamedTuple):
     digest: what its SHA-256 begins with, where its publisher says so.
     installed: () -> its path in an installed package, or None.
     package: how to get that.
+    saved: its name in the cache; '': the one that it has at its address.
     """
 
     what: str
@@ -34,6 +35,7 @@ class Public(NamedTuple):
     digest: str = ''
     installed: Callable[[], pathlib.Path | None] = lambda: None
     package: str = ''
+    saved: str = ''
 
 
 FILES = {
@@ -55,6 +57,15 @@ FILES = {
     'lpips_heads': Public(
         'the heads of LPIPS (vgg.pth of the package lpips)', None,
         installed=perceptual.installed_heads, package='pip install --no-deps lpips',
+    ),
+    'dinov2': Public(
+        'DINOv2 ViT-L/14', 'https://huggingface.co/facebook/dinov2-large/resolve/main/model.safetensors',
+        saved='dinov2-large.safetensors',
+    ),
+    'clip': Public(
+        'CLIP ViT-L/14@336px',
+        'https://huggingface.co/openai/clip-vit-large-patch14-336/resolve/main/pytorch_model.bin',
+        saved='clip-vit-large-patch14-336.bin',
     ),
 }  # fmt: skip
 
@@ -119,7 +130,7 @@ def advice(name: str, cache: pathlib.Path) -> str:
 
 
 def _cached(public: Public, cache: pathlib.Path) -> pathlib.Path:
-    return cache / 'weights' / public.url.rpartition('/')[2]
+    return cache / 'weights' / (public.saved or public.url.rpartition('/')[2])
 
 
 def _fetch(public: Public, path: pathlib.Path) -> None:

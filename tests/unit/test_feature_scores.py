@@ -7,7 +7,7 @@ import pytest
 from pegan_jax.metrics import neighbours
 from pegan_jax.metrics.classes import inception_score, softmax
 from pegan_jax.metrics.distribution import monge_distance
-from pegan_jax.metrics.kernel import kernel_distance
+from pegan_jax.metrics.kernel import cmmd, kernel_distance
 from pegan_jax.metrics.paths import lerp, path_length, slerp
 
 RNG = np.random.default_rng(0)
@@ -38,6 +38,37 @@ def test_kernel_distance_has_no_bias_over_subsets_and_grows_with_the_difference(
     assert abs(np.mean([d.value for d in same])) < 4 * np.mean([d.error for d in same])
     far = [kernel_distance(clouds[0], clouds[1] + shift, subsets=50, subset_size=50).value for shift in (0.3, 0.6)]
     assert 10 * same[0].error < far[0] < far[1]
+
+
+@pytest.mark.parametrize('block', [1, 3, 100])
+def test_cmmd_is_a_mean_over_pairs_of_different_embeddings_whatever_the_block(block):
+    real, fake = RNG.standard_normal((7, 4)).astype(np.float32), RNG.standard_normal((5, 4)).astype(np.float32) + 0.5
+    real, fake = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (real, fake))
+
+    def k(x, y):
+        return np.exp(-((x.astype(float) - y) ** 2).sum() / 200)
+
+    within = [np.mean([k(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j]) for x in (real, fake)]
+    across = np.mean([k(a, b) for a in real for b in fake])
+    assert cmmd(real, fake, block=block) == pytest.approx(1000 * (sum(within) - 2 * across), rel=1e-9)
+    # With each embedding beside itself, as the paper's program has it.
+    more = [np.mean([k(a, b) for a in x for b in x]) for x in (real, fake)]
+    added = 1000 * (sum(more) - 2 * across) - cmmd(real, fake, block=block)
+    assert 0 < added < 20 / 7 + 20 / 5
+    with pytest.raises(ValueError, match='N, M >= 2'):
+        cmmd(real[:1], fake)
+    with pytest.raises(ValueError, match='expected'):
+        cmmd(real[:, :2], fake)
+
+
+def test_cmmd_has_no_bias_and_grows_with_the_difference():
+    clouds = np.random.default_rng(1).standard_normal((80, 60, 6))
+    clouds[1::2, :, 0] += np.repeat([0, 0, 1, 2], 10)[:, None]
+    clouds /= np.linalg.norm(clouds, axis=-1, keepdims=True)
+    found = np.reshape([cmmd(x, y, block=32) for x, y in zip(clouds[::2], clouds[1::2], strict=True)], (4, 10))
+    same = found[:2].ravel()
+    assert abs(same.mean()) < 3 * same.std() / np.sqrt(20) and same.min() < 0
+    assert same.max() < found[2].mean() < found[3].mean() / 2
 
 
 def by_hand(real, fake, k):

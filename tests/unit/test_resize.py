@@ -129,3 +129,17 @@ def test_the_gradient_of_reading_is_its_adjoint():
     at = jax.random.uniform(jax.random.key(2), (2, 5, 6, 2), minval=-2, maxval=7)
     out, back = jax.vjp(lambda x: ops.bilinear(x, at), x)
     np.testing.assert_allclose(jnp.vdot(out, y), jnp.vdot(x, back(y)[0]), rtol=1e-4)
+
+
+@pytest.mark.parametrize('offset', [0, 0.1])
+def test_bicubic_at_half_pixels_blends_four_neighbours_at_a_rate_with_an_offset(x, offset):
+    def weight(t):  # Keys 1981, a = -3/4
+        t = abs(t)
+        return 1.25 * t**3 - 2.25 * t**2 + 1 if t <= 1 else -0.75 * (t**3 - 5 * t**2 + 8 * t - 4) if t < 2 else 0
+
+    got = np.asarray(ops.resize_bicubic_half_pixel(x, (3, 6), offset=offset))
+    assert got.shape == (2, 3, 6, 3)  # six columns stay as they are
+    for t in range(3):
+        s = (t + 0.5) * 5 / (3 + offset) - 0.5
+        taps = [(weight(s - i), min(max(i, 0), 4)) for i in range(int(np.floor(s)) - 1, int(np.floor(s)) + 3)]
+        np.testing.assert_allclose(got[:, t], sum(w * x[:, i] for w, i in taps), atol=1e-6)

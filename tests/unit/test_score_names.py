@@ -15,6 +15,11 @@ from pegan_jax.metrics.names import EXAMPLES, Score, parse, parse_all
         ('kid_vgg16_10k', 'kid', 'vgg16', 10_000, {}),
         ('kid_vgg16_10k_full', 'kid', 'vgg16', 10_000, {'full': True}),
         ('fd_worlds2048', 'fd', 'worlds', 2048, {}),
+        ('fd_dinov2_50k', 'fd', 'dinov2', 50_000, {}),
+        ('fd_dinov2_2048_full', 'fd', 'dinov2', 2048, {'full': True}),
+        ('pr_dinov2_10k5', 'pr', 'dinov2', 10_000, {'k': 5}),
+        ('cmmd30k', 'cmmd', 'clip', 30_000, {}),
+        ('cmmd', 'cmmd', 'clip', 50_000, {}),
         ('pr50k3_full', 'pr', 'vgg16_fc', 50_000, {'k': 3, 'full': True}),
         ('pr_worlds2k', 'pr', 'worlds', 2000, {'k': 3}),
         ('dc10k7', 'dc', 'vgg16_fc', 10_000, {'k': 7}),
@@ -35,7 +40,8 @@ def test_a_name_says_kind_network_count_and_neighbours(name, kind, network, coun
 @pytest.mark.parametrize(
     'name',
     ['fid_worlds10k', 'fd10k', 'fd_inception10k', 'is_worlds10k', 'fid10k3', 'ppl2', 'fid_wend10k', 'swd2k_full', 'f',
-     'fid1', 'pr500k0', 'fid10kfull', 'FID10k', 'eqt50k', 'eqr50k_int', 'swd2k_int'],
+     'fid1', 'pr500k0', 'fid10kfull', 'FID10k', 'eqt50k', 'eqr50k_int', 'swd2k_int',
+     'cmmd_dinov2_10k', 'kid_clip_10k', 'fid_dinov2_10k', 'cmmd10k3'],
 )  # fmt: skip
 def test_what_is_no_score_is_refused(name):
     with pytest.raises(ValueError, match=f'{name}.*(Known|use)'):
