@@ -6,7 +6,7 @@ import numpy as np
 
 
 class KernelDistance(NamedTuple):
-    """value: mean over subsets; error: its standard error, from the spread over subsets."""
+    """value: mean over subsets; error: its standard error, from the spread over subsets; 0 where each has everything."""
 
     value: float
     error: float
@@ -27,6 +27,8 @@ def kernel_distance(
     m = min(subset_size, len(real), len(fake))
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1] or m < 2:
         raise ValueError(f'features have shapes {real.shape} and {fake.shape}; expected [N, D] and [M, D], N, M >= 2.')
+    if m == len(real) == len(fake):
+        subsets = 1  # each would be all there is
     random, values = np.random.RandomState(seed), []
     for _ in range(subsets):
         x = np.asarray(fake[np.sort(random.choice(len(fake), m, replace=False))], np.float64)
