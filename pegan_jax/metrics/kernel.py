@@ -6,7 +6,7 @@ import numpy as np
 
 
 class KernelDistance(NamedTuple):
-    """value: mean over subsets; error: its standard error, from the spread over subsets; 0 where each has everything."""
+    """value: mean over subsets; error: its standard error, from their spread, 0 where each of them has everything."""
 
     value: float
     error: float
