@@ -146,7 +146,7 @@ def dinov2_features(net: DINOv2, params: dict, images: jax.Array) -> jax.Array:
     """Class tokens [N, D] of images uint8 [N, H, W, 3], each resized to 224 x 224 whatever its shape.
 
     Stein et al. 2023 compare those of ViT-L. Positions are read with an offset of 0.1, as DINOv2's program has it, by
-    which published numbers were computed (transformers has it before 4.45, and none since).
+    which published numbers were computed (transformers 4.40 has it, 4.46 and later have none).
     """
     x = _normalised(_resized(images, SIDE), IMAGENET_MEAN, IMAGENET_STD)
     return net.apply({'params': params}, x)
@@ -238,8 +238,9 @@ def _loaded(
     try:
         renamed = [rules.renamed(name, array, table) for name, array in found.items()]
         shapes = {name: array.shape for name, array in renamed if name is not None}
-        if missing := {'patches/kernel', 'positions', 'layer_0/fc1/kernel', *filter(None, [embedding])} - shapes.keys():
-            raise contents.ForeignFileError(f'is not a file of {what}: nothing in it is {min(missing)}.')
+        axes = {'patches/kernel': 4, 'positions': 2, 'layer_0/fc1/kernel': 2} | ({embedding: 2} if embedding else {})
+        if wrong := [name for name, count in axes.items() if len(shapes.get(name, ())) != count]:
+            raise contents.ForeignFileError(f'is not a file of {what}: nothing in it is {wrong[0]}.')
         (patch, _, _, width), (positions, _) = shapes['patches/kernel'], shapes['positions']
         grid = math.isqrt(max(positions - 1, 0))
         if width % HEAD or not width or positions != 1 + grid**2 or not grid:
@@ -252,7 +253,7 @@ def _loaded(
             'layers': len({name.partition('/')[0] for name in shapes if name.startswith('layer_')}),
         }  # fmt: skip
         net = kind(**sizes, **({} if embedding is None else {'embedding': shapes[embedding][1]}))
-        images = jnp.zeros((1, patch * grid, patch * grid, 3))
+        images = jax.ShapeDtypeStruct((1, patch * grid, patch * grid, 3), np.float32)
         target = jax.eval_shape(net.init, jax.random.key(0), images)['params']
         return net, rules.apply(found, table, target, ignored=ignored)
     except contents.ForeignFileError as error:

@@ -112,6 +112,10 @@ def test_files_of_other_networks_are_refused_with_what_they_lack(files, tmp_path
     refused(vit.load_dinov2, dinov2 | cut, 'and 1369 positions, which should be one more than those of a square')
     flat = {'embeddings.patch_embeddings.projection.weight': np.zeros((128, 588), np.float32)}
     refused(vit.load_dinov2, dinov2 | flat, r'projection\.weight has the shape \(128, 588\)')
+    for name, lost in (
+        ('embeddings.position_embeddings', 'positions'), ('encoder.layer.0.mlp.fc1.weight', 'layer_0/fc1/kernel'),
+    ):  # fmt: skip
+        refused(vit.load_dinov2, dinov2 | {name: dinov2[name][0]}, f'nothing in it is {lost}')
     for arrays in (dinov2, own_names(dinov2), clip):
         assert 'looks like a vision transformer (DINO, CLIP)' in kinds.program(arrays)
 
