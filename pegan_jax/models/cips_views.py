@@ -68,7 +68,8 @@ def prepare(config: Any, batch: dict, key: jax.Array, stage: Stage) -> dict:
             image, grid = (coords.multiscale_crop(a, start, stride, model.patch_size) for a in (image, grid))
         return image, grid
 
-    image, grid = jax.vmap(one)(sample_keys(sample_key, batch['index']), batch['image'], batch.get('offset'))
+    offset = batch['offset'] if config.data.outside else None
+    image, grid = jax.vmap(one)(sample_keys(sample_key, batch['index']), batch['image'], offset)
     return {**batch, 'image': image, 'grid': grid}
 
 
