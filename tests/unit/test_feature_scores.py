@@ -32,6 +32,12 @@ def test_kernel_distance_of_one_subset_is_its_definition():
         kernel_distance(real[:, :2], fake)
 
 
+def test_kernel_distance_of_all_there_is_has_no_error():
+    real, fake = RNG.standard_normal((30, 4)), RNG.standard_normal((30, 4))
+    whole, parts = kernel_distance(real, fake), kernel_distance(real, fake, subset_size=20)
+    assert whole.error == 0 < parts.error and whole == kernel_distance(real, fake, subsets=1)
+
+
 def test_kernel_distance_has_no_bias_over_subsets_and_grows_with_the_difference():
     clouds = RNG.standard_normal((4, 2000, 8))
     same = [kernel_distance(a, b, subsets=50, subset_size=50) for a in clouds[:2] for b in clouds[2:]]
