@@ -127,7 +127,7 @@ def test_lpips_is_the_same_of_both_kinds_of_files_and_is_its_definition(weights,
         want = want + ((unit[0] - unit[1]) ** 2 @ head).mean(axis=(1, 2))
     got = jax.jit(perceptual.lpips)(params, a.astype(np.float32), b.astype(np.float32))
     np.testing.assert_allclose(got, want, rtol=1e-4)
-    assert float(jax.jit(perceptual.lpips)(params, a.astype(np.float32), a.astype(np.float32)).max()) == 0
+    assert float(jax.jit(perceptual.lpips)(params, a.astype(np.float32), a.astype(np.float32)).max()) < 1e-9
     negative = foreign.write_state_dict(
         tmp_path / 'n.pth', heads | {'lin0.model.1.weight': -heads['lin0.model.1.weight']}
     )
