@@ -1,6 +1,6 @@
 """Vision transformers against those of transformers, live; run as a program, it writes what default tests compare with.
 
-PYTHONPATH=tests python tests/oracles/test_vit.py  # writes tests/checkpoints/vit_expected.npz
+PYTHONPATH=tests python tests/oracles/test_public_vit.py  # writes tests/checkpoints/vit_expected.npz
 """
 
 import pathlib
