@@ -10,6 +10,7 @@ import tempfile
 from importlib import metadata
 
 import pytest
+import tiers
 
 as_users = os.environ.get('PEGAN_TEST_AS_USERS', '0') == '1'
 platforms = os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -36,6 +37,18 @@ def pytest_addoption(parser):
     group = parser.getgroup('parity')
     group._arggroup.conflict_handler = 'resolve'
     group.addoption('--fixtures', dest='golden', help='folder of golden .npz files, one sub-folder per system')
+
+
+def pytest_collection_modifyitems(config, items):
+    """Marks of tests that were seen to be long. Lines of the list that name no test are an error."""
+    listed = tiers.read()
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(listed.pop(item.nodeid))
+    whole = not config.option.lf and not any('::' in arg for arg in config.args)
+    files = {item.nodeid.split('::')[0] for item in items}
+    if unknown := [test for test in listed if whole and test.split('::')[0] in files]:
+        raise pytest.UsageError(f'tests/tiers.txt names no test with {unknown[0]}; remove or rename its line.')
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -90,6 +90,7 @@ def test_the_notebook_on_positional_encodings_runs_and_shows_its_pictures(tmp_pa
         assert picture.std() > 1
 
 
+@pytest.mark.hand
 def test_the_singan_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv('PEGAN_JAX_ITERATIONS', '2')
     notebook = _executed('singan.ipynb', 'singan:tiny', '', tmp_path, monkeypatch)
@@ -105,6 +106,7 @@ def test_the_singan_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     assert (tmp_path / 'run' / 'moving.gif').is_file()
 
 
+@pytest.mark.hand
 def test_the_stylegan3_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     notebook = _executed('stylegan3.ipynb', 'stylegan3:r,tiny', '0.016', tmp_path, monkeypatch)
     samples, moved, wide, mixed, between = _pictures(notebook)

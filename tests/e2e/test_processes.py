@@ -207,10 +207,10 @@ def test_the_time_of_every_step_is_that_of_the_device(folder, tmp_path, monkeypa
 @pytest.mark.parametrize(
     'name',
     [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ('cips', 'deepfill', 'mspie:f', 'stylegan2')),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ('cips', 'deepfill')),
         *(
             pytest.param(name, marks=pytest.mark.hand)
-            for name in ('creps', 'dcgan', 'pconv', 'pggan', 'singan', 'stylegan3:t', 'stylegan3:r')
+            for name in 'creps dcgan mspie:f pconv pggan singan stylegan2 stylegan3:t stylegan3:r'.split()
         ),
     ],
 )  # fmt: skip
