@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.nodeid in listed:
             item.add_marker(listed.pop(item.nodeid))
-    whole = not config.option.lf and not any('::' in arg for arg in config.args)
+    whole = not config.getoption('lf', False) and not any('::' in arg for arg in config.args)
     files = {item.nodeid.split('::')[0] for item in items}
     if unknown := [test for test in listed if whole and test.split('::')[0] in files]:
         raise pytest.UsageError(f'tests/tiers.txt names no test with {unknown[0]}; remove or rename its line.')
