@@ -4,6 +4,7 @@ With PEGAN_TEST_AS_USERS=1 programs are compiled and matmuls computed as they ar
 the roundings that optimisation and the platform's default precision bring.
 """
 
+import ctypes
 import os
 import pathlib
 import tempfile
@@ -31,6 +32,8 @@ if not as_users:
     jax.config.update('jax_default_matmul_precision', 'highest')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
+LIMIT = 4 * 2**30
+
 
 def pytest_addoption(parser):
     # pytest has a flag of this name that lists its own fixtures (also spelled --funcargs); ours takes its place.
@@ -51,13 +54,22 @@ def pytest_collection_modifyitems(config, items):
         raise pytest.UsageError(f'tests/tiers.txt names no test with {unknown[0]}; remove or rename its line.')
 
 
+def _resident() -> int:
+    """Bytes of memory that this process holds; 0 where that cannot be read."""
+    statm = pathlib.Path('/proc/self/statm')
+    return int(statm.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') if statm.is_file() else 0
+
+
 @pytest.fixture(scope='module', autouse=True)
 def bounded_memory():
     """Programs of finished files go where a process holds more than 4 GiB; the cache on the disk keeps them."""
     yield
-    statm = pathlib.Path('/proc/self/statm')
-    if statm.is_file() and int(statm.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') > 4 * 2**30:
-        jax.clear_caches()
+    if _resident() > LIMIT:
+        trim = getattr(ctypes.CDLL(None), 'malloc_trim', lambda pad: None)  # what is free goes back to the system
+        trim(0)
+        if _resident() > LIMIT:
+            jax.clear_caches()
+            trim(0)
 
 
 @pytest.fixture(scope='session', autouse=True)

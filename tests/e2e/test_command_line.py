@@ -13,7 +13,7 @@ from PIL import Image
 from pegan_jax import cli, load, sample
 from pegan_jax.cli import main
 
-pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings('ignore::DeprecationWarning')]
 
 
 @pytest.fixture(scope='module')

@@ -23,6 +23,8 @@ from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
 from pegan_jax.train.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 NAMES = ('cips:tiny', 'stylegan3:t,tiny', 'deepfill:guided,tiny', 'dcgan:tiny', 'pconv:tiny')
 CIPS, STYLEGAN3, DEEPFILL, DCGAN, PCONV = range(5)
 HOME = 'http://127.0.0.1:8000'

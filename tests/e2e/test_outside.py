@@ -8,6 +8,8 @@ from PIL import Image
 from pegan_jax.config import load_config
 from pegan_jax.train import loop, report, run
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 
 

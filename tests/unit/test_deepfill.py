@@ -460,6 +460,7 @@ def test_one_mask_for_a_step_and_one_per_image_for_pictures():
     assert len(np.unique(np.asarray(rows['mask']).reshape(3, -1), axis=0)) == 3 and 'sketch' not in rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sn', ['raw', 'divided'])
 @pytest.mark.parametrize('gan_loss', ['hinge', 'least-squares'])
 def test_losses_leave_behind_what_the_spectral_norm_of_the_program_does(system, sn, gan_loss):
@@ -480,6 +481,7 @@ def test_losses_leave_behind_what_the_spectral_norm_of_the_program_does(system, 
     assert float(loss) == pytest.approx(float(want), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_coarse_network_learns_from_the_refined_image(system):
     """No gradient is stopped between the stages, nor at the attention."""
     params, _, batch = system

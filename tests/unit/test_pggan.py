@@ -130,6 +130,7 @@ def trained():
     return before, jax.device_get(after), {k: float(v) for k, v in metrics.items()}
 
 
+@pytest.mark.slow
 def test_a_step_moves_every_layer_of_its_stage_and_no_other(trained):
     before, after, metrics = trained
     assert metrics['finite'] == 1
@@ -142,6 +143,7 @@ def test_a_step_moves_every_layer_of_its_stage_and_no_other(trained):
             assert not any(jax.tree.leaves(moved)) if name in unused else all(jax.tree.leaves(moved)), name
 
 
+@pytest.mark.slow
 def test_the_fade_in_weight_follows_the_images_shown(trained):
     before, after, metrics = trained
     assert metrics['fade_in'] == pytest.approx((84 - 72) / 20)

@@ -311,6 +311,7 @@ def trained():
     return config, gan, mesh, step, states, metrics
 
 
+@pytest.mark.slow
 def test_a_step_moves_what_it_should_and_nothing_else(trained):
     *_, states, metrics = trained
     before, after = states[0], states[1]
@@ -334,6 +335,7 @@ def test_a_step_moves_what_it_should_and_nothing_else(trained):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_p_follows_both_terms_of_d_every_four_steps(trained):
     *_, states, metrics = trained
     for i, state in enumerate(states[:5]):  # the main term and R1 see different draws of the same images
@@ -363,6 +365,7 @@ def test_d_sees_augmented_images_and_real_ones_are_drawn_apart_from_generated_on
     assert np.abs(real - fake).max((1, 2, 3)).min() > 0.1
 
 
+@pytest.mark.slow
 def test_the_running_mean_of_w_moves_once_per_step_towards_the_batch_mean(trained):
     _, gan, *_, states, _ = trained
     # The fake images of D's main update come from the parameters that G's updates of this step have made.
@@ -374,6 +377,7 @@ def test_the_running_mean_of_w_moves_once_per_step_towards_the_batch_mean(traine
     np.testing.assert_allclose(states[1].buffers['g']['mapping']['w_avg'], (1 - 0.998) * mean, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_resumes_exactly(trained, tmp_path):
     _, _, mesh, step, states, _ = trained
     checkpoints = Checkpoints(tmp_path)
@@ -387,6 +391,7 @@ def test_training_resumes_exactly(trained, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), states[3])
 
 
+@pytest.mark.slow
 def test_fine_tuning_takes_what_it_freezes_from_the_other_run(trained, tmp_path):
     config, *_, mesh, _, states, _ = trained
     checkpoints = Checkpoints(tmp_path / 'checkpoints')
@@ -413,6 +418,7 @@ def test_fine_tuning_takes_what_it_freezes_from_the_other_run(trained, tmp_path)
         read_networks(jax.eval_shape(functools.partial(create_state, gan, 1)), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_samples_are_of_a_class_and_truncated_ones_nearer_to_the_running_mean(trained):
     config, gan, *_, states, _ = trained
     model = Model(config, gan, states[3].sampling, 3)
