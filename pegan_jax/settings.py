@@ -98,10 +98,10 @@ class DataConfig:
                 f'or at least one pixel, {1 / min(self.size):g}.'
             )
         if self.outside and self.crop in ('random', 'window', 'scales'):
-            why = 'patches lie inside of it' if self.crop == 'scales' else 'a random crop has no place in it'
+            why = 'patches lie in the frame' if self.crop == 'scales' else 'a random crop has no place in a frame'
             raise ConfigError(
-                f'data.outside={self.outside}, windows beside the frame, and data.crop={self.crop!r} exclude each '
-                f"other, as {why}; use data.crop='center' or 'stretch'."
+                f'data.outside={self.outside} and data.crop={self.crop!r} exclude each other, as {why}; use '
+                "data.crop='center' or 'stretch'."
             )
         if not 0 <= self.frame_share <= 1:
             raise ConfigError(f'data.frame_share={self.frame_share} must lie in [0, 1].')

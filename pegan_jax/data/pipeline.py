@@ -58,14 +58,14 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
 
     Args:
       size: (height, width) that is wanted.
-      crop: 'stretch' ignores the aspect; 'center' takes the largest centred window of the wanted aspect; 'random' keeps
-        everything: the smallest size of the image's own aspect that covers the wanted one; 'window' as well, but it
-        makes no image smaller.
+      crop: 'stretch' ignores the aspect; 'center', and 'scales' for whole images, take the largest centred window of
+        the wanted aspect; 'random' keeps everything: the smallest size of the image's own aspect that covers the wanted
+        one; 'window' as well, but it makes no image smaller.
     Returns: uint8 [height, width, C], larger along one axis for 'random', and any for 'window'.
     """
     (h, w), (height, width) = image.shape[:2], size
     box = None
-    if crop == 'center':
+    if crop in ('center', 'scales'):
         scale = min(h / height, w / width)
         left, top = (w - scale * width) / 2, (h - scale * height) / 2
         box = (left, top, w - left, h - top)

@@ -247,7 +247,7 @@ def test_the_teacher_is_followed_and_has_no_gradient():
         (
             'stylegan3:tiny,scales',
             ['data.outside=1.0'],
-            "data.outside=1.0, .* and data.crop='scales' exclude each other",
+            "data.outside=1.0 and data.crop='scales' exclude each other, as patches",
         ),
         ('stylegan3:a,tiny,scales', [], 'a,scales: row a is StyleGAN2, which has one scale'),
     ],
