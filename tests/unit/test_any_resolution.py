@@ -95,6 +95,21 @@ def test_the_branch_of_scale_begins_as_nothing_and_learns_from_scales_alone():
     np.testing.assert_allclose(same, plain, atol=1e-6)
 
 
+def test_a_scene_stays_where_it_is_when_it_is_shown_finer():
+    """The learned transform of the input does not get the scale: with layers that hear no style, nothing changes."""
+    params, ws, _, patches = network()
+    deaf = with_branch(params, 0.3)
+    for name, layer in deaf['synthesis'].items():
+        if name != 'scale':
+            kernel = layer['affine']['kernel']
+            heard = jax.random.normal(jax.random.key(5), kernel.shape) if name == 'input' else jnp.zeros_like(kernel)
+            deaf['synthesis'][name] = {**layer, 'affine': {**layer['affine'], 'kernel': heard}}
+    offset, scale = np.zeros((2, 2), np.float32), np.array([1, 3], np.float32)
+    unheard = {**deaf, 'synthesis': {**deaf['synthesis'], 'scale': params['synthesis']['scale']}}
+    np.testing.assert_allclose(patches(deaf, ws, offset, scale), patches(unheard, ws, offset, scale), atol=1e-5)
+    assert np.abs(patches(deaf, 2 * ws, offset, scale) - patches(deaf, ws, offset, scale)).max() > 1e-3
+
+
 def test_the_scale_of_a_picture_is_that_of_its_pixels():
     for size, octave in (((32, 32), 0), ((64, 64), 1), ((128, 128), 2), ((64, 128), 1)):
         extent = {'x': (-size[1] / min(size), size[1] / min(size)), 'y': (-size[0] / min(size), size[0] / min(size))}
