@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
     for i, side in enumerate((8, 12, 20, 33)):
         image = np.random.default_rng(i).integers(0, 256, (side, side + 3 * i, 3), np.uint8)
         Image.fromarray(image).save(folder / 'images' / f'{i}.png')
-    run(settings('tiny', folder / 'images', **{'train.total_kimg': 0.004}), folder / 'whole')
+    run(settings('tiny', folder / 'images', **{'train.total_kimg': STEPS * 4 / 1000}), folder / 'whole')
     second = {'train.init_from': folder / 'whole', 'train.total_kimg': STEPS * 4 / 1000}
     config = settings('tiny,scales', folder / 'images', **second)
     straight = run(config, folder / 'run')
@@ -54,6 +54,8 @@ def test_the_teacher_is_the_first_stage_and_does_not_move_while_its_pupil_learns
     first = load_networks(folder / 'whole' / 'checkpoints')
     want = {'params': first['ema'], 'buffers': first['g_buffers']}
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(straight.params['teacher']), want)
+    weights = [tree['synthesis']['input']['weight'] for tree in (first['ema'], first['g'])]
+    assert np.any(weights[0] != weights[1])  # it is the running mean
     assert straight.opt.keys() == {'g', 'd'} and straight.buffers.keys() == {'g', 'd'}
     pupil = dict(straight.params['g']['synthesis'])
     assert np.any(jax.device_get(pupil.pop('scale')['out']['kernel']))
