@@ -22,6 +22,14 @@ what D sees, adaptively, as published (ADA); for a small set of your own images,
   small            the procedural world, 32 x 32       0.3, 0.3        none, some minutes on two CPU cores
   tiny             the procedural world, 16 x 16       0.3, 0.3        none, for tests
 
+With `scales` beside them, not with a to c, the second stage of any-resolution training (Chai et al. 2022, arXiv
+2204.07156): patches at all scales between the size of the run and that of each image, of a generator and its teacher
+that both begin as the model of --config.train.init_from=WORKDIR, a run of whole images (docs/train.md). From the paper
+are patches of the size of the first stage, their random scales and places, a generator that knows the scale, half of
+the images being whole, and the weight 5 of the teacher. These are choices: scales are uniform in the side of the whole
+image; the scale reaches all layers but the input, as log2, through two hidden layers whose sum with w begins as w; the
+teacher is compared with whole images too, and by squares and gradients where the paper has LPIPS; 5,000 kimg.
+
   row   what changes                                                     published FID, EQ-T, EQ-T_frac, EQ-R, 256 x 256
   a     StyleGAN2 (stylegan2:RUN)                                        5.14
   b     Fourier features instead of the learned constant                 4.79, 16.23, 16.28, 10.81
@@ -119,7 +127,9 @@ AUGMENTED = ('metfaces', 'metfacesu', 'afhqv2', 'beaches')
 
 
 def get_config(arg=''):
-    words = pick(arg, (*STYLEGAN2, *STYLEGAN3, *RUNS, 'small', 'tiny'), 'configs/stylegan3.py')
+    words = pick(arg, (*STYLEGAN2, *STYLEGAN3, *RUNS, 'small', 'tiny', 'scales'), 'configs/stylegan3.py')
+    if 'scales' in words:
+        return scales([word for word in words if word != 'scales'])
     rows = [word for word in words if len(word) == 1]
     runs = [word for word in words if len(word) > 1] or ['ffhqu256' if rows else 'ffhq']
     rows = rows or ['t']
@@ -154,6 +164,24 @@ def get_config(arg=''):
         data=data,
         optim=OptimConfig(g_lr=0.0025, d_lr=0.0025 if run == 'ffhqu256' else 0.002),
         train=TrainConfig(batch_size=batch_size, total_kimg=5_000.0 if transfer else 25_000.0),
+    )
+
+
+def scales(words):
+    """The second stage of a run, whose first stage is in runs/whole unless train.init_from says otherwise."""
+    if other := [word for word in words if word in STYLEGAN2]:
+        raise ConfigError(
+            f'{other[0]},scales: row {other[0]} is StyleGAN2, which has one scale; choose d to h, t or r.'
+        )
+    config = get_config(','.join(words))
+    train = dataclasses.replace(config.train, init_from='runs/whole', init_partial=True)
+    if config.train.total_kimg > 5_000:
+        train = dataclasses.replace(train, total_kimg=5_000.0)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, scale_layers=2, teacher_weight=5.0),
+        data=dataclasses.replace(config.data, crop='scales', num_worlds=min(config.data.num_worlds, 1024)),
+        train=train,
     )
 
 

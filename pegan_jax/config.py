@@ -69,6 +69,11 @@ class Config:
                 f'data.outside={self.data.outside}, but the discriminator of {self.system} does not see where a window '
                 f'is: {fix}.'
             )
+        if self.data.crop == 'scales' and not hasattr(self.model, 'scale_layers'):
+            raise ConfigError(
+                f"data.crop='scales': {self.system} cannot show a patch of a finer image; use stylegan3, or "
+                "data.crop='center' or 'random'."
+            )
         module.validate(self)
         if self.train.metrics:
             parse_all(self.train.metrics)

@@ -1,4 +1,4 @@
-"""Adversarial losses and penalties: pure functions of logits, or of a function that gives logits."""
+"""Losses and penalties: pure functions of logits, of a function that gives logits, or of images."""
 
 import math
 from collections.abc import Callable
@@ -109,6 +109,46 @@ def path_length_penalty(lengths: jax.Array, mean: jax.Array, decay: float) -> tu
     """
     m = mean + decay * (jnp.mean(lengths) - mean)
     return jnp.mean(jnp.square(lengths - m)), jax.lax.stop_gradient(m)
+
+
+def plain_distance(a: jax.Array, b: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """Multi-scale squares of differences and of their gradients, without a network: images [N, H, W, C] -> [N].
+
+    The mean of (a - b)^2, and of the squares of the differences between neighbours of a - b along both axes, at the
+    size of the images and at every half of it down to 8 pixels.
+
+    Args:
+      valid: [N, H, W, 1] of zeros and ones: means are over pixels, differences and squares of 2 x 2 pixels all of which
+        are ones, and over the sizes at which there are any. None: all are.
+    """
+    difference, totals, counts = a - b, [], []
+    while True:
+        parts = (difference, jnp.diff(difference, axis=1), jnp.diff(difference, axis=2))
+        masks = (
+            (None,) * 3 if valid is None else (valid, valid[:, 1:] * valid[:, :-1], valid[:, :, 1:] * valid[:, :, :-1])
+        )
+        totals.append(sum(masked_mean(jnp.square(p), m) for p, m in zip(parts, masks, strict=True)))
+        if valid is not None:
+            counts.append(jnp.max(valid, axis=(1, 2, 3)))
+        if min(difference.shape[1:3]) < 16:
+            return sum(totals) / (len(totals) if valid is None else jnp.maximum(sum(counts), 1))
+        difference = halved(difference)
+        if valid is not None:
+            valid = jnp.floor(halved(valid))
+
+
+def masked_mean(x: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """Means of x [N, H, W, C] where valid [N, H, W, 1] is 1, or everywhere: [N]; 0 where it is nowhere."""
+    if valid is None:
+        return jnp.mean(x, axis=(1, 2, 3))
+    count = jnp.sum(valid, axis=(1, 2, 3)) * x.shape[-1]
+    return jnp.sum(x * valid, axis=(1, 2, 3)) / jnp.maximum(count, 1)
+
+
+def halved(x: jax.Array) -> jax.Array:
+    """Means of 2 x 2 of x [N, H, W, C]; an odd last row or column is left out."""
+    h, w = (side // 2 for side in x.shape[1:3])
+    return jnp.mean(x[:, : 2 * h, : 2 * w].reshape(len(x), h, 2, w, 2, -1), axis=(2, 4))
 
 
 def unit_gradient_penalty(grads: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:

@@ -13,6 +13,7 @@ import optax
 
 from pegan_jax import coords
 from pegan_jax.gan import per_layer
+from pegan_jax.losses import halved, plain_distance
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model, frame_grid, render
 from pegan_jax.settings import UserError
@@ -39,27 +40,6 @@ class Projection:
     distance: float
     measure: str
     variables: dict
-
-
-def plain_distance(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Multi-scale squares of differences and of their gradients, without a network: images [N, H, W, C] -> [N].
-
-    The mean of (a - b)^2, and of the squares of the differences between neighbours of a - b along both axes, at the
-    size of the images and at every half of it down to 8 pixels.
-    """
-    difference, total, scales = a - b, 0.0, 0
-    while True:
-        parts = (difference, jnp.diff(difference, axis=1), jnp.diff(difference, axis=2))
-        total, scales = total + sum(jnp.mean(jnp.square(p), axis=(1, 2, 3)) for p in parts), scales + 1
-        if min(difference.shape[1:3]) < 16:
-            return total / scales
-        difference = _halved(difference)
-
-
-def _halved(x: jax.Array) -> jax.Array:
-    """Means of 2 x 2; an odd last row or column is left out."""
-    h, w = (side // 2 for side in x.shape[1:3])
-    return jnp.mean(x[:, : 2 * h, : 2 * w].reshape(len(x), h, 2, w, 2, -1), axis=(2, 4))
 
 
 def project(
@@ -111,7 +91,7 @@ def project(
     halvings = max(0, (min(shape[1:3]) // SIDE).bit_length() - 1)
 
     def seen(images: jax.Array) -> jax.Array:
-        return functools.reduce(lambda x, _: _halved(x), range(halvings), images)
+        return functools.reduce(lambda x, _: halved(x), range(halvings), images)
 
     def far(found: dict, noise: jax.Array, key: jax.Array) -> jax.Array:
         return jnp.sum(distance(seen(picture(found, noise)), seen(target)))
@@ -348,4 +328,4 @@ def _correlations(noise: jax.Array) -> jax.Array:
         total += sum(jnp.square(jnp.mean(noise * jnp.roll(noise, 1, axis))) for axis in (0, 1))
         if min(noise.shape) <= 8 or noise.shape[0] % 2 or noise.shape[1] % 2:
             return total
-        noise = _halved(noise[None, ..., None])[0, ..., 0]
+        noise = halved(noise[None, ..., None])[0, ..., 0]

@@ -41,13 +41,14 @@ class DataConfig:
       under their opacity, which is 255 where an image has none, and counts as a fourth channel like the others.
     crop: 'center' cuts the largest window of the wanted aspect and resizes it; 'random' resizes the same way and cuts a
       random window of the wanted size; 'window' cuts that from the image as it is, enlarged only where it is smaller;
-      'stretch' resizes and ignores the aspect.
+      'stretch' resizes and ignores the aspect; 'scales' cuts patches of the wanted size at random scales: what 'center'
+      cuts is resized to any size between the wanted one and its own. Worlds are drawn four times as fine.
     flip: mirror half of the images at random.
     outside: training also sees windows beside the frame, up to so many frames away from it along each axis, as
       `pegan_jax.analysis.extrapolation` counts distances; 0: the frame alone. An image is fitted to 1 + 2 outside
       frames, the middle of which is the frame, [-1, 1] in coordinates; worlds are drawn as they are there.
-    frame_share: with outside, the share of images of which training sees the frame; windows of the others lie anywhere,
-      by whole pixels.
+    frame_share: with outside, or crop='scales', the share of images of which training sees the frame, at the wanted
+      size; windows, or patches, of the others lie anywhere.
     labels: read the class of every image: of a TFDS dataset its label, of a folder the sub-folder that an image is in,
       or what `dataset.json` in the folder or ZIP file says.
     edges: give a drawing of the lines of every image: computed by 'canny' or 'dog', or from 'files', those of a folder
@@ -65,7 +66,7 @@ class DataConfig:
     num_worlds: int = 4096
     resolution: int | tuple[int, int] = 64
     channels: Literal[1, 3, 4] = 3
-    crop: Literal['center', 'random', 'window', 'stretch'] = 'center'
+    crop: Literal['center', 'random', 'window', 'stretch', 'scales'] = 'center'
     flip: bool = True
     outside: float = 0.0
     frame_share: float = 0.5
@@ -96,10 +97,11 @@ class DataConfig:
                 f'data.outside={self.outside} is a distance in frames, which are of {self.resolution} pixels: use 0.0, '
                 f'or at least one pixel, {1 / min(self.size):g}.'
             )
-        if self.outside and self.crop in ('random', 'window'):
+        if self.outside and self.crop in ('random', 'window', 'scales'):
+            why = 'patches lie in the frame' if self.crop == 'scales' else 'a random crop has no place in a frame'
             raise ConfigError(
-                f'data.outside={self.outside} and data.crop={self.crop!r} exclude each other, as a random crop has no '
-                "place in a frame; use data.crop='center' or 'stretch'."
+                f'data.outside={self.outside} and data.crop={self.crop!r} exclude each other, as {why}; use '
+                "data.crop='center' or 'stretch'."
             )
         if not 0 <= self.frame_share <= 1:
             raise ConfigError(f'data.frame_share={self.frame_share} must lie in [0, 1].')

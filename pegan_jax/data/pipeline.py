@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 READ_THREADS = min(16, max(4, os.cpu_count() or 4))  # each of them reads batches
 READ_AHEAD = READ_THREADS  # batches
 SUBSTITUTES = 16  # neighbours that are tried for an image that cannot be read
+FINER = 4  # pixels of a world per pixel of the wanted size, along each axis, where patches are cut at random scales
 
 
 def open_source(data: DataConfig, workdir: Path) -> sources.Source:
@@ -35,9 +36,9 @@ def open_source(data: DataConfig, workdir: Path) -> sources.Source:
     from pegan_jax.data import records  # TFDS takes as long to import as everything else together
 
     if data.tfds == 'worlds':
-        return records.open_worlds(
-            data.size, data.num_worlds, data.split, data.data_dir or str(scratch(workdir) / 'tfds'), data.margin
-        )
+        finer = FINER if data.crop == 'scales' else 1
+        size, folder = (finer * data.size[0], finer * data.size[1]), data.data_dir or str(scratch(workdir) / 'tfds')
+        return records.open_worlds(size, data.num_worlds, data.split, folder, data.margin)
     return records.open_tfds(data.tfds, data.split, data.data_dir, data.labels)
 
 
@@ -57,14 +58,14 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
 
     Args:
       size: (height, width) that is wanted.
-      crop: 'stretch' ignores the aspect; 'center' takes the largest centred window of the wanted aspect; 'random' keeps
-        everything: the smallest size of the image's own aspect that covers the wanted one; 'window' as well, but it
-        makes no image smaller.
+      crop: 'stretch' ignores the aspect; 'center', and 'scales' for whole images, take the largest centred window of
+        the wanted aspect; 'random' keeps everything: the smallest size of the image's own aspect that covers the wanted
+        one; 'window' as well, but it makes no image smaller.
     Returns: uint8 [height, width, C], larger along one axis for 'random', and any for 'window'.
     """
     (h, w), (height, width) = image.shape[:2], size
     box = None
-    if crop == 'center':
+    if crop in ('center', 'scales'):
         scale = min(h / height, w / width)
         left, top = (w - scale * width) / 2, (h - scale * height) / 2
         box = (left, top, w - left, h - top)
@@ -77,8 +78,38 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
     return np.asarray(resized).reshape(height, width, -1)
 
 
+def most_scale(image: np.ndarray, size: tuple[int, int]) -> float:
+    """How much finer an image is than its 'center' fit of a size: pixels of its own per pixel of that, at least 1."""
+    return max(1.0, min(image.shape[0] / size[0], image.shape[1] / size[1]))
+
+
+def cut_patch(image: np.ndarray, size: tuple[int, int], scale: float, down: float, across: float) -> np.ndarray:
+    """A patch of what 'center' cuts from an image, resized to `scale` times the size; nothing else is computed of it.
+
+    Args:
+      size: (height, width) of the patch, of which the whole has `scale` times as many pixels along each axis.
+      scale: at least 1, which gives `fit(image, size, 'center')`; need not be such that the whole has whole pixels.
+      down, across: from 0, at the top or left border of the whole, to 1, at the other one.
+    Returns: uint8 [height, width, C].
+    """
+    (h, w), (height, width) = image.shape[:2], size
+    unit = min(h / height, w / width)
+    if scale == 1 and (h, w) == size:
+        return image
+    tall, wide = unit * height / scale, unit * width / scale
+    top = (h - unit * height) / 2 + down * (unit * height - tall)
+    left = (w - unit * width) / 2 + across * (unit * width - wide)
+    box = (max(left, 0), max(top, 0), min(left + wide, w), min(top + tall, h))
+    # The filter reaches beyond the box, where the image goes on.
+    resized = as_image(image).resize((width, height), Image.Resampling.LANCZOS, box)
+    return np.asarray(resized).reshape(height, width, -1)
+
+
 def _loader(source: sources.Source, data: DataConfig) -> Any:
-    """index -> example with the image decoded and fitted; an unreadable image is replaced by the next readable one."""
+    """index -> example with the image decoded and fitted; an unreadable image is replaced by the next readable one.
+
+    Of patches at random scales the image stays as it is.
+    """
     unreadable = set()
 
     def read(index: int) -> dict[str, np.ndarray] | None:
@@ -97,7 +128,9 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
                         '%d unreadable images replaced by the next ones; image %d: %s', len(unreadable), index, error
                     )
             return None
-        return example | {k: fit(pixels, data.canvas, data.crop) for k, pixels in pictures.items()}
+        if data.crop != 'scales':
+            pictures = {k: fit(pixels, data.canvas, data.crop) for k, pixels in pictures.items()}
+        return example | pictures
 
     def load(index: int) -> dict[str, np.ndarray]:
         candidates = [(index + k) % len(source) for k in range(min(SUBSTITUTES + 1, len(source)))]
@@ -123,6 +156,8 @@ def batches(
 
     With 'label' if the source has labels, and 'edge', uint8 [..., H, W, 1] with 255 on lines, unless data.edges='none'.
     With data.outside also 'offset', int32 [..., 2]: pixels (to the right, down) from the frame to what the image shows.
+    With data.crop='scales' also 'scale', float32 [...], how many times finer than the frame a patch is, and 'offset',
+    float32 [..., 2], of its middle from that of the frame, in pixels of the frame.
 
     The stream of images is a function of the seed: position g holds an image with its crop and its flip, whatever the
     batch size, the process count and the position where the iteration began. Every epoch is shuffled anew. Batch k
@@ -146,20 +181,37 @@ def batches(
     (height, width), margin = data.size, data.margin
     order_seed, augment_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
 
-    def augment(example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def patch(example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        scale = rng.uniform(1, most_scale(example['image'], data.size))
+        down, across = rng.random(2)
+        mirror = -1 if data.flip and rng.random() < 0.5 else 1
+        if rng.random() < data.frame_share:
+            scale = 1.0
+        found = {
+            k: cut_patch(example[k], data.size, scale, down, across)[:, ::mirror]
+            for k in ('image', 'edge') if k in example
+        }  # fmt: skip
+        offset = (1 - 1 / scale) * np.array([mirror * width * (across - 0.5), height * (down - 0.5)])
+        return found | {'offset': offset.astype(np.float32), 'scale': np.float32(scale)}
+
+    def window(example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         top = rng.integers(example['image'].shape[0] - height + 1)
         left = rng.integers(example['image'].shape[1] - width + 1)
         mirror = -1 if data.flip and rng.random() < 0.5 else 1
         if data.outside and rng.random() < data.frame_share:
             top, left = margin
-        window = (slice(top, top + height), slice(left, left + width))
-        pictures = {k: example[k][window][:, ::mirror] for k in ('image', 'edge') if k in example}
+        where = (slice(top, top + height), slice(left, left + width))
+        found = {k: example[k][where][:, ::mirror] for k in ('image', 'edge') if k in example}
+        if data.outside:
+            found['offset'] = np.array([mirror * (left - margin[1]), top - margin[0]], np.int32)
+        return found
+
+    def augment(example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        pictures = (patch if data.crop == 'scales' else window)(example, rng)
         if data.edges == 'files':
             pictures['edge'] = pictures['edge'][..., :1]
         elif data.edges != 'none':
             pictures['edge'] = edges.extract(pictures['image'], data.edges)
-        if data.outside:
-            pictures['offset'] = np.array([mirror * (left - margin[1]), top - margin[0]], np.int32)
         return example | pictures
 
     # Random numbers are tied to positions, so they are drawn before the stream is divided into batches.

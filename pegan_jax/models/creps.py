@@ -326,6 +326,7 @@ def synthesise(
     keys: jax.Array,
     update_emas: bool,
     offset: None = None,
+    scale: None = None,
 ) -> tuple[jax.Array, dict]:
     """Images of ws, and the buffers, as `stylegan_training.Networks` asks for them; there is no noise to draw."""
     return module.apply({'params': params, 'buffers': buffers}, ws, method='synthesise'), buffers

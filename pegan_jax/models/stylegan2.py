@@ -378,6 +378,7 @@ def synthesise(
     keys: jax.Array,
     update_emas: bool,
     offset: None = None,
+    scale: None = None,
 ) -> tuple[jax.Array, dict]:
     """Images of ws with noise drawn by keys, and the buffers, as `stylegan_training.Networks` asks for them."""
     return module.apply({'params': params, 'buffers': buffers}, ws, keys, method='synthesise'), buffers

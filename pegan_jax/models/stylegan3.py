@@ -6,6 +6,7 @@ low-pass filters, so that no frequency arises which the sampling rate cannot car
 a transform of the coordinates moves the scene, and a larger canvas shows more of it.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -19,12 +20,11 @@ from pegan_jax import coords, encodings, ops
 from pegan_jax.augment import Preset
 from pegan_jax.filters import lowpass, setup_filter, windowed
 from pegan_jax.gan import GAN, size_of
-from pegan_jax.layers import EqualDense, MappingNetwork
-from pegan_jax.models import stylegan_training
+from pegan_jax.layers import EqualDense, MappingNetwork, lrelu
+from pegan_jax.models import any_resolution, stylegan_training
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
-validate = stylegan_training.validate
-TRAINING_FIELDS = stylegan_training.TRAINING_FIELDS | {'magnitude_ema_beta'}
+TRAINING_FIELDS = stylegan_training.TRAINING_FIELDS | {'magnitude_ema_beta', 'teacher_weight'}
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Config:
     blur_init_sigma: all that D sees is blurred, at first by this many pixels (R: 10); 0: off.
     d_sees_coords: the discriminator's input is the image beside its coordinates x and y, as data.outside needs it; they
       are those of the image before it is augmented.
+    scale_layers: hidden layers of the network that tells all layers how fine the pixels are, as patches of
+      data.crop='scales' need it; see `ScaleMapping`. 0: there is none.
+    teacher_weight: with data.crop='scales', weight of the distance from what the model of train.init_from shows of the
+      same latents, at its pixels; that model is kept beside this one, as it is (published: 5). 0: there is none.
     pl_weight, style_mixing_prob: off in all published runs; tried in the paper's appendix A.
     The rest as in `stylegan2.Config`; dtype is that of the layers that `num_fp16_res` names, all else is float32.
     """
@@ -103,6 +107,8 @@ class Config:
     d_mapping_layers: int = 8
     d_sees_coords: bool = False
     mbstd_group_size: int = 4
+    scale_layers: int = 0
+    teacher_weight: float = 0.0
     freeze_layers: int = 0
     r1_interval: int = 16
     pl_weight: float = 0.0
@@ -128,7 +134,7 @@ class Config:
             'filter_size', 'lrelu_upsampling',
         ):  # fmt: skip
             at_least(self, name, 1)
-        for name in ('num_critical', 'margin_size'):
+        for name in ('num_critical', 'margin_size', 'scale_layers', 'teacher_weight'):
             at_least(self, name, 0)
         for name in ('lr_multiplier', 'first_cutoff', 'output_scale'):
             if getattr(self, name) <= 0:
@@ -188,6 +194,28 @@ class Config:
     def resolution(self) -> int:
         """The shorter side of the training images: pixels per unit of the coordinates."""
         return min(self.size)
+
+
+def validate(config: Any) -> None:
+    """Checks a whole run configuration. Raises ConfigError."""
+    stylegan_training.validate(config)
+    model, crop = config.model, config.data.crop
+    if crop == 'scales' and model.d_sees_coords:
+        raise ConfigError(
+            "model.d_sees_coords=True with data.crop='scales': the discriminator of patches sees no coordinates; use "
+            'False.'
+        )
+    for name in ('scale_layers', 'teacher_weight'):
+        if getattr(model, name) and crop != 'scales':
+            raise ConfigError(
+                f'model.{name}={getattr(model, name)} with data.crop={crop!r}: all images have one scale, which '
+                f"teaches nothing of others; set data.crop='scales', or model.{name}=0."
+            )
+    if model.teacher_weight and config.train.init_from is None:
+        raise ConfigError(
+            f'model.teacher_weight={model.teacher_weight} needs a teacher: set train.init_from to a run, or a model, '
+            'that learned whole images of this size, or model.teacher_weight=0.'
+        )
 
 
 def check_size(size: tuple[int, int]) -> None:
@@ -382,6 +410,31 @@ class SynthesisInput(nn.Module):
         return encodings.sg3_mix(features, self.param('weight', nn.initializers.normal(1.0), (channels, channels)))
 
 
+def octaves(matrix: jax.Array) -> jax.Array:
+    """How much finer than whole images of training a transform shows a scene: [3, 3] -> [1, 1], [N, 3, 3] -> [N, 1].
+
+    That is log2 of the scale, the root of what the transform makes an area smaller by; 0 where it is coarser.
+    """
+    a, b, c, d = (matrix[..., i, j].astype(jnp.float32).reshape(-1, 1) for i in range(2) for j in range(2))
+    return jnp.maximum(-jnp.log2(jnp.abs(a * d - b * c)) / 2, 0)
+
+
+class ScaleMapping(nn.Module):
+    """What `octaves` [n, 1] add to the styles of all layers: [n, features]. At first nothing, and at any time smoothly.
+
+    Dense layers fc0, fc1, ..., activated, and `out`, which begins as zeros. Always float32.
+    """
+
+    features: int
+    num_layers: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(self.num_layers):
+            x = lrelu(EqualDense(self.features, name=f'fc{i}')(x))
+        return EqualDense(self.features, weight_init=0.0, name='out')(x)
+
+
 class SynthesisLayer(nn.Module):
     """Modulated convolution and filtered leaky ReLU: x [N, h, w, C], style [N, w_dim] -> [N, *size, channels].
 
@@ -448,6 +501,9 @@ class Synthesis(nn.Module):
         model = self.model
         entry = SynthesisInput(input_signal(model), model.learned_transform, name='input')
         x = entry(ws[:, 0], canvas(model, 0, size), transform)
+        if model.scale_layers:  # of all layers, but not of the input: a scene stays where it is
+            shown = entry.get_variable('buffers', 'transform') if transform is None else transform
+            ws = ws + ScaleMapping(model.w_dim, model.scale_layers, name='scale')(octaves(shown))[:, None]
         for i, layer in enumerate(layers(model)):
             x = SynthesisLayer(model, layer, name=layer.name)(x, ws[:, i + 1], canvas(model, i, size), update_emas)
         return x.astype(jnp.float32) * model.output_scale
@@ -518,22 +574,47 @@ def synthesise(
     keys: jax.Array,
     update_emas: bool,
     offset: jax.Array | None = None,
+    scale: jax.Array | None = None,
 ) -> tuple[jax.Array, dict]:
     """Images of ws, and the buffers, as `stylegan_training.Networks` asks for them; keys have no noise to draw."""
     variables, moved = {'params': params, 'buffers': buffers}, None
     if offset is not None:  # what lies to the right comes into sight as the scene moves to the left
         moved = jax.vmap(lambda n: coords.translate(-n[0], -n[1]))(offset / module.model.resolution)
+    if scale is not None:  # about the middle of what is shown
+        moved = jax.vmap(lambda m, s: coords.compose(m, coords.zoom(s)))(moved, scale)
     images, new = module.apply(variables, ws, moved, update_emas=update_emas, method='synthesise', mutable=['buffers'])
     return images, new['buffers']
 
 
 def build(config: Any) -> GAN:
-    """The GAN of a run configuration (`pegan_jax.config.Config`) whose model is a `Config`."""
-    return stylegan_training.assemble(
+    """The GAN of a run configuration (`pegan_jax.config.Config`) whose model is a `Config`.
+
+    With a teacher, its variables are params['teacher'] of the state: no update is of that network.
+    """
+    model, taught = config.model, config.model.teacher_weight > 0
+    teacher = dataclasses.replace(model, scale_layers=0)
+    nets = stylegan_training.networks(teacher, Generator, synthesise)
+
+    def beside(state: Any, latents: Any, images: jax.Array) -> tuple[jax.Array, dict]:
+        own = state.params['teacher']
+        ws, _ = stylegan_training.styles(teacher, nets, own['params'], own['buffers'], latents)
+        whole, _ = nets.synthesise(own['params'], own['buffers'], ws, latents.keys, False)
+        distance = any_resolution.teacher_distance(images, whole, latents.offset, latents.scale)
+        return model.teacher_weight * distance, {'loss/teacher': distance}
+
+    gan = stylegan_training.assemble(
         config,
         Generator,
         synthesise,
         options=('size', 'transform'),
         view=view,
-        d_sees_coords=config.model.d_sees_coords,
+        d_sees_coords=model.d_sees_coords,
+        beside=beside if taught else None,
     )
+
+    def init(key: jax.Array) -> tuple[dict, dict, dict]:
+        params, buffers, stats = gan.init(key)
+        c = jnp.zeros((1, model.c_dim)) if model.c_dim else None
+        return {**params, 'teacher': Generator(teacher).init(key, jnp.zeros((1, model.z_dim)), c)}, buffers, stats
+
+    return gan._replace(init=init) if taught else gan

@@ -111,8 +111,9 @@ class Networks(NamedTuple):
     """What the losses need of a model: pure functions.
 
     map: (params, buffers, z [b, z_dim], c [b, c_dim] or None, update_emas) -> (ws [b, num_ws, w_dim], buffers), of 'g'.
-    synthesise: (params, buffers, ws, keys [b], update_emas, offset [b, 2] or None) -> (images [b, H, W, img_channels],
-      buffers), of 'g'; the keys draw the noise of a model that has any; offset: pixels from the frame to what is shown.
+    synthesise: (params, buffers, ws, keys [b], update_emas, offset [b, 2] or None, scale [b] or None) -> (images
+      [b, H, W, img_channels], buffers), of 'g'; the keys draw the noise of a model that has any; offset and scale: of
+      what is shown, as in `Latents`.
     score: (params, buffers, images, c) -> logits [b], of 'd': `functools.partial(score, model)`.
     exact: the same in float32, for derivatives of derivatives; None: these are.
     """
@@ -129,6 +130,7 @@ class Latents(NamedTuple):
     z, other [b, z_dim]: latents, and those that style mixing takes the later layers from; c: labels [b, c_dim] or None.
     keys [b]: of the noise. mixing: key that decides where to mix, one for the whole batch.
     offset [b, 2]: pixels (to the right, down) from the frame to what images show, as real ones do; None: the frame.
+    scale [b]: how many times finer than the frame images are, as real ones; None: not at all.
     """
 
     z: jax.Array
@@ -137,6 +139,7 @@ class Latents(NamedTuple):
     keys: jax.Array
     mixing: jax.Array
     offset: jax.Array | None = None
+    scale: jax.Array | None = None
 
 
 class Lens(NamedTuple):
@@ -166,7 +169,7 @@ def networks(model: Any, generator: Callable, synthesise: Callable) -> Networks:
 
     Args:
       generator: configuration -> Linen module with the methods `map` and `synthesise`.
-      synthesise: (module, params, buffers, ws, keys, update_emas, offset) -> (images, buffers), see `Networks`.
+      synthesise: (module, params, buffers, ws, keys, update_emas, offset, scale) -> (images, buffers), see `Networks`.
     """
     module = generator(model)
 
@@ -205,7 +208,8 @@ def draw_latents(model: Any, batch: dict, key: jax.Array) -> Latents:
     z_key, other_key, noise_key, mixing_key = jax.random.split(key, 4)
     z, other = (sample_normal(k, batch['index'], (model.z_dim,)) for k in (z_key, other_key))
     keys = sample_keys(noise_key, batch['index'])
-    return Latents(z, other, labels_of(batch, model.c_dim), keys, mixing_key, batch.get('offset'))
+    c, offset, scale = labels_of(batch, model.c_dim), batch.get('offset'), batch.get('scale')
+    return Latents(z, other, c, keys, mixing_key, offset, scale)
 
 
 def blur_sigma(model: Any, nimg: Any, batch_size: int) -> Any:
@@ -287,12 +291,21 @@ def g_main(
     d: tuple[dict, dict],
     latents: Latents,
     lens: Lens = CLEAR,
+    beside: Callable | None = None,
 ) -> tuple[jax.Array, dict]:
-    """The generator's non-saturating logistic loss; also metrics. d: (params, buffers) of the discriminator."""
+    """The generator's non-saturating logistic loss; also metrics.
+
+    Args:
+      d: (params, buffers) of the discriminator.
+      beside: images [b, H, W, img_channels] -> (a further term of the loss, metrics); None: there is none.
+    """
     ws, _ = styles(model, networks, params, g_buffers, latents)
-    fake, _ = networks.synthesise(params, g_buffers, ws, latents.keys, False, latents.offset)
+    fake, _ = networks.synthesise(params, g_buffers, ws, latents.keys, False, latents.offset, latents.scale)
     loss = losses.logistic_g(judge(model, networks, *d, fake, latents.c, lens))
-    return loss, {'loss/g': loss}
+    if beside is None:
+        return loss, {'loss/g': loss}
+    term, metrics = beside(fake)
+    return loss + term, {'loss/g': loss, **metrics}
 
 
 def g_pl(
@@ -313,7 +326,9 @@ def g_pl(
     """
     ws, _ = styles(model, networks, params, g_buffers, latents)
     lengths = losses.path_lengths(
-        lambda ws: networks.synthesise(params, g_buffers, ws, latents.keys, False, latents.offset)[0], ws, noise
+        lambda ws: networks.synthesise(params, g_buffers, ws, latents.keys, False, latents.offset, latents.scale)[0],
+        ws,
+        noise,
     )
     penalty, mean = losses.path_length_penalty(lengths, mean, model.pl_decay)
     return model.pl_weight * penalty, (mean, {'loss/pl': penalty, 'path_length': mean})
@@ -338,7 +353,7 @@ def d_main(
     Returns: the loss, G's buffers with their running means updated, the logits of the real images, and metrics.
     """
     ws, g_buffers = styles(model, networks, *g, latents, update_emas=True)
-    fake, g_buffers = networks.synthesise(g[0], g_buffers, ws, latents.keys, True, latents.offset)
+    fake, g_buffers = networks.synthesise(g[0], g_buffers, ws, latents.keys, True, latents.offset, latents.scale)
     real_logits = judge(model, networks, params, d_buffers, real, c, lens)
     fake_logits = judge(model, networks, params, d_buffers, fake, latents.c, lens.second)
     loss = losses.logistic_d(real_logits, fake_logits)
@@ -393,12 +408,14 @@ def assemble(
     options: tuple[str, ...],
     view: Callable | None = None,
     d_sees_coords: bool = False,
+    beside: Callable | None = None,
 ) -> GAN:
     """The GAN of a run configuration, of StyleGAN2 or StyleGAN3: G main, G path length, D main, D R1, in this order.
 
     Args:
       generator, synthesise: as for `networks`; options, view: as for `sampler`.
       d_sees_coords: D's input is the image beside its coordinates x and y.
+      beside: (state, latents, images) -> (a term beside G's main loss, metrics); None: there is none.
     """
     model, batch_size = config.model, config.train.batch_size
     height, width = model.size
@@ -438,11 +455,12 @@ def assemble(
             stats = augment.adapted(state.stats, state.step, batch_size, model.ada_target, model.ada_kimg)
             state, fields = state.replace(stats=stats), {'stats': stats}
         latents, seen = draw_latents(model, batch, key), lens(state, batch, key, stage)
-        loss, metrics = g_main(model, nets, params, state.buffers['g'], net(state, 'd'), latents, seen)
+        term = None if beside is None else functools.partial(beside, state, latents)
+        loss, metrics = g_main(model, nets, params, state.buffers['g'], net(state, 'd'), latents, seen, term)
         return loss, (fields, metrics | ({'augment_p': seen.p} if adaptive else {}))
 
     def g_pl_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
-        names = ('index', 'label', 'offset')
+        names = ('index', 'label', 'offset', 'scale')
         few = fewer_rows({name: batch[name] for name in names if name in batch}, model.pl_batch_shrink)
         latents_key, noise_key = jax.random.split(key)
         noise = sample_normal(noise_key, few['index'], (height, width, model.img_channels))

@@ -101,7 +101,7 @@ def join_state(items: dict[str, Any], has_ema: bool) -> TrainState:
     sampling, training = items['sampling'], dict(items['training'])
     buffers = {'g': sampling['buffers'], 'd': training.pop('d_buffers')}
     return TrainState(
-        buffers={net: buffers[net] for net in training['params']},
+        buffers={net: tree for net, tree in buffers.items() if net in training['params']},
         ema=sampling['params'] if has_ema else None,
         **training,
     )
@@ -409,10 +409,10 @@ def read_networks(template: TrainState, init_from: str, partial: bool = False) -
     """The networks that another run's newest checkpoint has for this model, on the host.
 
     What is frozen in one of the runs is among its buffers, and among the parameters of the other: a network is compared
-    as a whole.
+    as a whole. The 'teacher' of a state is that of the other run, or what that run samples with if it has none.
 
     Args:
-      partial: leave out what does not fit, which is None in the result.
+      partial: leave out what does not fit, which is None in the result; a teacher must fit as a whole.
     Returns: the networks, and the paths of what was left out.
     Raises: ConfigError for another model, unless `partial` and something fits.
     """
@@ -430,10 +430,16 @@ def read_networks(template: TrainState, init_from: str, partial: bool = False) -
             'made.'
         )
     found = load_networks(root) if file is None else exported.networks(file)
+    found.setdefault('teacher', {'params': found['ema'], 'buffers': found['g_buffers']})
     wanted = {name: tree for name, tree in _networks(template).items() if name in found}
     here, there = leaves(wanted), leaves({name: found[name] for name in wanted})
     shapes = [{path: x.shape for path, x in tree.items()} for tree in (here, there)]
     wrong = [path for path in sorted(here.keys() | there.keys()) if shapes[0].get(path) != shapes[1].get(path)]
+    if partial and (unfit := [path for path in wrong if path.startswith('teacher/')]):
+        raise ConfigError(
+            f'train.init_from={init_from!r} cannot be the teacher, of which {len(unfit)} arrays do not fit, such as '
+            f'{unfit[0]}: give a model of whole images, of the same size and settings, or set model.teacher_weight=0.'
+        )
     if wrong and (not partial or not here.keys() - set(wrong)):
         told = '; '.join(
             f'{path} is {shapes[0].get(path, "not")} here and {shapes[1].get(path, "not")} there' for path in wrong[:3]

@@ -58,6 +58,9 @@ def abstract_batch(config: Config, count: int) -> dict:
         batch['edge'] = jax.ShapeDtypeStruct((count, *config.data.size, 1), jnp.uint8)
     if config.data.outside:
         batch['offset'] = jax.ShapeDtypeStruct((count, 2), jnp.int32)
+    if config.data.crop == 'scales':
+        batch |= {'offset': jax.ShapeDtypeStruct((count, 2), jnp.float32)}
+        batch |= {'scale': jax.ShapeDtypeStruct((count,), jnp.float32)}
     return batch
 
 

@@ -15,6 +15,7 @@ class TrainState(flax.struct.PyTreeNode):
     step: optimiser steps taken, int32 [].
     nimg: real images shown, over all devices and processes, int32 [].
     params, buffers: {'g': ..., 'd': ... if there is one}; buffers are what checkpoints carry but no gradient reaches.
+    params['teacher']: variables of a generator that stays as it is, where a loss of 'g' asks for one.
     opt: {'g': ..., 'd': ...} too, Optax states; of a network that is trained by parts, one per part.
     ema: running mean of params['g'], or None.
     stats: running statistics of losses.

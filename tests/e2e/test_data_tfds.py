@@ -67,6 +67,21 @@ def test_a_window_of_a_larger_image_is_what_the_world_has_there(tmp_path):
     assert right and down and apart.mean() < 0.1 and np.quantile(apart, 0.98) <= 1  # rounding, most of it on edges
 
 
+def test_patches_of_worlds_are_finer_than_the_worlds_that_training_sees_whole(tmp_path):
+    data = DataConfig(resolution=(8, 16), num_worlds=1, crop='scales', frame_share=0.0, flip=False)
+    batches = pipeline.batches(pipeline.open_source(data, tmp_path), data, batch_size=16, seed=0)
+    batch = next(batches)
+    batches.close()
+    finest = np.argsort(batch['scale'])[-3:]
+    assert (tmp_path / 'tfds/worlds/32x64x1').is_dir() and batch['scale'].max() < 4
+    for image, scale, (right, down) in zip(
+        *(batch[k][finest].astype(float) for k in ('image', 'scale', 'offset')), strict=True
+    ):
+        x, y = (tuple((n + end * side / scale) / 4 for end in (-0.5, 0.5)) for n, side in ((right, 16), (down, 8)))
+        apart = np.abs(image - to_uint8(worlds.render_world(0, 8, 16, x=x, y=y)))
+        assert scale > 3 and apart.mean() < 10  # one is resized, the other drawn; 20 to 30 in other places
+
+
 @pytest.fixture
 def plain_worlds(monkeypatch):
     """Rendering that needs no compilation."""

@@ -1,5 +1,6 @@
 """Batches are a function of the seed and the position in the stream."""
 
+import dataclasses
 import io
 import threading
 from types import SimpleNamespace
@@ -237,6 +238,93 @@ def test_all_windows_may_be_the_frame_which_is_the_middle():
     assert (batch['offset'] == 0).all()
     assert (batch['image'][:, :, 0, 0] == [2, 3]).all() and (batch['image'][:, 0, :, 1] == [4, 5, 6, 7]).all()
     assert 'offset' not in take(1, PLAIN)[0]
+
+
+# Patches at random scales
+
+SCALES = DataConfig(resolution=8, crop='scales', frame_share=0.25)
+
+
+class Mixed(Numbered):
+    """Textured images of several sizes, of few colours so that filters overshoot within uint8; the first is small."""
+
+    SIZES = ((6, 7), (8, 8), (20, 20), (24, 60), (50, 33))
+
+    def __len__(self):
+        return len(self.SIZES)
+
+    def __getitem__(self, index):
+        pixels = np.random.default_rng(index).integers(90, 166, (*self.SIZES[index], 3), np.uint8)
+        return {'image': encode(pixels), 'label': np.int32(index)}
+
+
+@pytest.fixture(scope='module')
+def patches():
+    """Five hundred of them."""
+    rows = take(50, SCALES, Mixed(), batch_size=10)
+    return {name: np.concatenate([b[name] for b in rows]) for name in rows[0]}
+
+
+def test_scales_are_between_the_wanted_size_and_that_of_each_image(patches):
+    scale, label = patches['scale'], patches['label']
+    assert patches['image'].shape == (500, 8, 8, 3) and patches['image'].dtype == np.uint8
+    assert scale.dtype == patches['offset'].dtype == np.float32 and patches['offset'].shape == (500, 2)
+    for i, (height, width) in enumerate(Mixed.SIZES):
+        most, found = max(1, min(height, width) / 8), scale[label == i]
+        assert len(found) == 100 and found.min() == 1 and found.max() <= most
+        if most > 1:
+            assert 0.12 < np.mean(found == 1) < 0.4 and found.max() > 1 + 0.9 * (most - 1)
+            np.testing.assert_allclose(found[found > 1].mean(), (1 + most) / 2, rtol=0.12)
+    inside = (
+        np.abs(patches['offset']) <= 4 * (1 - 1 / scale)[:, None] + 1e-5
+    )  # half of the frame less half of the patch
+    assert inside.all() and np.all(patches['offset'][scale == 1] == 0)
+
+
+def test_patches_show_what_their_offset_and_scale_say_and_a_mirrored_one_the_other_side(patches):
+    """Against the definition of the filter, pixel by pixel, in float64."""
+    flipped = 0
+    for k in range(0, 500, 7):
+        scale, (right, down), index = (
+            *(patches[name][k].astype(float) for name in ('scale', 'offset')),
+            patches['label'][k],
+        )
+        source = np.random.default_rng(index).integers(90, 166, (*Mixed.SIZES[index], 3), np.uint8).astype(float)
+        unit = min(Mixed.SIZES[index]) / 8  # pixels of the source per pixel of the frame
+
+        def weights(length, shift, unit=unit, scale=scale):
+            pitch = unit / scale
+            middle = length / 2 + unit * shift + pitch * (np.arange(8) - 3.5)
+            t = (np.arange(length)[None, :] + 0.5 - middle[:, None]) / max(pitch, 1)
+            w = np.where(np.abs(t) < 3, np.sinc(t) * np.sinc(t / 3), 0)
+            return w / w.sum(1, keepdims=True)
+
+        def drawn(right, source=source, down=down):
+            x = np.einsum('ij,jkc,lk->ilc', weights(len(source), down), source, weights(source.shape[1], right))
+            return np.clip(x, 0, 255)
+
+        straight, mirrored = drawn(right), drawn(-right)[:, ::-1]
+        errors = [np.abs(patches['image'][k] - want).max() for want in (straight, mirrored)]
+        assert min(errors) < 3, (k, scale, errors)  # Pillow rounds between both axes
+        flipped += errors[1] < errors[0]
+    assert 20 < flipped < 52  # of 72
+
+
+def test_whole_images_among_patches_are_those_of_center():
+    whole = take(4, dataclasses.replace(SCALES, frame_share=1.0, flip=False), Mixed())
+    assert all((b['scale'] == 1).all() and (b['offset'] == 0).all() for b in whole)
+    plain = take(4, DataConfig(resolution=8, flip=False), Mixed())
+    np.testing.assert_array_equal(*(np.concatenate([b['image'] for b in batches]) for batches in (whole, plain)))
+
+
+def test_patches_are_a_function_of_the_position_in_the_stream():
+    straight = take(5, SCALES, Mixed())
+    resumed = take(3, dataclasses.replace(SCALES, cache=True), Mixed(), start_image=8)
+    halves = [take(5, SCALES, Mixed(), process_index=i, process_count=2) for i in range(2)]
+    for name in ('image', 'offset', 'scale'):
+        np.testing.assert_array_equal([b[name] for b in straight[2:]], [b[name] for b in resumed])
+        parts = [np.concatenate([a[name], b[name]]) for a, b in zip(*halves, strict=True)]
+        np.testing.assert_array_equal([b[name] for b in straight], parts)
 
 
 # Fitting

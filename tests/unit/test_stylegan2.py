@@ -351,7 +351,7 @@ def test_d_sees_augmented_images_and_real_ones_are_drawn_apart_from_generated_on
     seen, image = [], jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
     networks = stylegan_training.Networks(
         lambda params, buffers, z, c, update: (z, buffers),
-        lambda params, buffers, ws, keys, update, offset: (image, buffers),
+        lambda params, buffers, ws, keys, update, offset, scale: (image, buffers),
         lambda params, buffers, images, c: (seen.append(images), jnp.sum(images, axis=(1, 2, 3)))[1],
     )
     rows = {'index': jnp.arange(4), 'label': jnp.zeros(4, jnp.int32)}
