@@ -12,6 +12,8 @@ from pegan_jax.sampling import frame_grid, load, render
 from pegan_jax.train import exported, report, run
 from pegan_jax.train.checkpoint import load_networks
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 SMALL = {
     'model.z_dim': 4, 'model.w_dim': 4, 'model.channel_max': 4, 'model.channel_base': 32, 'model.d_channel_max': 4,
