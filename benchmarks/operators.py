@@ -30,7 +30,7 @@ from jax.sharding import SingleDeviceSharding
 from pegan_jax import filters, ops
 from pegan_jax.machine import best_seconds, matmul_peaks
 from pegan_jax.ops import fir
-from pegan_jax.train.report import described_devices
+from pegan_jax.train.targets import described_devices
 
 CONV = ('NHWC', 'HWIO', 'NHWC')
 

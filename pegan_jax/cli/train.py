@@ -32,7 +32,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         '--topology', metavar='KIND:SHAPE',
-        help='compile for a slice of TPUs that is not here, such as v5e:4x4; goes with --dry-run; see docs/pods.md',
+        help='compile for devices that are not here, such as v5e:4x4 or h100:8; goes with --dry-run; see docs/pods.md',
     )  # fmt: skip
     options.add_distributed(p)
 

@@ -1,9 +1,7 @@
 """What a run would be, without running it."""
 
 import functools
-import importlib.util
 import math
-import os
 import re
 import time
 from collections.abc import Callable
@@ -13,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -24,6 +21,7 @@ from pegan_jax.gan import GAN, images_of, inputs_of
 from pegan_jax.settings import UserError
 from pegan_jax.train.state import create_state
 from pegan_jax.train.step import as_floats, compile_step, data_mesh, device_step, step_options
+from pegan_jax.train.targets import described_devices, memory_of
 
 
 def matmul_flops(jaxpr: Any) -> int:
@@ -141,30 +139,6 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
     return found
 
 
-def described_devices(topology: str) -> list:
-    """Devices of a slice of TPUs, such as 'v5e:4x4', that programs can be compiled for and that are not here.
-
-    Raises: UserError without libtpu, or for a name that it does not know.
-    """
-    if importlib.util.find_spec('libtpu') is None:
-        raise UserError(
-            f"--topology {topology} needs TPU's compiler, which runs anywhere: pip install 'pegan_jax[tpu]'."
-        )
-    # Without these libtpu looks for a TPU and its neighbours, or for other processes that compile.
-    for name, value in {
-        'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
-        'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3',
-    }.items():  # fmt: skip
-        os.environ.setdefault(name, value)
-    try:
-        return topologies.get_topology_desc(platform='tpu', topology_name=topology).devices
-    except Exception as error:  # of several types
-        raise UserError(
-            f'--topology {topology}: {str(error).splitlines()[0]}; write a kind and its shape, such as v5e:4x4, '
-            'v5p:2x2x4 or v6e:16x16.'
-        ) from None
-
-
 def dry_run(config: Config, topology: str | None = None) -> str:
     """The resolved configuration, parameter counts, FLOPs per image and a memory estimate, for the devices at hand.
 
@@ -172,8 +146,9 @@ def dry_run(config: Config, topology: str | None = None) -> str:
     XLA's plan for that step, per device. The step is compiled, nothing is allocated or trained.
 
     Args:
-      topology: a slice of TPUs to compile for in place of these devices, as of `described_devices`; then also what its
-        devices exchange in that step.
+      topology: what to compile for in place of these devices, as of `described_devices`; then also what its devices
+        exchange in that step.
+    Raises: UserError if the step does not fit into a device.
     """
     train, mesh = config.train, data_mesh(None if topology is None else described_devices(topology))
     options = step_options(train, mesh)
@@ -198,16 +173,19 @@ def dry_run(config: Config, topology: str | None = None) -> str:
 
     traced = trace(mesh.devices.flat[0].platform)
     lowered, begin = traced.lower(), time.perf_counter()
+
+    def too_large(reason: str) -> UserError:
+        return UserError(
+            f'the step does not fit into a device ({reason}). Make train.batch_size smaller, which is '
+            f'{train.batch_size} over {mesh.size} devices, or set train.accumulate or train.remat.'
+        )
+
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
-        reason = ' '.join(str(error).split())[:300]
-        raise UserError(
-            f'the step does not fit into a device ({reason}). Make train.batch_size smaller, which is '
-            f'{train.batch_size} over {mesh.size} devices, or set train.accumulate or train.remat.'
-        ) from None
+        raise too_large(' '.join(str(error).split())[:300]) from None
     took, memory = time.perf_counter() - begin, compiled.memory_analysis()
     inputs = abstract_inputs(gan, config, 1)
     with ops.for_platform('gpu'):  # where a convolution is one: what stands for it on a CPU computes more, or less
@@ -219,6 +197,9 @@ def dry_run(config: Config, topology: str | None = None) -> str:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
+    has = memory_of(mesh.devices.flat[0])
+    if has is not None and peak > has:
+        raise too_large(f'{peak / 2**30:.1f} GiB of {has / 2**30:.0f}')
     exchanged = []
     if mesh.size > 1:
         exchanged = [

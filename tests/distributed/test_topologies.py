@@ -8,8 +8,13 @@ import sys
 
 import pytest
 
+from pegan_jax.settings import UserError
+from pegan_jax.train import targets
 from pegan_jax.train.report import collectives
 
+needs_cuda = pytest.mark.skipif(
+    importlib.util.find_spec('jax_cuda13_plugin') is None, reason="pip install 'pegan_jax[cuda]'"
+)
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="pip install 'pegan_jax[tpu]'")
 SYSTEMS = (
     'cips', 'creps', 'dcgan', 'deepfill', 'mspie:f', 'pconv', 'pggan', 'singan', 'stylegan2', 'stylegan3:t',
@@ -82,3 +87,31 @@ def test_what_does_not_fit_and_unknown_slices_are_one_line(tmp_path):
     assert status == 1 and 'does not fit into a device' in text and 'Traceback' not in text, text[-2000:]
     status, text, _ = dry_run(tmp_path, 'dcgan', 'v9:2x4')
     assert status == 1 and 'error: --topology v9:2x4' in text and 'Traceback' not in text, text[-2000:]
+
+
+@pytest.mark.parametrize('topology', ['h100', 'h100:0', 'a100:8x1', 'h100:17'])
+def test_gpus_are_counted(topology, monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name)
+    with pytest.raises(UserError, match=rf'{topology}: write how many GPUs the host has, 1 to 16, such as .100:8'):
+        targets.described_devices(topology)
+
+
+def test_without_cudas_compiler_it_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match=r"h100:8 needs CUDA's compiler, .* 'pegan_jax\[cuda\]'"):
+        targets.described_devices('h100:8')
+
+
+@needs_cuda
+@pytest.mark.hand
+def test_gpus_that_are_not_here_are_compiled_for(tmp_path):
+    status, text, numbers = dry_run(tmp_path, 'dcgan', 'h100:8', 'train.batch_size=8')
+    assert status == 0 and '8 x NVIDIA H100' in text, text[-2000:]
+    assert numbers['bytes'] * 2**20 <= 4 * 2 * (numbers['g'] + numbers['d']) * 1.1 + 2**16
+
+
+@needs_cuda
+@pytest.mark.hand
+def test_what_a_gpu_cannot_hold_is_told(tmp_path):
+    status, text, _ = dry_run(tmp_path, 'dcgan', 'a100:1', f'train.batch_size={2**23}')
+    assert status == 1 and 'the step does not fit into a device' in text and 'GiB of 80' in text, text[-2000:]

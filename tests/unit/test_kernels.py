@@ -16,7 +16,7 @@ from test_operators import assert_same_orders, draw, naive_filtered_lrelu, naive
 
 from pegan_jax import filters, ops
 from pegan_jax.ops import fir, kernels
-from pegan_jax.train.report import described_devices
+from pegan_jax.train.targets import described_devices
 
 pytestmark = pytest.mark.slow
 
