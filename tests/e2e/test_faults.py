@@ -179,12 +179,17 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_very_state_of_the_unin
         str(tmp_path / 'run'),
         *(f'--config.train.{o}' for o in (*often, f'total_kimg={config.train.total_kimg}')),
     ]
-    rng, log, reached = np.random.default_rng(kills), tmp_path / 'run' / 'metrics.jsonl', []
-    for _ in range(kills):
+    rng, log, reached = np.random.default_rng(kills), tmp_path / 'run' / 'metrics.jsonl', [[]]
+    for k in range(kills):
         before = log.stat().st_size if log.is_file() else 0
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         end = time.time() + 100
-        while not (log.is_file() and log.stat().st_size > before):
+
+        def goes_on(k=k, before=before):  # every other time as far as a checkpoint, however slow the machine is
+            logged = log.is_file() and log.stat().st_size > before
+            return logged and (k % 2 or steps_of(tmp_path / 'run' / 'checkpoints')[-1:] > reached[-1])
+
+        while not goes_on():
             assert process.poll() is None and time.time() < end, process.communicate()[1][-3000:]
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.8))
@@ -197,6 +202,4 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_very_state_of_the_unin
         toy.settings(folder, f'total_kimg={config.train.total_kimg}', 'checkpoint_every=0'), tmp_path / 'whole'
     )
     assert_equal(state, jax.device_get(whole))
-    assert reached[-1] and len({*map(tuple, reached)}) > max(
-        1, kills // 10
-    )  # it went on, on slow machines not each time
+    assert len({*map(tuple, reached)}) > kills // 2
