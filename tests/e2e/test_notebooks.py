@@ -60,6 +60,7 @@ def test_the_cips_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     assert np.abs(foveated[64:, 192:].astype(int) - turned[:, :64]).max() <= 1
 
 
+@pytest.mark.hand
 def test_the_deepfill_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     notebook = _executed('deepfill.ipynb', 'deepfill:guided,tiny', '0.032', tmp_path, monkeypatch)
     image, filled, flow, sketched = _pictures(notebook)
@@ -139,6 +140,7 @@ def test_the_notebook_on_coordinates_runs_and_shows_its_pictures(tmp_path, monke
     assert (tmp_path / 'run' / 'zoom' / 'image.dzi').is_file()
 
 
+@pytest.mark.hand
 def test_the_notebook_on_extrapolation_runs_and_knows_worlds_best(tmp_path, monkeypatch):
     monkeypatch.setenv('PEGAN_JAX_COUNT', '32')
     notebook = _executed('extrapolation.ipynb', '', '', tmp_path, monkeypatch)

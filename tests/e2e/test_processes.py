@@ -207,10 +207,10 @@ def test_the_time_of_every_step_is_that_of_the_device(folder, tmp_path, monkeypa
 @pytest.mark.parametrize(
     'name',
     [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ('cips', 'deepfill')),
+        pytest.param('cips', marks=pytest.mark.slow),
         *(
             pytest.param(name, marks=pytest.mark.hand)
-            for name in 'creps dcgan mspie:f pconv pggan singan stylegan2 stylegan3:t stylegan3:r'.split()
+            for name in 'creps dcgan deepfill mspie:f pconv pggan singan stylegan2 stylegan3:t stylegan3:r'.split()
         ),
     ],
 )  # fmt: skip
