@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
-from photo_crops import photographs
+from photo_crops import crops
 from PIL import Image
 
 from pegan_jax.config import DataConfig
@@ -32,19 +32,13 @@ BATCH = 32
 
 
 def jpegs(count: int, side: int) -> list[bytes]:
-    """Random windows of the photographs."""
-    rng, photos, found = np.random.default_rng(0), list(photographs().values()), []
-    for i in range(count):
-        photo = photos[i % len(photos)]
-        reach = int(rng.integers(min(side, *photo.shape[:2]), min(photo.shape[:2]) + 1))
-        top, left = (int(rng.integers(n - reach + 1)) for n in photo.shape[:2])
-        crop = Image.fromarray(photo[top : top + reach, left : left + reach]).resize(
-            (side, side), Image.Resampling.LANCZOS
-        )
+    """Windows of the photographs."""
+    files = []
+    for _, crop in crops(count, side, seed=0):
         file = io.BytesIO()
         crop.save(file, 'jpeg', quality=95)
-        found.append(file.getvalue())
-    return found
+        files.append(file.getvalue())
+    return files
 
 
 class Crops(tfds.core.GeneratorBasedBuilder):

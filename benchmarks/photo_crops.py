@@ -5,6 +5,7 @@ Windows of random size and place, each shrunk to --side. scikit-image is in the 
 
 import argparse
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,19 @@ def photographs() -> dict[str, np.ndarray]:
     return {**photos, 'motorcycle': left}
 
 
+def crops(count: int, side: int, seed: int) -> Iterator[tuple[str, Image.Image]]:
+    """The name of a photograph, and a window of random size and place of it, shrunk to side x side pixels."""
+    rng, photos = np.random.default_rng(seed), photographs()
+    names = sorted(photos)
+    for i in range(count):
+        name = names[i % len(names)]
+        height, width, _ = photos[name].shape
+        reach = int(rng.integers(min(side, height, width), min(height, width) + 1))
+        top, left = rng.integers(height - reach + 1), rng.integers(width - reach + 1)
+        crop = Image.fromarray(photos[name][top : top + reach, left : left + reach])
+        yield name, crop.resize((side, side), Image.Resampling.LANCZOS)
+
+
 def main() -> None:
     """Writes --count PNG files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -28,16 +42,9 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    rng, photos = np.random.default_rng(args.seed), photographs()
-    names = sorted(photos)
-    for i in range(args.count):
-        name = names[i % len(names)]
-        height, width, _ = photos[name].shape
-        side = int(rng.integers(args.side, min(height, width) + 1))
-        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        crop = Image.fromarray(photos[name][top : top + side, left : left + side])
-        crop.resize((args.side, args.side), Image.Resampling.LANCZOS).save(args.folder / f'{i:05d}_{name}.png')
-    print(f'{args.count} crops of {len(names)} photographs in {args.folder}')
+    for i, (name, crop) in enumerate(crops(args.count, args.side, args.seed)):
+        crop.save(args.folder / f'{i:05d}_{name}.png')
+    print(f'{args.count} crops of {len(photographs())} photographs in {args.folder}')
 
 
 if __name__ == '__main__':

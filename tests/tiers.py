@@ -12,6 +12,7 @@ import pathlib
 import sys
 import xml.etree.ElementTree
 
+MARKED = ('marked', 'in its file')  # a property of such a test in the report
 LIST = pathlib.Path(__file__).with_name('tiers.txt')
 ALONE, SHORTEST, OTHERS = 4.0, 4.0, 1.0  # seconds that a test may take in the default run
 IN_CI, ALWAYS_IN_CI = 2, 1.5  # longer parameters of one test, and seconds of a parameter that is no burden
@@ -40,6 +41,8 @@ def divide(seconds: dict[str, float]) -> dict[str, str]:
 def main(report: str) -> None:
     seconds = {}
     for case in xml.etree.ElementTree.parse(report).iter('testcase'):
+        if any(p.get('name') == MARKED[0] for p in case.iter('property')):
+            continue
         path = case.get('classname').replace('.', '/') + '.py'
         seconds[f'{path}::{case.get("name")}'] = float(case.get('time'))
     # What this report has no times of stays where it is.

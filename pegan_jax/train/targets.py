@@ -35,7 +35,7 @@ def described_devices(topology: str) -> list:
     """Devices that programs can be compiled for and that are not here.
 
     Args:
-      topology: a slice of TPUs, such as 'v5e:4x4', or GPUS of one host and how many, such as 'h100:8'.
+      topology: a slice of TPUs, such as 'v5e:4x4', or GPUs of one host and how many, such as 'h100:8'.
     Raises: UserError without the compiler for them, or for a name that it does not know.
     """
     kind, _, count = topology.partition(':')
