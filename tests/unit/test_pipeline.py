@@ -316,7 +316,7 @@ def test_whole_images_among_patches_are_those_of_center():
     plain = take(4, DataConfig(resolution=8, flip=False), Mixed())
     np.testing.assert_array_equal(*(np.concatenate([b['image'] for b in batches]) for batches in (whole, plain)))
     image = np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8)  # scores take whole images by `fit`
-    np.testing.assert_array_equal(*(fit(image, (8, 8), crop) for crop in ('scales', 'center')))
+    np.testing.assert_array_equal(*(pipeline.fit(image, (8, 8), crop) for crop in ('scales', 'center')))
 
 
 def test_patches_are_a_function_of_the_position_in_the_stream():
