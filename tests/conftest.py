@@ -46,8 +46,9 @@ def pytest_collection_modifyitems(config, items):
     """Marks of tests that were seen to be long. Lines of the list that name no test are an error."""
     listed = tiers.read()
     for item in items:
-        if item.get_closest_marker('slow') or item.get_closest_marker('hand'):
-            item.user_properties.append(tiers.MARKED)
+        own = item.get_closest_marker('hand') or item.get_closest_marker('slow')
+        if own:
+            item.user_properties.append((tiers.MARKED, own.name))
         if item.nodeid in listed:
             item.add_marker(listed.pop(item.nodeid))
     chosen = config.getoption('golden') or config.getoption('lf', False) or any('::' in arg for arg in config.args)
