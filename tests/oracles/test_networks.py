@@ -65,8 +65,8 @@ def test_inception_has_the_features_of_torch_fidelity(inception_file):
         np.testing.assert_allclose(got @ classifier, logits, rtol=0, atol=1e-4 * np.abs(logits).max())
 
 
-def test_inception_has_the_features_of_pytorch_fid_resized_as_there(inception_file):
-    """pytorch-fid aligns the edges of pixels and scales to [-1, 1]; the network is the same."""
+def test_inception_has_the_features_of_pytorch_fid(inception_file):
+    """At its own size, so that nobody resizes."""
     torch, module = independent.get('torch'), independent.get('pytorch_fid.inception')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, 'load_state_dict_from_url', lambda *a, **k: torch.load(inception_file))
