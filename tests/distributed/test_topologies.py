@@ -22,12 +22,12 @@ SYSTEMS = (
 )  # fmt: skip
 
 
-def dry_run(tmp_path, system, topology, *overrides):
+def dry_run(tmp_path, system, topology, *overrides, size='tiny'):
     """Numbers that the command prints: (status, text, {name: number})."""
     from PIL import Image
 
     Image.new('RGB', (40, 40), 'white').save(tmp_path / 'photo.png')
-    name = f'{system}{"," if ":" in system else ":"}tiny'
+    name = f'{system}{"," if ":" in system else ":"}{size}'
     settings = [*(['data.image=photo.png'] if system == 'singan' else []), *overrides]
     command = [sys.executable, '-m', 'pegan_jax', 'train', '--config', name, '--dry-run', '--topology', topology]
     done = subprocess.run(
@@ -39,6 +39,7 @@ def dry_run(tmp_path, system, topology, *overrides):
         for what, pattern in {
             'memory': r'memory per device +([\d.,]+) MiB', 'reduces': r'all-reduce +(\d+) in a step',
             'bytes': r'all-reduce .*, ([\d.,]+) MiB', 'flops': r'FLOPs per device +([\d.e+-]+)',
+            'seconds': r'compiled in +(\d+) s',
             'g': r'generator ([\d,]+)', 'd': r'discriminator ([\d,]+)', 'gathers': r'all-gather +(\d+)',
         }.items():  # fmt: skip
             if matched := re.search(pattern, line):
@@ -78,6 +79,15 @@ def test_every_system_compiles_for_a_slice_and_moves_its_gradients_once(tmp_path
     # A network has one or two updates in the step in which all are due, and the rest are statistics.
     assert numbers['bytes'] * 2**20 <= 4 * 2 * (numbers['g'] + numbers['d']) * 1.1 + 2**16
     assert 'gathers' not in numbers
+
+
+@needs_libtpu
+@pytest.mark.hand
+def test_a_step_of_published_size_compiles_within_minutes(tmp_path):
+    data = ('data.tfds=worlds', 'data.folder=None')
+    status, text, numbers = dry_run(tmp_path, 'dcgan', 'v5e:2x4', *data, size='celeba64')
+    assert status == 0, text[-2000:]
+    assert numbers['seconds'] < 300  # 15 s on two cores; at the default effort, more than 1200 s
 
 
 @needs_libtpu
