@@ -105,6 +105,37 @@ taps.defvjp(
 )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def narrow(x: jax.Array, kernel: jax.Array, steps: Steps, dilation: int = 1) -> jax.Array:
+    """`correlate` of few channels, or `dilated`: XLA's convolution, with the kernel's gradient from `taps`."""
+    return _xla(x, kernel, steps, dilation)
+
+
+def _xla(x: jax.Array, kernel: jax.Array, steps: Steps, dilation: int) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        steps.stride,
+        steps.pads,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+
+def _narrow_gradients(steps: Steps, dilation: int, kept: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    (of_x,) = jax.vjp(lambda x: _xla(x, kernel, steps, dilation), x)[1](g)
+    if dilation == 1:
+        return of_x, taps(x, g, kernel.shape[:2], steps)
+    return of_x, jax.vjp(lambda kernel: dilated(x, kernel, steps.pads, dilation), kernel)[1](g)[0]
+
+
+narrow.defvjp(
+    lambda x, kernel, steps, dilation: (narrow(x, kernel, steps, dilation), (x, kernel)),
+    _narrow_gradients,
+)
+
+
 def dilated(x: jax.Array, kernel: jax.Array, pads: tuple, dilation: int) -> jax.Array:
     """`correlate` whose taps lie `dilation` apart: that of every phase of x, as images of their own."""
     height, width = (

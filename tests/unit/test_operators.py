@@ -228,25 +228,30 @@ def test_conv2d_and_its_gradient_are_those_of_a_plain_convolution(shape, kernel_
         np.testing.assert_allclose(got, want, atol=2e-5 * np.max(np.abs(want)))
 
 
-# Few positions, rows of an image, whole images, Winograd's algorithm.
+# Few positions, rows of an image, whole images, Winograd's algorithm; then XLA's with a gradient of its own.
 @pytest.mark.parametrize(
-    'shape, size, steps',
+    'shape, size, steps, options',
     [
-        ((2, 8, 7, 5), (3, 3), products.Steps((1, 1), ((1, 1), (1, 1)))),
-        ((2, 8, 7, 5), (3, 2), products.Steps((2, 3), ((1, 0), (2, -1)))),
-        ((2, 57, 51, 5), (2, 2), products.Steps((1, 1), ((0, 0), (0, 1)))),
-        ((2, 95, 93, 5), (3, 2), products.Steps((2, 2), ((2, 0), (0, 1)))),
-        ((24, 17, 17, 5), (2, 3), products.Steps()),
-        ((2, 50, 43, 5), (3, 3), products.Steps((1, 1), ((1, 1), (2, 0)))),
+        ((2, 8, 7, 5), (3, 3), products.Steps((1, 1), ((1, 1), (1, 1))), {}),
+        ((2, 8, 7, 5), (3, 2), products.Steps((2, 3), ((1, 0), (2, -1))), {}),
+        ((2, 57, 51, 5), (2, 2), products.Steps((1, 1), ((0, 0), (0, 1))), {}),
+        ((2, 95, 93, 5), (3, 2), products.Steps((2, 2), ((2, 0), (0, 1))), {}),
+        ((24, 17, 17, 5), (2, 3), products.Steps(), {}),
+        ((2, 50, 43, 5), (3, 3), products.Steps((1, 1), ((1, 1), (2, 0))), {}),
+        ((2, 57, 51, 5), (3, 2), products.Steps((2, 2), ((2, 0), (0, 1))), {'narrow': True}),
+        ((2, 20, 19, 5), (3, 3), products.Steps((1, 1), ((3, 2), (1, 4))), {'narrow': True, 'dilation': 3}),
     ],
 )
-def test_products_and_all_their_derivatives_are_those_of_a_plain_convolution(shape, size, steps):
+def test_products_and_all_their_derivatives_are_those_of_a_plain_convolution(shape, size, steps, options):
     x, kernel = jnp.float32(draw(*shape)), jnp.float32(draw(*size, 5, 4)) / 8
+    dilation = options.get('dilation', 1)
 
     def plain(x, kernel):
-        return direct(x, kernel, steps.stride, steps.pads)
+        return direct(x, kernel, steps.stride, steps.pads, dilation=dilation)
 
     def ours(x, kernel):
+        if options:
+            return products.narrow(x, kernel, steps, dilation)
         return products.correlate(x, kernel, steps)
 
     def penalty(conv, x, kernel):
@@ -263,6 +268,16 @@ def test_products_and_all_their_derivatives_are_those_of_a_plain_convolution(sha
 
     for got, want in zip(*map(jax.tree.leaves, everything(x, kernel)), strict=True):
         np.testing.assert_allclose(got, want, atol=2e-5 * np.max(np.abs(want)))
+
+
+def test_the_gradient_of_a_kernel_is_a_product_for_narrow_layers_of_large_images_too():
+    def count(side, name):
+        loss = jax.grad(lambda kernel: jnp.sum(ops.conv2d(jnp.zeros((1, side, side, 32)), kernel, padding=1)))
+        return str(jax.make_jaxpr(loss)(jnp.zeros((3, 3, 32, 48)))).count(name)
+
+    assert count(160, 'dot_general[') == 1 and count(32, 'dot_general[') == 0
+    with ops.for_platform('tpu'):
+        assert count(160, 'dot_general[') == 0
 
 
 def test_a_cpu_takes_matmuls_for_wide_layers_and_other_devices_convolutions():
