@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pegan_jax.ops.targets import platform
+
 Factor = int | tuple[int, int]
 Padding = int | tuple[int, int, int, int]
 
 # PEGAN_KERNELS=1: the Pallas kernels of `ops.kernels` in place of what XLA makes of `upfirdn2d` and `filtered_lrelu`.
-# They have not been measured on a GPU or TPU, so they are off; on a CPU they are interpreted, slowly, for tests.
+# They are off: on an H100 they are no faster, on a TPU they have not been timed (docs/decisions.md). On a CPU they are
+# interpreted, slowly, for tests.
 KERNELS = os.environ.get('PEGAN_KERNELS', '0') == '1'
 
 
@@ -220,6 +223,19 @@ def shifted_sum(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _upfirdn2d(x: jax.Array, f: jax.Array, up: tuple, down: tuple, pads: tuple, size: tuple[int, int]) -> jax.Array:
     """Correlation of x, whose (H, W) is `size`, with f [K, L]; factors and pads of (rows, columns)."""
+    if platform() == 'tpu':
+        # There the slices of a sum are arrays of their own: 144 of them for R's radial filters (docs/decisions.md).
+        return jax.lax.conv_general_dilated(
+            x.astype(f.dtype),
+            jnp.broadcast_to(f[:, :, None, None], (*f.shape, 1, x.shape[3])),
+            down,
+            # Its dilation puts no zeros behind the last sample.
+            [(before, after + factor - 1) for (before, after), factor in zip(pads, up, strict=True)],
+            up,
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            feature_group_count=x.shape[3],
+            precision='highest',
+        ).astype(x.dtype)
 
     # XLA fuses the sum into a single loop.
     def term(i: int, j: int, part: jax.Array) -> jax.Array:

@@ -71,9 +71,10 @@ FIR_CASES = [
 ]
 
 
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])  # a sum of slices, a depthwise convolution
 @pytest.mark.parametrize('taps, options', FIR_CASES)
-def test_upfirdn2d_and_its_derivatives_follow_the_definition(taps, options):
-    with jax.enable_x64(True):
+def test_upfirdn2d_and_its_derivatives_follow_the_definition(taps, options, platform):
+    with jax.enable_x64(True), ops.for_platform(platform):
         x, f = draw(2, 7, 9, 2), None if taps is None else draw(*taps)
         want = functools.partial(naive_upfirdn2d, f=f, **options)
         got = functools.partial(ops.upfirdn2d, f=f, **options)
@@ -123,10 +124,23 @@ def test_resampling_keeps_constants_and_multiplies_sizes(taps):
         assert y[0, 0, 0, 0] < 2.9
 
 
-def test_bfloat16_is_summed_in_float32():
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
+def test_bfloat16_is_summed_in_float32(platform):
     x = jnp.full((1, 64, 4, 1), 1.0, jnp.bfloat16)
-    y = jax.jit(ops.upfirdn2d)(x, jnp.full((64, 1), 1 / 64))
+    with ops.for_platform(platform):
+        y = jax.jit(lambda x: ops.upfirdn2d(x, jnp.full((64, 1), 1 / 64)))(x)
     assert y.dtype == jnp.bfloat16 and (y == 1).all()
+
+
+def test_a_tpu_filters_by_one_convolution_of_every_channel_and_others_by_sums():
+    def count(platform):
+        with ops.for_platform(platform):
+            filtered = jax.make_jaxpr(lambda x: ops.upfirdn2d(x, jnp.ones((12, 12)), up=2, padding=12))(
+                jnp.zeros((1, 8, 8, 4))
+            )
+        return str(filtered).count('conv_general_dilated[')
+
+    assert (count('tpu'), count('cpu'), count('gpu')) == (1, 0, 0)
 
 
 # Activations ----------------------------------------------------------------------------------------------------------
