@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from pegan_jax import ops
 from pegan_jax.files import Path, whole
 from pegan_jax.gan import Completer, per_layer
 from pegan_jax.layers import truncate
@@ -48,7 +49,9 @@ def export_program(
         raise UserError(f'platforms is empty; name some of {", ".join(PLATFORMS)}.')
     function, arguments = _completion(model) if isinstance(model.gan.sampler, Completer) else _sampling(model, noise)
     file = file_of(out, FILE)
-    content = export.export(jax.jit(function), platforms=platforms)(*arguments.values()).serialize()
+    # The forms that a CPU takes of convolutions follow from the number of images, which is not known here.
+    with ops.for_platform('gpu'):
+        content = export.export(jax.jit(function), platforms=platforms)(*arguments.values()).serialize()
     with whole(file) as unfinished:
         unfinished.write_bytes(content)
     return Program(file, {name: _shape(found) for name, found in arguments.items()})

@@ -11,6 +11,7 @@ import hub_server
 import jax
 import numpy as np
 import pytest
+from jax import export
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -315,6 +316,17 @@ def test_the_lines_of_the_page_call_it(cips, tmp_path):
 def test_every_system_makes_a_program_of_a_free_number_of_images(spec, tmp_path):
     program = sharing.export_program(model_of(spec), tmp_path)
     assert program.arguments['z'].split()[1] == '[N,'
+
+
+def test_convolutions_of_many_channels_take_a_free_number_of_images_too(tmp_path):
+    model = model_of('stylegan2:tiny', 'model.channel_base=1024', 'model.channel_max=64')
+    file = sharing.export_program(model, tmp_path, platforms=('cpu',)).file
+    z, program = model.sampler.draw([0, 1, 2]), export.deserialize(file.read_bytes())
+    want = sample(model, [0, 1, 2], truncation_psi=0.7)
+    assert np.abs(want[0] - want[1]).max() > 1e-2
+    for count in (1, 3):
+        found = program.call(z[:count], np.float32(0.7))
+        np.testing.assert_allclose(found, want[:count], rtol=0, atol=1e-4 * np.abs(want).max())
 
 
 def test_a_program_of_no_known_platform_is_refused(cips, tmp_path):
