@@ -41,14 +41,11 @@ def at_size(spec: str, side: int) -> list[str]:
     """Changes to a configuration that make its images of so many pixels on a side."""
     model = configs.load_config(spec).model
     changes = [f'model.img_resolution={side}', f'data.resolution={side}']
-    changes += [
-        f'model.{field}={CHANNEL_BASE}' for field in ('channel_base', 'd_channel_base') if hasattr(model, field)
-    ]
-    if getattr(model, 'd_channels', None):
-        widths = (*model.d_channels, *8 * model.d_channels[-1:])[
-            : side.bit_length() - 2
-        ]  # one for every size down to 4
-        changes.append(f'model.d_channels={widths}')
+    bases = [field for field in ('channel_base', 'd_channel_base') if hasattr(model, field)]
+    changes += [f'model.{field}={CHANNEL_BASE}' for field in bases]
+    if widths := getattr(model, 'd_channels', None):
+        sizes = side.bit_length() - 2  # down to 4 pixels
+        changes.append(f'model.d_channels={(*widths, *8 * widths[-1:])[:sizes]}')
     return changes
 
 
