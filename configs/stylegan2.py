@@ -5,8 +5,8 @@ python train.py --config configs/stylegan2.py:ARGUMENTS --workdir WORKDIR [--con
 Arguments combine with commas: one of the runs, another base for it, cond, and tiny. FID is what Karras et al. 2021
 report in the StyleGAN3 paper, where but for ffhqu256 StyleGAN2 has Fourier features as its input (its configuration B:
 --config.model.input=fourier, or stylegan3:b,RUN), with 8 GPUs of 4 images each. None of these runs has been repeated
-with this library. metfaces, metfacesu, afhqv2, beaches and cifar10 augment what D sees, adaptively, as published (ADA);
-for a small set of your own images, of some ten thousand or fewer, --config.model.augment=ada.
+with this library. metfaces, metfacesu, afhqv2, beaches, cifar10 and images augment what D sees, adaptively, as the
+release does (ADA); for a hundred thousand images and more, --config.model.augment=noaug costs less.
 
   run              data                          base       r1_gamma   published FID
   ffhq (default)   FFHQ, 1024 x 1024             stylegan2  10         2.70
@@ -30,7 +30,7 @@ for a small set of your own images, of some ten thousand or fewer, --config.mode
 The heuristic is r1_gamma = 0.0002 height width / batch_size; it follows --config.train.batch_size. Good values differ
 between data sets by a factor of ten and more. cond trains with labels: the classes of CIFAR-10 or of AFHQv2's folders.
 
-The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu, with ada_kimg=100. With
+The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu. With
 --config.model.freeze_layers=N the first N convolutions of its discriminator are kept as they are (Freeze-D). Layers of
 the highest resolutions run in bfloat16, where the published runs had float16; model.dtype=float32 is exact.
 
@@ -57,7 +57,7 @@ RUNS = {
     'images1024': (DataConfig(folder='data/images', resolution=1024), None, 'stylegan2', 0),
 }
 
-AUGMENTED = ('metfaces', 'metfacesu', 'afhqv2', 'beaches', 'cifar10')
+AUGMENTED = ('metfaces', 'metfacesu', 'afhqv2', 'beaches', 'cifar10', 'images256', 'images512', 'images1024')
 
 
 def auto(resolution, devices=8):
@@ -120,7 +120,7 @@ def get_config(arg=''):
     if run in AUGMENTED:
         changes = changes | dict(augment='ada')
     if run.startswith('metfaces'):
-        changes, kimg = changes | dict(ema_rampup=None, ada_kimg=100.0), 5_000.0
+        changes, kimg = changes | dict(ema_rampup=None), 5_000.0
     if short:
         return small(changes, lr, tiny='tiny' in words)
     return Config(

@@ -4,9 +4,9 @@ python train.py --config configs/stylegan3.py:ARGUMENTS --workdir WORKDIR [--con
 
 Arguments combine with commas: a row of the paper's table, a to h, t (default) or r, and one of the runs. A row without
 a run is that of the table, ffhqu256. FID, EQ-T and EQ-R (dB) are what Karras et al. 2021 report, with 8 GPUs of 4
-images each. None of these runs has been repeated with this library. metfaces, metfacesu, afhqv2 and beaches augment
-what D sees, adaptively, as published (ADA); for a small set of your own images, of some ten thousand or fewer,
---config.model.augment=ada.
+images each. None of these runs has been repeated with this library. metfaces, metfacesu, afhqv2, beaches and images
+augment what D sees, adaptively, as the release does (ADA); for a hundred thousand images and more,
+--config.model.augment=noaug costs less.
 
   run              data                                r1_gamma T, R   published T             published R
   ffhq (default)   FFHQ, 1024 x 1024                   32.8, 32.8      2.79, 61.21, 13.82      3.07, 64.76, 46.62
@@ -72,15 +72,15 @@ Variations of T and R from the appendix, at 256 x 256: FID, EQ-T | FID, EQ-T, EQ
   --config.model.pl_weight=0.5 --config.model.pl_interval=4    5.00, 68.36 | 5.98, 71.64, 42.18
   half of channel_base and channel_max                         7.43, 63.14 | 6.52, 63.08, 39.89
   twice both                                                   3.80, 66.61 | 4.18, 70.06, 42.51
-The other filters are a choice: of Lanczos and Gauss the paper tells a = 2 and sigma = 0.4, here in units of half a
-period of the cutoff, along both axes.
+Two are not offered: noise inputs, and p4-symmetric convolutions. The other filters are a choice: of Lanczos and Gauss
+the paper tells a = 2 and sigma = 0.4, here in units of half a period of the cutoff, along both axes.
 
 r1_gamma matters, and depends on the data. For other images it is 0.001 height width / batch_size, which gives the
 published 32.8 at 1024 pixels; where it does not converge, or collapses, half and double are what to try next. It is
 fixed when the configuration is made: with another size or batch_size set --config.model.r1_gamma too, and
 model.magnitude_ema_beta to 0.5 ** (batch_size / 20000).
 
-The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu, with ada_kimg=100.
+The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu.
 Layers of the highest resolutions run in bfloat16, where the published runs had float16; model.dtype=float32 is exact.
 """
 
@@ -123,7 +123,7 @@ RUNS = {
     'images1024': (None, DataConfig(folder='data/images', resolution=1024)),
 }
 
-AUGMENTED = ('metfaces', 'metfacesu', 'afhqv2', 'beaches')
+AUGMENTED = ('metfaces', 'metfacesu', 'afhqv2', 'beaches', 'images256', 'images512', 'images1024')
 
 
 def get_config(arg=''):
@@ -147,7 +147,7 @@ def get_config(arg=''):
     channel_base = 16384 if run == 'ffhqu256' else 32768
     # R has as many parameters in twice as many channels, as its kernels are 1 x 1.
     wide = 2 if row == 'r' else 1
-    transfer = dict(blur_init_sigma=0.0, ema_rampup=None, ada_kimg=100.0) if run.startswith('metfaces') else {}
+    transfer = dict(blur_init_sigma=0.0, ema_rampup=None) if run.startswith('metfaces') else {}
     return Config(
         system='stylegan3',
         model=stylegan3.Config(
@@ -158,6 +158,7 @@ def get_config(arg=''):
             d_channel_base=channel_base,
             magnitude_ema_beta=0.5 ** (batch_size / 20_000),
             augment='ada' if run in AUGMENTED else 'noaug',
+            blur_fade_kimg=200.0 if run == 'ffhqu256' else None,
             dtype='bfloat16',
             **(layers(row, data.resolution) | STYLEGAN3[row] | transfer),
         ),

@@ -80,13 +80,14 @@ def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.nda
     x = jnp.asarray(image, jnp.float32)[None]
     if x.shape[1:3] != sizes[finest]:
         x = singan_pyramid.resize_quantised(x, size=sizes[finest])
-    if config.paint_scale is not None:
-        if scale != config.paint_scale:
-            raise UserError(f'scale={scale}; this model was trained for paintings at scale {config.paint_scale}.')
-        x = singan_pyramid.to_palette(x, buffers['palette'])
-    below = singan_pyramid.resize_quantised(x, factor=ratio ** (finest - scale + 1))
-    below = below[:, : sizes[scale - 1][0], : sizes[scale - 1][1]]
-    previous = singan_pyramid.resize_quantised(below, factor=1 / ratio)[:, : sizes[scale][0], : sizes[scale][1]]
+    if config.paint_scale is not None and scale != config.paint_scale:
+        raise UserError(f'scale={scale}; this model was trained for paintings at scale {config.paint_scale}.')
+    if config.rules == 'mmgen':  # whose sizes are no powers of the ratio
+        below = singan_pyramid.resize_quantised(x, size=sizes[scale - 1])
+    else:
+        below = singan_pyramid.resize_quantised(x, factor=ratio ** (finest - scale + 1))
+        below = below[:, : sizes[scale - 1][0], : sizes[scale - 1][1]]
+    previous = singan.hop(config, buffers, scale, below, sizes[scale], ratio)
     noises = singan.draw_noises(config, jax.random.key(seed)[None], sizes[scale:], first=scale)
     images, _ = singan.generate(config, params, buffers, noises, previous, ratio=ratio, first=scale)
     return np.asarray(images[-1][0])

@@ -112,7 +112,7 @@ class GAN(NamedTuple):
     stage_at: Callable  # (step, nimg, seed) -> Stage
     prepare: Callable | None = None  # (batch, key, stage) -> batch, once per step
     ema: Callable | None = None  # (nimg, step) -> decay of G's running mean; None: no EMA
-    enter: Callable | None = None  # (state, old_stage, new_stage) -> state, on the host
+    enter: Callable | None = None  # (state, old_stage, new_stage) -> state, on the host; old_stage None: at a launch
     stages: Callable | None = None  # () -> all stages of a run, compiled before its first step; None: when they come
     num_steps: Callable | None = None  # () -> steps of a whole run; None: those of train.total_kimg
     c_dim: int = 0  # entries of the labels that it takes, one per class; 0: none

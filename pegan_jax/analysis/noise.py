@@ -32,13 +32,13 @@ def deviation(model: Model, w: jax.Array, count: int, key: jax.Array) -> np.ndar
 def noise_study(models: dict[str, Model], count: int = 64, seed: int = 0) -> Study:
     """Images with the noise that the model holds, without noise, two draws, and the deviation over `count` draws.
 
-    Args: models: by the name to show, whose generators have noise (StyleGAN2, MS-PIE).
+    Args: models: by the name to show, whose generators have noise (StyleGAN2, MS-PIE, CIPS).
     Raises: ValueError for a model without noise.
     """
     numbers, pictures = {}, {}
     for number, (name, model) in enumerate(models.items()):
         if 'noise' not in model.sampler.options or not getattr(model.config.model, 'use_noise', True):
-            raise UserError(f'{name} has no noise; choose a stylegan2 with model.use_noise, or an mspie.')
+            raise UserError(f'{name} has no noise; choose a cips, a stylegan2 with model.use_noise, or an mspie.')
         seeds = range(seed, seed + 4)
         w = model.styles(seeds, label=model.classes_of([0]))
         key = jax.random.key(seed)

@@ -180,7 +180,9 @@ def add_styles(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument('--truncation-cutoff', type=int, metavar='N', help='truncate the first N styles only (default: all)')
     p.add_argument(
-        '--noise-mode', choices=('const', 'random', 'none'), help='noise of a StyleGAN2 or MS-PIE (default: const)'
+        '--noise-mode',
+        choices=('const', 'random', 'none'),
+        help='noise of a StyleGAN2, MS-PIE or CIPS (default: const)',
     )
 
 

@@ -4,11 +4,13 @@ A file has {'state_dict': {'generator.noise2feat...': ..., 'discriminator...': .
 no EMA. Images are BGR there and RGB here: the colours of all layers that see or make them are swapped.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, system_module
@@ -221,12 +223,25 @@ def load(tree: Any, *, sampling_only: bool = False) -> Imported:
     found, gan = parts(tree), system_module(config.system).build(config)
     nets = {name: network(config, name, source) for name, source in found.items()}
     best = nets.get('generator_ema', nets.get('generator'))
+    scalars = {name: float(array) for name, array in arrays(tree).items() if name in SCALARS}
+    if config.system == 'pggan':
+        best = {**best, 'buffers': {'progress': np.float32(_progress(scalars, config.model))}}
     if sampling_only or not {'generator', 'discriminator'} <= nets.keys():
         return Imported(config, inferred, best, None)
     g, d = nets['generator'], nets['discriminator']
     ema = None if gan.ema is None else best['params']
     state = first_state(gan, {'g': {**best, 'params': g['params']}, 'd': d}, ema, {})
+    state = state.replace(nimg=jnp.int32(round(1000 * scalars.get('shown_nkimg', 0))))
     return Imported(config, inferred, state.sampling, state)
+
+
+def _progress(scalars: Mapping[str, float], model: pggan.Config) -> float:
+    """Of a growth that a training file was saved in: the level that is whole, and the weight of the next one."""
+    side = scalars.get('_curr_scale_int')
+    if side not in [4 * 2**level for level in range(model.last_level + 1)]:
+        return model.last_level
+    level = math.log2(side) - 2
+    return level and level - 1 + scalars.get('_curr_transition_weight', 1.0)
 
 
 def network(config: Config, name: str, source: Mapping[str, np.ndarray]) -> dict:

@@ -351,7 +351,7 @@ def images(
     grid: jax.Array | None = None,
     *,
     chunk: int | None = None,
-    noise: jax.Array | None = None,
+    noise: jax.Array | str | None = None,
     shares: jax.Array | None = None,
 ) -> jax.Array:
     """Images at any coordinates; the embedding is read bilinearly, as the released program does outside training.
@@ -361,7 +361,8 @@ def images(
       w: [N, z_dim], or one per layer, [N, num_layers, z_dim], in the order of `layer_names`.
       grid: coordinates [..., 2]; None: the native grid, on a cylinder the arc about azimuth 0.
       chunk: coordinates computed at once; None: as in `synthesise`.
-      noise: keys [N]; numbers [N, ..., demodulated layers]; None: none, unlike the released program.
+      noise: keys [N]; numbers [N, ..., demodulated layers]; None, 'none' or 'const': none. The released program draws
+        it anew for every image, as `evaluate` does.
       shares: of the N styles in that of every coordinate, [*grid.shape[:-1], N], for one image without noise.
     Returns: [N, *grid.shape[:-1], img_channels] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for grids of other shapes, chunk below 1, and styles per layer of a model without modulation.
@@ -371,6 +372,7 @@ def images(
     if w.ndim == 3 and not model.modulation:
         raise UserError('styles per layer need layers with a style; this model has modulation=False.')
     grid = image_grid(model, model.size) if grid is None else jnp.asarray(grid, jnp.float32)
+    noise = None if isinstance(noise, str) else noise
     image = functools.partial(synthesise, model, chunk=chunk)
     if shares is not None:
         return image(variables['params'], (w, shares), grid)[None]
@@ -393,7 +395,7 @@ def sampler(config: Any) -> Sampler:
         map=mapped,
         w_avg=functools.partial(mean_w, mapped, model.z_dim),
         num_ws=len(layer_names(model)) if model.modulation else None,
-        options=('grid', 'shares'),
+        options=('grid', 'noise', 'shares'),
         view=functools.partial(view, config),
         pixelwise=True,
         span=None if model.panorama_width is None else model.span,

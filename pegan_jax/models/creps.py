@@ -78,7 +78,7 @@ class Config:
     augment_pipe: Preset = 'bgc'
     augment_p: float = 0.0
     ada_target: float = 0.6
-    ada_kimg: float = 500.0
+    ada_kimg: float | None = None
     ema_kimg: float | None = None
     ema_rampup: float | None = 0.05
     num_fp16_res: int = 4

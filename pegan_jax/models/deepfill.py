@@ -28,13 +28,16 @@ from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 VARIANTS = {
     'official': {'padding': 'same', 'fuse': True, 'nearest': 'aligned', 'mask_resize': 'two-step', 'sn': 'raw'},
     'port-tf': {'padding': 'same', 'fuse': False, 'nearest': 'linspace', 'mask_resize': 'one-step', 'sn': 'divided'},
-    'port-pt': {'padding': 'symmetric', 'fuse': True, 'nearest': 'plain', 'mask_resize': 'one-step', 'sn': 'divided'},
-}
+    'port-pt': {
+        'padding': 'symmetric', 'fuse': True, 'nearest': 'plain', 'mask_resize': 'one-step', 'sn': 'divided',
+        'init': 'he',
+    },
+}  # fmt: skip
 SKETCH_THRESHOLD = 0.6  # of edges in [0, 1]: above it there is a line
 
 
 # Fields that change how a model is trained, not what it is: a run may change them between launches.
-TRAINING_FIELDS = frozenset('masks mask_folder gan_loss gan_weight l1_weight dtype'.split())
+TRAINING_FIELDS = frozenset('init masks mask_folder gan_loss gan_weight l1_weight dtype'.split())
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Config:
     nearest: how features are thinned out for the attention: 'aligned' keeps the corners, and so does 'linspace' with
       another rounding, see `attention.nearest_index`; 'plain' takes every second.
     mask_resize: by the same rule, from the image to the attention at once ('one-step') or by 4, then by 2 ('two-step').
+    init: of the generator's kernels: 'glorot', uniform; or 'he', uniform by the outputs (He et al. 2015), and up to
+      1 / sqrt(inputs) in the layers of the two images.
     guided: a sketch tells what to paint: lines inside the holes, in training edges of the image.
     masks: of training: strokes of a brush, a box, the union of both; or any of those in mask_folder ('folder').
     mask_folder: images, white where holes are, resized to img_resolution.
@@ -74,6 +79,7 @@ class Config:
     fuse: bool = True
     nearest: Nearest = 'aligned'
     mask_resize: Literal['two-step', 'one-step'] = 'two-step'
+    init: Literal['glorot', 'he'] = 'glorot'
     guided: bool = False
     masks: Literal['union', 'brush', 'box', 'folder'] = 'union'
     mask_folder: str | None = None
@@ -181,7 +187,7 @@ class GatedConv(nn.Module):
     """Gated convolution (Yu et al. 2019, eq. 1): activation(feature) * sigmoid(gate), from one kernel for both.
 
     The first `features` channels of the convolution are the feature, the rest is the gate, which is sown into 'gates'.
-    Without a gate it is a convolution. Kernels begin Glorot-uniform, biases at 0.
+    Without a gate it is a convolution. Biases begin at 0.
     """
 
     model: Config
@@ -189,10 +195,11 @@ class GatedConv(nn.Module):
     layer: Layer
     gate: Literal['full', 'depthwise', 'single_channel'] | None
     activation: Callable
+    kernel_init: Callable = nn.initializers.glorot_uniform()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        glorot, layer, c = nn.initializers.glorot_uniform(), self.layer, x.shape[-1]
+        init, layer, c = self.kernel_init, self.layer, x.shape[-1]
         if layer.up:
             x = double(x)
         x = x.astype(self.model.dtype)
@@ -204,7 +211,7 @@ class GatedConv(nn.Module):
         )
         gates = {'full': self.features, 'single_channel': 1}.get(self.gate, 0)
         window = (layer.kernel, layer.kernel)
-        kernel = self.param('kernel', glorot, (*window, c, self.features + gates))
+        kernel = self.param('kernel', init, (*window, c, self.features + gates))
         bias = self.param('bias', nn.initializers.zeros, (self.features + gates,))
         y = ops.bias_act(conv(x, kernel), bias)
         feature = self.activation(y[..., : self.features])
@@ -212,12 +219,21 @@ class GatedConv(nn.Module):
             return feature
         logits = y[..., self.features :]
         if self.gate == 'depthwise':
-            spread = conv(x, self.param('gate_depthwise', glorot, (*window, 1, c)), groups=c)
-            mixed = ops.conv2d(spread, self.param('gate_pointwise', glorot, (1, 1, c, self.features)))
+            spread = conv(x, self.param('gate_depthwise', init, (*window, 1, c)), groups=c)
+            mixed = ops.conv2d(spread, self.param('gate_pointwise', init, (1, 1, c, self.features)))
             logits = ops.bias_act(mixed, self.param('gate_bias', nn.initializers.zeros, (self.features,)))
         gate = jax.nn.sigmoid(logits)
         self.sow('gates', 'gate', gate)
         return feature * gate
+
+
+def kernel_init(model: Config, inner: bool) -> Callable:
+    """How a generator's kernels begin; inner: not those of the two images."""
+    if model.init == 'glorot':
+        return nn.initializers.glorot_uniform()
+    if inner:
+        return nn.initializers.variance_scaling(2.0, 'fan_out', 'uniform')
+    return nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 def attention_mask(mask: jax.Array, model: Config) -> jax.Array:
@@ -300,10 +316,10 @@ class Generator(nn.Module):
         gated: bool,
     ) -> tuple[jax.Array, jax.Array]:
         """(activation of the layer, or gated, and where it is valid); gated: in a model of gated convolutions."""
-        model = self.model
+        model, init = self.model, kernel_init(self.model, gated)
         if model.conv_type != 'partial':
             gate = model.gate if model.conv_type == 'gated' and gated else None
-            return GatedConv(model, features, layer, gate, activation, name=name)(x), valid
+            return GatedConv(model, features, layer, gate, activation, init, name=name)(x), valid
         if layer.up:
             x, valid = double(x), double(valid)
         left, right, top, bottom = pads(model, x.shape[1:3], layer)
@@ -313,7 +329,7 @@ class Generator(nn.Module):
             layer.stride,
             ((top, bottom), (left, right)),
             layer.dilation,
-            kernel_init=nn.initializers.glorot_uniform(),
+            kernel_init=init,
             dtype=jnp.dtype(model.dtype),
             name=name,
         )(x, valid)

@@ -334,11 +334,14 @@ def fade_in(model: Config, nimg: jax.Array | int, level: int, start: int) -> jax
 def build(config: Any) -> GAN:
     """The GAN of a run configuration: D, then G. A new stage begins with new optimisers and its own learning rates.
 
+    With train.init_from the last stage is the first one, without a fade-in.
     Layers that a stage does not use have no gradient, and so, with new optimisers, do not move.
     """
     model = config.model
     g, d = Generator(model), Discriminator(model)
     starts = stage_starts(model, config.train.batch_size)
+    if config.train.init_from is not None:  # growth is over
+        starts = [-math.ceil(1000 * model.fade_kimg)] * len(starts)
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key = jax.random.split(key)
@@ -375,22 +378,23 @@ def build(config: Any) -> GAN:
         return Stage(4 * 2**level, level=level)
 
     # The rate is a part of the state, so that `enter` can change it.
+    rates = {'g': config.optim.g_lr, 'd': config.optim.d_lr}
     optimizers = {
-        net: optax.inject_hyperparams(lambda lr: optim.adam(config.optim, lr))(lr=rate)
-        for net, rate in (('g', config.optim.g_lr), ('d', config.optim.d_lr))
+        net: optax.inject_hyperparams(lambda lr: optim.adam(config.optim, lr))(lr=rate) for net, rate in rates.items()
     }
 
-    def enter(state: Any, old: Stage, new: Stage) -> Any:
+    def enter(state: Any, old: Stage | None, new: Stage) -> Any:
         factor = LR_FACTORS.get(new.resolution, 1.0)
 
-        def fresh(params: dict) -> dict:
-            opt = {net: optimizers[net].init(params[net]) for net in optimizers}
+        def at_its_rate(params: dict, opt: dict) -> dict:
+            if old is not None:
+                opt = {net: optimizers[net].init(params[net]) for net in optimizers}
             return {
-                net: part._replace(hyperparams={'lr': part.hyperparams['lr'] * factor}) for net, part in opt.items()
+                net: part._replace(hyperparams={'lr': jnp.float32(rates[net] * factor)}) for net, part in opt.items()
             }
 
         shardings = jax.tree.map(lambda x: x.sharding, state.opt)
-        return state.replace(opt=jax.jit(fresh, out_shardings=shardings)(state.params))
+        return state.replace(opt=jax.jit(at_its_rate, out_shardings=shardings)(state.params, state.opt))
 
     return GAN(
         init=init,

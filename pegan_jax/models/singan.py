@@ -58,8 +58,9 @@ class Config:
     first_noise_channels: of the coarsest scale, where one channel serves all; None: 1, or those of the encoding.
     noise_channels: of the other scales, 1 or those of the images; None: those of the images.
     d_norm: batch normalisation in the critics.
-    rules: 'original' or 'mmgen': which pyramid, which resize between scales, when noise amplitudes are measured, and
-      whether finished scales are frozen wholly or keep normalising by the statistics of the batch.
+    rules: 'original' or 'mmgen': which pyramid, which resize between scales, which initial values, when noise
+      amplitudes are measured, and whether finished scales are frozen wholly or keep normalising by the statistics of
+      the batch.
     iters_per_scale, d_steps, g_steps: iterations of a scale, and the updates of each network in one.
     lr_decay_iter: iteration of a scale from which the learning rates are a tenth.
     noise_amp: noise amplitude of a scale relative to the error that the scale below leaves.
@@ -178,10 +179,17 @@ def convolve(x: jax.Array, kernel: jax.Array, *settings: Any, **names: Any) -> j
     return jnp.concatenate(patches, axis=-1) @ kernel.reshape(rows * columns * channels, features)
 
 
+def near_one(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Normal numbers with mean 1 and deviation 0.02."""
+    return 1 + 0.02 * jax.random.normal(key, shape)
+
+
 class ConvBlock(nn.Module):
     """Convolution, batch normalisation if `norm`, leaky ReLU 0.2 if `activate`: [N, h, w, C] -> [N, h', w', features].
 
     pad: 'VALID', 'zero' or 'reflect'. A bias is there only without normalisation, which would take it away again.
+    rules: scales of the normalisation begin about 1 with a deviation of 0.02 and biases are uniform up to
+      1 / sqrt(inputs) by those of the original program, 1 and 0 by mmgen's.
     """
 
     features: int
@@ -189,10 +197,15 @@ class ConvBlock(nn.Module):
     pad: str = 'VALID'
     norm: bool = True
     activate: bool = True
+    rules: str = 'original'
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        scale_init, bias_init = nn.initializers.ones, nn.initializers.zeros
+        if self.rules == 'original':
+            scale_init, limit = near_one, (self.kernel_size**2 * x.shape[-1]) ** -0.5
+            bias_init = functools.partial(jax.random.uniform, minval=-limit, maxval=limit)
         if self.pad != 'VALID':
             p = self.kernel_size // 2
             mode = 'constant' if self.pad == 'zero' else 'reflect'
@@ -203,19 +216,20 @@ class ConvBlock(nn.Module):
             padding='VALID',
             use_bias=not self.norm,
             kernel_init=nn.initializers.normal(0.02),
+            bias_init=bias_init,
             conv_general_dilated=convolve,
             dtype=self.dtype,
             name='conv',
         )(x)
         if self.norm:
-            x = BatchNorm(name='bn')(x, train)
+            x = BatchNorm(scale_init, name='bn')(x, train)
         return jax.nn.leaky_relu(x, 0.2) if self.activate else x
 
 
 class Block(nn.Module):
     """head, body1, ..., tail: `num_layers` convolutions from the input to `out` channels; G's end in tanh.
 
-    widths: of the layers before the tail.
+    widths: of the layers before the tail; rules: as of `ConvBlock`.
     """
 
     widths: tuple[int, ...]
@@ -223,11 +237,12 @@ class Block(nn.Module):
     kernel_size: int
     pad: str = 'VALID'
     norm: bool = True
+    rules: str = 'original'
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        layer = functools.partial(ConvBlock, kernel_size=self.kernel_size, pad=self.pad)
+        layer = functools.partial(ConvBlock, kernel_size=self.kernel_size, pad=self.pad, rules=self.rules)
         for i, width in enumerate(self.widths):
             name = f'body{i}' if i else 'head'
             x = layer(width, norm=self.norm, dtype=self.dtype, name=name)(x, train)
@@ -245,13 +260,14 @@ def widths(model: Config, scale: int) -> tuple[int, ...]:
 def g_block(model: Config, scale: int) -> Block:
     """Generator of a scale."""
     pad = model.padding.removesuffix('-layer') if model.padding.endswith('-layer') else 'VALID'
-    return Block(widths(model, scale), model.img_channels, model.kernel_size, pad, dtype=jnp.dtype(model.dtype))
+    dtype = jnp.dtype(model.dtype)
+    return Block(widths(model, scale), model.img_channels, model.kernel_size, pad, rules=model.rules, dtype=dtype)
 
 
 def d_block(model: Config, scale: int) -> Block:
     """Critic of a scale: images [N, h, w, img_channels] -> [N, h - 2P, w - 2P, 1]."""
     dtype = jnp.dtype(model.dtype)
-    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm, dtype=dtype)
+    return Block(widths(model, scale), 1, model.kernel_size, norm=model.d_norm, rules=model.rules, dtype=dtype)
 
 
 # Forward pass ---------------------------------------------------------------------------------------------------------
@@ -270,7 +286,7 @@ def _pad(x: jax.Array, p: int, mode: str = 'constant') -> jax.Array:
     return jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode=mode)
 
 
-def _hop(model: Config, buffers: dict, scale: int, image: jax.Array, size: tuple[int, int], ratio: float) -> jax.Array:
+def hop(model: Config, buffers: dict, scale: int, image: jax.Array, size: tuple[int, int], ratio: float) -> jax.Array:
     """The image of the scale below in the size of `scale`, reduced to the palette if that is model.paint_scale."""
     if scale == model.paint_scale:
         image = to_palette(image, buffers['palette'])
@@ -344,7 +360,7 @@ def generate(
         scale, name = first + i, f'block{first + i}'
         size = (noise.shape[1] - margin, noise.shape[2] - margin)
         if images:
-            image = _hop(model, buffers, scale, images[-1], size, ratio)
+            image = hop(model, buffers, scale, images[-1], size, ratio)
         elif image is None:
             image = jnp.zeros((noise.shape[0], *size, model.img_channels))
         v = jax.lax.stop_gradient(block_input(model, scale, noise, buffers['amp'][scale], image))
@@ -507,7 +523,9 @@ def build(config: Any) -> GAN:
         first = ('first',) if model.rules == 'mmgen' and iteration == 0 else ()
         return Stage(config.data.resolution, level=min(scale, count() - 1), flags=first)
 
-    def enter(state: Any, old: Stage, new: Stage) -> Any:
+    def enter(state: Any, old: Stage | None, new: Stage) -> Any:
+        if old is None:
+            return state
         params, buffers = dict(state.params), {net: dict(tree) for net, tree in state.buffers.items()}
         g, scale = buffers['g'], new.level
         if model.rules == 'mmgen' and old.flags and scale == old.level and scale + 1 < count():
@@ -522,7 +540,7 @@ def build(config: Any) -> GAN:
             if model.rules == 'original':
                 recon, _ = reconstruct(params['g'], g, scale - 1, [False] * scale)
                 real = real_of(g, scale)
-                previous = _hop(model, g, scale, recon, real.shape[1:3], ratio_of(model, g))
+                previous = hop(model, g, scale, recon, real.shape[1:3], ratio_of(model, g))
                 g['amp'] = g['amp'].at[scale].set(amplitude(model, previous, real))
             g['scale'] = jnp.full_like(g['scale'], scale)
         return state.replace(params=params, buffers=buffers)
@@ -607,7 +625,7 @@ def generate_trained(model: Config, params: dict, buffers: dict, noises: Sequenc
     image = images[0]
     for s, noise in enumerate(noises[1:], 1):
         size = (noise.shape[1] - margin, noise.shape[2] - margin)
-        previous = _hop(model, buffers, s, image, size, ratio)
+        previous = hop(model, buffers, s, image, size, ratio)
         (trained,), _ = generate(model, params, buffers, [noise], previous, ratio=ratio, first=s)
         image = jnp.where(s <= buffers['scale'], trained, previous)
     return image

@@ -58,7 +58,7 @@ class Config:
     augment_pipe: which transforms, a name in `augment.PRESETS`: blit, geometry, colour, filter, noise, cutout.
     augment_p: the probability if it is fixed, otherwise that of the first step.
     ada_target, ada_kimg: the mean sign of D's logits of real images that 'ada' aims at; images, in thousands, that it
-      takes from 0 to 1 (published: 500, and 100 where a run starts from another).
+      takes from 0 to 1; None: 500, or 100 where a run starts from another (train.init_from).
     ema_kimg: half-life of G's running mean; None: 10 / 32 times the batch.
     ema_rampup: the half-life is at most this fraction of the images seen so far; None: no such limit.
     num_fp16_res: the highest resolutions of both networks, whose blocks compute in `dtype`, which has 16 bits or is
@@ -99,7 +99,7 @@ class Config:
     augment_pipe: Preset = 'bgc'
     augment_p: float = 0.0
     ada_target: float = 0.6
-    ada_kimg: float = 500.0
+    ada_kimg: float | None = None
     ema_kimg: float | None = None
     ema_rampup: float | None = 0.05
     num_fp16_res: int = 4

@@ -424,6 +424,7 @@ def assemble(
     adaptive = model.augment == 'ada'
     gamma = 0.0002 * height * width / batch_size if model.r1_gamma is None else model.r1_gamma
     ema_kimg = batch_size * 10 / 32 if model.ema_kimg is None else model.ema_kimg
+    ada_kimg = (500.0 if config.train.init_from is None else 100.0) if model.ada_kimg is None else model.ada_kimg
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key = jax.random.split(key)
@@ -452,7 +453,7 @@ def assemble(
     def g_main_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
         fields = {}
         if adaptive:  # here, as it is the first of every step
-            stats = augment.adapted(state.stats, state.step, batch_size, model.ada_target, model.ada_kimg)
+            stats = augment.adapted(state.stats, state.step, batch_size, model.ada_target, ada_kimg)
             state, fields = state.replace(stats=stats), {'stats': stats}
         latents, seen = draw_latents(model, batch, key), lens(state, batch, key, stage)
         term = None if beside is None else functools.partial(beside, state, latents)

@@ -98,7 +98,8 @@ def sample(
       size: of models with coordinates: (height, width); a larger image shows more, at the pixel pitch of training.
       transform: of models with coordinates: [3, 3], or with StyleGAN3 [N, 3, 3], on positions in units of the training
         images' shorter side about the middle: `coords.translate`, `rotate`, `zoom` move the content as they say.
-      noise_mode: of StyleGAN2: 'const' (default) takes the numbers of the model, 'random' draws them, 'none' has none.
+      noise_mode: of StyleGAN2, MS-PIE and CIPS: 'const' (default) takes the numbers of the model, of which CIPS has
+        none; 'random' draws them; 'none' has none.
       batch_size: images computed at once.
     Returns: float32 [N, H, W, C], with a grid [N, *grid.shape[:-1], C]; nominally in [-1, 1], not clamped.
     Raises: ValueError for no seeds, options that the model does not have, a transform that is

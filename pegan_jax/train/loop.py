@@ -115,6 +115,8 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
 
         proven = False  # that what this launch saves can be read
         stage = gan.stage_at(step - 1, nimg - launched.train.batch_size, train.seed) if step else None
+        if gan.enter is not None:
+            state = gan.enter(state, None, stage or gan.stage_at(step, nimg, train.seed))
         stop = stack.enter_context(StopSignal())
         while step < total_steps:
             old, stage = stage, gan.stage_at(step, nimg, train.seed)
@@ -164,7 +166,7 @@ def _first_state(
     networks, lines, train = {}, [], config.train
     if train.init_from is not None:
         networks, left = together(lambda: read_networks(template, train.init_from, train.init_partial))
-        lines.append(f'starts from {train.init_from}: as if its running mean had warmed up and its blur were over')
+        lines.append(f'starts from {train.init_from}: as if it had warmed up, and its blur and growth were over')
         if left:
             lines.append(
                 f'{len(left)} arrays do not fit and begin anew: {", ".join(left[:8])}{", ..." * (len(left) > 8)}'

@@ -90,6 +90,19 @@ def test_the_discriminator_comes_along_and_sees_rgb(tmp_path, system):
     assert sampling.state is None and sampling.config == config
 
 
+def test_a_training_file_goes_on_in_the_growth_that_it_was_saved_in(tmp_path):
+    def growing(state):
+        state |= {'shown_nkimg': np.float32(900), '_curr_transition_weight': np.float32(0.5)}
+        state |= {'_curr_scale_int': np.float32(8), '_next_scale_int': np.float32(16)}
+
+    config = convert(release(tmp_path, 'pggan', growing), tmp_path / 'out')
+    imported = mmgen_early.load(reader.read(tmp_path / 'gan.pth'))
+    assert float(imported.sampling['buffers']['progress']) == 0.5 and int(imported.state.nimg) == 900_000
+    assert pggan.build(config).stage_at(0, 900_000, 0).level == 1
+    small = load(tmp_path / 'out').synthesise(jnp.zeros((1, config.model.z_dim)))
+    np.testing.assert_allclose(small, np.kron(small[:, ::2, ::2], np.ones((1, 2, 2, 1))), atol=1e-6)
+
+
 @pytest.mark.parametrize('name', ['pggan_128', pytest.param('pggan_1024', marks=pytest.mark.slow), 'dcgan_64'])
 def test_every_official_name_has_a_place(name):
     """Names and shapes of the official classes at their full size; arrays are views of one number."""

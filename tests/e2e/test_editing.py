@@ -41,6 +41,15 @@ def config(image, *words):
     return load_config(f'singan:{arg}', [f'{k}={v}' for k, v in overrides.items()])
 
 
+def untrained(settings):
+    """A model whose blocks leave images nearly as they are."""
+    gan = singan.build(settings)
+    params, buffers, _ = jax.jit(gan.init)(jax.random.key(0))
+    for block in params['g'].values():
+        block['tail']['conv']['bias'] *= 0
+    return Model(settings, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     """Working directory, states before and after a run that was stopped inside the second scale and then went on."""
@@ -136,28 +145,38 @@ def test_uses_that_make_no_sense_are_refused(trained, tmp_path, capsys, words, m
     assert not list(tmp_path.iterdir())
 
 
+def test_an_image_enters_at_every_scale_of_a_pyramid_that_keeps_the_size_of_the_photograph(tmp_path):
+    path = tmp_path / 'photo.png'
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)).save(path)
+    settings = config(path, 'csg')
+    model = untrained(dataclasses.replace(settings, model=dataclasses.replace(settings.model, max_size=40)))
+    real, count = editing.real_image(model), len(model.variables['buffers']['reals'])
+    assert real.shape == (60, 80, 3) and count > 2
+    entered = [editing.inject(model, real, scale) for scale in range(1, count)]
+    assert {image.shape for image in entered} == {real.shape}
+    errors = [np.abs(image - real).mean() for image in entered]
+    assert errors == sorted(errors, reverse=True)  # the finer the scale, the more of the image is kept
+
+
 def test_super_resolution_enlarges_by_its_factor(tmp_path):
     settings = config(photo(tmp_path / 'photo.png'), 'sr')
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, sr_factor=2.0))
-    gan = singan.build(settings)
-    params, buffers, _ = gan.init(jax.random.key(0))
-    model = Model(settings, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
+    model = untrained(settings)
     real, large = editing.real_image(model), editing.super_resolve(model)
     assert large.shape == (2 * real.shape[0], 2 * real.shape[1], 3)
-    # Blocks begin close to nothing, so what is left is the enlargement.
+    # What is left is the enlargement.
     small = np.asarray(jax.image.resize(large, real.shape, 'linear'))
     assert np.corrcoef(small.ravel(), real.ravel())[0, 1] > 0.9
 
 
 def test_a_painting_enters_in_the_colours_of_the_image(tmp_path):
     settings = config(photo(tmp_path / 'photo.png'), 'paint')
-    gan = singan.build(settings)
-    params, buffers, _ = jax.jit(gan.init)(jax.random.key(0))
-    model = Model(settings, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
-    palette = np.asarray(buffers['g']['palette'])
-    # Blocks begin close to nothing: the scale above sees mid-grey in the nearest colour, and leaves it as it is.
-    noises = singan.fixed_noises(settings.model, buffers['g'], 2)
-    (_, image), _ = singan.generate(settings.model, params['g'], buffers['g'], noises, ratio=0.75)
+    model = untrained(settings)
+    params, buffers = model.variables['params'], model.variables['buffers']
+    palette = np.asarray(buffers['palette'])
+    # The scale above sees mid-grey in the nearest colour, and leaves it as it is.
+    noises = singan.fixed_noises(settings.model, buffers, 2)
+    (_, image), _ = singan.generate(settings.model, params, buffers, noises, ratio=0.75)
     grey = palette[np.argmin(np.square(palette).sum(-1))]
     np.testing.assert_allclose(image[0], np.broadcast_to(grey, (18, 24, 3)), atol=0.01)
     # The sky's blue in four parts is what a gradient needs; the disk is one of the colours.

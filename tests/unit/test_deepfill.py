@@ -162,6 +162,15 @@ def test_published_number_of_parameters(options, parameters):
     assert count(d) == 5_946_816 + (5 * 5 * 64 if model.guided else 0)
 
 
+def test_kernels_of_the_port_begin_as_uniform_numbers_of_their_outputs():
+    model = deepfill.Config(cnum=8, **deepfill.VARIANTS['port-pt'])
+    generator, image = deepfill.Generator(model), jnp.zeros((1, 32, 32, 3))
+    params = generator.init(jax.random.key(0), image, image[..., :1])['params']
+    for name, limit in (('conv5', (6 / (9 * 32)) ** 0.5), ('conv6', (6 / (9 * 32)) ** 0.5), ('conv17', 18**-0.5)):
+        largest = float(np.abs(params[name]['kernel']).max())
+        assert 0.9 * limit < largest <= limit, name
+
+
 def test_a_sketch_counts_inside_the_holes_only():
     model = dataclasses.replace(TINY, guided=True)
     image, mask = jnp.tanh(normal(1, 1, 16, 24, 3)), jnp.zeros((1, 16, 24, 1)).at[:, 4:12, 4:12].set(1)

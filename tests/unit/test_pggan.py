@@ -1,5 +1,6 @@
 """PGGAN: growth, what a stage trains, where position comes from, sampling, errors."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -114,6 +115,30 @@ def test_a_stage_begins_with_new_optimisers_at_its_rate(level, factor):
         inner = jax.tree.leaves(state.inner_state)
         assert len(inner) > 10 and not any(np.any(x) for x in inner)
     assert entered.params is used.params
+
+
+@pytest.mark.parametrize('level, factor', [(5, 1.5), (4, 1.0)])
+def test_a_launch_keeps_the_optimisers_and_takes_the_rates_of_its_settings(level, factor):
+    settings = config(img_resolution=128, channel_base=64, channel_max=2, stage_kimg=(1.0,) * 5)
+    shapes = jax.eval_shape(functools.partial(create_state, pggan.build(settings)), 0)
+    used = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
+    gan = pggan.build(dataclasses.replace(settings, optim=OptimConfig(g_lr=0.0001, d_lr=0.0002)))
+    launched = gan.enter(used, None, Stage(4 * 2**level, level=level))
+    for net, rate in (('g', 0.0001), ('d', 0.0002)):
+        assert float(launched.opt[net].hyperparams['lr']) == pytest.approx(rate * factor)
+        for was, now in zip(*(jax.tree.leaves(s.opt[net].inner_state) for s in (used, launched)), strict=True):
+            np.testing.assert_array_equal(was, now)
+
+
+def test_a_run_that_starts_from_another_has_grown():
+    settings = config()
+    tuned = dataclasses.replace(settings, train=dataclasses.replace(settings.train, init_from='runs/other'))
+    gan = pggan.build(tuned)
+    assert gan.stage_at(0, 0, 0) == Stage(16, level=2)
+    state = jax.jit(functools.partial(create_state, gan), static_argnums=0)(0)
+    batch = {'index': jnp.arange(4)}
+    _, (fields, _) = gan.updates[1].loss(state.params['g'], state, batch, jax.random.key(0), gan.stage_at(0, 0, 0))
+    assert float(fields['buffers']['g']['progress']) == 2
 
 
 @pytest.fixture(scope='module')

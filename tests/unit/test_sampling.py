@@ -13,6 +13,7 @@ from pegan_jax.gan import latents
 from pegan_jax.models import cips, cips_views, stylegan2, stylegan3
 from pegan_jax.pixels import image_grid, to_uint8, write
 from pegan_jax.sampling import Model, frame_view, interpolate, render, sample, style_mix
+from pegan_jax.scoring.images import noise_options
 
 
 def test_a_seed_gives_the_same_latent_in_any_company():
@@ -188,10 +189,22 @@ def test_the_random_noise_of_an_image_belongs_to_its_seed(noisy_model):
         assert np.abs(a - b).mean() > 0.01
 
 
+def test_scores_draw_the_noise_of_cips_anew_and_samples_have_none(model):
+    loud = jax.tree.map_with_path(
+        lambda path, x: x + 1 if path[-1].key == 'noise_strength' else x, model.variables['params']
+    )
+    loud = dataclasses.replace(model, variables={**model.variables, 'params': loud})
+    plain, none, drawn, again = (sample(loud, [3, 4], noise_mode=mode) for mode in (None, 'none', 'random', 'random'))
+    np.testing.assert_array_equal(plain, none)
+    np.testing.assert_array_equal(drawn, again)
+    assert np.abs(drawn - plain).mean() > 0.01 and np.abs(drawn[0] - drawn[1]).mean() > 0.01
+    assert noise_options(loud.sampler, 'random', jnp.arange(2)).keys() == {'noise'}
+
+
 @pytest.mark.parametrize(
     'kind, options, message',
     [
-        ('model', {'noise_mode': 'none'}, 'cips takes no noise when sampling; it takes grid'),
+        ('canvas_model', {'noise_mode': 'none'}, 'stylegan3 takes no noise when sampling; it takes size'),
         ('model', {'grid': np.zeros((2, 2, 2)), 'size': (4, 4)}, 'a grid already tells size and transform'),
         ('model', {'transform': np.eye(3)[None]}, 'CIPS takes one matrix'),
         ('model', {'transform': np.eye(2)}, r'a transform of shape \(2, 2\); give one matrix \[3, 3\]'),

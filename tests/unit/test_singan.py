@@ -105,6 +105,16 @@ def test_parameters_are_as_many_as_published(d_norm, wanted):
     assert (count(singan.g_block), count(singan.d_block)) == wanted
 
 
+@pytest.mark.parametrize('rules, spread, limit', [('original', 0.02, 288**-0.5), ('mmgen', 0, 0)])
+def test_initial_values_are_those_of_the_rules(rules, spread, limit):
+    block = singan.g_block(singan.Config(rules=rules), 0)
+    params = block.init(jax.random.key(0), jnp.zeros((1, 11, 11, 3)), True)['params']
+    scales = np.stack([params[name]['bn']['scale'] for name in ('head', 'body1', 'body2', 'body3')])
+    assert abs(scales.mean() - 1) <= spread / 4 and 0.7 * spread <= scales.std() <= 1.3 * spread
+    bias = np.abs(params['tail']['conv']['bias'])
+    assert bias.max() <= limit and (bias.min() > 0) == (limit > 0)
+
+
 def test_images_without_a_second_scale_are_refused():
     with pytest.raises(ConfigError, match=r'20 x 90 pixels.*model.min_size=25'):
         singan_pyramid.pyramid_sizes(20, 90, singan.Config())

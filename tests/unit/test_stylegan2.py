@@ -495,9 +495,25 @@ def test_what_the_presets_train_with(run, rate, half_life, fractions, r1, update
     state = types.SimpleNamespace(buffers={'d': None}, stats=augment.initial_stats(0.0))
     gan.updates[-1].loss(None, state, batch, jax.random.key(0), gan.stage_at(0, 0, 0))
     assert weights == [pytest.approx(r1)]
-    ada = config.model.ada_kimg if config.model.augment == 'ada' else None
-    assert ada == {'metfaces': 100, 'cifar10,cond': 500}.get(run)
+    assert (config.model.augment == 'ada') == (run in ('metfaces', 'cifar10,cond') or run.startswith('images'))
     assert gan.c_dim == (10 if 'cond' in run else 0) and config.data.labels == ('cond' in run)
+
+
+@pytest.mark.parametrize('start, own, wanted', [(None, None, 500), ('runs/other', None, 100), ('runs/other', 70.0, 70)])
+def test_augmentation_follows_faster_where_a_run_starts_from_another(start, own, wanted, monkeypatch):
+    model = dataclasses.replace(TINY, augment='ada', ada_kimg=own)
+    found = []
+
+    def adapted(stats, step, batch_size, target, kimg):
+        found.append(kimg)
+        raise StopIteration
+
+    monkeypatch.setattr(augment, 'adapted', adapted)
+    gan = stylegan2.build(run_config(model, init_from=start))
+    state = types.SimpleNamespace(stats={}, step=0)
+    with pytest.raises(StopIteration):
+        gan.updates[0].loss(None, state, {}, jax.random.key(0), gan.stage_at(0, 0, 0))
+    assert found == [wanted]
 
 
 def test_presets_that_exclude_each_other_are_refused():
