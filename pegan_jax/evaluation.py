@@ -252,7 +252,7 @@ def steps_to_score(workdir: Path, results: Sequence[str]) -> list[int]:
 
 
 def watch(workdir: Path, scorer: Scorer, score: Callable[[Model], None], *, seconds: float = 30.0) -> None:
-    """Calls score(model) for each checkpoint that a run saves, until the one of its last step has been scored.
+    """Calls score(model) for each checkpoint that a run saves, until all have their scores and the run has ended.
 
     Several processes score the steps that the first one finds.
     """
@@ -266,16 +266,24 @@ def watch(workdir: Path, scorer: Scorer, score: Callable[[Model], None], *, seco
                 raise
             return None  # it has been replaced by a newer one
 
+    def steps() -> list[int]:
+        """The newest one, if there is one, and those without all results."""
+        return [*steps_of(workdir / 'checkpoints')[-1:], *steps_to_score(workdir, results)]
+
+    seen = None
     while True:
-        for step in of_first(together(lambda: steps_to_score(workdir, results), first_only=True) or []):
+        newest, *missing = of_first(together(steps, first_only=True) or []) or [None]
+        for step in missing or [newest] * (newest != seen):
             model = together(functools.partial(loaded, step))
             if not everywhere(model is not None):
                 continue
-            score(model)
+            if missing:
+                score(model)
             if model.gan.num_steps is None:
                 ended = model.images >= model.config.train.total_images
             else:
                 ended = step >= model.gan.num_steps()
             if ended:
                 return
+            seen = step
         time.sleep(seconds)

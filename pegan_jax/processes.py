@@ -75,7 +75,7 @@ def agree(settings: dict[str, Any]) -> None:
             different.append(f'{name} is {values[0]!r} in process 0 and {values[other]!r} in process {other}')
     raise ConfigError(
         f'the {jax.process_count()} processes were not started alike: {"; ".join(different)}. Start all of them with '
-        'the same command.'
+        'the same command, on the same data.'
     )
 
 

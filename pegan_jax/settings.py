@@ -167,8 +167,9 @@ class TrainConfig:
     remat: for gradients, keep the results of convolutions and matmuls alone and compute the others again: less memory,
       more work, the same numbers.
     non_finite: what happens where a loss or a gradient is not finite: 'stop' ends the run at the last good checkpoint;
-      'skip' leaves this update out, which `gradients/skipped` counts, and ends the run where all updates of a log
-      interval were left out.
+      'skip' leaves this update out, which `gradients/skipped` counts, and ends the run where all steps of a log
+      interval, and at least two in a row, had one. StyleGAN2 and 3 and CREPS replace what is not finite in gradients,
+      as published, and stop for losses alone.
     init_from: a run's working directory, what `convert` or `export` made, a model that ships, or hf://user/name: a new
       run begins with the networks in its newest checkpoint, and with a fresh discriminator where that has none;
       optimisers begin anew. Running means go on as if they had warmed up, and a blur of the first images is over.
@@ -205,6 +206,8 @@ class TrainConfig:
             at_least(self, name, 1)
         for name in ('total_kimg', 'seed', 'sample_every', 'checkpoint_every', 'keep_best', 'metric_images'):
             at_least(self, name, 0)
+        if self.seed >= 2**32:
+            raise ConfigError(f'train.seed={self.seed} must be below 2^32 = {2**32}, such as {self.seed % 2**32}.')
         if min(self.sample_grid) < 1:
             raise ConfigError(f'train.sample_grid={self.sample_grid} needs at least one row and one column.')
         if self.keep_best and self.metric_images < 2:

@@ -183,13 +183,18 @@ def run(
     kimg = plan.settings[setting].kimg if kimg is None else kimg
     for seed in range(seeds):
         for cell in cells:
-            if (cell, seed, kimg) in {(row['cell'], row['seed'], row['kimg']) for row in results(out)}:
+            if (cell, seed, kimg, setting) in {_key(row) for row in results(out)}:
                 continue
             config, start = configuration(plan, setting, cell, seed, kimg), time.monotonic()
             workdir = out / f'{slug(cell)}-{seed}'
             state = train.run(config, workdir)
             if int(state.nimg) < config.train.total_images:
                 return False
+            if int(state.nimg) >= config.train.total_images + config.train.batch_size:
+                raise UserError(
+                    f'{workdir} has been trained for {int(state.nimg) / 1000:g} kimg, longer than --kimg {kimg:g}; '
+                    'choose another --out for the smaller budget.'
+                )
             seconds, model = time.monotonic() - start, load(workdir)
             scored = [score for score in parse_all(plan.metrics) if _has(model, score)]
             values, about = score_model(model, scorer_of(scored, out), model.config.data)
@@ -197,6 +202,10 @@ def run(
             record.append(out / 'results.jsonl', model.step, told | {'scores': values}, about)
             say(f'{cell}, seed {seed}: ' + '  '.join(f'{name} {value:.4g}' for name, value in values.items()))
     return True
+
+
+def _key(row: dict[str, Any]) -> tuple:
+    return row['cell'], row['seed'], row['kimg'], row['setting']
 
 
 def _has(model: Model, score: Score) -> bool:

@@ -53,6 +53,11 @@ class Contents(NamedTuple):
     files: dict[str, Any] | None = None
     single: bool = False
 
+    def identity(self) -> dict[str, Any]:
+        """What is the same on all machines that hold the same data."""
+        files = hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
+        return {'images': self.images, 'classes': self.classes, 'files': files}
+
     def told(self) -> str:
         """A line about it."""
         line = f'data: {self.images:,} image{"" if self.images == 1 else "s"} of {self.root}'
@@ -130,6 +135,8 @@ def _read(path: Place) -> bytes:
         return path.read_bytes()  # of a ZIP file, threads take turns
     except (zipfile.BadZipFile, zlib.error) as error:
         raise UnreadableImage(f'damaged in the ZIP file: {error}') from error
+    except (RuntimeError, NotImplementedError) as error:  # it is encrypted, or compressed in another way
+        raise UnreadableImage(f'the ZIP file cannot be read: {error}') from error
 
 
 def _defect(path: Place, max_pixels: int) -> str | None:
@@ -153,7 +160,10 @@ def _stamp(path: Place) -> list[int]:
 
 
 def _defects(root: Place, names: list[str], max_pixels: int, workdir: Path) -> dict[str, str]:
-    """The unusable files among `names`, with the reason. Unchanged files are not read again."""
+    """The unusable files among `names`, with the reason. Files that were good and have not changed are not read again.
+
+    Those that were not are: a package may have been installed since, or storage may be back.
+    """
     record = scratch(workdir) / 'checked_images.json'
     try:
         known = dict(json.loads(record.read_text()))
@@ -161,7 +171,7 @@ def _defects(root: Place, names: list[str], max_pixels: int, workdir: Path) -> d
         known = {}
     prefix = f'{root if in_bucket(root) else pathlib.Path(str(root)).absolute()}:{max_pixels}:'
     stamps = {n: _stamp(root / n) for n in names}
-    todo = [n for n in names if known.get(prefix + n, [None])[0] != stamps[n]]
+    todo = [n for n in names if known.get(prefix + n) != [stamps[n], None]]
     if todo:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             checks = pool.map(lambda n: _defect(root / n, max_pixels), todo)

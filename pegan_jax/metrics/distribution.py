@@ -5,8 +5,11 @@ from scipy import ndimage
 
 from pegan_jax.settings import UserError
 
+MIN_SIDE = 16  # of the smallest level of a pyramid
+GROUP = 8  # images whose pyramids memory holds at once
 
-def laplacian_pyramid(images: np.ndarray, min_side: int = 16) -> list[np.ndarray]:
+
+def laplacian_pyramid(images: np.ndarray, min_side: int = MIN_SIDE) -> list[np.ndarray]:
     """Band-pass levels, finest first, the last one a low-pass; Burt and Adelson 1983, taps [1, 4, 6, 4, 1] / 16.
 
     Args:
@@ -53,22 +56,33 @@ def sliced_wasserstein(
         raise UserError(
             f'images of {a.shape[1]}x{a.shape[2]} hold no patch of {patch_size}x{patch_size}; use a smaller one.'
         )
-    rng = np.random.default_rng(seed)
-    distances = []
-    for level_a, level_b in zip(laplacian_pyramid(a), laplacian_pyramid(b), strict=True):
-        n, h, w, c = level_a.shape
-        ys = rng.integers(0, h - patch_size + 1, (n, patches))
-        xs = rng.integers(0, w - patch_size + 1, (n, patches))
+    (n, height, width, c), rng = a.shape, np.random.default_rng(seed)
+    places, slices = [], []  # of each level
+    while True:
+        places.append([rng.integers(0, side - patch_size + 1, (n, patches)) for side in (height, width)])
         direction = rng.standard_normal((patch_size * patch_size * c, directions)).astype(np.float32)
-        direction /= np.linalg.norm(direction, axis=0)
+        slices.append(direction / np.linalg.norm(direction, axis=0))
+        if min(height, width) < 2 * MIN_SIDE:
+            break
+        height, width = -(-height // 2), -(-width // 2)
 
-        def project(level: np.ndarray, ys=ys, xs=xs, direction=direction, n=n, c=c) -> np.ndarray:  # noqa: ANN001
-            windows = np.lib.stride_tricks.sliding_window_view(level, (patch_size, patch_size), axis=(1, 2))
-            x = windows[np.arange(n)[:, None], ys, xs].reshape(-1, c, patch_size * patch_size)
-            x = (x - x.mean((0, 2), keepdims=True)) / np.maximum(x.std((0, 2), keepdims=True), 1e-8)
-            return np.sort(x.reshape(len(x), -1) @ direction, axis=0)
+    def levels(images: np.ndarray) -> list[np.ndarray]:
+        """Patches of each level, [N, patches, C, patch_size, patch_size]; of a few images at a time, to save memory."""
+        found = [[] for _ in places]
+        for start in range(0, n, GROUP):
+            rows = slice(start, start + GROUP)
+            for level, (ys, xs), kept in zip(laplacian_pyramid(images[rows]), places, found, strict=True):
+                windows = np.lib.stride_tricks.sliding_window_view(level, (patch_size, patch_size), axis=(1, 2))
+                kept.append(windows[np.arange(len(level))[:, None], ys[rows], xs[rows]])
+        return [np.concatenate(kept) for kept in found]
 
-        distances.append(np.abs(project(level_a) - project(level_b)).mean())
+    def project(x: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        x = x.reshape(-1, c, patch_size * patch_size)
+        x = (x - x.mean((0, 2), keepdims=True)) / np.maximum(x.std((0, 2), keepdims=True), 1e-8)
+        return np.sort(x.reshape(len(x), -1) @ direction, axis=0)
+
+    both = zip(levels(a), levels(b), slices, strict=True)
+    distances = [np.abs(project(x, direction) - project(y, direction)).mean() for x, y, direction in both]
     return 1000 * float(np.mean(distances))
 
 

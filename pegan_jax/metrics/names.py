@@ -69,8 +69,9 @@ def parse(name: str) -> Score:
         raise UserError(f'unknown score {name!r}{near} Known, with any count: {_listed()}.')
     kind = found['kind']
     count = int(found['count'] or 50) * (1000 if found['thousands'] or not found['count'] else 1)
-    if count < 2:
-        raise UserError(f'{name}: {count} images are too few; use at least 2.')
+    least = 10 if kind == 'is' else 2  # it has ten parts
+    if count < least:
+        raise UserError(f'{name}: {count} images are too few; use at least {least}.')
     k = int(found['k'] or {'pr': 3, 'dc': 5}.get(kind, 0))
     if kind in ('pr', 'dc') and not 1 <= k < count:
         raise UserError(f'{name}: the neighbour number {k} of {count} images; use 1 to {count - 1}.')

@@ -5,6 +5,7 @@ are asked for changes it. So a score that was cut goes on, and features of data 
 """
 
 import hashlib
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pegan_jax.files import Path, whole
-from pegan_jax.processes import together
+from pegan_jax.processes import everywhere, of_first, together
 from pegan_jax.scoring.images import Images, local_sharding
 from pegan_jax.scoring.networks import Network, exactly
 
@@ -47,11 +48,13 @@ def collect(
 ) -> dict[str, Features]:
     """Features of the first images by several networks; every image is read once for all of them.
 
-    Every process computes some of the parts, on all of its devices, and returns when all parts are there.
+    Every process computes some of the parts, on all of its devices, and returns when all parts are there. Where the
+    folder of the first process is not that of the others, as on hosts without a common disk, the first one computes all
+    of them, and has them alone.
 
     Args:
       wanted: networks, and of how many images.
-      folder: where parts are kept; of several processes all see it.
+      folder: where parts are kept.
       batch_size: images that a network gets at once; rounded up to a multiple of the devices.
       bar: is advanced by images.
     Returns: {network.identity: features}.
@@ -69,14 +72,32 @@ def collect(
                 paths[network.identity].append(folder / f'{name}.npy')
                 part.append((network, stop, paths[network.identity][-1]))
         todo.append((start, part))
-    together(lambda: _compute(images, todo, folder, batch_size, bar))
+    share = (jax.process_index(), jax.process_count()) if _common(folder) else (0, 1)
+    together(lambda: _compute(images, todo[share[0] :: share[1]], folder, batch_size, bar), first_only=share[1] == 1)
     return {name: Features(paths[name], digests[name].hexdigest()) for name in paths}
+
+
+def _common(folder: Path) -> bool:
+    """Whether all processes see the same folder."""
+    if jax.process_count() == 1:
+        return True
+    (name,) = of_first([secrets.randbelow(2**31)])
+    mark = folder / f'{name}.mark'
+
+    def leave() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    together(leave, first_only=True)
+    common = everywhere(mark.exists())
+    together(lambda: mark.unlink(missing_ok=True), first_only=True)
+    return common
 
 
 def _compute(images: Images, todo: list, folder: Path, batch_size: int, bar: tqdm | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     programs = {}
-    for start, part in todo[jax.process_index() :: jax.process_count()]:
+    for start, part in todo:
         missing = [(network, stop, path) for network, stop, path in part if not path.is_file()]
         rows = images.read(start, max(stop for _, stop, _ in missing)) if missing else []
         for network, stop, path in missing:

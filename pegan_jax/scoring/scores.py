@@ -1,7 +1,11 @@
 """Scores of two sets of images, or of one: features are collected, and numbers made of them."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +14,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from pegan_jax.data import worlds
-from pegan_jax.files import Path
+from pegan_jax.files import Path, children, whole
 from pegan_jax.metrics import classes, distribution, equivariance, gaussians, image, kernel, neighbours, paths, spectra
 from pegan_jax.metrics.names import ALONE, CHANGES, Score
 from pegan_jax.processes import together
@@ -19,6 +23,7 @@ from pegan_jax.scoring.networks import ROWS, Network, open_network
 from pegan_jax.scoring.parts import Features, collect
 from pegan_jax.settings import UserError
 
+LEAST_REALS = {'fid': 2, 'fd': 2, 'kid': 2, 'cmmd': 2, 'fwd': 2}  # others take one
 LEAST_SIDE = {'vgg16': 16, 'lpips': 16, 'stem': 19}
 # Of `_full` scores, as in NVlabs/stylegan3; that of CMMD is this library's.
 MOST_REALS = {'kid': 1_000_000, 'pr': 200_000, 'dc': 200_000, 'cmmd': 200_000}
@@ -189,12 +194,14 @@ class Scorer(NamedTuple):
         """
         plain = [score for score in self.scores if score.kind not in CHANGES]
         changing = [score for score in self.scores if score.kind in CHANGES]
-        _check_counts(plain, fake)
         counts = {'real': {s: _reals(s, real and real.count) for s in plain}, 'fake': {s: s.count for s in plain}}
+        check_counts(plain, fake, real)
         if any(counts['real'].values()):
             _check_sizes(fake, real)
         total = sum(max(n.values(), default=0) for n in counts.values()) + sum(score.count for score in changing)
-        with tqdm(total=total, unit='image', disable=not self.progress, dynamic_ncols=True) as bar:
+        with contextlib.ExitStack() as stack:
+            passing = stack.enter_context(_used(self.folder))
+            bar = stack.enter_context(tqdm(total=total, unit='image', disable=not self.progress, dynamic_ncols=True))
             found = {
                 side: self._features(images, counts[side], bar) for side, images in (('real', real), ('fake', fake))
             }
@@ -207,12 +214,12 @@ class Scorer(NamedTuple):
                 else:
                     both = (found['fake'][network.identity], score.count, found['real'].get(network.identity))
                     sides.append(Sides(score, network, *both, counts['real'][score]))
-        numbers = together(lambda: [list(map(float, VALUES[s.score.kind](s))) for s in sides], first_only=True)
-        numbers = _from_first(numbers, sum(len(score.results) for score in self.scores))
-        for side in sides:
-            _discard(side.fake)
-            if side.network is ROWS and side.real is not None:  # the images themselves
-                _discard(side.real)
+            numbers = together(lambda: [list(map(float, VALUES[s.score.kind](s))) for s in sides], first_only=True)
+            numbers = _from_first(numbers, sum(len(score.results) for score in self.scores))
+            for side in sides:
+                passing += side.fake.paths
+                if side.network is ROWS and side.real is not None:  # the images themselves
+                    passing += side.real.paths
         about = {
             'fake': fake.about,
             'real': real and real.about,
@@ -243,15 +250,42 @@ def _from_first(numbers: list[list[float]] | None, count: int) -> list[float]:
     return flat.tolist()
 
 
-def _discard(features: Features) -> None:
-    if jax.process_index() == 0:
-        for path in features.paths:
-            path.unlink(missing_ok=True)
+@contextlib.contextmanager
+def _used(folder: Path) -> Iterator[list[Path]]:
+    """A list for the files that a call is done with: they are deleted as soon as no other call uses the folder.
+
+    A call that was cut leaves its files, and goes on from them. One that was killed is waited for no longer than a day.
+    """
+    passing = []
+    if jax.process_index() > 0:
+        yield passing
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / f'{uuid.uuid4().hex}.used'
+    mark.touch()
+    try:
+        yield passing
+    finally:
+        with whole(mark.with_suffix('.done')) as unfinished:
+            unfinished.write_text(json.dumps([path.name for path in passing]))
+        mark.unlink()
+        names, since = children(folder), time.time() - 86400
+        if not any(name.endswith('.used') and (folder / name).stat().st_mtime > since for name in names):
+            for name in names:
+                if name.endswith('.done'):
+                    for part in json.loads((folder / name).read_text()):
+                        (folder / part).unlink(missing_ok=True)
+                if name.endswith(('.done', '.used')):
+                    (folder / name).unlink(missing_ok=True)
 
 
-def _check_counts(scores: Sequence[Score], fake: Images) -> None:
+def check_counts(scores: Sequence[Score], fake: Images | None, real: Images | None) -> None:
+    """Raises: UserError for too few images. fake: None where a generator makes as many as are asked for."""
     for score in scores:
-        if fake.count is not None and fake.count < score.count:
+        least = score.k + 1 if score.kind in ('pr', 'dc') else LEAST_REALS.get(score.kind, 1)
+        if score.kind not in ALONE and (reals := _reals(score, real.count)) < least:
+            raise UserError(f'{score.name} needs at least {least} real images, and there are {reals}.')
+        if fake is not None and fake.count is not None and fake.count < score.count:
             raise UserError(
                 f'{score.name} takes {score.count} images, and there are {fake.count}; write that number in its name.'
             )

@@ -190,7 +190,7 @@ class Checkpoints:
         """Starts saving the items of `split_state`, or 'sampling' alone, which is enough to sample."""
         args = {k: ocp.args.StandardSave(v) for k, v in items.items()}
         if metrics is not None and self._best in metrics:
-            metrics = {**metrics, 'rank': self._rank(metrics)}
+            metrics = {**metrics, 'rank': self._rank(metrics), 'ranked_by': self._best}
         with self._told():
             self._uploaded()
             self._manager.save(step, metrics=metrics, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args))
@@ -350,8 +350,7 @@ def _load(root: Path, step: int | str | None, names: tuple[str, ...], like: dict
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'process_{me}'
     )
     options = ocp.CheckpointManagerOptions(
-        best_fn=lambda m: m.get('rank', m.get('swd', math.inf)),
-        best_mode='min',
+        best_fn=lambda m: math.inf,  # or there would be no metrics
         read_only=True,
         create=False,
         save_interval_steps=0,
@@ -367,7 +366,7 @@ def _load(root: Path, step: int | str | None, names: tuple[str, ...], like: dict
     steps = sorted(manager.all_steps())
     if not steps:
         raise CheckpointError(f'{root.parent} has saved no checkpoint yet; let the run go on to its first one.')
-    chosen = {None: steps[-1], 'best': manager.best_step()}.get(step, step)
+    chosen = {None: steps[-1], 'best': _best(manager, steps)}.get(step, step)
     if chosen not in steps:
         there = f'there are {", ".join(map(str, steps))}'
         if step == 'best':
@@ -390,6 +389,16 @@ def _load(root: Path, step: int | str | None, names: tuple[str, ...], like: dict
         raise CheckpointError(f'the checkpoint of step {chosen} in {root} cannot be read: {error}') from error
     manager.close()
     return {'meta': items['meta'], **{name: jax.device_get(items[name]) for name in args}}, chosen
+
+
+def _best(manager: ocp.CheckpointManager, steps: list[int]) -> int | None:
+    """The step with the lowest rank, among those that were ranked by the same number as the newest."""
+    measured = {step: found for step in steps if (found := manager.metrics(step))}
+    if not measured:
+        return None
+    by = measured[max(measured)].get('ranked_by')
+    ranks = {s: m.get('rank', m.get('swd', math.inf)) for s, m in measured.items() if m.get('ranked_by') == by}
+    return min(ranks, key=ranks.get)
 
 
 def _template(item: Path, alone: ocp.options.MultiprocessingOptions) -> Any:

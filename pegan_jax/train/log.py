@@ -98,7 +98,17 @@ class RunLog:
         """Copies what has been written so far into the bucket, for a workdir in one."""
         if self._main and in_bucket(self._workdir):
             self._events.flush()
+            self._take_evaluations()
             copy_below(self._here, self._workdir)
+
+    def _take_evaluations(self) -> None:
+        """Adds what `evaluate` has written into the bucket's metrics.jsonl, which the upload replaces."""
+        here, there = (folder / 'metrics.jsonl' for folder in (self._here, self._workdir))
+        if there.exists():
+            known = set(here.read_text().splitlines())
+            lines = [line for line in there.read_text().splitlines() if '"evaluation"' in line and line not in known]
+            with here.open('a') as file:
+                file.write(''.join(f'{line}\n' for line in lines))
 
     def close(self) -> None:
         """Flushes everything."""

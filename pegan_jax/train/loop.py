@@ -51,6 +51,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         together(lambda: check_config(workdir, config), first_only=True)
         source = _open_data(config, gan.c_dim, workdir)
         contents = source.contents()
+        agree({'data': contents.identity()})
         changes = together(lambda: check_data(workdir, contents), first_only=True)
         run_scores = together(lambda: RunScores(gan, config, workdir)) if train.metrics else None
         kept = {'keep': train.keep, 'keep_best': train.keep_best, 'checksums': train.checksums}
@@ -98,12 +99,19 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
             with metrics.paused():
                 together(lambda: check_there(workdir), first_only=True)
                 metrics.check_parameters(state, step)
-                scores = {'swd': pictures.distance(state)} if measure and train.keep_best else {}
-                if measure and run_scores is not None:
-                    scores |= run_scores(state)
+                scores, meta = {}, {'config': configs.to_dict(config), 'images': nimg}
+                try:
+                    if measure and train.keep_best:
+                        scores['swd'] = pictures.distance(state)
+                    if measure and run_scores is not None:
+                        scores |= run_scores(state)
+                except Exception:  # whatever it is, the steps since the last checkpoint are kept
+                    checkpoints.save(state, meta)
+                    checkpoints.wait()
+                    raise
                 if scores:
                     runlog.scalars(step, nimg, scores)
-                checkpoints.save(state, {'config': configs.to_dict(config), 'images': nimg}, scores or None)
+                checkpoints.save(state, meta, scores or None)
                 if not proven:
                     checkpoints.wait()
                     together(lambda: checkpoints.read_back(state), first_only=True)
@@ -138,7 +146,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
                 with metrics.paused():
                     runlog.image(f'samples_{step:08d}', step, pictures.grid(state))
             if due(train.checkpoint_every) or last:
-                save(measure=True)
+                save(measure=last or not stopping)
             elif stopping:
                 save(measure=False)
             if stopping and not last:

@@ -32,7 +32,8 @@ class Metrics:
     def __init__(self, checkpoints: Checkpoints, runlog: RunLog, feed: Feed, batch_size: int) -> None:
         self._checkpoints, self._runlog, self._feed, self._batch_size = checkpoints, runlog, feed, batch_size
         self._fresh, self._ready, self._ready_perf, self._slow_intervals = [], [], {}, 0
-        self._since, self._bad_intervals, self._skipped = time.perf_counter(), 0, 0
+        self._since, self._bad_intervals = time.perf_counter(), 0
+        self._skipped, self._skipped_in_a_row = 0, 0
 
     @contextlib.contextmanager
     def paused(self, say: str | None = None) -> Iterator[None]:
@@ -82,7 +83,12 @@ class Metrics:
                 shown = ', '.join(f'{k}={v:.4g}' for k, v in values[i].items())
                 raise NonFiniteError(self._message(f'a loss ({shown})', step + 1 + i))
         names = sorted({name for scalars in values for name in scalars})
-        means = {name: float(np.mean([s[name] for s in values if name in s])) for name in names}
+        # What was left out says nothing about the others.
+        whole = [s for s in values if not s.get(SKIPPED)] or values
+        means = {
+            name: float(np.mean([s[name] for s in (values if name.startswith('gradients/') else whole) if name in s]))
+            for name in names
+        }
         self._check_skipped(values, steps[-1][0])
         self._warn_of_gradients(values, steps[-1][0])
         self._runlog.scalars(steps[-1][0], steps[-1][1], {**means, **perf})
@@ -100,8 +106,10 @@ class Metrics:
     def _check_skipped(self, values: list[dict], step: int) -> None:
         """Tells of steps with updates that were left out. Raises: NonFiniteError if these are all of several."""
         count = sum(bool(s.get(SKIPPED, 0.0)) for s in values)
-        if count == len(values) > 1:
-            raise NonFiniteError(self._message(f'a loss or a gradient of each of the last {count} steps', step))
+        self._skipped_in_a_row = self._skipped_in_a_row + count if count == len(values) else 0
+        if self._skipped_in_a_row > 1:
+            what = f'a loss or a gradient of each of the last {self._skipped_in_a_row} steps'
+            raise NonFiniteError(self._message(what, step))
         if count:
             self._skipped += count
             log.warning(

@@ -64,7 +64,8 @@ class Pictures:
     def distance(self, state: TrainState) -> float:
         """Sliced Wasserstein distance between samples and real images, quantised alike and of the samples' size."""
         count, stages = self._config.train.metric_images, self._gan.stages
-        samples, images = to_uint8(self.images(state, count)), self._first(count)['image']
+        samples = np.concatenate([to_uint8(np.asarray(self._sample(state.sampling, x))) for x in self.inputs(count)])
+        samples, images = samples[:count], self._first(count)['image']
         height, width = samples.shape[1:3]
         if stages and (height, width) in {stage.size for stage in stages()}:
             # As the training step does it.

@@ -9,7 +9,7 @@ from pegan_jax.files import Path, as_path, scratch
 from pegan_jax.gan import GAN
 from pegan_jax.metrics.names import ALONE, CHANGES, HIGHER_IS_BETTER, parse_all
 from pegan_jax.scoring import changes, images
-from pegan_jax.scoring.scores import Scorer, check, open_networks
+from pegan_jax.scoring.scores import Scorer, check, check_counts, open_networks
 from pegan_jax.settings import TrainConfig
 from pegan_jax.train.state import TrainState
 
@@ -37,6 +37,7 @@ class RunScores:
                 changes.check(generator, score, config.system)
         alone = all(score.kind in ALONE for score in wanted)
         self._real = None if alone else images.like_samples(gan, variables, config.data, workdir)
+        check_counts([score for score in wanted if score.kind not in CHANGES], None, self._real)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """{result: number}; the same on all processes."""

@@ -116,7 +116,7 @@ def step_options(train: TrainConfig, mesh: Mesh) -> dict[str, Any]:
 
     Raises: UserError unless every device gets the same number of images, and its parts do.
     """
-    check_batch_size(train.batch_size, mesh.size * train.accumulate)
+    check_batch_size(train.batch_size, mesh.size, train.accumulate)
     return {
         'parts': train.accumulate,
         'unroll': mesh.devices.flat[0].platform == 'cpu',
@@ -266,12 +266,13 @@ def place_batch(batch: dict, backend: str, mesh: Mesh) -> dict:
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def check_batch_size(batch_size: int, devices: int) -> None:
+def check_batch_size(batch_size: int, devices: int, parts: int = 1) -> None:
     """Raises UserError, with the nearest sizes that work, unless every device gets the same number of images.
 
-    devices: those of the mesh, times the parts of a batch.
+    devices: those of the mesh; parts: train.accumulate.
     """
-    if batch_size % devices:
-        low, high = batch_size // devices * devices, -(-batch_size // devices) * devices
+    if batch_size % (whole := devices * parts):
+        low, high = batch_size // whole * whole, -(-batch_size // whole) * whole
         fix = f'{low} or {high}' if low else f'{high}'
-        raise UserError(f'batch_size={batch_size} is not divisible by {devices} devices; use {fix}.')
+        by = f'{devices} device{"s" * (devices > 1)}' + (f' in {parts} parts (train.accumulate)' if parts > 1 else '')
+        raise UserError(f'batch_size={batch_size} is not divisible by {by}; use {fix}.')

@@ -1,5 +1,6 @@
 """Runs, data and results in buckets, against servers on this machine that speak the protocols of the real ones."""
 
+import contextlib
 import http.client
 import io
 import json
@@ -21,9 +22,11 @@ from PIL import Image
 from pegan_jax import evaluation, files, load
 from pegan_jax.cli import main
 from pegan_jax.data import pipeline
+from pegan_jax.scoring import record
 from pegan_jax.settings import ConfigError, DataConfig, UserError
 from pegan_jax.train import loop
 from pegan_jax.train.checkpoint import COMMITTED, CheckpointError, load_sampling, steps_of, verify
+from pegan_jax.train.log import RunLog
 
 # What the libraries need to find the servers is in their own settings: fsspec's, Google's and Amazon's, tensorstore's.
 SETTINGS = {
@@ -128,6 +131,20 @@ def test_a_run_in_a_bucket_is_killed_and_goes_on_to_the_same_end(bucket, folder,
     assert 'samples_00000010.png' in files.children(place / 'samples')
     assert any('tfevents' in name for name in files.below(place / 'tensorboard'))
     assert not pathlib.Path(f'{bucket[:2]}:').exists()
+
+
+def test_what_others_score_stays_in_the_log_of_a_run_that_goes_on(bucket, folder):
+    place = files.as_path(f'{bucket}/runs/scored')
+    with contextlib.closing(RunLog(place, toy.get_config(str(folder)), 80, 0)) as log:
+        log.scalars(4, 32, {'loss/g': 1.0})
+        log.upload()
+        record.append(place / 'metrics.jsonl', 4, {'rows18': 2.0}, {})
+        log.scalars(8, 64, {'loss/g': 0.5})
+        log.upload()
+    lines = [json.loads(line) for line in (place / 'metrics.jsonl').read_text().splitlines()]
+    assert [(line['step'], line.get('loss/g'), line.get('rows18')) for line in lines] == [
+        (4, 1.0, None), (8, 0.5, None), (4, None, 2.0),
+    ]  # fmt: skip
 
 
 def test_a_changed_object_is_noticed_and_set_aside(bucket, folder, uninterrupted):

@@ -372,3 +372,6 @@ def test_a_batch_that_does_not_divide_over_devices_names_sizes_that_do():
     with pytest.raises(ValueError, match=r'batch_size=3 is not divisible by 8 devices; use 8\.'):
         check_batch_size(3, 8)
     check_batch_size(32, 8)
+    told = r'batch_size=32 is not divisible by 1 device in 3 parts \(train.accumulate\); use 30 or 33\.'
+    with pytest.raises(ValueError, match=told):
+        check_batch_size(32, 1, 3)

@@ -96,6 +96,19 @@ def test_settings_that_differ_end_all_processes_with_the_fields(folder, tmp_path
     assert not (tmp_path / 'config.json').exists()
 
 
+def test_images_that_differ_between_hosts_end_all_processes(tmp_path):
+    peers, processes = address(), []
+    for i, count in enumerate((8, 7)):  # under the same name, each in a home of its own
+        home = {'HOME': str(tmp_path / str(i))}
+        (tmp_path / str(i) / 'images').mkdir(parents=True)
+        toy.write_images(tmp_path / str(i) / 'images', count)
+        processes += launch('~/images', tmp_path / 'run', env=home, peers=peers, only=i)
+    for process in processes:
+        told = process.communicate(timeout=60)[1]
+        assert process.returncode == 1 and 'data.images is 8 in process 0 and 7 in process 1' in told, told
+        assert 'with the same command, on the same data' in told
+
+
 @pytest.mark.slow  # it takes as long as a heartbeat
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_process_that_dies_ends_the_other_within_a_minute(folder, tmp_path, victim):
@@ -126,16 +139,18 @@ def test_scores_of_two_processes_are_those_of_one(folder, tmp_path):
     np.testing.assert_allclose(*found, rtol=0.02)
 
 
-def evaluate(*words, peers=None):
+def evaluate(*words, peers=None, homes=(None, None)):
     """What the command prints, (out, err) of one process or of two that know each other."""
     program = 'import sys, toy\nfrom pegan_jax.cli import main\nsys.exit(main(sys.argv[1:]))'
+    common = {**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent)}
+    extras = [[]] if peers is None else [[f'--distributed={peers},2,{i}'] for i in range(2)]
     processes = [
         subprocess.Popen(
             [sys.executable, '-c', program, 'evaluate', *words, *extra],
-            env={**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent)},
+            env=common if home is None else common | {'HOME': str(home)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for extra in ([[]] if peers is None else [[f'--distributed={peers},2,{i}'] for i in range(2)])
+        for home, extra in zip(homes, extras, strict=False)
     ]  # fmt: skip
     told = [process.communicate(timeout=200) for process in processes]
     assert not any(process.returncode for process in processes), told
@@ -157,8 +172,15 @@ def test_evaluate_divides_its_work_over_processes_and_gives_the_same_numbers(fol
         kept = list((tmp_path / f'cache{count}' / 'features').glob('*.npy'))
         assert len(kept) == 3  # of the real worlds, in parts
     assert '2 processes' in found[1]['evaluation']['devices']
+    # Hosts without a common disk: the first one computes everything.
+    out, homes = tmp_path / 'apart.jsonl', [tmp_path / 'home0', tmp_path / 'home1']
+    words = ['--model', tmp_path / 'run', '--metrics', names, '--out', out, '--data', 'worlds', '--cache', '~/cache']
+    evaluate(*words, peers=address(), homes=homes)
+    found.append(json.loads(out.read_text()))
+    assert len(list((homes[0] / 'cache' / 'features').glob('*.npy'))) == 3
+    assert not list(homes[1].glob('cache/features/*'))
     for name in ('fd_worlds600', 'kid_worlds600', 'swd520'):
-        assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
+        assert [other[name] for other in found[1:]] == pytest.approx([found[0][name]] * 2, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from unittest.mock import ANY
 
 import numpy as np
@@ -13,6 +14,7 @@ from pegan_jax import evaluation, load
 from pegan_jax.cli import main
 from pegan_jax.config import load_config
 from pegan_jax.scoring import images
+from pegan_jax.scoring import scores as scoring
 from pegan_jax.settings import UserError
 from pegan_jax.train import run, scores
 
@@ -86,9 +88,33 @@ def test_a_watched_run_has_every_checkpoint_scored_once(workdir, evaluated, monk
     assert status == 0 and scored == [4, 8, 10] and printed.count('step') == 3
     assert evaluation.steps_to_score(workdir, ['rows18']) == []
     assert evaluation.steps_to_score(workdir, ['rows18', 'swd18']) == [4, 8, 10]
+    assert evaluated('--watch', workdir, '--metrics', 'rows18') == (0, '')  # nothing is left, and nothing will come
+
+
+def test_files_that_another_call_uses_stay(tmp_path):
+    parts = [tmp_path / f'{i}.npy' for i in range(3)]
+    for part in parts:
+        part.touch()
+    with scoring._used(tmp_path) as first:
+        with scoring._used(tmp_path) as second:
+            second += parts[:2]
+        assert all(part.exists() for part in parts)
+        first += parts[1:2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['2.npy']
+    (tmp_path / 'killed.used').touch()
+    with scoring._used(tmp_path) as third:
+        third += parts
+    assert parts[2].exists()
+    os.utime(tmp_path / 'killed.used', (0, 0))
+    with scoring._used(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_scored_is_one_line(workdir, folder, evaluated, tmp_path):
+    single = tmp_path / 'single'
+    single.mkdir()
+    toy.write_images(single, 1)
     for words, match in (
         (['--model', workdir], 'name scores, such as --metrics fd_worlds10k'),
         (['--model', workdir, '--metrics', 'fit50k'], "unknown score 'fit50k'"),
@@ -101,6 +127,9 @@ def test_what_cannot_be_scored_is_one_line(workdir, folder, evaluated, tmp_path)
         (['--fake', folder, '--real', folder, '--metrics', 'swd22'], 'takes 22 images, and there are 21'),
         (['--fake', folder, '--real', folder, '--metrics', 'swd9', '--step', '3'], 'belong to --model'),
         (['--fake', tmp_path / 'none', '--real', folder, '--metrics', 'swd9'], 'none'),
+        (['--fake', folder, '--real', single, '--metrics', 'fd_worlds9'], 'at least 2 real images, and there are 1'),
+        (['--fake', folder, '--real', single, '--metrics', 'pr_worlds9'], 'at least 4 real images, and there are 1'),
+        (['--fake', folder, '--real', folder, '--metrics', 'is9'], '9 images are too few; use at least 10'),
     ):
         status, error = evaluated(*words)
         assert status == 1 and match in error and error.count('\n') == 1, error
@@ -127,6 +156,23 @@ def test_a_run_scores_its_checkpoints_and_keeps_the_best(folder, tmp_path, evalu
     monkeypatch.setattr(scores, 'open_networks', lambda *_: {})
     run(settings(metrics=('pr_worlds16',), total_kimg=0.16), tmp_path)
     assert load(tmp_path, 'best').step == 16 and load(tmp_path).step == 20
+    # Ranks of different numbers are not compared: a precision of 5 is no swd of -5.
+    monkeypatch.undo()
+    run(settings(metrics=('rows16',), total_kimg=0.176), tmp_path)
+    assert load(tmp_path, 'best').step == 22
+
+
+def test_a_score_that_fails_loses_no_step(folder, tmp_path, monkeypatch):
+    config = toy.get_config(str(folder))
+    train = dataclasses.replace(config.train, metrics=('rows16',), checkpoint_every=4)
+
+    def fail(*_):
+        raise OSError('no space left on device')
+
+    monkeypatch.setattr(scores.RunScores, '__call__', fail)
+    with pytest.raises(OSError, match='no space left'):
+        run(dataclasses.replace(config, train=train), tmp_path)
+    assert load(tmp_path).step == 4
 
 
 def test_a_run_that_cannot_be_scored_does_not_begin(folder, tmp_path):

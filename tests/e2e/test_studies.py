@@ -87,6 +87,10 @@ def test_a_study_goes_on_where_it_was_and_draws_what_is_there(tmp_path, monkeypa
     names = {path.name for path in out.glob('*.png')}
     assert names == {'study_swd16.png', 'study_eqt4_int.png', 'study_samples.png'}
     assert '| DCGAN: zero padding | 2 |' in capsys.readouterr().out
+    trained.clear()
+    assert main(['study', 'two', '--kimg', '0.004', '--cells', 'DCGAN*', '--out', str(out)]) == 1
+    assert 'has been trained for 0.016 kimg, longer than --kimg 0.004' in capsys.readouterr().err
+    assert len(studies.results(out)) == 4
     assert main(['study', 'two', '--kimg', '9', '--report', '--out', str(out)]) == 1
     assert 'has no results at 9 kimg; it has 0.016' in capsys.readouterr().err
     assert np.isfinite([value for row in rows for value in row['scores'].values()]).all()

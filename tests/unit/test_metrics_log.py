@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pegan_jax.train.feed import Feed
-from pegan_jax.train.metrics import Metrics
+from pegan_jax.train.metrics import Metrics, NonFiniteError
 
 
 def report(*intervals):
@@ -34,6 +34,27 @@ def test_gradients_that_are_not_finite_are_counted_and_told_when_they_persist(ca
         report(*[[3, 5, 1]] * 5)
     assert len(caplog.records) == 3  # the first, the second and the fourth of five
     assert 'not finite' in caplog.text and 'all of the last 3 steps' in caplog.text and 'optim.d_lr' in caplog.text
+
+
+def test_steps_that_were_left_out_do_not_count_in_means_and_end_the_run_in_a_row(caplog):
+    logged = []
+    runlog = types.SimpleNamespace(scalars=lambda step, nimg, values: logged.append(values))
+    checkpoints = types.SimpleNamespace(steps=lambda: [], root='run')
+    metrics = Metrics(checkpoints, runlog, types.SimpleNamespace(idle=lambda: 0.0), 4)
+    for step, skipped in enumerate([0, 1, 0, 0, 1, 1]):
+        loss = np.array([0.0 if skipped else 2.0])
+        metrics.add(step, 0, {'finite': np.ones(1), 'gradients/skipped': np.array([skipped]), 'loss/d': loss})
+        if step == 1:
+            metrics.report()
+    metrics.flush()
+    assert [values['loss/d'] for values in logged] == [2, 2]
+    assert [values['gradients/skipped'] for values in logged] == [0.5, 0.5]
+    for step in (6, 7):  # intervals of one step
+        metrics.add(step, 0, {'finite': np.ones(1), 'gradients/skipped': np.ones(1), 'loss/d': np.zeros(1)})
+        if step == 6:
+            metrics.flush()
+    with pytest.raises(NonFiniteError, match='last 2 steps'):
+        metrics.flush()
 
 
 def test_batches_come_in_order_and_time_counts_only_while_devices_stand_still():

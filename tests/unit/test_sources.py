@@ -177,19 +177,31 @@ def test_broken_files_are_left_out_and_reported_once(folder, tmp_path, caplog):
     assert f'{len(BROKEN)} of {len(BROKEN) + 4} images' in record.message and 'and 5 more' in record.message
 
 
-def test_unchanged_files_are_not_read_again(folder, tmp_path, monkeypatch):
+def test_unchanged_good_files_are_not_read_again(folder, tmp_path, monkeypatch):
     (folder / 'bad.png').write_bytes(b'')
     before = sources.open_folder(str(folder), LIMIT, tmp_path / 'work')
     read = []
     defect = sources._defect
     monkeypatch.setattr(sources, '_defect', lambda path, limit: read.append(path.name) or defect(path, limit))
     assert sources.open_folder(str(folder), LIMIT, tmp_path / 'work') == before
-    assert read == []
+    assert read == ['bad.png']  # what was wrong may have been the storage, or a package that was missing
     (folder / 'bad.png').write_bytes(encode(RED))
     assert len(sources.open_folder(str(folder), LIMIT, tmp_path / 'work')) == 5
-    assert read == ['bad.png']
+    assert len(sources.open_folder(str(folder), LIMIT, tmp_path / 'work')) == 5
+    assert read == ['bad.png'] * 2
     assert len(sources.open_folder(str(folder), 30, tmp_path / 'work')) == 5  # another limit: all are read
-    assert len(read) == 6
+    assert len(read) == 7
+
+
+def test_a_failure_of_the_storage_is_no_defect_of_an_image(folder, tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError('stale file handle')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, '_read', fail)
+        with pytest.raises(ValueError, match='holds no readable image'):
+            sources.open_folder(str(folder), LIMIT, tmp_path / 'work')
+    assert len(sources.open_folder(str(folder), LIMIT, tmp_path / 'work')) == 4
 
 
 def test_a_damaged_record_of_checks_is_written_anew(folder, tmp_path):
@@ -221,6 +233,18 @@ def test_zip_files_are_read_by_many_threads_at_once(tmp_path, compression):
     assert len(source) == 3 and source.c_dim == 0 and set(source[0]) == {'image'}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda i: red(source[i % 3]), range(300))) == [1, 0, 3] * 100
+
+
+def test_images_that_a_zip_file_keeps_encrypted_are_left_out(tmp_path, caplog):
+    with zipfile.ZipFile(tmp_path / 'set.zip', 'w') as file:
+        for name in 'ab':
+            file.writestr(f'{name}.png', encode(RED))
+    content = bytearray((tmp_path / 'set.zip').read_bytes())
+    content[6] |= 1  # the flag of encryption, in front of the first file and in the directory
+    content[content.index(b'PK\1\2') + 8] |= 1
+    (tmp_path / 'set.zip').write_bytes(content)
+    assert len(sources.open_folder(str(tmp_path / 'set.zip'), LIMIT, tmp_path / 'work')) == 1
+    assert 'encrypted' in caplog.text
 
 
 def test_images_damaged_in_a_zip_file_are_left_out(tmp_path):
