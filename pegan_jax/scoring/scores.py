@@ -266,8 +266,9 @@ def _used(folder: Path) -> Iterator[list[Path]]:
     try:
         yield passing
     finally:
-        with whole(mark.with_suffix('.done')) as unfinished:
-            unfinished.write_text(json.dumps([path.name for path in passing]))
+        if passing:
+            with whole(mark.with_suffix('.done')) as unfinished:
+                unfinished.write_text(json.dumps([path.name for path in passing]))
         mark.unlink()
         names, since = children(folder), time.time() - 86400
         if not any(name.endswith('.used') and (folder / name).stat().st_mtime > since for name in names):
