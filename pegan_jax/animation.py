@@ -32,8 +32,9 @@ def write(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     """Writes frames, uint8 [H, W, C] of one size; it appears when complete.
 
     Frames of an .mp4 go to the encoder one by one, so that memory does not grow with their number; those of a .gif are
-    kept, with a byte per pixel. A .gif has transparent pixels or opaque ones, nothing between; in an .mp4 they are over
-    black, and an odd last row or column is left out, which most players want.
+    kept, with a byte per pixel. A .gif has transparent pixels or opaque ones, nothing between, and shows a frame for
+    whole hundredths of a second, two at least, as viewers slow down what is shorter. In an .mp4 transparent pixels are
+    over black, and an odd last row or column is left out, which most players want.
 
     Raises: UserError as `check`, and for no frames.
     """
@@ -46,7 +47,8 @@ def write(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
         if path.suffix.lower() == '.gif':
             rest = (as_image(frame) for frame in frames)
             # Behind a transparent pixel there is the background, not the frame before.
-            options = {'disposal': 2 if first.shape[-1] == 4 else 0, 'duration': round(1000 / fps), 'loop': 0}
+            duration = max(10 * round(100 / fps), 20)
+            options = {'disposal': 2 if first.shape[-1] == 4 else 0, 'duration': duration, 'loop': 0}
             as_image(first).save(unfinished, 'GIF', save_all=True, append_images=rest, **options)
             return
         import imageio_ffmpeg  # an extra, which is checked above

@@ -104,18 +104,23 @@ def has_16_bits(image: Image.Image) -> bool:
     return deep or image.mode.startswith('I')
 
 
+def formats_of(head: bytes) -> tuple[str, ...]:
+    """What Pillow may take a file for that begins with these 12 bytes. Raises: UnreadableImage without its package."""
+    if head[4:8] != b'ftyp' or head[8:12] not in HEIF:
+        return FORMATS
+    try:
+        import pillow_heif  # an extra
+    except ImportError:
+        raise UnreadableImage("a HEIC photograph, which needs: pip install 'pegan_jax[heif]'") from None
+    pillow_heif.register_heif_opener()
+    return ('HEIF',)
+
+
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Reads the header only. Raises UnreadableImage for what is no image, or has more than max_pixels."""
     if not data:
         raise UnreadableImage('empty file')
-    formats = FORMATS
-    if data[4:8] == b'ftyp' and data[8:12] in HEIF:
-        try:
-            import pillow_heif  # an extra
-        except ImportError:
-            raise UnreadableImage("a HEIC photograph, which needs: pip install 'pegan_jax[heif]'") from None
-        pillow_heif.register_heif_opener()
-        formats = ('HEIF',)
+    formats = formats_of(data[:12])
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:

@@ -106,8 +106,10 @@ def run(args: argparse.Namespace) -> None:
     if args.study == 'directions':
         if model is None:
             raise UserError('directions are those of a trained model; name it with --model.')
-        study, arrays = analysis.directions_study(model, seed=args.seed)
-        paths = analysis.save(study, args.out, 'directions', {'model': str(args.model), 'seed': args.seed})
+        label = model.classes_of([args.seed])  # of a model of classes
+        study, arrays = analysis.directions_study(model, seed=args.seed, label=label and label[0])
+        about = {'model': str(args.model), 'seed': args.seed, 'class': label and label[0]}
+        paths = analysis.save(study, args.out, 'directions', about)
         with whole(args.out / 'directions.npz') as unfinished, unfinished.open('wb') as file:
             np.savez(file, **arrays)
         print(*paths, args.out / 'directions.npz', sep='\n')

@@ -6,6 +6,7 @@ import numpy as np
 
 from pegan_jax import animation, editing
 from pegan_jax.cli import options
+from pegan_jax.data import mask_files
 from pegan_jax.pixels import as_floats, image_grid, read_image, to_uint8
 from pegan_jax.settings import UserError
 
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
             if args.mask is None:
                 images = np.stack([editing.inject(model, image, args.scale, seed) for seed in args.seeds])
             else:
-                mask = read_image(args.mask, data.max_pixels, 1)[..., 0]
+                mask = mask_files.read(args.mask, max_pixels=data.max_pixels)
                 radius = editing.EDIT_RADIUS if args.mode == 'edit' else editing.HARMONISE_RADIUS
                 images = np.stack(
                     [editing.edit(model, image, mask, args.scale, seed, radius=radius) for seed in args.seeds]

@@ -75,13 +75,19 @@ def numbers(text: str) -> list[int]:
     return out
 
 
-def size(text: str) -> tuple[int, int]:
-    """'256' or '256x512' (height x width) -> (height, width)"""
+def height_and_width(text: str) -> tuple[int, int | None]:
+    """'256' or '256x512' (height x width) -> (256, None) or (256, 512)"""
     found = re.fullmatch(r'(\d+)(?:[x×](\d+))?', text.strip().lower(), re.ASCII)
     parts = [int(p) for p in found.groups() if p is not None] if found else [0]
     if min(parts) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not a size; write 256 or 256x512 (height x width).')
-    return (parts[0], parts[-1])
+    return (parts[0], parts[1] if len(parts) > 1 else None)
+
+
+def size(text: str) -> tuple[int, int]:
+    """'256' or '256x512' (height x width) -> (height, width)"""
+    height, width = height_and_width(text)
+    return (height, width or height)
 
 
 class Target(NamedTuple):
@@ -242,16 +248,23 @@ def styles(args: argparse.Namespace) -> dict:
 
 
 def read_ws(path: pathlib.Path) -> np.ndarray:
-    """The array w [N, num_ws, w_dim] of an .npz file. Raises: UserError if it has none."""
+    """The array w [N, num_ws, w_dim] of an .npz file, or that of an .npy file. Raises: UserError if it has none."""
+    found = read_arrays(path, '--ws', 'what project wrote')
+    if isinstance(found, dict) and 'w' not in found:
+        raise UserError(f'--ws {path} has no array w; it has {", ".join(found)}.')
+    return found['w'] if isinstance(found, dict) else found
+
+
+def read_arrays(path: pathlib.Path, option: str, wanted: str) -> dict[str, np.ndarray] | np.ndarray:
+    """The arrays of an .npz file, or that of an .npy file. Raises: UserError for other files."""
     try:
-        with np.load(path) as file:
-            if 'w' not in file:
-                raise UserError(f'--ws {path} has no array w; it has {", ".join(file)}.')
-            return file['w']
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f'--ws {path} is no .npz file of NumPy; give what project wrote ({error}).') from None
+        found = np.load(path)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            return dict(found)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f'{option} {path} is no .npz file of NumPy; give {wanted} ({error}).') from None
 
 
 def at_least_one(args: argparse.Namespace, *names: str) -> None:

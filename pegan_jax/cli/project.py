@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from pegan_jax import animation
 from pegan_jax.cli import options
+from pegan_jax.data import mask_files
 from pegan_jax.data.pipeline import fit
 from pegan_jax.files import whole
 from pegan_jax.metrics.image import psnr
@@ -85,15 +86,23 @@ def run(args: argparse.Namespace) -> None:
         measured = {'distance': functools.partial(lpips, network.params), 'measure': 'LPIPS on VGG-16'}
     model = options.load(args)
     data = model.config.data
-    target = fit(read_image(args.image, data.max_pixels, data.channels), data.size, 'center')
+    image = read_image(args.image, data.max_pixels, data.channels)
+    target = fit(image, data.size, 'center')
     observed = None
     if args.given is not None:
         if measured or args.label is not None:
             raise UserError('--given compares single pixels; leave out --distance lpips, --weights and --class.')
         given = args.given
-        if ':' not in given or options.path(given).is_file():
-            hole = fit(read_image(options.path(given), data.max_pixels, 1), data.size, 'center')
-            given = hole[..., 0] < 128
+        if options.path(given).is_file():
+            hole = mask_files.read(options.path(given), max_pixels=data.max_pixels)
+            if hole.shape != image.shape[:2]:
+                raise UserError(
+                    f'--given {given} has {hole.shape[1]} x {hole.shape[0]} pixels and the image {image.shape[1]} x '
+                    f'{image.shape[0]}; the mask must be as large.'
+                )
+            given = fit(np.uint8(255) * hole[..., None], data.size, 'center')[..., 0] < 128
+        elif ':' not in given:
+            raise UserError(f'--given {given} is no file, nor pixels of a kind, such as scattered:0.25 or coarse:2.')
         observed = observe(model, as_floats(target), given, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     frames = []

@@ -55,7 +55,10 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     style.add_argument(
         '--ws', type=options.source, metavar='FILE.npz', help='styles that project found, in place of a seed'
     )
-    p.add_argument('--size', type=options.size, metavar='H[xW]', help='pixels; default: the training size')
+    p.add_argument(
+        '--size', type=options.height_and_width, metavar='H[xW]',
+        help='pixels; default: the training size. H alone is a square; of --arc, --azimuth, --view sphere the height',
+    )  # fmt: skip
     p.add_argument(
         '--extent', type=options.tuple_of(options.real, 'X0,X1,Y0,Y1'), metavar='X0,X1,Y0,Y1',
         help='coordinates of the borders; the training frame is -1,1,-1,1; default: -1,1 along the shorter side, and '
@@ -187,24 +190,25 @@ def _grid(args: argparse.Namespace, model: sampling.Model) -> sampling.Grid | No
         coords.zoom(args.zoom), coords.rotate(math.radians(args.rotate)), coords.translate(*args.translate)
     )
     frame, span = model.config.data.size, model.sampler.span
+    size = args.size and (args.size[0], args.size[1] or args.size[0])
     asked = (args.size, args.extent, args.coords, args.crop, args.arc, args.view, args.azimuth)
     if all(value is None for value in asked) and np.array_equal(matrix, np.eye(3)):
         return None
     if args.coords is not None:
-        return sampling.read_coords(args.coords, matrix)
+        return sampling.read_coords(args.coords, sampling.motion(model, matrix))
     if args.extent is not None:
         x, y = args.extent[:2], args.extent[2:]
-        return sampling.lazy_grid(*(args.size or frame), x=x, y=y, crop=args.crop, matrix=matrix)
+        return sampling.lazy_grid(*(size or frame), x=x, y=y, crop=args.crop, matrix=sampling.motion(model, matrix))
     around = {'azimuth': math.radians(args.azimuth or 0.0), 'matrix': matrix}
     if args.view is not None:
         across = round(frame[1] / (span or 1))  # pixels of the circle
         if args.view == 'sphere':
             return sampling.sphere(model, *(args.size or (across // 2, across)), **around)
-        return sampling.planet(model, *(args.size or (across, across)), up=args.view == 'sky', **around)
+        return sampling.planet(model, *(size or (across, across)), up=args.view == 'sky', **around)
     if args.arc is not None or args.azimuth is not None:
         arc = (span or 1.0) if args.arc is None else args.arc / 360
         return sampling.panorama(model, *(args.size or frame[:1]), arc=arc, crop=args.crop, **around)
-    return sampling.frame_grid(model, args.size, crop=args.crop, matrix=matrix)
+    return sampling.frame_grid(model, size, crop=args.crop, matrix=matrix)
 
 
 def _chosen(args: argparse.Namespace, model: sampling.Model) -> dict:

@@ -79,7 +79,6 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--grid',
         type=options.size,
-        default=(1, 1),
         metavar='ROWSxCOLUMNS',
         help='images side by side in a video (default 1)',
     )
@@ -133,6 +132,13 @@ def _check_together(args: argparse.Namespace) -> None:
         'truncation-cutoff': args.truncation_cutoff is not None, 'size': args.size, 'rotate': args.rotate,
         'translate': any(args.translate),
     }  # fmt: skip
+    for name in ('grid', 'frames', 'fps'):
+        if getattr(args, name) is not None and not args.video:
+            raise UserError(f'--{name} is of a video; add --video, or leave it out.')
+    if args.out.path.suffix.lower() == '.mp4' and not args.video:
+        raise UserError(f'--out {args.out.path} is a video; add --video, or write a .png.')
+    if args.fps is not None and not args.fps > 0:
+        raise UserError(f'--fps {args.fps} must be positive; 20 to 60 are usual.')
     for option, beside in _BESIDE.items():
         if given[option]:
             if extra := [name for name, value in given.items() if value and name not in (option, *beside)]:
@@ -180,12 +186,18 @@ def run(args: argparse.Namespace) -> None:
 def _write_walk(args: argparse.Namespace, model: sampling.Model, out: Path) -> None:
     """A row for each seed, seven columns along a direction."""
     options.check_picture(out, model.config.data.channels)
-    with np.load(args.direction.file) as file:
-        if args.direction.kind not in file:
-            raise UserError(
-                f'--direction {args.direction.file} has no {args.direction.kind}; it has {", ".join(file)}.'
-            )
-        directions, scales = file[args.direction.kind], file[f'{args.direction.kind}_scale']
+    file, kind = args.direction.file, args.direction.kind
+    found = options.read_arrays(file, '--direction', 'the directions.npz that analyze directions wrote')
+    if not isinstance(found, dict) or not {kind, f'{kind}_scale'} <= found.keys():
+        there = ', '.join(found) if isinstance(found, dict) else 'one array without a name'
+        raise UserError(f'--direction {file} has no {kind}; it has {there}.')
+    directions, scales = found[kind], found[f'{kind}_scale']
+    w_dim = model.styles(args.seeds[:1], label=args.label).shape[-1]
+    if directions.shape[-1] != w_dim:
+        raise UserError(
+            f'--direction {file} is of another model: its directions have {directions.shape[-1]} numbers, styles of '
+            f'this one {w_dim}; run analyze directions with this --model.'
+        )
     if args.direction.number >= len(directions):
         raise UserError(f'--direction: {args.direction.file} has directions 0 to {len(directions) - 1}.')
     direction, scale = (array[args.direction.number] for array in (directions, scales))
@@ -198,22 +210,24 @@ def _write_walk(args: argparse.Namespace, model: sampling.Model, out: Path) -> N
 def _write_video(args: argparse.Namespace, model: sampling.Model, out: Path, chosen: dict) -> None:
     if args.video == 'interpolate':
         count, frames = sampling.interpolation(
-            model, args.seeds, cells=args.grid, w_frames=args.frames or 120, **chosen
+            model, args.seeds, cells=args.grid or (1, 1), w_frames=args.frames or 120, **chosen
         )
     else:
         if 'transform' in chosen:
             raise UserError(f'--video {args.video} moves the camera; leave out --rotate and --translate.')
-        seeds = args.seeds[: math.prod(args.grid)]
-        count, frames = sampling.camera(
-            model, seeds, args.video, columns=args.grid[1], frames=args.frames or 240, **chosen
-        )
+        cells = args.grid or (1, 1)
+        seeds = args.seeds[: math.prod(cells)]
+        count, frames = sampling.camera(model, seeds, args.video, columns=cells[1], frames=args.frames or 240, **chosen)
     out.parent.mkdir(parents=True, exist_ok=True)
     fps = args.fps or (20 if out.suffix.lower() == '.gif' else 60)
     animation.write(out, tqdm(frames, total=count, unit='frame', disable=not sys.stderr.isatty()), fps)
 
 
 def _write_folder(args: argparse.Namespace, model: sampling.Model, out: Path, chosen: dict) -> None:
-    """A file per seed; those that an earlier launch with the same settings has written are left as they are."""
+    """A file per seed; those that an earlier launch with the same settings has written are left as they are.
+
+    Raises: UserError for a folder that holds samples of other settings.
+    """
     labels = chosen['label'] if isinstance(chosen['label'], list) else [None] * len(args.seeds)
     ends = ['' if label is None else f'_class{label}' for label in labels]
     files = [out / f'seed{seed:06d}{end}.png' for seed, end in zip(args.seeds, ends, strict=True)]
@@ -225,8 +239,13 @@ def _write_folder(args: argparse.Namespace, model: sampling.Model, out: Path, ch
         'class': args.label if not any(ends) else None,
     }
     about, record = json.loads(json.dumps(about)), out / 'samples.json'
-    same = record.is_file() and json.loads(record.read_text()) == about
-    todo = [i for i, file in enumerate(files) if not (same and file.is_file())]
+    if record.is_file() and (earlier := json.loads(record.read_text())) != about:
+        name = next(name for name in about | earlier if earlier.get(name) != about.get(name))
+        raise UserError(
+            f'{out} holds samples of other settings ({name} {earlier.get(name)}, not {about.get(name)}); name another '
+            'folder, or delete this one.'
+        )
+    todo = [i for i, file in enumerate(files) if not (record.is_file() and file.is_file())]
     if len(todo) < len(files):
         print(f'{len(files) - len(todo)} of {len(files)} images are there already', file=sys.stderr)
     if not todo:

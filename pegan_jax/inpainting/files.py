@@ -24,7 +24,7 @@ from pegan_jax.inpainting.arrays import (
     padded_size,
 )
 from pegan_jax.inpainting.strategies import ORIGINAL, Strategy, check_strategy, inpaint_by
-from pegan_jax.pixels import FORMATS, as_image, has_16_bits, to_rgb
+from pegan_jax.pixels import UnreadableImage, as_image, formats_of, has_16_bits, to_rgb
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 
@@ -59,7 +59,13 @@ class Picture(NamedTuple):
 
 def _open(path: Path, max_pixels: int, data: bytes | None = None) -> Image.Image:
     try:
-        image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
+        if data is None:
+            with path.open('rb') as file:
+                head = file.read(12)
+        formats = formats_of(head if data is None else data[:12])
+        image = Image.open(path if data is None else io.BytesIO(data), formats=formats)
+    except UnreadableImage as error:
+        raise UserError(f'{path} is {error}.') from None
     except Exception as error:  # what Pillow raises for damaged files, of many types
         raise UserError(f'{path} cannot be read as an image: {error}.') from None
     if image.width * image.height > max_pixels:
@@ -276,10 +282,10 @@ def inpaint_files(
 ) -> None:
     """Completes image files, images of one size together; every result is written as soon as it is there.
 
-    The transparency of an image comes back as it is, and its colours under it count as known; a model of RGBA completes
-    it too. A grey model takes files without colours, whatever their mode, and its results are grey. An image whose mask
-    has no hole is written as it is, with a warning. What cannot be read does not keep the other images from being
-    completed.
+    Holes come back opaque; elsewhere the transparency of an image comes back as it is, and its colours under it count
+    as known. A model of RGBA completes it too. A grey model takes files without colours, whatever their mode, and its
+    results are grey. An image whose mask has no hole is written as it is, with a warning. What cannot be read does not
+    keep the other images from being completed.
 
     Args:
       model: None: `biharmonic`.
@@ -322,7 +328,9 @@ def inpaint_files(
                 for item, pixels in zip(loaded, _filled(model, loaded, step, strategy), strict=True):
                     out = item.pair.out
                     out.parent.mkdir(parents=True, exist_ok=True)
-                    save(out, item.picture._replace(pixels=pixels))
+                    alpha = item.picture.alpha
+                    opaque = None if alpha is None else np.where(item.mask, np.uint8(255), alpha)
+                    save(out, item.picture._replace(pixels=pixels, alpha=opaque))
                     if flow:
                         arrays = (item.picture.pixels, item.mask, item.sketch)
                         by_crop = functools.partial(inpaint_by, strategy, flow=True)

@@ -119,16 +119,32 @@ def unstretched(frame: tuple[int, int], size: tuple[int, int]) -> dict[str, Rang
     return {'x': (-x, x), 'y': (-y, y)}
 
 
+def motion(model: Model, matrix: np.ndarray | jax.Array | None, azimuth: float = 0.0) -> np.ndarray | jax.Array | None:
+    """A matrix on positions, as one on a model's coordinates, whose x and y have units of their own.
+
+    Positions are in units of half the frame's shorter side, about the middle of the frame, or of an azimuth (radians).
+    In a square frame they are the coordinates; on a cylinder x is an azimuth over pi. A model that computes whole
+    images takes positions as they are.
+    """
+    if matrix is None or not model.sampler.pixelwise:
+        return matrix
+    height, width = model.config.data.size
+    least, span = min(height, width), model.sampler.span or 1.0
+    unit = np.diag([width / least / span, height / least, 1.0])
+    unit[0, 2] = -unit[0, 0] * azimuth / math.pi
+    return np.linalg.inv(unit) @ np.asarray(matrix) @ unit
+
+
 def frame_grid(model: Model, size: tuple[int, int] | None = None, **options: np.ndarray | Callable | None) -> LazyGrid:
     """What images of training show, in a size; of another aspect more along the longer side, as `unstretched`.
 
-    options: crop and matrix of `lazy_grid`.
+    options: crop of `lazy_grid`; matrix, as of `motion`.
     """
     frame = model.config.data.size
     size = size or frame
     extent = unstretched(frame, size)
     if model.sampler.span is None:
-        return lazy_grid(*size, **extent, **options)
+        return lazy_grid(*size, **extent, **options | {'matrix': motion(model, options.get('matrix'))})
     return panorama(model, *size, arc=model.sampler.span * extent['x'][1], y=extent['y'], **options)
 
 
@@ -166,7 +182,7 @@ def panorama(
 
     Args:
       width: None: as makes pixels square.
-      arc: fraction of the circle, of any length; azimuth: of the middle, in radians.
+      arc: fraction of the circle, of any length; azimuth: of the middle, in radians; matrix: as of `motion`.
     Raises: ValueError for a model that is flat, an arc that is not positive, an empty grid, a crop outside.
     """
     frame, span = model.config.data.size, _span(model)
@@ -176,7 +192,7 @@ def panorama(
         width = max(round(height * frame[1] / frame[0] * arc / span * 2 / (y[1] - y[0])), 1)
     rows = coords.grid(height, 1, y=y)[:, 0, 1]
     columns = azimuth / math.pi + arc * (2 * np.arange(width) - width) / width
-    whole = LazyGrid(columns.astype(np.float32), np.asarray(rows), matrix)
+    whole = LazyGrid(columns.astype(np.float32), np.asarray(rows), motion(model, matrix, azimuth))
     return whole if crop is None else cropped(whole, *crop)
 
 
@@ -191,12 +207,18 @@ def sphere(
 ) -> LazyGrid:
     """The whole sphere, `coords.equirectangular`, about an azimuth; width is twice the height if None.
 
+    matrix: on positions in the picture, in units of half its height, about its middle.
+
     Raises: ValueError for a model that is flat, an empty grid, a reach that is not positive.
     """
     width = width or 2 * height
     rows = coords.grid(height, 1, centered=True)[:, 0, 1]
     columns = coords.panorama_grid(1, width)[0, :, 0]
     warp = functools.partial(coords.equirectangular, half_height=half_height(model), reach=reach)
+    if matrix is not None:
+        unit = np.diag([2.0, 1.0, 1.0])
+        unit[0, 2] = -2 * azimuth / math.pi
+        matrix = np.linalg.inv(unit) @ np.asarray(matrix) @ unit
     return LazyGrid(np.asarray(columns) + np.float32(azimuth / math.pi), np.asarray(rows), matrix, warp)
 
 

@@ -22,7 +22,11 @@ def _options(
     noise_mode: str | None,
 ) -> dict:
     """Options of `Sampler.synthesise` for as many images as there are seeds."""
+    if grid is not None and not hasattr(grid, 'ndim'):
+        raise UserError('grid is no array; render takes grids that are computed as they are needed.')
     options = {} if grid is None else {'grid': grid}
+    if size is not None and np.shape(size) != (2,):
+        raise UserError(f'size={size!r}; give (height, width), such as size=(128, 128).')
     if size is not None or transform is not None:
         if grid is not None:
             raise UserError('a grid already tells size and transform; leave those out.')
@@ -58,6 +62,8 @@ def pictures(
     batch_size: int = 8,
 ) -> np.ndarray:
     """Images of styles [N, w_dim] or [N, num_ws, w_dim], batch_size of them at once; the rest as in `sample`."""
+    if batch_size < 1:
+        raise UserError(f'batch_size={batch_size} must be at least 1.')
     options = _options(model, noise_seeds, grid, size, transform, noise_mode)
     # What there is for every image: random noise and, maybe, matrices.
     own = {
@@ -105,6 +111,8 @@ def sample(
     Raises: ValueError for no seeds, options that the model does not have, a transform that is
       not affine or neither one for all images nor one for each.
     """
+    if np.ndim(seeds) != 1:
+        raise UserError(f'seeds={seeds!r}; give a list of whole numbers, such as seeds=[0].')
     if not len(seeds):
         raise UserError('seeds is empty; give at least one, such as seeds=[0].')
     w = model.styles(seeds, truncation_psi, truncation_cutoff=truncation_cutoff, label=label)

@@ -50,7 +50,7 @@ def test_sample_writes_the_images_that_python_gives(workdir, tmp_path):
     assert np.abs(images[0].astype(int) - images[1]).max() > 0
 
 
-def test_a_folder_of_samples_grows_where_it_was_cut_and_is_made_anew_with_other_settings(workdir, tmp_path, capsys):
+def test_a_folder_of_samples_grows_where_it_was_cut_and_holds_no_other_settings(workdir, tmp_path, capsys):
     out = tmp_path / 'psi0.7'  # no suffix of a picture, so a folder
     command = ['sample', '--model', str(workdir), '--seeds', '0-10', '--batch-size', '4', '--out', str(out)]
     assert main([*command, '--truncation-psi', '0.7']) == 0
@@ -62,8 +62,9 @@ def test_a_folder_of_samples_grows_where_it_was_cut_and_is_made_anew_with_other_
     assert '10 of 11 images are there already' in capsys.readouterr().err
     assert (out / 'seed000009.png').read_bytes() == images['seed000009.png']
     assert (out / 'seed000003.png').read_bytes() == b'left as it is'
-    assert main([*command, '--truncation-psi', '1.3']) == 0
-    assert (out / 'seed000003.png').read_bytes() not in (b'left as it is', images['seed000003.png'])
+    assert main([*command, '--truncation-psi', '1.3']) == 1
+    assert 'holds samples of other settings (truncation_psi 0.7, not 1.3)' in capsys.readouterr().err
+    assert (out / 'seed000003.png').read_bytes() == b'left as it is'
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,10 @@ def test_dry_run_reports_without_training(tmp_path, capsys):
         ('sample --model {tmp} --out {tmp}/a.png', '{tmp} has no checkpoints; give the --workdir of a run'),
         ('sample --model {run} --ws w.npz --class 1 --out {tmp}/a.png', '--ws does not go with --class'),
         ('sample --model {run} --video --style-mix 1:0 --out {tmp}/a.gif', '--video does not go with --style-mix'),
+        ('sample --model {run} --grid 2x2 --out {tmp}/a.gif', '--grid is of a video; add --video'),
+        ('sample --model {run} --fps 9 --out {tmp}/a.gif', '--fps is of a video; add --video'),
+        ('sample --model {run} --out {tmp}/a.mp4', 'is a video; add --video'),
+        ('sample --model {run} --video --fps 0 --out {tmp}/a.gif', '--fps 0.0 must be positive'),
         ('sample --model {run} --direction d.npz:pca:0:-1..1 --out {tmp}/a/', '--direction makes one file'),
         ('render --model {run} --out {tmp}/a.jpg', "the suffix is '.jpg'; use .png, or .npy for float32"),
         ('render --model {run} --zoom 0 --out {tmp}/a.png', '--zoom 0.0 must be positive'),

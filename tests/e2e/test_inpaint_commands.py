@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import sys
 
 import foreign
 import numpy as np
@@ -75,6 +76,26 @@ def test_folders_are_completed_and_the_flow_of_the_attention_is_drawn_beside(tmp
         flow = read(out / f'{name}_flow.png')
         assert flow.shape == (*SIZE, 3) and flow.std() > 5
         np.testing.assert_array_equal(flow[:8, :8], np.broadcast_to(flow[0, 0], (8, 8, 3)))
+
+
+def test_an_object_that_was_erased_to_transparency_is_filled_and_seen(tmp_path):
+    image = np.full((24, 24, 4), (90, 160, 60, 255), np.uint8)
+    image[8:14, 8:14, 3] = 0
+    image[2, 2, 3] = 200
+    Image.fromarray(image).save(tmp_path / 'cut.png')
+    options = ['--method', 'biharmonic', '--image', tmp_path / 'cut.png', '--mask', tmp_path / 'cut.png']
+    assert run(*options, '--out', tmp_path / 'out.png') == 0
+    filled = read(tmp_path / 'out.png')
+    assert (filled[8:14, 8:14] == (90, 160, 60, 255)).all() and filled[2, 2, 3] == 200
+
+
+def test_a_photograph_of_a_telephone_says_what_it_needs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    (tmp_path / 'photo.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(100))
+    Image.new('L', (8, 8)).save(tmp_path / 'mask.png')
+    options = ['--image', tmp_path / 'photo.heic', '--mask', tmp_path / 'mask.png', '--out', tmp_path / 'out.png']
+    assert run('--method', 'biharmonic', *options) == 1
+    assert "needs: pip install 'pegan_jax[heif]'" in capsys.readouterr().err
 
 
 def test_the_flow_points_from_each_block_to_its_most_attended_patch(plain, files):

@@ -27,7 +27,7 @@ from pegan_jax.sampling import (
     sample,
     sphere,
 )
-from pegan_jax.sampling.grids import half_height
+from pegan_jax.sampling.grids import half_height, lookup
 
 
 def untrained(name):
@@ -341,12 +341,35 @@ def test_the_command_takes_coordinates_blends_and_tiles(model, saved, tmp_path):
     assert _tiles(tmp_path / 'zoom', 5).shape == (20, 20, 3)
 
 
+@pytest.mark.parametrize('name', ['cips:panorama,tiny', 'cips:tiny'])
+def test_what_turns_keeps_its_shape_whatever_the_units_of_coordinates(name):
+    config = load_config(name, ['data.resolution=(16,24)', 'model.img_resolution=(16,24)'] * (name == 'cips:tiny'))
+    model = Model(config, system_module(config.system).build(config), {}, 0)
+    height, width = config.data.size
+    unit = np.array([width / (model.sampler.span or 1), height])  # of half a frame, in pixels
+    views = [(frame_grid(model, matrix=coords.rotate(0.5)), 0.0)]
+    if 'panorama' in name:
+        views.append((panorama(model, 16, azimuth=2.0, matrix=coords.rotate(0.5)), 2.0 / math.pi))
+    for grid, middle in views:
+        (rows, columns), at = lookup(grid)
+        points = np.asarray(at(np.arange(rows * columns))).reshape(rows, columns, 2)
+        right, down = ((points[i] - points[7, 7]) * unit for i in ((7, 8), (8, 7)))
+        assert abs(right @ down) < 0.15 * (right @ right) and right @ right == pytest.approx(down @ down, rel=0.3)
+        around = points[rows // 2 - 1 : rows // 2 + 1, columns // 2].mean(0)
+        assert np.abs((around - (middle, 0)) * unit).max() < 2
+
+
 def test_the_command_shows_arcs_planets_and_spheres(round_model, saved, tmp_path):
     out, folder = tmp_path / 'out.npy', saved(round_model)
     close(_command(folder, out), sample(round_model, [3])[0], 1e-4)
     close(_command(folder, out, '--arc', '360'), render(round_model, 3, panorama(round_model, 16)))
     got = _command(folder, out, '--arc', '90', '--azimuth', '180', '--size', '8x10')
     close(got, render(round_model, 3, panorama(round_model, 8, 10, arc=0.25, azimuth=math.pi)))
+    assert _command(folder, out, '--arc', '360', '--size', '8').shape == (8, 32, 3)
+    assert _command(folder, out, '--view', 'sphere', '--size', '8').shape == (8, 16, 3)
+    turned = ['--rotate', '20', '--zoom', '1.5']
+    motion = coords.compose(coords.zoom(1.5), coords.rotate(math.radians(20)))
+    close(_command(folder, out, *turned), sample(round_model, [3], transform=motion)[0], 1e-4)
     close(_command(folder, out, '--view', 'planet', '--size', '20'), render(round_model, 3, planet(round_model, 20)))
     close(
         _command(folder, out, '--view', 'sky', '--size', '20'), render(round_model, 3, planet(round_model, 20, up=True))

@@ -497,5 +497,6 @@ def test_a_card_tells_of_classes_and_of_the_licence_of_converted_weights():
     model = model_of('pggan:tiny', 'model.c_dim=2', 'data.labels=True')
     model = dataclasses.replace(model, imported={'file': 'x.pt', 'licence': 'Ask its author.'})
     card = sharing.card(model, 'user/name', 'other', [])
+    assert 'seeds=[0, 1, 2], label=0)' in card and '--seeds 0-31 --class 0 --out' in card
     assert 'a, b' in card and 'Ask its author.' in card and 'weights converted from `x.pt`' in card
     assert 'inpaint' in sharing.card(model_of('deepfill:tiny'), 'user/name', 'mit', [])

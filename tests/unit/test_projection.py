@@ -133,12 +133,20 @@ def test_the_command_fits_what_is_given_and_tells_the_rest(tmp_path, capsys):
     Image.fromarray(to_uint8(sample(loaded, [3])[0])).save(tmp_path / 'image.png')
     hole = np.zeros((16, 16), np.uint8)
     hole[:, 8:] = 255
+    Image.fromarray(hole // 255).save(tmp_path / 'ones.png')  # as programs write them
     Image.fromarray(hole).save(tmp_path / 'hole.png')
-    for given, count in (('scattered:0.25', 64), (str(tmp_path / 'hole.png'), 128)):
+    for given, count in (('scattered:0.25', 64), (f'{tmp_path}/ones.png', 128), (f'{tmp_path}/hole.png', 128)):
         words = ['--model', str(workdir), '--image', str(tmp_path / 'image.png'), '--out', str(tmp_path / 'found')]
         assert main(['project', *words, '--given', given, '--steps', '20']) == 0
         printed = capsys.readouterr().out
         assert f'dB of {count} pixels given' in printed and f'dB of {256 - count} pixels held out' in printed
+    Image.new('L', (8, 8)).save(tmp_path / 'small.png')
+    for given, match in (
+        (tmp_path / 'small.png', 'the mask must be as large'),
+        ('scattered', 'such as scattered:0.25'),
+    ):
+        assert main(['project', *words, '--given', given, '--steps', '1']) == 1
+        assert match in capsys.readouterr().err
     shown = np.asarray(Image.open(tmp_path / 'found' / 'given.png'))
     assert (shown[:, 8:] == 128).all() and shown[:, :8].std() > 10
     out = tmp_path / 'wide.npy'

@@ -12,7 +12,7 @@ from pegan_jax.config import load_config
 from pegan_jax.gan import latents
 from pegan_jax.models import cips, cips_views, stylegan2, stylegan3
 from pegan_jax.pixels import image_grid, to_uint8, write
-from pegan_jax.sampling import Model, frame_view, interpolate, render, sample, style_mix
+from pegan_jax.sampling import Model, frame_view, interpolate, lazy_grid, render, sample, style_mix
 from pegan_jax.scoring.images import noise_options
 
 
@@ -206,6 +206,9 @@ def test_scores_draw_the_noise_of_cips_anew_and_samples_have_none(model):
     [
         ('canvas_model', {'noise_mode': 'none'}, 'stylegan3 takes no noise when sampling; it takes size'),
         ('model', {'grid': np.zeros((2, 2, 2)), 'size': (4, 4)}, 'a grid already tells size and transform'),
+        ('model', {'size': 128}, r'size=128; give \(height, width\)'),
+        ('model', {'grid': lazy_grid(4, 4)}, 'grid is no array; render takes'),
+        ('model', {'batch_size': 0}, 'batch_size=0 must be at least 1'),
         ('model', {'transform': np.eye(3)[None]}, 'CIPS takes one matrix'),
         ('model', {'transform': np.eye(2)}, r'a transform of shape \(2, 2\); give one matrix \[3, 3\]'),
         (
