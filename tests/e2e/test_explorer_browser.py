@@ -390,8 +390,8 @@ def test_layers_are_listed_and_drawn(page):
 def photo(tmp_path):
     y, x = np.mgrid[:150, :200]
     image = np.stack([x, y, 127 + 100 * np.sin(x / 7 + y / 11)], axis=-1).astype(np.uint8)
-    Image.fromarray(image).save(tmp_path / 'photo.png')
-    return tmp_path / 'photo.png'
+    Image.fromarray(image).save(tmp_path / 'my photo.png')
+    return tmp_path / 'my photo.png'
 
 
 def choose(page, photo):
@@ -417,18 +417,18 @@ def test_a_mask_and_a_sketch_are_drawn_and_filled_as_the_library_fills_them(page
     page.wait("document.querySelectorAll('#photo .strip button').length === 3")
     page.wait("document.querySelector('#photo [data-do=run]').textContent === 'Fill'")
     page.click('mask')
-    mask, sketch = page.downloaded('photo_mask.png')[..., 0] > 127, page.downloaded('photo_sketch.png')[..., 0] > 127
+    mask, sketch = (page.downloaded(f'my photo_{kind}.png')[..., 0] > 127 for kind in ('mask', 'sketch'))
     assert 0.01 < mask.mean() < 0.2 and 0 < sketch.mean() < 0.05 and mask[75, 100] and not mask[:10].any()
     image, strategy = np.asarray(Image.open(photo)), Strategy('crop', margin=16)
     page.click('save')
     want = inpainting.inpaint_by(strategy, model, image, mask, sketch)
     # The browser compiles nothing: both are the library, in two processes.
-    assert np.abs(page.downloaded('photo_filled.png').astype(int) - want).max() <= 1
+    assert np.abs(page.downloaded('my photo_filled.png').astype(int) - want).max() <= 1
     assert (want != inpainting.inpaint_by(strategy, model, image, mask)).any()
     page.js("document.querySelectorAll('#photo .strip button')[2].click()")
     page.click('save')
     np.testing.assert_array_equal(
-        page.downloaded('photo_filled.png'), inpainting.inpaint_by(strategy, None, image, mask)
+        page.downloaded('my photo_filled.png'), inpainting.inpaint_by(strategy, None, image, mask)
     )
 
 
@@ -454,7 +454,7 @@ def test_the_slider_parts_before_and_after_and_results_stand_side_by_side(page, 
     page.wait("[...document.querySelectorAll('#photo .results img')].length === 3")
     page.js("document.querySelectorAll('#photo .strip button')[1].click()")
     page.click('keep')
-    page.wait("document.querySelector('#photo [data-role=place]').textContent.startsWith('photo_filled.png')")
+    page.wait("document.querySelector('#photo [data-role=place]').textContent.startsWith('my photo_filled.png')")
 
 
 def test_what_cannot_be_loaded_is_told(page, tmp_path, request):

@@ -49,7 +49,7 @@ export class PhotoView {
       const response = await ask('photo', {}, {method: 'POST', body: file});
       this.photo = response.headers.get('x-photo');
       this.file = file;
-      this.name = (file.name ?? 'photo.png').replace(/[^\w.-]+/g, '_');
+      this.name = file.name ?? 'photo.png';
       this.image = await createImageBitmap(await response.blob());
       const {width, height} = this.image;
       this.hole = layer(width, height);
