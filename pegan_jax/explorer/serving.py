@@ -96,7 +96,7 @@ def explore(*models: Model | str | os.PathLike, port: int = 0, height: int = 780
     """Shows models in a notebook, or serves them for a browser on this machine.
 
     Args:
-      models: from `load`, or the working directories of runs.
+      models: from `load`, which commands that the page gives call MODEL; or the working directories of runs.
       port: 0 is any free one.
       height: of the page in the notebook, in pixels.
     Returns: what a notebook shows when it is the last value of a cell; `address`, and `close()` to end it.
@@ -107,7 +107,7 @@ def explore(*models: Model | str | os.PathLike, port: int = 0, height: int = 780
     named = {}
     for index, model in enumerate(models):
         if isinstance(model, Model):
-            named[f'model {index + 1}' if len(models) > 1 else 'model'] = model
+            named[f'MODEL{index + 1}' if len(models) > 1 else 'MODEL'] = model
         else:
             named[str(model)] = load(model)
     return Explorer(named, port, height)
