@@ -87,8 +87,6 @@ def fill(
     if flow:
         inpainting.check_attention(model)
     filled = inpainting.inpaint_by(chosen, model, seen.pixels, hole, sketch, flow=flow)
-    if seen.alpha is not None:
-        seen = seen._replace(alpha=np.where(hole, np.uint8(255), seen.alpha))
     return png(_opaque_or_not(filled, seen), **seen.kept)
 
 

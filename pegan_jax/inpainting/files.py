@@ -282,10 +282,10 @@ def inpaint_files(
 ) -> None:
     """Completes image files, images of one size together; every result is written as soon as it is there.
 
-    Holes come back opaque; elsewhere the transparency of an image comes back as it is, and its colours under it count
-    as known. A model of RGBA completes it too. A grey model takes files without colours, whatever their mode, and its
-    results are grey. An image whose mask has no hole is written as it is, with a warning. What cannot be read does not
-    keep the other images from being completed.
+    The transparency of an image comes back as it is, and its colours under it count as known; where it is its own mask,
+    it comes back opaque. A model of RGBA completes transparency too. A grey model takes files without colours, whatever
+    their mode, and its results are grey. An image whose mask has no hole is written as it is, with a warning. What
+    cannot be read does not keep the other images from being completed.
 
     Args:
       model: None: `biharmonic`.
@@ -329,8 +329,9 @@ def inpaint_files(
                     out = item.pair.out
                     out.parent.mkdir(parents=True, exist_ok=True)
                     alpha = item.picture.alpha
-                    opaque = None if alpha is None else np.where(item.mask, np.uint8(255), alpha)
-                    save(out, item.picture._replace(pixels=pixels, alpha=opaque))
+                    if alpha is not None and item.pair.mask == item.pair.image:
+                        alpha = np.where(item.mask, np.uint8(255), alpha)
+                    save(out, item.picture._replace(pixels=pixels, alpha=alpha))
                     if flow:
                         arrays = (item.picture.pixels, item.mask, item.sketch)
                         by_crop = functools.partial(inpaint_by, strategy, flow=True)
