@@ -17,6 +17,7 @@ from pegan_jax.scoring import images
 from pegan_jax.scoring import scores as scoring
 from pegan_jax.settings import UserError
 from pegan_jax.train import run, scores
+from pegan_jax.train.checkpoint import Checkpoints, load_sampling
 
 
 @pytest.fixture(scope='module')
@@ -156,10 +157,18 @@ def test_a_run_scores_its_checkpoints_and_keeps_the_best(folder, tmp_path, evalu
     monkeypatch.setattr(scores, 'open_networks', lambda *_: {})
     run(settings(metrics=('pr_worlds16',), total_kimg=0.16), tmp_path)
     assert load(tmp_path, 'best').step == 16 and load(tmp_path).step == 20
-    # Ranks of different numbers are not compared: a precision of 5 is no swd of -5.
-    monkeypatch.undo()
-    run(settings(metrics=('rows16',), total_kimg=0.176), tmp_path)
-    assert load(tmp_path, 'best').step == 22
+
+
+def test_the_best_checkpoint_is_that_of_the_number_that_the_run_is_ranked_by_now(tmp_path):
+    kept = {'keep': 3, 'keep_best': 2}
+    for best, highest, saves in (('pr', True, {1: 0.3, 2: 0.5}), ('fid', False, {3: 90.0, 4: 80.0, 5: 85.0})):
+        checkpoints = Checkpoints(tmp_path / 'checkpoints', best=best, highest=highest, **kept)
+        for step, number in saves.items():
+            checkpoints.save_items(step, {'sampling': {'x': np.zeros(2)}}, {}, {best: number})
+            checkpoints.wait()
+            # A precision of 0.5 is no FID of -0.5.
+            assert load_sampling(tmp_path / 'checkpoints', 'best')[2] == {3: 3, 4: 4, 5: 4}.get(step, step)
+        checkpoints.close()
 
 
 def test_a_score_that_fails_loses_no_step(folder, tmp_path, monkeypatch):
