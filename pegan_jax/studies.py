@@ -65,7 +65,7 @@ def _grown(setting: Setting) -> dict[str, Any]:
     stage = round(setting.kimg / 2 / count, 3)
     return {
         'channel_base': 512, 'channel_max': 48, 'z_dim': 48, 'stage_kimg': (stage,) * count, 'fade_kimg': stage / 2,
-        'img_resolution': setting.side,
+        'img_resolution': setting.side, 'ema_decay': 0.5 ** (setting.batch_size / (30 * setting.kimg)),
     }  # fmt: skip
 
 

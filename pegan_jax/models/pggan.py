@@ -32,11 +32,10 @@ def validate(config: Any) -> None:
 
 # Learning rates in units of those in the configuration, by the resolution of the stage.
 LR_FACTORS = {128: 1.5, 256: 2.0, 512: 3.0, 1024: 3.0}
-EMA_DECAY = 0.999
 
 
 # Fields that change how a model is trained, not what it is: a run may change them between launches.
-TRAINING_FIELDS = frozenset('mbstd_group_size gp_weight drift_weight label_weight dtype'.split())
+TRAINING_FIELDS = frozenset('mbstd_group_size gp_weight drift_weight label_weight ema_decay dtype'.split())
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ class Config:
       generated images.
     label_weight: of the cross entropies of the labels that the critic tells, of real and of generated images (auxiliary
       classifier, Odena et al. 2017).
+    ema_decay: of G's running mean, per step; of runs of less than some thousand steps it should be less.
     dtype: of the inputs of convolutions; those to colours, the critic's dense layers and the penalty are float32.
     """
 
@@ -77,6 +77,7 @@ class Config:
     gp_weight: float = 10.0
     drift_weight: float = 0.0005
     label_weight: float = 1.0
+    ema_decay: float = 0.999
     dtype: Literal['float32', 'bfloat16'] = 'float32'
 
     def __post_init__(self) -> None:
@@ -85,6 +86,8 @@ class Config:
         for name in ('z_dim', 'channel_max', 'mbstd_group_size'):
             at_least(self, name, 1)
         at_least(self, 'channel_base', self.img_resolution // 2)
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f'model.ema_decay={self.ema_decay} must lie in [0, 1); published: 0.999.')
         for name in ('c_dim', 'gp_weight', 'drift_weight', 'label_weight'):
             at_least(self, name, 0)
         if not self.fade_kimg > 0 or not all(kimg > 0 for kimg in self.stage_kimg):
@@ -403,7 +406,7 @@ def build(config: Any) -> GAN:
         sampler=sampler(model),
         c_dim=model.c_dim,
         stage_at=stage_at,
-        ema=lambda nimg, step: EMA_DECAY,
+        ema=lambda nimg, step: model.ema_decay,
         enter=enter,
     )
 
