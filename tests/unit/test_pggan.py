@@ -268,6 +268,7 @@ def test_maps_of_zeros_have_a_finite_gradient():
         ({'channel_max': 6, 'encoding': 'spe'}, "encoding='spe' with 6 channels"),
         ({'upsampling': 'bilinear'}, "upsampling='bilinear'"),
         ({'gp_weight': -1.0}, 'gp_weight=-1.0 must be at least 0'),
+        ({'ema_decay': 1.0}, r'ema_decay=1.0 must lie in \[0, 1\)'),
     ],
 )
 def test_bad_settings_are_named(changes, match):
