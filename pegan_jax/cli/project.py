@@ -13,6 +13,7 @@ from pegan_jax.cli import options
 from pegan_jax.data import mask_files
 from pegan_jax.data.pipeline import fit
 from pegan_jax.files import whole
+from pegan_jax.inpainting.files import check_size
 from pegan_jax.metrics.image import psnr
 from pegan_jax.pixels import as_floats, as_image, read_image, to_uint8
 from pegan_jax.projection import observe, picture_of, project, project_points
@@ -95,11 +96,7 @@ def run(args: argparse.Namespace) -> None:
         given = args.given
         if options.path(given).is_file():
             hole = mask_files.read(options.path(given), max_pixels=data.max_pixels)
-            if hole.shape != image.shape[:2]:
-                raise UserError(
-                    f'--given {given} has {hole.shape[1]} x {hole.shape[0]} pixels and the image {image.shape[1]} x '
-                    f'{image.shape[0]}; the mask must be as large.'
-                )
+            check_size(options.path(given), hole.shape, image.shape[:2], 'mask')
             given = fit(np.uint8(255) * hole[..., None], data.size, 'center')[..., 0] < 128
         elif ':' not in given:
             raise UserError(f'--given {given} is no file, nor pixels of a kind, such as scattered:0.25 or coarse:2.')

@@ -135,7 +135,7 @@ def _read(path: Place) -> bytes:
         return path.read_bytes()  # of a ZIP file, threads take turns
     except (zipfile.BadZipFile, zlib.error) as error:
         raise UnreadableImage(f'damaged in the ZIP file: {error}') from error
-    except (RuntimeError, NotImplementedError) as error:  # it is encrypted, or compressed in another way
+    except RuntimeError as error:  # it is encrypted, or compressed in another way
         raise UnreadableImage(f'the ZIP file cannot be read: {error}') from error
 
 

@@ -135,7 +135,8 @@ def as_seen(picture: Picture, channels: int, path: Path) -> Picture:
     return Picture(pixels[..., :1], alpha, {k: v for k, v in kept.items() if k != 'icc_profile'})
 
 
-def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int], what: str) -> None:
+def check_size(path: Path, found: tuple[int, int], size: tuple[int, int], what: str) -> None:
+    """Raises: UserError unless a mask or a sketch, of `found` (height, width), is as large as its image."""
     if found != size:
         raise UserError(
             f'{path} has {found[1]} x {found[0]} pixels and the image {size[1]} x {size[0]}; the {what} must be as '
@@ -156,7 +157,7 @@ def read_mask(
     Raises: ValueError as `mask_files.read`, for another size, or if nothing is known.
     """
     mask = mask_files.read(path, invert=invert, colour=colour, max_pixels=max_pixels)
-    _check_size(path, mask.shape, size, 'mask')
+    check_size(path, mask.shape, size, 'mask')
     if mask.all():
         raise UserError(
             f'{path} is a hole everywhere ({"black" if invert else "white"}), so that nothing is known which it could '
@@ -171,7 +172,7 @@ def read_sketch(path: Path, size: tuple[int, int], *, invert: bool = False, max_
     Raises: ValueError as `read_picture`, or for another size.
     """
     pixels, alpha, _ = read_picture(path, max_pixels)
-    _check_size(path, pixels.shape[:2], size, 'sketch')
+    check_size(path, pixels.shape[:2], size, 'sketch')
     grey = pixels[..., 0] if alpha is None else np.where(alpha > 127, pixels[..., 0], 0).astype(np.uint8)
     lines = (255 - grey if invert else grey) > LINE
     if lines.mean() > 0.5:

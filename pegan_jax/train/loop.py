@@ -102,7 +102,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
                 scores, meta = {}, {'config': configs.to_dict(config), 'images': nimg}
                 try:
                     if measure and train.keep_best:
-                        scores['swd'] = pictures.distance(state)
+                        scores['swd'] = together(lambda: pictures.distance(state))
                     if measure and run_scores is not None:
                         scores |= run_scores(state)
                 except Exception:  # whatever it is, the steps since the last checkpoint are kept

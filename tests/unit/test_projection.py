@@ -142,7 +142,7 @@ def test_the_command_fits_what_is_given_and_tells_the_rest(tmp_path, capsys):
         assert f'dB of {count} pixels given' in printed and f'dB of {256 - count} pixels held out' in printed
     Image.new('L', (8, 8)).save(tmp_path / 'small.png')
     for given, match in (
-        (tmp_path / 'small.png', 'the mask must be as large'),
+        (f'{tmp_path}/small.png', 'the mask must be as large'),
         ('scattered', 'such as scattered:0.25'),
     ):
         assert main(['project', *words, '--given', given, '--steps', '1']) == 1
