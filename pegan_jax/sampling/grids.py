@@ -130,8 +130,13 @@ def motion(model: Model, matrix: np.ndarray | jax.Array | None, azimuth: float =
         return matrix
     height, width = model.config.data.size
     least, span = min(height, width), model.sampler.span or 1.0
-    unit = np.diag([width / least / span, height / least, 1.0])
-    unit[0, 2] = -unit[0, 0] * azimuth / math.pi
+    return _in_units(matrix, width / least / span, height / least, azimuth)
+
+
+def _in_units(matrix: np.ndarray | jax.Array, x: float, y: float, azimuth: float) -> np.ndarray:
+    """A matrix on positions (x times the azimuth from `azimuth`, over pi; y times the height), as one on coordinates."""
+    unit = np.diag([x, y, 1.0])
+    unit[0, 2] = -x * azimuth / math.pi
     return np.linalg.inv(unit) @ np.asarray(matrix) @ unit
 
 
@@ -216,9 +221,7 @@ def sphere(
     columns = coords.panorama_grid(1, width)[0, :, 0]
     warp = functools.partial(coords.equirectangular, half_height=half_height(model), reach=reach)
     if matrix is not None:
-        unit = np.diag([2.0, 1.0, 1.0])
-        unit[0, 2] = -2 * azimuth / math.pi
-        matrix = np.linalg.inv(unit) @ np.asarray(matrix) @ unit
+        matrix = _in_units(matrix, 2.0, 1.0, azimuth)
     return LazyGrid(np.asarray(columns) + np.float32(azimuth / math.pi), np.asarray(rows), matrix, warp)
 
 
