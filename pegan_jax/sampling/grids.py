@@ -134,7 +134,7 @@ def motion(model: Model, matrix: np.ndarray | jax.Array | None, azimuth: float =
 
 
 def _in_units(matrix: np.ndarray | jax.Array, x: float, y: float, azimuth: float) -> np.ndarray:
-    """A matrix on positions (x times the azimuth from `azimuth`, over pi; y times the height), as one on coordinates."""
+    """A matrix on positions, which are x and y times the coordinates from an azimuth on, as one on coordinates."""
     unit = np.diag([x, y, 1.0])
     unit[0, 2] = -x * azimuth / math.pi
     return np.linalg.inv(unit) @ np.asarray(matrix) @ unit

@@ -1,5 +1,6 @@
 """Rendering beyond regular grids: warps, panoramas, spheres, styles of every position, supersampling, pyramids."""
 
+import dataclasses
 import json
 import math
 import re
@@ -347,10 +348,15 @@ def test_what_turns_keeps_its_shape_whatever_the_units_of_coordinates(name):
     model = Model(config, system_module(config.system).build(config), {}, 0)
     height, width = config.data.size
     unit = np.array([width / (model.sampler.span or 1), height])  # of half a frame, in pixels
-    views = [(frame_grid(model, matrix=coords.rotate(0.5)), 0.0)]
+    motion = {'matrix': coords.rotate(0.5)}
+    views = [(frame_grid(model, **motion), 0.0, unit)]
     if 'panorama' in name:
-        views.append((panorama(model, 16, azimuth=2.0, matrix=coords.rotate(0.5)), 2.0 / math.pi))
-    for grid, middle in views:
+        ball = dataclasses.replace(
+            sphere(model, 16, azimuth=2.0, **motion), warp=None
+        )  # the rays, twice as wide as high
+        views.append((panorama(model, 16, azimuth=2.0, **motion), 2.0 / math.pi, unit))
+        views.append((ball, 2.0 / math.pi, np.array([32, 16])))
+    for grid, middle, unit in views:
         (rows, columns), at = lookup(grid)
         points = np.asarray(at(np.arange(rows * columns))).reshape(rows, columns, 2)
         right, down = ((points[i] - points[7, 7]) * unit for i in ((7, 8), (8, 7)))
