@@ -170,8 +170,8 @@ def test_the_command_writes_numbers_and_pictures(tmp_path, words, pictures, caps
     'words, message',
     [
         ('filters --config stylegan2:tiny', "is of system 'stylegan2', whose layers have no such filters"),
-        ('noise --config stylegan3:tiny', 'has no noise; choose a stylegan2'),
-        ('noise --config stylegan3:c,tiny', 'has no noise; choose a stylegan2'),
+        ('noise --config stylegan3:tiny', 'has no noise; choose a cips'),
+        ('noise --config stylegan3:c,tiny', 'has no noise; choose a cips'),
         ('filters --samples 4', '--samples 4: the study filters draws no samples'),
         ('noise --samples 1', '--samples 1: the study noise needs at least 2'),
         ('padding --model a --model b', '--model is given 2 times; the study padding takes one'),
