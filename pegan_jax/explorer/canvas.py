@@ -130,7 +130,7 @@ def spectrum(maps: np.ndarray) -> np.ndarray:
 # Commands -------------------------------------------------------------------------------------------------------------
 
 
-def command(model: Model, name: str, wanted: Style, where: Place) -> dict[str, str | None]:
+def command(model: Model, wanted: Style, where: Place) -> dict[str, str | None]:
     """{'cli': the command line that makes the image, None if there is none, 'python': lines that do}."""
     options = _options(model, where)
     moved = 'transform' in options and (where.x, where.y, where.angle) != (0, 0, 0)
@@ -140,7 +140,7 @@ def command(model: Model, name: str, wanted: Style, where: Place) -> dict[str, s
         motion = f' --rotate {where.angle:g}' if moved and where.angle else ''
         motion += f' --translate={where.x:g},{where.y:g}' if moved and (where.x, where.y) != (0, 0) else ''
         cli = (
-            f'python -m pegan_jax sample --model {shlex.quote(name)} --seeds {wanted.seed}{size}{motion}'
+            f'python -m pegan_jax sample {shlex.join(queries.model_words(model))} --seeds {wanted.seed}{size}{motion}'
             f'{queries.style_options(wanted)} --out image.png'
         )
     given = '' if where.size is None else f', size={where.size}'
@@ -155,7 +155,7 @@ def command(model: Model, name: str, wanted: Style, where: Place) -> dict[str, s
         'import pegan_jax',
         'from pegan_jax import pixels, sampling',
         '',
-        f'model = pegan_jax.load({name!r})',
+        queries.load_line(model),
         *([] if wanted.to is None else queries.blend_lines(wanted)),
         f"pixels.save({made}[0], 'image.png')",
     ]

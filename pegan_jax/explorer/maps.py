@@ -126,7 +126,7 @@ def save(model: Model, wanted: Style, place: View, path: Path, bits: int) -> Non
     sampling.render_file(model, queries.styles(model, wanted)[0], grid, path, bits=bits, chunk=SIDE * SIDE)
 
 
-def command(model: Model, name: str, wanted: Style, place: View, bits: int) -> dict[str, str | None]:
+def command(model: Model, wanted: Style, place: View, bits: int) -> dict[str, str | None]:
     """{'cli': the command line that makes a view, None if there is none, 'python': lines that do}."""
     extent, matrix = _lattice(model, place)
     (x0, x1), (y0, y1) = extent['x'], extent['y']
@@ -138,7 +138,7 @@ def command(model: Model, name: str, wanted: Style, place: View, bits: int) -> d
             ends = ','.join(f'{v * frame(model).scale[0]:.9g}' for v in (x0, x1, y0, y1))
         turn = '' if matrix is None else f' --rotate {place.angle:g}'
         cli = (
-            f'python -m pegan_jax render --model {shlex.quote(name)} --seed {wanted.seed} '
+            f'python -m pegan_jax render {shlex.join(queries.model_words(model))} --seed {wanted.seed} '
             f'--size {place.height}x{place.width} --extent={ends}{turn}{queries.style_options(wanted)}'
             f'{" --bits 16" * (bits == 16)} --out view.png'
         )
@@ -153,7 +153,7 @@ def command(model: Model, name: str, wanted: Style, place: View, bits: int) -> d
         'import pegan_jax',
         'from pegan_jax import sampling',
         '',
-        f'model = pegan_jax.load({name!r})',
+        queries.load_line(model),
         *blend,
         f'grid = sampling.lazy_grid({place.height}, {place.width}, {extents}{moved})',
         f"sampling.render_file(model, {what}, grid, 'view.png'{deep}{arguments})",

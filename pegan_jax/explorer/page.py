@@ -35,7 +35,7 @@ STATIC = importlib.resources.files('pegan_jax.explorer') / 'static'
 
 
 def page(models: Mapping[str, Model], *, token: str | None = None, embedded: bool = False) -> ASGIApp:
-    """The application for models by their names, which are their paths where they have one.
+    """The application for models by the names that it shows.
 
     Args:
       token: what every request has to bring as `token` in its address; None: requests have to be for this machine, and
@@ -128,9 +128,9 @@ class Routes:
         self._models, self._photos = dict(models), photos.Photos()
         self._turn, self._filling = asyncio.Semaphore(AT_ONCE), asyncio.Lock()
 
-    def _model(self, request: Request) -> tuple[str, Model]:
+    def _model(self, request: Request) -> Model:
         index = queries.whole(request.query_params, 'model', 0, len(self._models) - 1, 0)
-        return list(self._models.items())[index]
+        return list(self._models.values())[index]
 
     async def _compute(self, request: Request, work: Callable[[], Any], respond: Callable[[Any], Response]) -> Response:
         """respond(work()), computed in a thread when it is its turn; not at all if nobody waits for it any longer."""
@@ -146,13 +146,13 @@ class Routes:
         return JSONResponse([describe(name, model) for name, model in self._models.items()])
 
     async def tile(self, request: Request) -> Response:
-        (_, model), query = self._model(request), request.query_params
+        model, query = self._model(request), request.query_params
         style, place = queries.style(query), maps.view(query, tile=True)
         maps.frame(model)
         return await self._compute(request, lambda: maps.tile(model, style, place), _png)
 
     async def save(self, request: Request) -> Response:
-        (_, model), query = self._model(request), request.query_params
+        model, query = self._model(request), request.query_params
         style, place, bits = queries.style(query), maps.view(query), 16 if query.get('bits') == '16' else 8
         folder = tempfile.TemporaryDirectory(prefix='pegan_jax-')
         path = pathlib.Path(folder.name) / 'view.png'
@@ -167,24 +167,24 @@ class Routes:
         query = request.query_params
         if 'file' in query:
             return JSONResponse({'cli': self._fill_command(query), 'python': None})
-        name, model = self._model(request)
+        model = self._model(request)
         if model.sampler.pixelwise:
             bits = 16 if query.get('bits') == '16' else 8
-            return JSONResponse(maps.command(model, name, queries.style(query), maps.view(query), bits))
-        return JSONResponse(canvas.command(model, name, queries.style(query), canvas.place(query)))
+            return JSONResponse(maps.command(model, queries.style(query), maps.view(query), bits))
+        return JSONResponse(canvas.command(model, queries.style(query), canvas.place(query)))
 
     async def picture(self, request: Request) -> Response:
-        (_, model), query = self._model(request), request.query_params
+        model, query = self._model(request), request.query_params
         style, place = queries.style(query), canvas.place(query)
         return await self._compute(request, lambda: canvas.picture(model, style, place), _png)
 
     async def layers(self, request: Request) -> Response:
-        (_, model), query = self._model(request), request.query_params
+        model, query = self._model(request), request.query_params
         style, place = queries.style(query), canvas.place(query)
         return await self._compute(request, lambda: canvas.table(model, style, place), JSONResponse)
 
     async def layer(self, request: Request) -> Response:
-        (_, model), query = self._model(request), request.query_params
+        model, query = self._model(request), request.query_params
         style, place = queries.style(query), canvas.place(query)
         kind = queries.one_of(query, 'kind', ('channels', 'spectrum'))
         name, channel = query.get('layer', ''), queries.whole(query, 'channel', 0, 10**5, 0)
@@ -204,18 +204,18 @@ class Routes:
         name, _, data = await asyncio.to_thread(load)
         return Response(data, media_type='image/png', headers={'x-photo': name})
 
-    def _filler(self, query: QueryParams) -> tuple[str | None, Model | None]:
+    def _filler(self, query: QueryParams) -> Model | None:
         """The model of a query; None for `model=biharmonic`."""
         if query.get('model') == 'biharmonic':
-            return None, None
+            return None
         index = queries.whole(query, 'model', 0, len(self._models) - 1)
-        name, model = list(self._models.items())[index]
+        model = list(self._models.values())[index]
         model.completer  # noqa: B018  raises for others
-        return name, model
+        return model
 
     async def fill(self, request: Request) -> Response:
         query = request.query_params
-        _, model = self._filler(query)
+        model = self._filler(query)
         photo, chosen = self._photos.get(query.get('photo', '')), photos.strategy(query)
         hole, lines = photos.planes(await _body(request), photo.pixels.shape[:2])
         if self._filling.locked():
@@ -225,9 +225,8 @@ class Routes:
             return _png(await asyncio.to_thread(*work))
 
     def _fill_command(self, query: QueryParams) -> str:
-        name, _ = self._filler(query)
         shown = [query.get(word) == '1' for word in ('sketch', 'flow')]
-        return photos.command(name, photos.strategy(query), query['file'], *shown)
+        return photos.command(self._filler(query), photos.strategy(query), query['file'], *shown)
 
 
 def _png(data: bytes) -> Response:

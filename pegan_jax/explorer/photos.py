@@ -100,12 +100,12 @@ def _opaque_or_not(pixels: np.ndarray, photo: Picture) -> np.ndarray:
     return pixels if photo.alpha is None else np.concatenate([pixels, photo.alpha[..., None]], axis=-1)
 
 
-def command(name: str | None, chosen: Strategy, file: str, sketch: bool, flow: bool) -> str:
-    """The command line that fills a photograph of this file name as the page does; name None: biharmonic."""
+def command(model: Model | None, chosen: Strategy, file: str, sketch: bool, flow: bool) -> str:
+    """The command line that fills a photograph of this file name as the page does; model None: biharmonic."""
     stem = file.rpartition('.')[0] or file
-    words = ['--method', 'biharmonic'] if name is None else ['--model', name]
+    words = ['--method', 'biharmonic'] if model is None else queries.model_words(model)
     words += ['--image', file, '--mask', f'{stem}_mask.png']
-    words += ['--sketch', f'{stem}_sketch.png'] * (sketch and name is not None) + ['--flow'] * flow
+    words += ['--sketch', f'{stem}_sketch.png'] * (sketch and model is not None) + ['--flow'] * flow
     if chosen.name != 'original':
         length = ('--margin', chosen.margin) if chosen.name == 'crop' else ('--limit', chosen.limit)
         words += ['--strategy', chosen.name, *map(str, length)]

@@ -99,6 +99,18 @@ def styles(model: Model, wanted: Style) -> jax.Array:
     return (1 - share) * w + share * other
 
 
+def model_words(model: Model) -> list[str]:
+    """The words of a command that load a model: ['--model', path], and --step where one was asked for."""
+    path, step = model.loaded or ('MODEL', None)
+    return ['--model', path, *([] if step is None else ['--step', str(step)])]
+
+
+def load_line(model: Model) -> str:
+    """The line of Python that loads a model."""
+    path, step = model.loaded or ('MODEL', None)
+    return f'model = pegan_jax.load({path!r}{"" if step is None else f", {step!r}"})'
+
+
 def style_text(wanted: Style) -> str:
     """The arguments of `Model.styles` as Python: ', truncation_psi=0.7, label=3', or nothing."""
     psi = '' if wanted.psi == 1 else f', truncation_psi={wanted.psi:g}'

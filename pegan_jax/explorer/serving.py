@@ -30,8 +30,9 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _server(models: Mapping[str, Model], token: str | None, embedded: bool) -> uvicorn.Server:
-    # Programs are compiled, or read from the cache, while a browser starts.
-    threading.Thread(target=maps.prepare, args=(list(models.values()),), daemon=True).start()
+    # Programs are compiled, or read from the cache, while a browser starts. A process that ends waits for that, because
+    # a thread that ends inside of XLA aborts it.
+    threading.Thread(target=maps.prepare, args=(list(models.values()),)).start()
     app = page(models, token=token, embedded=embedded)
     return uvicorn.Server(uvicorn.Config(app, log_level='warning', access_log=False, timeout_graceful_shutdown=1))
 
@@ -96,7 +97,7 @@ def explore(*models: Model | str | os.PathLike, port: int = 0, height: int = 780
     """Shows models in a notebook, or serves them for a browser on this machine.
 
     Args:
-      models: from `load`, which commands that the page gives call MODEL; or the working directories of runs.
+      models: from `load`, or what it takes: working directories of runs, names of models that ship.
       port: 0 is any free one.
       height: of the page in the notebook, in pixels.
     Returns: what a notebook shows when it is the last value of a cell; `address`, and `close()` to end it.
@@ -105,9 +106,8 @@ def explore(*models: Model | str | os.PathLike, port: int = 0, height: int = 780
     if not models:
         raise UserError("explore() needs a model, such as explore(pegan_jax.load('runs/quickstart')).")
     named = {}
-    for index, model in enumerate(models):
-        if isinstance(model, Model):
-            named[f'MODEL{index + 1}' if len(models) > 1 else 'MODEL'] = model
-        else:
-            named[str(model)] = load(model)
+    for index, model in enumerate(model if isinstance(model, Model) else load(model) for model in models):
+        path, step = model.loaded or (f'MODEL {index + 1}', None)
+        name = path if step is None else f'{path}, step {step}'
+        named[name if name not in named else f'{name} ({index + 1})'] = model
     return Explorer(named, port, height)

@@ -31,6 +31,7 @@ class Model:
     classes: names of the classes that it was trained with, in order, where they have names.
     images: how many its training had shown.
     imported: of converted weights, {'file', 'inferred', 'licence'}: where they are from.
+    loaded: the arguments of `load`, path and step; None: nothing was loaded.
     """
 
     config: configs.Config
@@ -40,6 +41,7 @@ class Model:
     classes: tuple[str, ...] = ()
     images: int = 0
     imported: dict | None = None
+    loaded: tuple[str, int | str | None] | None = None
 
     @property
     def sampler(self) -> Sampler:
@@ -197,7 +199,7 @@ def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
     Raises: CheckpointError if there is none or it is damaged, ForeignFileError likewise of an exported model, UserError
       for what is neither.
     """
-    place = exported.place(path)
+    loaded, place = (os.fspath(path), step), exported.place(path)
     if (file := exported.find(place)) is None:
         if place.is_file():
             raise UserError(
@@ -213,7 +215,7 @@ def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
             raise UserError(f'{file} holds step {meta["step"]} alone, not {step}; leave the step out.')
         step = meta['step']
     gan = configs.system_module(config.system).build(config)
-    return Model(config, gan, variables, step, tuple(meta['classes']), meta['images'], meta['imported'])
+    return Model(config, gan, variables, step, tuple(meta['classes']), meta['images'], meta['imported'], loaded)
 
 
 def local_mesh() -> Mesh:

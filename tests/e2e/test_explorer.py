@@ -1,12 +1,20 @@
 """The explorer's server: what it sends is what the library makes; who may ask; what it refuses."""
 
 import asyncio
+import dataclasses
 import functools
 import io
+import json
 import logging
+import os
 import pathlib
 import shlex
+import signal
+import subprocess
+import sys
 import tempfile
+import urllib.error
+import urllib.request
 
 import jax
 import numpy as np
@@ -14,6 +22,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+import pegan_jax
 from pegan_jax import coords, explorer, inpainting, sampling
 from pegan_jax.cli import main
 from pegan_jax.config import load_config, system_module, to_dict
@@ -44,7 +53,7 @@ def untrained(name):
 
 @pytest.fixture(scope='module')
 def models():
-    return {name: untrained(name) for name in NAMES}
+    return {name: dataclasses.replace(untrained(name), loaded=(name, None)) for name in NAMES}
 
 
 @pytest.fixture(scope='module')
@@ -233,14 +242,28 @@ def test_a_view_is_saved_at_any_size_and_its_commands_make_the_same_file(
 def test_names_in_commands_are_words_of_a_shell(models):
     name, style = 'my runs/$(rm *)', queries.Style(0)
     place = maps.View(-1.0, -1.0, 0.1, 0.0, 8, 8)
+    cips, stylegan3, deepfill = (
+        dataclasses.replace(models[known], loaded=(name, 'best'))
+        for known in ('cips:tiny', 'stylegan3:t,tiny', 'deepfill:guided,tiny')
+    )
     commands = [
-        maps.command(models['cips:tiny'], name, style, place, 8)['cli'],
-        canvas.command(models['stylegan3:t,tiny'], name, style, canvas.Place(None))['cli'],
-        photos.command(name, Strategy(), 'a b.jpg', False, False),
+        maps.command(cips, style, place, 8)['cli'],
+        canvas.command(stylegan3, style, canvas.Place(None))['cli'],
+        photos.command(deepfill, Strategy(), 'a b.jpg', False, False),
     ]
     for command in commands:
-        assert name in shlex.split(command)
+        words = shlex.split(command)
+        at = words.index('--model')
+        assert words[at : at + 4] == ['--model', name, '--step', 'best']
     assert 'a b_mask.png' in shlex.split(commands[2])
+
+
+def test_commands_name_what_was_loaded(workdir):
+    style, place = queries.Style(0), maps.View(-1.0, -1.0, 0.1, 0.0, 8, 8)
+    for step, option, argument in ((None, '', ''), (0, ' --step 0', ', 0')):
+        found = maps.command(pegan_jax.load(workdir, step), style, place, 8)
+        assert f'render --model {workdir}{option} --seed 0' in found['cli']
+        assert f'model = pegan_jax.load({str(workdir)!r}{argument})' in found['python']
 
 
 def test_python_lines_of_a_mix_of_two_seeds_make_what_is_seen_and_there_is_no_command(
@@ -535,13 +558,12 @@ def test_a_fault_of_the_program_is_told_as_one(client, monkeypatch):
 
 
 def test_a_notebook_shows_the_page_of_a_thread_that_can_be_closed(models):
-    import urllib.error
-    import urllib.request
-
-    import pegan_jax
-
-    shown = pegan_jax.explore(models['cips:tiny'], height=500)
+    model = models['cips:tiny']
+    shown = pegan_jax.explore(model, dataclasses.replace(model, loaded=('run', 5)), model, height=500)
     try:
+        with urllib.request.urlopen(shown.address.replace('/?', '/api/models?')) as response:
+            names = [about['name'] for about in json.load(response)]
+        assert names == ['cips:tiny', 'run, step 5', 'cips:tiny (3)']
         assert shown.address in shown._repr_html_() and 'height="500"' in shown._repr_html_()
         with urllib.request.urlopen(shown.address) as response:
             assert response.status == 200 and 'frame-ancestors' not in response.headers['content-security-policy']
@@ -575,3 +597,15 @@ def test_the_command_serves_loads_models_and_names_what_cannot_be_had(workdir, m
         assert client.get('/api/models').json()[0]['name'] == str(workdir)
     assert main(['explore', '--model', str(workdir), '--port', '0', '--host', '0.0.0.0']) == 0
     assert '?token=' in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_the_command_while_programs_are_compiled():
+    words = [sys.executable, '-m', 'pegan_jax', 'explore', '--model', 'worlds64', '--port', '0']
+    compiled = {'JAX_ENABLE_COMPILATION_CACHE': 'false'}
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+    with subprocess.Popen(words, env=os.environ | compiled, **pipes) as process:
+        with urllib.request.urlopen(process.stdout.readline().strip()) as response:
+            assert response.status == 200
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
