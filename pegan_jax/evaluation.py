@@ -72,9 +72,10 @@ def data_of(name: str, data: DataConfig) -> DataConfig:
 
 
 def read_images(data: DataConfig, count: int) -> np.ndarray:
-    """The first `count` images of a data set, cropped to the middle, or as many as there are: uint8 [N, H, W, C].
+    """The first `count` images of a data set, or as many as there are, in their frame: uint8 [N, H, W, C].
 
-    The procedural worlds are those from `REAL_WORLDS` of `scoring.images` on, which no training sees.
+    They are fitted as by `scoring.images.of_data`; the procedural worlds are those that no training sees, from
+    `REAL_WORLDS` of that module on.
 
     Raises: ConfigError as `pipeline.open_source`.
     """
@@ -86,7 +87,8 @@ def read_images(data: DataConfig, count: int) -> np.ndarray:
         source = pipeline.open_source(data, pathlib.Path(folder))
         encoded = [source[i]['image'] for i in range(min(count, len(source)))]
     decoded = (decode_image(e, data.max_pixels, data.channels) for e in encoded)
-    return np.stack([pipeline.fit(pixels, data.size, 'center') for pixels in decoded])
+    whole = np.stack([pipeline.fit(pixels, data.canvas, sets.crop_of(data)) for pixels in decoded])
+    return sets.middle(whole, data.size)
 
 
 def check_metrics(metrics: Sequence[str], size: tuple[int, int]) -> None:
@@ -214,8 +216,7 @@ def score_model(
     """
     system, folder = model.config.system, scorer.folder
     sets.check_generator(model.gan, system)
-    size = sets.size_of_samples(model.gan, model.variables)
-    check_scores(scorer.scores, size, generated=True)
+    check_scores(scorer.scores, model.size, generated=True)
     identity = sets.digest_of(model.variables)
     generator = sets.Generator(model.gan, model.variables, identity, noise=noise, **options)
     sets.check_truncation(generator, system)

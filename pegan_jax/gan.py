@@ -1,5 +1,6 @@
 """What a system gives: functions, a training step as an ordered tuple of updates, and how its images are made."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -139,6 +140,12 @@ def images_of(gan: GAN, variables: dict, inputs: Any, **options: Any) -> jax.Arr
     labels = jax.nn.one_hot(jnp.arange(len(inputs)) % gan.c_dim, gan.c_dim) if gan.c_dim else None
     w = inputs if sampler.map is None else sampler.map(variables, inputs, labels)
     return sampler.synthesise(variables, per_layer(sampler, w), **options)
+
+
+def size_of_samples(gan: GAN, variables: dict) -> tuple[int, int]:
+    """(height, width) of the images that a generator makes."""
+    images = jax.eval_shape(functools.partial(images_of, gan), variables, gan.sampler.draw([0]))
+    return images.shape[1:3]
 
 
 def per_layer(sampler: Sampler, w: jax.Array) -> jax.Array:

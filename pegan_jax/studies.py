@@ -183,7 +183,7 @@ def run(
     kimg = plan.settings[setting].kimg if kimg is None else kimg
     for seed in range(seeds):
         for cell in cells:
-            if (cell, seed, kimg, setting) in {_key(row) for row in results(out)}:
+            if (cell, seed, kimg) in {(row['cell'], row['seed'], row['kimg']) for row in results(out, setting)}:
                 continue
             config, start = configuration(plan, setting, cell, seed, kimg), time.monotonic()
             workdir = out / f'{slug(cell)}-{seed}'
@@ -204,10 +204,6 @@ def run(
     return True
 
 
-def _key(row: dict[str, Any]) -> tuple:
-    return row['cell'], row['seed'], row['kimg'], row['setting']
-
-
 def _has(model: Model, score: Score) -> bool:
     """Whether a score of moved coordinates is one of a model: it is left empty where there are none to move."""
     return score.kind not in ('eqt', 'eqr') or 'transform' in model.sampler.options
@@ -218,10 +214,11 @@ def slug(cell: str) -> str:
     return '-'.join(''.join(c if c.isalnum() else ' ' for c in cell.lower()).split())
 
 
-def results(out: Path) -> list[dict[str, Any]]:
-    """Rows of OUT/results.jsonl, oldest first."""
+def results(out: Path, setting: str) -> list[dict[str, Any]]:
+    """Rows of OUT/results.jsonl, oldest first, of a setting."""
     path = out / 'results.jsonl'
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [row for row in rows if row['setting'] == setting]
 
 
 # Reports --------------------------------------------------------------------------------------------------------------
@@ -254,15 +251,16 @@ def _cell(values: list[float] | None) -> str:
     return f'{np.mean(values):.4g}{spread}'
 
 
-def report(plan: Plan, out: Path, kimg: float) -> list[Path]:
+def report(plan: Plan, out: Path, setting: str, kimg: float) -> list[Path]:
     """Writes the table, a chart of every score, and images of the same latents by every cell's first seed.
 
     Returns: their paths. Raises: UserError where nothing is trained for so long.
     """
-    found = summary(plan, results(out), kimg)
+    rows = results(out, setting)
+    found = summary(plan, rows, kimg)
     if not found:
-        there = ', '.join(f'{k:g}' for k in sorted({row['kimg'] for row in results(out)})) or 'nothing yet'
-        raise UserError(f'{out} has no results at {kimg:g} kimg; it has {there}.')
+        there = ', '.join(f'{k:g}' for k in sorted({row['kimg'] for row in rows})) or 'nothing yet'
+        raise UserError(f'{out} has no results of --setting {setting} at {kimg:g} kimg; it has {there}.')
     pictures = {}
     for name in dict.fromkeys(name for scores in found.values() for name in scores):
         higher = next(score.kind in HIGHER_IS_BETTER for score in parse_all(plan.metrics) if name in score.results)
@@ -270,13 +268,13 @@ def report(plan: Plan, out: Path, kimg: float) -> list[Path]:
         pictures[name] = drawing.dot_chart(
             f'{name}, {kimg:g} kimg', values, f'{name}; {"higher" if higher else "lower"} is better'
         )
-    rows = {}
+    shown = {}
     for cell in found:
         workdir = out / f'{slug(cell)}-0'
         if workdir.is_dir():
             model = load(workdir)
             images = to_uint8(np.asarray(sample(model, range(SHOWN), label=model.classes_of(range(SHOWN)))))
-            rows[cell] = [(f'seed {i}', with_channels(image, 3)) for i, image in enumerate(images)]
-    pictures['samples'] = drawing.picture_table(f'{plan.title}: the same latents', rows)
+            shown[cell] = [(f'seed {i}', with_channels(image, 3)) for i, image in enumerate(images)]
+    pictures['samples'] = drawing.picture_table(f'{plan.title}: the same latents', shown)
     about = {'title': plan.title, 'expected': plan.expected, 'kimg': kimg, 'table': markdown(found).splitlines()}
     return drawing.save(drawing.Study(found, pictures), out, 'study', about)

@@ -7,7 +7,7 @@ from scipy import ndimage
 from pegan_jax.analysis.drawing import SEQUENTIAL, Study, as_picture, coloured, picture_table, rounded
 from pegan_jax.analysis.resolution import cell_grid, require_coordinates
 from pegan_jax.evaluation import read_images
-from pegan_jax.metrics.spectra import GREY, radial_power, spectral_distance
+from pegan_jax.metrics.spectra import GREY, radial_power, relative, spectral_distance
 from pegan_jax.pixels import as_floats
 from pegan_jax.sampling import Model, render
 
@@ -26,9 +26,7 @@ def narrow_band_energy(images: np.ndarray) -> np.ndarray:
     """
     grey = images[..., :3] @ np.array(GREY) if images.shape[-1] >= 3 else images[..., 0]
     height, width = grey.shape[1:]
-    grey = grey - grey.mean((1, 2), keepdims=True)
-    window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
-    power = np.abs(np.fft.fft2(grey * window)) ** 2
+    power = _windowed_power(grey)
     high = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) >= FLOOR
     shares = []
     for p in power:
@@ -36,6 +34,12 @@ def narrow_band_energy(images: np.ndarray) -> np.ndarray:
         peaks = high & (p > PEAK * median)
         shares.append((p - median)[peaks].sum() / max(p[high].sum(), 1e-30))
     return np.array(shares)
+
+
+def _windowed_power(grey: np.ndarray) -> np.ndarray:
+    """|F|^2 of [N, H, W] without means, under a Hann window: borders that differ are no edge."""
+    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in grey.shape[1:]))
+    return np.abs(np.fft.fft2((grey - grey.mean((1, 2), keepdims=True)) * window)) ** 2
 
 
 def reduced(images: np.ndarray, factor: int) -> np.ndarray:
@@ -73,7 +77,7 @@ def artefact_study(models: dict[str, Model], count: int = 32, seed: int = 0) -> 
         }
         energy = {'real': narrow_band_energy(real), **{kind: narrow_band_energy(x) for kind, x in kinds.items()}}
         # Relative to frequency 0, which is no measure of images about 0.
-        curves = {kind: radial_power(x + 1).mean(0) for kind, x in {'real': real, **kinds}.items()}
+        curves = {kind: relative(radial_power(x + 1)) for kind, x in {'real': real, **kinds}.items()}
         numbers[name] = {
             'narrow-band energy': {kind: rounded(np.mean(x)) for kind, x in energy.items()},
             'log-power distance to real images, dB': {
@@ -109,6 +113,6 @@ def _levels(images: np.ndarray) -> np.ndarray:
 def _beyond(finer: np.ndarray) -> float:
     """The share of the power, without the mean, of images twice as fine, that smaller ones cannot show."""
     grey = finer[..., :3].mean(-1)
-    power = (np.abs(np.fft.fft2(grey - grey.mean((1, 2), keepdims=True))) ** 2).mean(0)
+    power = _windowed_power(grey).mean(0)
     outside = np.maximum(*np.meshgrid(*(np.abs(np.fft.fftfreq(n)) for n in grey.shape[1:]), indexing='ij')) >= 0.25
     return float(power[outside].sum() / max(power.sum(), 1e-30))

@@ -19,7 +19,7 @@ def principal_directions(model: Model, samples: int = 10_000, label: Label | Non
 
 
 def closed_form_directions(model: Model) -> np.ndarray:
-    """Eigenvectors of A A^T, A the affine maps of w to the styles of all layers side by side, by eigenvalue.
+    """Eigenvectors of A A^T, by eigenvalue; A: all affine maps of w to styles side by side, each of norm 1.
 
     The closed-form factorisation of Shen and Zhou 2021 (SeFa): the directions that change styles most, without samples.
 

@@ -28,7 +28,7 @@ from pegan_jax.files import as_path
 from pegan_jax.metrics.names import parse_all
 from pegan_jax.pixels import to_uint8, with_channels
 from pegan_jax.sampling import Model
-from pegan_jax.scoring.images import FAKE_WORLDS, REAL_WORLDS, Images, digest_of, is_worlds
+from pegan_jax.scoring.images import FAKE_WORLDS, REAL_WORLDS, Images, digest_of, is_worlds, worlds_digest
 from pegan_jax.scoring.scores import scorer_of
 from pegan_jax.settings import UserError
 
@@ -91,7 +91,7 @@ def of_model(model: Model) -> Generate:
     that is large enough, about the same middle, of which the window is a part.
     Raises: UserError for a model that has one view only, or completes images.
     """
-    sampler, size = model.sampler, model.config.data.size
+    sampler, size = model.sampler, model.size
     if sampler.view is None:
         raise UserError(f'{model.config.system} has one view, and nothing outside of it; use a model with coordinates.')
     side = size[0]
@@ -119,7 +119,8 @@ def _rows(images: Generate, identity: str, grid: np.ndarray) -> Images:
         parts = [images(np.arange(i, i + BATCH), grid) for i in range(start, stop, BATCH)]
         return np.concatenate([with_channels(to_uint8(part), 3) for part in parts])[: stop - start]
 
-    about = {'images': identity, 'window': [np.asarray(grid)[i, i].tolist() for i in (0, -1)]}
+    corners = [np.asarray(grid)[i, i].tolist() for i in (0, -1)]
+    about = {'images': identity, 'worlds': worlds_digest(), 'window': corners}
     return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
 
 
@@ -162,7 +163,7 @@ def extrapolation_study(models: dict[str, Model], count: int = 1000, folder: str
     Args: models: by the name to show, of one size; count: images of each score.
     Raises: ValueError for models of several sizes, or that were not trained on worlds, and as `of_model`.
     """
-    sides = {model.config.data.size for model in models.values()}
+    sides = {model.size for model in models.values()}
     if len(sides) > 1 or len(set(next(iter(sides)))) > 1:
         raise UserError(f'models have the sizes {sorted(sides)}; compare those of one square size.')
     for name, model in models.items():

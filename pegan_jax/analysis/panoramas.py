@@ -40,7 +40,7 @@ def panorama_study(models: dict[str, Model], count: int = 4, seed: int = 0) -> S
     numbers, pictures = {}, {}
     for number, (name, model) in enumerate(models.items()):
         suffix = '' if len(models) == 1 else f'_{number}'
-        height, seeds = model.config.data.size[0], range(seed, seed + max(count, 2))
+        height, seeds = model.size[0], range(seed, seed + max(count, 2))
         native, fine = panorama(model, height), panorama(model, 2 * height)
         images = [render(model, s, native) for s in seeds]
         curves = [mirror_symmetry(x) for x in images]

@@ -11,7 +11,7 @@ from pegan_jax.analysis.drawing import Study, line_chart, picture_table, rounded
 from pegan_jax.data import worlds
 from pegan_jax.evaluation import read_images
 from pegan_jax.metrics.image import psnr
-from pegan_jax.metrics.spectra import radial_power, spectral_distance
+from pegan_jax.metrics.spectra import radial_power, relative, spectral_distance
 from pegan_jax.pixels import as_floats, as_image, to_uint8
 from pegan_jax.projection import observe, picture_of, project_points
 from pegan_jax.sampling import Model, frame_grid, render, render_foveated, sample
@@ -39,7 +39,7 @@ def cell_grid(model: Model, factor: int) -> np.ndarray:
     CIPS puts the middles of the outer pixels at -1 and 1; the borders of their squares are at H / (H - 1). So pixels
     of this grid are those of the same image in a higher resolution, which `coords.grid(factor H, factor W)` is not.
     """
-    height, width = model.config.data.size
+    height, width = model.size
     grid = frame_grid(model)
     (y0, y1), (x0, x1) = ((float(v[0]), float(v[-1])) for v in (grid.y, grid.x))
     dy, dx = ((high - low) / max(n - 1, 1) / 2 for low, high, n in ((y0, y1, height), (x0, x1, width)))
@@ -56,12 +56,11 @@ def enlarged(image: np.ndarray, factor: int, how: Image.Resampling) -> np.ndarra
 def knows_worlds(model: Model) -> bool:
     """Whether a model learnt the procedural worlds as they are, so that their truth is known at every resolution."""
     data = model.config.data
-    plain = is_worlds(data) and data.channels == 3
-    return plain and data.size == frame_grid(model).shape[:2] and not getattr(model.config.model, 'rotate', False)
+    return is_worlds(data) and data.channels == 3 and data.size == model.size
 
 
 def _mean_curve(images: Sequence[np.ndarray]) -> np.ndarray:
-    return radial_power(np.stack(images)).mean(0)
+    return relative(radial_power(np.stack(images)))
 
 
 # Four times finer -----------------------------------------------------------------------------------------------------
@@ -97,7 +96,7 @@ def detail_study(models: dict[str, Model], count: int = 4, seed: int = 0) -> Stu
         numbers[name] = {}
         if not knows_worlds(model):
             continue
-        height, width = model.config.data.size
+        height, width = model.size
         first = np.arange(REAL_WORLDS, REAL_WORLDS + count, dtype=np.int32)
         truth, real = (to_uint8(worlds.render_world(first, k * height, k * width)) for k in (FINER, 1))
         kinds['Lanczos of real images'] = [enlarged(x, FINER, Image.Resampling.LANCZOS) for x in real]

@@ -56,8 +56,10 @@ def skip_study(models: dict[str, Model], images: np.ndarray) -> Study:
                 middle = x[:, (height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1]
                 known = x[:, share == 0][:, None]
                 entry[f'{i}: {height}x{width}x{x.shape[3]}'] = {
-                    'magnitude': rounded(_rms(middle) / _rms(known)),
-                    'spread': rounded(_rms(middle - middle.mean(axis=0)) / _rms(known - known.mean(axis=0))),
+                    'magnitude': rounded(_rms(middle) / max(_rms(known), 1e-12)),
+                    'spread': rounded(
+                        _rms(middle - middle.mean(axis=0)) / max(_rms(known - known.mean(axis=0)), 1e-12)
+                    ),
                 }
             numbers[row] = entry
             for kind, table in tables.items():

@@ -9,45 +9,47 @@ from pegan_jax.analysis.holes import box_mask
 from pegan_jax.evaluation import read_images
 from pegan_jax.gan import Completer
 from pegan_jax.inpainting import inpaint
-from pegan_jax.metrics.spectra import radial_power, spectral_distance
+from pegan_jax.metrics.spectra import radial_power, relative, spectral_distance
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model, sample
 from pegan_jax.settings import UserError
 
-PADDED = 4  # sides of the transform, in sides of the images
+PADDED = 4  # sides of the transform, in longer sides of the images
 
 
 def power_spectrum(images: np.ndarray, mean: float, deviation: float) -> np.ndarray:
-    """Mean power of images [N, H, W, C], 0 to 255, [4 H + 1, 4 W + 1]: frequency 0 in the middle, the first edge again.
+    """Mean power of images [N, H, W, C], 0 to 255, [S + 1, S + 1]: frequency 0 in the middle, the first edge again.
 
     Images less the mean, over the deviation, both of the data; times a Kaiser window (beta 8) along both axes, whose
-    squares add up to 1; in a field of zeros of four times the sides; mean of channels and images.
+    squares add up to 1; in a square of zeros, S four times the longer side; mean of channels and images.
     """
     height, width = images.shape[1:3]
     window = np.outer(np.kaiser(height, 8), np.kaiser(width, 8))
     window /= np.sqrt(np.sum(window**2))
-    total = np.zeros((PADDED * height, PADDED * width))
+    total = np.zeros(2 * [PADDED * max(height, width)])
     for image in images:
-        x = (image.astype(np.float64) - mean) / deviation * window[..., None]
+        x = (image.astype(np.float64) - mean) / max(deviation, 1e-12) * window[..., None]
         total += np.mean(np.abs(np.fft.fft2(x, total.shape, axes=(0, 1))) ** 2, axis=-1)
     return np.pad(np.fft.fftshift(total / len(images)), ((0, 1), (0, 1)), mode='wrap')
 
 
-def slices(spectrum: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def slices(spectrum: np.ndarray, aspect: float = 1.0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{'0 degrees', '45 degrees', 'mean over angles'}: (cycles per shorter side, dB) of a `power_spectrum`.
 
-    At 0 degrees, along x, up to half of the side; at 45 degrees up to side / sqrt 2.
+    At 0 degrees, along x, up to half a cycle per pixel; at 45 degrees up to 1 / sqrt 2.
+
+    Args: aspect: the shorter side of the images over the longer one.
     """
     decibels = 10 * np.log10(np.maximum(spectrum, 1e-20))
-    middle, half = [n // 2 for n in spectrum.shape], min(spectrum.shape) // 2
+    half, unit = len(spectrum) // 2, aspect / PADDED
     i = np.arange(half + 1)
     y, x = np.indices(spectrum.shape)
-    radius = np.rint(np.hypot(y - middle[0], x - middle[1])).astype(int).ravel()
+    radius = np.rint(np.hypot(y - half, x - half)).astype(int).ravel()
     sums, counts = np.bincount(radius, spectrum.ravel()), np.bincount(radius)
     return {
-        '0 degrees': (i / PADDED, decibels[middle[0], middle[1] + i]),
-        '45 degrees': (i * np.sqrt(2) / PADDED, decibels[middle[0] + i, middle[1] + i]),
-        'mean over angles': (i / PADDED, 10 * np.log10(np.maximum(sums[: half + 1] / counts[: half + 1], 1e-20))),
+        '0 degrees': (i * unit, decibels[half, half + i]),
+        '45 degrees': (i * np.sqrt(2) * unit, decibels[half + i, half + i]),
+        'mean over angles': (i * unit, 10 * np.log10(np.maximum(sums[: half + 1] / counts[: half + 1], 1e-20))),
     }
 
 
@@ -90,7 +92,8 @@ def spectrum_study(models: dict[str, Model], count: int = 256) -> Study:
         spectrum_of = functools.partial(power_spectrum, mean=real.mean(), deviation=real.std())
         spectra = {'real': spectrum_of(real), 'generated': spectrum_of(made)}
         maps[name] = [(kind, heat_map(spectrum)) for kind, spectrum in spectra.items()]
-        found = {kind: slices(spectrum) for kind, spectrum in spectra.items()}
+        sides = real.shape[1:3]
+        found = {kind: slices(spectrum, min(sides) / max(sides)) for kind, spectrum in spectra.items()}
         numbers[name] = {'images': {'real': len(real), 'generated': len(made)}}
         suffix = '' if len(models) == 1 else f'_{number}'
         for angle in found['real']:
@@ -100,10 +103,9 @@ def spectrum_study(models: dict[str, Model], count: int = 256) -> Study:
             charts[f'{angle.replace(" ", "_")}{suffix}'] = line_chart(
                 f'{name}: {angle}', curves, 'cycles per side', 'dB', y_range=(-50, 30)
             )
-        curves = [radial_power(images).mean(0) for images in (real, made)]
+        curves = [relative(radial_power(images)) for images in (real, made)]
         numbers[name]['rms dB, radial power'] = rounded(spectral_distance(*curves))
-        side = min(real.shape[1:3])
-        for kind, curve in zip((f'real, {side} pixels', name), curves, strict=True):
+        for kind, curve in zip((f'real, {min(sides)} pixels', name), curves, strict=True):
             radial.setdefault(kind, (range(1, len(curve)), 10 * np.log10(np.maximum(curve[1:], 1e-20))))
     charts['radial'] = line_chart('Radial power, relative to frequency 0', radial, 'cycles per side', 'dB')
     legend = (-40, 20, SEQUENTIAL, 'dB; frequency 0 in the middle')

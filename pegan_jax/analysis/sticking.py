@@ -41,7 +41,7 @@ def detail_kept(images: np.ndarray) -> float:
     0: nothing of them is at the same place; 1: all is.
     """
     mean, single = np.mean(detail(images.mean(0)) ** 2), np.mean(detail(images) ** 2)
-    return float((mean / single - 1 / len(images)) / (1 - 1 / len(images)))
+    return float((mean / max(single, 1e-12) - 1 / len(images)) / (1 - 1 / len(images)))
 
 
 def strip(frames: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ def streaks(pixels: np.ndarray) -> float:
     from scipy import ndimage  # takes long to import
 
     details = pixels - ndimage.gaussian_filter1d(np.asarray(pixels, np.float64), 1.5, axis=0, mode='nearest')
-    kept = np.mean(details.mean(1) ** 2) / np.mean(details**2)
+    kept = np.mean(details.mean(1) ** 2) / max(np.mean(details**2), 1e-12)
     return float((kept - 1 / pixels.shape[1]) / (1 - 1 / pixels.shape[1]))
 
 

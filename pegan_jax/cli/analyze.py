@@ -20,7 +20,7 @@ EPILOG = """Every study writes pictures and numbers into --out.
   directions  directions of w along which images change: principal components (GANSpace), closed form (SeFa)
   skips       what the skips of the U-Net of partial convolutions bring to the middle of a hole
   filters     rates, cutoffs and attenuations of StyleGAN3's layers, and aliases with and without their filters
-  noise       what differs between draws of noise, in StyleGAN2 and MS-PIE
+  noise       what differs between draws of noise, in StyleGAN2, MS-PIE and CIPS
   sticking    details that stay where they are when a style changes: means of neighbours, and a strip of a walk
   spectrum    average power spectra of real and generated images by radius, for every system
   extrapolation  windows ever farther outside of the frame, against the procedural worlds as they are there

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     model = options.load(args)
     data = model.config.data
     image = read_image(args.image, data.max_pixels, data.channels)
-    target = fit(image, data.size, 'center')
+    target = fit(image, model.size, 'center')
     observed = None
     if args.given is not None:
         if measured or args.label is not None:
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         if options.path(given).is_file():
             hole = mask_files.read(options.path(given), max_pixels=data.max_pixels)
             check_size(options.path(given), hole.shape, image.shape[:2], 'mask')
-            given = fit(np.uint8(255) * hole[..., None], data.size, 'center')[..., 0] < 128
+            given = fit(np.uint8(255) * hole[..., None], model.size, 'center')[..., 0] < 128
         elif ':' not in given:
             raise UserError(f'--given {given} is no file, nor pixels of a kind, such as scattered:0.25 or coarse:2.')
         observed = observe(model, as_floats(target), given, args.seed)

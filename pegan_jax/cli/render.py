@@ -189,7 +189,7 @@ def _grid(args: argparse.Namespace, model: sampling.Model) -> sampling.Grid | No
     matrix = coords.compose(
         coords.zoom(args.zoom), coords.rotate(math.radians(args.rotate)), coords.translate(*args.translate)
     )
-    frame, span = model.config.data.size, model.sampler.span
+    frame, span = model.size, model.sampler.span
     size = args.size and (args.size[0], args.size[1] or args.size[0])
     asked = (args.size, args.extent, args.coords, args.crop, args.arc, args.view, args.azimuth)
     if all(value is None for value in asked) and np.array_equal(matrix, np.eye(3)):

@@ -54,6 +54,6 @@ def run(args: argparse.Namespace) -> None:
         if not studies.run(plan, args.out, setting=args.setting, cells=cells, seeds=args.seeds, kimg=kimg):
             print('stopped; the same command goes on from here.')
             return
-    for path in studies.report(plan, args.out, kimg):
+    for path in studies.report(plan, args.out, args.setting, kimg):
         print(path)
-    print(studies.markdown(studies.summary(plan, studies.results(args.out), kimg)))
+    print(studies.markdown(studies.summary(plan, studies.results(args.out, args.setting), kimg)))

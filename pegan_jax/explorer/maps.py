@@ -44,7 +44,7 @@ def frame(model: Model) -> Frame:
     """The frame of a model. Raises: UserError for a model that does not compute pixels one by one."""
     if not model.sampler.pixelwise:
         raise UserError(f'{model.config.system} makes whole images, which have no map; see its canvas.')
-    height, width = model.config.data.size
+    height, width = model.size
     x = y = 1.0
     if model.sampler.view is not None:
         x, y = -np.asarray(model.sampler.view(None, None)['grid'], np.float64)[0, 0]

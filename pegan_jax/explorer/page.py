@@ -247,7 +247,7 @@ async def _body(request: Request) -> bytes:
 def describe(name: str, model: Model) -> dict:
     """What the page has to know of a model."""
     about = {
-        'name': name, 'system': model.config.system, 'step': model.step, 'size': model.config.data.size,
+        'name': name, 'system': model.config.system, 'step': model.step, 'size': model.size,
         'channels': model.config.data.channels,
     }  # fmt: skip
     sampler = model.gan.sampler

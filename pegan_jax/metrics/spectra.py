@@ -10,17 +10,22 @@ MAX_PACKET = 768  # numbers of a packet: 256 covariances of them take 1.2 GB
 
 
 def radial_power(images: np.ndarray) -> np.ndarray:
-    """Power at every radius of the spectrum of the grey image (the analysis of Anokhin et al. 2021, figure 7).
+    """Power at every radius of the spectra of grey images (the analysis of Anokhin et al. 2021, figure 7).
 
     Args:
-      images: [N, H, W, C], of three channels or one.
+      images: [N, H, W, C], of one, three or four channels, of which the fourth, opacity, is left out.
     Returns: [N, min(H, W) // 2] float64: entry r is the mean of |F|^2 over frequencies, in cycles per side of the
-      shorter one's pixels, whose rounded radius is r, divided by entry 0.
+      shorter one's pixels, whose rounded radius is r. `relative` makes the published curve of them.
     """
     images = np.asarray(images, np.float64)
-    grey = images @ np.array(GREY) if images.shape[-1] == 3 else images[..., 0]
-    curves = np.stack([radial_curve(p) for p in np.abs(np.fft.fft2(grey)) ** 2])
-    return curves / np.maximum(curves[:, :1], np.finfo(np.float64).tiny)
+    grey = images[..., :3] @ np.array(GREY) if images.shape[-1] >= 3 else images[..., 0]
+    return np.stack([radial_curve(p) for p in np.abs(np.fft.fft2(grey)) ** 2])
+
+
+def relative(power: np.ndarray) -> np.ndarray:
+    """The mean of curves of `radial_power`, [N, R], divided by its entry 0: [R]."""
+    mean = np.mean(power, axis=0)
+    return mean / max(mean[0], np.finfo(np.float64).tiny)
 
 
 def radial_curve(power: np.ndarray) -> np.ndarray:
@@ -34,7 +39,7 @@ def radial_curve(power: np.ndarray) -> np.ndarray:
 
 
 def spectral_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Root mean square difference, in dB, of two mean curves of `radial_power`, [R] each; radius 0 is left out."""
+    """Root mean square difference, in dB, of two curves of `relative`, [R] each; radius 0 is left out."""
     levels = [10 * np.log10(np.maximum(np.asarray(curve[1:], np.float64), 1e-20)) for curve in (real, fake)]
     return float(np.sqrt(np.mean((levels[0] - levels[1]) ** 2)))
 

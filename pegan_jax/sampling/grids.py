@@ -128,7 +128,7 @@ def motion(model: Model, matrix: np.ndarray | jax.Array | None, azimuth: float =
     """
     if matrix is None or not model.sampler.pixelwise:
         return matrix
-    height, width = model.config.data.size
+    height, width = model.size
     least, span = min(height, width), model.sampler.span or 1.0
     return _in_units(matrix, width / least / span, height / least, azimuth)
 
@@ -145,7 +145,7 @@ def frame_grid(model: Model, size: tuple[int, int] | None = None, **options: np.
 
     options: crop of `lazy_grid`; matrix, as of `motion`.
     """
-    frame = model.config.data.size
+    frame = model.size
     size = size or frame
     extent = unstretched(frame, size)
     if model.sampler.span is None:
@@ -168,7 +168,7 @@ def _span(model: Model) -> float:
 
 def half_height(model: Model) -> float:
     """`coords.on_cylinder`'s height of y = 1, in radii, at which pixels of training are square."""
-    height, width = model.config.data.size
+    height, width = model.size
     return math.pi * _span(model) * height / width
 
 
@@ -190,7 +190,7 @@ def panorama(
       arc: fraction of the circle, of any length; azimuth: of the middle, in radians; matrix: as of `motion`.
     Raises: ValueError for a model that is flat, an arc that is not positive, an empty grid, a crop outside.
     """
-    frame, span = model.config.data.size, _span(model)
+    frame, span = model.size, _span(model)
     if not arc > 0:
         raise UserError(f'arc={arc} must be positive; 1 is the whole circle.')
     if width is None:

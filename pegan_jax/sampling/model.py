@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax import config as configs
-from pegan_jax.gan import GAN, Completer, Sampler, per_layer
+from pegan_jax.gan import GAN, Completer, Sampler, per_layer, size_of_samples
 from pegan_jax.layers import truncate
 from pegan_jax.settings import UserError
 from pegan_jax.train import exported
@@ -58,6 +58,13 @@ class Model:
                 f'{self.config.system} makes images of seeds; to complete images, use a run of deepfill or pconv.'
             )
         return self.gan.sampler
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of its images; those of its data may be larger (`outside`, rotations) or of other sizes."""
+        if isinstance(self.gan.sampler, Completer):
+            return self.config.data.size
+        return size_of_samples(self.gan, self.variables)
 
     @functools.cached_property
     def _program(self) -> Callable:

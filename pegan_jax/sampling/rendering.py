@@ -192,7 +192,7 @@ def _whole_image(
                 f'{system} makes whole images, not single coordinates: no warp, window or set of points. It takes '
                 f'{able}; any coordinates are for cips.'
             )
-        frame, size, (x, y) = model.config.data.size, grid.shape[:2], grid.extent
+        frame, size, (x, y) = model.size, grid.shape[:2], grid.extent
         still = grid.matrix is None or np.array_equal(grid.matrix, np.eye(3))
         plain = still and {'x': x, 'y': y} == unstretched(frame, size)
         if moves and not (plain and size == frame):

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import coords
-from pegan_jax.gan import per_layer
+from pegan_jax.gan import per_layer, size_of_samples
 from pegan_jax.metrics import equivariance
 from pegan_jax.metrics.names import Score
 from pegan_jax.metrics.paths import lerp, slerp
-from pegan_jax.scoring.images import Generator, Images, local_sharding, noise_options, size_of_samples
+from pegan_jax.scoring.images import Generator, Images, local_sharding, noise_options
 from pegan_jax.scoring.networks import Network, exactly
 from pegan_jax.settings import UserError
 from pegan_jax.weights import perceptual
@@ -74,9 +74,10 @@ def lengths(generator: Generator, score: Score, network: Network, batch_size: in
             z = tuple(sampler.draw(generator.seed + 2 * index + end) for end in (0, 1))
             if not np.issubdtype(z[0].dtype, np.floating) or z[0].ndim != 2:
                 raise UserError(f'{score.name}: there is nothing between two latents of this system, which are noise.')
-            labels = None if generator.labels is None else generator.labels(int(index[0]), batch_size)
-            t = [np.random.RandomState(k).uniform() if score.path.endswith('full') else 0 for k in index]
-            inputs = (z, labels, np.array(t, np.float32), index.astype(np.uint32))
+            seeds = generator.seed + index
+            labels = None if generator.labels is None else generator.labels(int(seeds[0]), batch_size)
+            t = [np.random.RandomState(k).uniform() if score.path.endswith('full') else 0 for k in seeds]
+            inputs = (z, labels, np.array(t, np.float32), seeds.astype(np.uint32))
             rows.append(np.asarray(distances(variables, params, *jax.device_put(inputs, local_sharding('rows')))))
         return np.concatenate(rows)[: stop - start]
 

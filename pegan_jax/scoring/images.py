@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from pegan_jax.data import pipeline, sources, worlds
 from pegan_jax.files import Path
-from pegan_jax.gan import GAN, Completer, Sampler, images_of, per_layer
+from pegan_jax.gan import GAN, Completer, Sampler, per_layer, size_of_samples
 from pegan_jax.layers import truncate
 from pegan_jax.pixels import decode_image, to_uint8, with_channels
 from pegan_jax.settings import DataConfig, UserError
@@ -40,24 +40,27 @@ class Images(NamedTuple):
     about: dict[str, Any]
 
 
-def of_source(source: sources.Source, size: tuple[int, int] | None, crop: str, max_pixels: int) -> Images:
+def of_source(
+    source: sources.Source, size: tuple[int, int] | None, crop: str, max_pixels: int, *, grey: bool = False
+) -> Images:
     """All images of a data set, in an order drawn once, so that the first ones are of all classes; never mirrored.
 
     They are known by their content: the bytes of their files, and what is made of them.
 
     Args:
       size, crop: of `pipeline.fit`; None: as they are, and all must then have one size.
+      grey: as a model of one channel shows them.
     """
     order = np.random.RandomState(0).permutation(len(source))
 
     def key(start: int, stop: int) -> str:
-        digest = hashlib.sha256(repr((size, crop)).encode())
+        digest = hashlib.sha256(repr((size, crop, *['grey'] * grey)).encode())
         for i in order[start:stop]:
             digest.update(hashlib.sha256(source[int(i)]['image']).digest())
         return digest.hexdigest()
 
     def one(index: np.integer) -> np.ndarray:
-        pixels = decode_image(source[int(index)]['image'], max_pixels, 3)
+        pixels = with_channels(decode_image(source[int(index)]['image'], max_pixels, 1 if grey else 3), 3)
         return pixels if size is None else pipeline.fit(pixels, size, crop)
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -69,14 +72,15 @@ def of_source(source: sources.Source, size: tuple[int, int] | None, crop: str, m
         return np.stack(rows)
 
     about = {'data': source.contents().root, 'images': len(source), 'size': size, 'crop': size and crop}
+    about |= {'grey': True} if grey else {}
     return Images(len(source), key, read, about)
 
 
 _drawn_worlds = jax.jit(worlds.render_world, static_argnums=(1, 2))
 
 
-def of_worlds(size: tuple[int, int], first: int = REAL_WORLDS) -> Images:
-    """Procedural worlds from number `first` on."""
+def of_worlds(size: tuple[int, int], first: int = REAL_WORLDS, *, grey: bool = False) -> Images:
+    """Procedural worlds from number `first` on; grey as a model of one channel shows them."""
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = []
@@ -84,14 +88,15 @@ def of_worlds(size: tuple[int, int], first: int = REAL_WORLDS) -> Images:
             # The last ones are drawn with others: one compiled program serves all.
             seeds = first + np.arange(i, i + 64, dtype=np.int32)
             rows.append(to_uint8(_drawn_worlds(seeds, *size))[: stop - i])
-        return np.concatenate(rows)
+        drawn = np.concatenate(rows)
+        return with_channels(with_channels(drawn, 1), 3) if grey else drawn
 
-    about = {'data': 'worlds', 'first': first, 'size': size}
-    return Images(None, lambda start, stop: repr((about, _worlds_digest(), start, stop)), read, about)
+    about = {'data': 'worlds', 'first': first, 'size': size} | ({'grey': True} if grey else {})
+    return Images(None, lambda start, stop: repr((about, worlds_digest(), start, stop)), read, about)
 
 
 @functools.cache
-def _worlds_digest() -> str:
+def worlds_digest() -> str:
     """Hash of the program that draws the worlds: features are kept under it."""
     return hashlib.sha256(pathlib.Path(worlds.__file__).read_bytes()).hexdigest()
 
@@ -104,7 +109,7 @@ def is_worlds(data: DataConfig) -> bool:
 def of_data(data: DataConfig, folder: Path, *, first_world: int = REAL_WORLDS, as_they_are: bool = False) -> Images:
     """The images that a configuration names, fitted to its size; of the worlds, those that no training sees.
 
-    Of data with windows outside they are the frame.
+    Of data with windows outside they are the frame; of data of one channel they are grey.
 
     Args:
       folder: where what is found out about them is kept.
@@ -112,30 +117,30 @@ def of_data(data: DataConfig, folder: Path, *, first_world: int = REAL_WORLDS, a
     Raises: ConfigError as `pipeline.open_source`.
     """
     if is_worlds(data):
-        return of_worlds(data.size, first_world)
+        return of_worlds(data.size, first_world, grey=data.channels == 1)
     source = pipeline.open_source(dataclasses.replace(data, labels=False, edges='none'), folder)
-    crop = data.crop if data.crop == 'stretch' else 'center'
-    images = of_source(source, None if as_they_are else data.canvas, crop, data.max_pixels)
-    return images if as_they_are or not data.outside else _middle(images, data.canvas, data.size)
+    size, grey = None if as_they_are else data.canvas, data.channels == 1
+    images = of_source(source, size, crop_of(data), data.max_pixels, grey=grey)
+    return images if as_they_are or not data.outside else _middle(images, data.size)
 
 
-def _middle(images: Images, whole: tuple[int, int], size: tuple[int, int]) -> Images:
-    """The middle of images of one size, cut as it is."""
-    (height, width), (top, left) = size, ((n - m) // 2 for n, m in zip(whole, size, strict=True))
+def crop_of(data: DataConfig) -> str:
+    """How whole images of data are fitted, of which training may see windows: 'stretch' or 'center'."""
+    return data.crop if data.crop == 'stretch' else 'center'
 
-    def read(start: int, stop: int) -> np.ndarray:
-        return images.read(start, stop)[:, top : top + height, left : left + width]
 
+def middle(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The middle (height, width) of images [N, H, W, C], cut as it is."""
+    (height, width), (top, left) = size, ((n - m) // 2 for n, m in zip(images.shape[1:3], size, strict=True))
+    return images[:, top : top + height, left : left + width]
+
+
+def _middle(images: Images, size: tuple[int, int]) -> Images:
+    height, width = size
     return images._replace(
-        key=lambda start, stop: f'{images.key(start, stop)} {height} {width}', read=read,
-        about=images.about | {'window': size},
+        key=lambda start, stop: f'{images.key(start, stop)} {height} {width}',
+        read=lambda start, stop: middle(images.read(start, stop), size), about=images.about | {'window': size},
     )  # fmt: skip
-
-
-def size_of_samples(gan: GAN, variables: dict) -> tuple[int, int]:
-    """(height, width) of the images that a generator makes."""
-    images = jax.eval_shape(functools.partial(images_of, gan), variables, gan.sampler.draw([0]))
-    return images.shape[1:3]
 
 
 def like_samples(gan: GAN, variables: dict, data: DataConfig, folder: Path) -> Images:
@@ -145,7 +150,7 @@ def like_samples(gan: GAN, variables: dict, data: DataConfig, folder: Path) -> I
     stages = {stage.size for stage in gan.stages()} if gan.stages else set()
     if is_worlds(data) or size in stages or max(borders) < 1 or min(borders) < 0:
         return of_data(dataclasses.replace(data, resolution=size), folder)
-    return _middle(of_data(data, folder), data.size, size)
+    return _middle(of_data(data, folder), size)
 
 
 # Generated images -----------------------------------------------------------------------------------------------------

@@ -86,8 +86,8 @@ def _wavelets(sides: Sides) -> list[float]:
 
 
 def _spectral(sides: Sides) -> list[float]:
-    curves = [np.concatenate([spectra.radial_power(part) for part in parts]).mean(axis=0) for parts in sides.parts()]
-    return [spectra.spectral_distance(*curves)]
+    power = [np.concatenate([spectra.radial_power(part) for part in parts]) for parts in sides.parts()]
+    return [spectra.spectral_distance(*map(spectra.relative, power))]
 
 
 def _variety(sides: Sides) -> list[float]:

@@ -6,7 +6,7 @@ import jax
 
 from pegan_jax.config import Config
 from pegan_jax.files import Path, as_path, scratch
-from pegan_jax.gan import GAN
+from pegan_jax.gan import GAN, size_of_samples
 from pegan_jax.metrics.names import ALONE, CHANGES, HIGHER_IS_BETTER, parse_all
 from pegan_jax.scoring import changes, images
 from pegan_jax.scoring.scores import Scorer, check, check_counts, open_networks
@@ -30,7 +30,7 @@ class RunScores:
         self._labels = images.drawn_labels(config.data, gan.c_dim, workdir)
         params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
         variables = {'params': params['g'], 'buffers': buffers['g']}
-        check(wanted, images.size_of_samples(gan, variables), generated=True)
+        check(wanted, size_of_samples(gan, variables), generated=True)
         generator = images.Generator(gan, variables, '')
         for score in wanted:
             if score.kind in CHANGES:

@@ -78,7 +78,7 @@ def test_a_study_goes_on_where_it_was_and_draws_what_is_there(tmp_path, monkeypa
     assert main(['study', 'two', '--seeds', '1', '--cells', 'DCGAN*', '--out', str(out)]) == 0
     assert main(['study', 'two', '--out', str(out)]) == 0
     assert trained == ['dcgan-zero-padding-0', 'stylegan3-r-0', 'dcgan-zero-padding-1', 'stylegan3-r-1']
-    rows = studies.results(out)
+    rows = studies.results(out, 'small')
     assert [(row['cell'][:5], row['seed']) for row in rows] == [('DCGAN', 0), ('Style', 0), ('DCGAN', 1), ('Style', 1)]
     assert rows[0]['scores'].keys() == {'swd16'} and rows[1]['scores'].keys() == {'swd16', 'eqt4_int'}
     assert rows[0]['scores'] != rows[2]['scores'] and 'versions' in rows[0]['evaluation']
@@ -90,7 +90,7 @@ def test_a_study_goes_on_where_it_was_and_draws_what_is_there(tmp_path, monkeypa
     trained.clear()
     assert main(['study', 'two', '--kimg', '0.004', '--cells', 'DCGAN*', '--out', str(out)]) == 1
     assert 'has been trained for 0.016 kimg, longer than --kimg 0.004' in capsys.readouterr().err
-    assert len(studies.results(out)) == 4
+    assert len(studies.results(out, 'small')) == 4 and not studies.results(out, 'gpu')
     assert main(['study', 'two', '--kimg', '9', '--report', '--out', str(out)]) == 1
-    assert 'has no results at 9 kimg; it has 0.016' in capsys.readouterr().err
+    assert 'has no results of --setting small at 9 kimg; it has 0.016' in capsys.readouterr().err
     assert np.isfinite([value for row in rows for value in row['scores'].values()]).all()

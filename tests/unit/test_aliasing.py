@@ -120,6 +120,7 @@ def test_details_that_stick_are_told_from_those_that_move():
     moving = np.stack([np.roll(grain, k, axis=0)[:24] for k in RNG.integers(0, 48, 64)])
     assert sticking.detail_kept(stuck) > 0.95 and abs(sticking.detail_kept(moving)) < 0.1
     assert sticking.streaks(sticking.strip(stuck)) > 0.95 and abs(sticking.streaks(sticking.strip(moving))) < 0.15
+    assert sticking.detail_kept(np.zeros_like(stuck)) <= 0 and sticking.streaks(sticking.strip(stuck * 0)) <= 0
     frames = np.arange(2 * 3 * 5).reshape(2, 3, 5, 1)
     np.testing.assert_array_equal(sticking.strip(frames)[..., 0], [[2, 17], [7, 22], [12, 27]])
 
@@ -133,6 +134,12 @@ def test_a_spectrum_is_flat_for_noise_and_has_a_wave_where_it_is():
     x, decibels = spectrum.slices(spectrum.power_spectrum(wave, 0.0, 1.0))['0 degrees']
     assert x[np.argmax(decibels)] == 5 and x[-1] == 16
     assert spectrum.slices(power)['45 degrees'][0][-1] == pytest.approx(32 / np.sqrt(2))
+    # A wave of 0.2 cycles per pixel at 45 degrees, in cycles of the 32 pixels of the shorter side.
+    across = (np.arange(32)[:, None] + np.arange(64)) * 0.2 / np.sqrt(2)
+    wave = np.sin(2 * np.pi * across)[None, ..., None]
+    for angle, (x, decibels) in spectrum.slices(spectrum.power_spectrum(wave, 0.0, 1.0), 0.5).items():
+        if angle != '0 degrees':
+            assert x[np.argmax(decibels)] == pytest.approx(0.2 * 32, abs=0.2), angle
     assert spectrum.heat_map(power).shape == (129, 129, 3)
 
 

@@ -54,6 +54,8 @@ def test_waves_are_found_in_narrow_bands_and_noise_has_few():
     fine = np.sin(2 * np.pi * 0.4 * x)[None] + 0.1 * rng.normal(size=(1, 128, 128, 1))
     assert np.abs(artefacts.reduced(fine, 2)).mean() < 0.2 * np.abs(fine[:, ::2, ::2]).mean()
     assert artefacts._beyond(fine.repeat(3, -1)) > 0.9
+    ramp = np.linspace(-1, 1, 128)[:, None, None]  # smooth, but for what a transform sees across the borders
+    assert artefacts._beyond(np.broadcast_to(ramp, (1, 128, 128, 3))) < 1e-6
 
 
 def test_a_mirrored_panorama_is_found_at_its_azimuth_and_a_seam_where_it_does_not_close():

@@ -99,6 +99,14 @@ def test_worlds_of_evaluations_are_none_of_those_of_training():
         evaluation.read_images(DataConfig(tfds='nothing_like_this'), 2)
 
 
+def test_images_of_data_are_those_that_scores_are_of(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 64, 3)).astype(np.uint8)).save(tmp_path / '0.png')
+    for changes in ({'outside': 1.0}, {'crop': 'stretch'}, {'crop': 'window'}, {}):
+        data = DataConfig(folder=str(tmp_path), resolution=8, **changes)
+        want = evaluation.sets.of_data(data, tmp_path / 'run').read(0, 1)
+        np.testing.assert_array_equal(evaluation.read_images(data, 1), want, err_msg=str(changes))
+
+
 def test_the_command_compares_on_a_folder_and_writes_json(tmp_path, capsys, monkeypatch):
     rng = np.random.default_rng(1)
     folder = tmp_path / 'images'

@@ -79,6 +79,13 @@ def test_a_model_of_somebody_else_is_a_function_of_latents_and_a_grid(tmp_path):
     np.testing.assert_allclose(theirs['rows32'][1], want, rtol=1e-5)
 
 
+def test_features_of_true_windows_are_kept_for_the_program_that_drew_them(monkeypatch):
+    worlds, grid = extrapolation.true_worlds(), extrapolation.window(SIDE, 'right', 0.0)
+    keys = [extrapolation._rows(worlds, 'worlds', grid).key(0, 4)]
+    monkeypatch.setattr(extrapolation, 'worlds_digest', lambda: 'another')
+    assert extrapolation._rows(worlds, 'worlds', grid).key(0, 4) not in keys
+
+
 @pytest.mark.slow
 def test_models_without_an_outside_are_refused(tmp_path):
     with pytest.raises(UserError, match='stylegan2 has one view, and nothing outside of it'):

@@ -12,7 +12,8 @@ from pegan_jax.config import load_config
 from pegan_jax.gan import latents
 from pegan_jax.models import cips, cips_views, stylegan2, stylegan3
 from pegan_jax.pixels import image_grid, to_uint8, write
-from pegan_jax.sampling import Model, frame_view, interpolate, lazy_grid, render, sample, style_mix
+from pegan_jax.projection import observe
+from pegan_jax.sampling import Model, frame_grid, frame_view, interpolate, lazy_grid, render, sample, style_mix
 from pegan_jax.scoring.images import noise_options
 
 
@@ -63,6 +64,17 @@ def test_a_rendered_image_is_the_sample_at_those_coordinates(model):
     np.testing.assert_allclose(whole, render(model, 1, grid, truncation_psi=0.5, chunk=4), atol=1e-5)
     np.testing.assert_allclose(whole, sample(model, [1], grid=grid, truncation_psi=0.5)[0], atol=1e-5)
     np.testing.assert_allclose(whole[2:3, 1], render(model, 1, np.asarray(grid)[2:3, 1], truncation_psi=0.5), atol=1e-5)
+
+
+def test_a_frame_has_the_size_of_samples_where_data_are_larger():
+    config = load_config('cips:tiny', ['model.rotate=True', 'data.resolution=24'])
+    gan = cips.build(config)
+    params, buffers, _ = gan.init(jax.random.key(0))
+    model = Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
+    want = sample(model, [3])[0]
+    assert model.size == want.shape[:2] == (16, 16)
+    np.testing.assert_allclose(render(model, 3, frame_grid(model)), want, atol=1e-5)
+    assert observe(model, np.asarray(want), 'scattered:0.5').pixels.shape == (16, 16)
 
 
 def test_nothing_to_sample_is_an_error(model):

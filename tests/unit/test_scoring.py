@@ -1,5 +1,6 @@
 """Sets of images and their features: one path for all of them, in parts that are kept."""
 
+import dataclasses
 import functools
 
 import jax
@@ -15,7 +16,7 @@ from pegan_jax.gan import Sampler, latents
 from pegan_jax.metrics import gaussians
 from pegan_jax.metrics.names import parse_all
 from pegan_jax.metrics.paths import path_length, slerp
-from pegan_jax.pixels import to_uint8
+from pegan_jax.pixels import to_uint8, with_channels
 from pegan_jax.scoring import changes, images, parts, record
 from pegan_jax.scoring.networks import ROWS, Network
 from pegan_jax.scoring.scores import Scorer, check, open_networks
@@ -134,6 +135,16 @@ def test_data_with_windows_outside_are_scored_by_their_frame(tmp_path):
     assert found.key(0, 1) != frame.key(0, 1) and frame.read(0, 1).shape == (1, 4, 8, 3)
 
 
+def test_data_are_grey_for_a_model_of_one_channel(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(colours).save(tmp_path / '0.png')
+    for found in (DataConfig(folder=str(tmp_path), resolution=8), DataConfig(resolution=8)):
+        sets = [images.of_data(dataclasses.replace(found, channels=n), tmp_path / 'run') for n in (3, 1)]
+        plain, grey = (data.read(0, 1) for data in sets)
+        np.testing.assert_array_equal(grey, with_channels(with_channels(plain, 1), 3))
+        assert (plain != grey).any() and sets[0].key(0, 1) != sets[1].key(0, 1) and sets[1].about['grey']
+
+
 def test_scores_of_one_set_against_itself_and_another(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, 'PART', 32)
     names = parse_all('fd_worlds48,kid_worlds48,pr_worlds48,dc_worlds48,swd48,fwd48,spectral48,rows48,horizon48')
@@ -228,11 +239,14 @@ def test_labels_of_samples_are_drawn_from_those_of_the_data(tmp_path):
 def test_path_lengths_are_squared_speeds_of_images_along_paths_of_latents(generator, tmp_path, monkeypatch, name, at):
     # In place of LPIPS: the mean squared difference of pixels.
     monkeypatch.setattr(changes.perceptual, 'lpips', lambda _, a, b: jnp.mean((a - b) ** 2, axis=(1, 2, 3)))
-    (score,), network = parse_all(name), Network('lpips', None, jnp.float32(0))
+    (score,), network, seed = parse_all(name), Network('lpips', None, jnp.float32(0)), 1000
+    generator = generator._replace(seed=seed)
     rows = changes.lengths(generator, score, network, batch_size=7).read(0, 40)
     sampler, variables = generator.gan.sampler, generator.variables
-    t = np.array([np.random.RandomState(k).uniform() for k in range(40)] if at is None else [at] * 40, np.float32)
-    z = [sampler.draw(2 * np.arange(40) + end) for end in (0, 1)]
+    t = np.array(
+        [np.random.RandomState(seed + k).uniform() for k in range(40)] if at is None else [at] * 40, np.float32
+    )
+    z = [sampler.draw(seed + 2 * np.arange(40) + end) for end in (0, 1)]
 
     def image(t):
         if score.path.startswith('w'):
@@ -310,5 +324,5 @@ def test_networks_have_all_digits_of_float32_whatever_the_platform_rounds_produc
 
 def test_features_of_worlds_are_kept_for_the_program_that_drew_them(monkeypatch):
     keys = [images.of_worlds((8, 8)).key(0, 4)]
-    monkeypatch.setattr(images, '_worlds_digest', lambda: 'another')
+    monkeypatch.setattr(images, 'worlds_digest', lambda: 'another')
     assert images.of_worlds((8, 8)).key(0, 4) not in keys

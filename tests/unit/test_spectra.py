@@ -7,6 +7,7 @@ from pegan_jax.metrics.gaussians import fit, frechet_distance
 from pegan_jax.metrics.spectra import (
     PacketMoments,
     radial_power,
+    relative,
     spectral_distance,
     wavelet_distance,
     wavelet_packets,
@@ -27,10 +28,20 @@ def test_radial_power_of_a_wave_is_at_its_radius_and_shifts_change_nothing():
     count = (np.rint(np.hypot(ky, kx)) == 5).sum()
     want = np.zeros(16)
     want[0], want[5] = 1, 2 * (0.125 / 0.5) ** 2 / count
-    np.testing.assert_allclose(curves[0], want, atol=1e-12)
+    np.testing.assert_allclose(relative(curves), want, atol=1e-12)
     noise = radial_power(RNG.standard_normal((200, 32, 32, 1)) + 1).mean(axis=0)[1:]
     assert noise.std() / noise.mean() < 0.1  # white: the same at every radius
     assert radial_power(RNG.random((1, 20, 33, 3))).shape == (1, 10)
+    colours = RNG.random((1, 8, 8, 3))
+    opaque = np.concatenate([colours, np.ones((1, 8, 8, 1))], axis=-1)
+    np.testing.assert_array_equal(radial_power(opaque), radial_power(colours))
+
+
+def test_a_dark_image_weighs_no_more_than_it_shines():
+    bright, dark = RNG.random((1, 16, 16, 1)) + 1, 0.01 * RNG.random((1, 16, 16, 1))
+    alone, both = (relative(radial_power(x)) for x in (bright, np.concatenate([bright, dark])))
+    np.testing.assert_allclose(both, alone, rtol=1e-2, atol=1e-6)
+    assert relative(radial_power(np.zeros((2, 8, 8, 1)))).max() == 0
 
 
 def test_spectral_distance_is_in_decibels():
