@@ -64,13 +64,17 @@ def heat_map(spectrum: np.ndarray) -> np.ndarray:
 def real_and_generated(model: Model, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images of a model's data and as many of its own, uint8 [N, H, W, C]; of one that completes, real ones with a box.
 
+    CIPS draws its noise anew, as the released program does; without its embedding most of its detail is noise.
+
     Raises: ValueError if the data cannot be read.
     """
     real = read_images(model.config.data, count)
     if isinstance(model.gan.sampler, Completer):
         mask = np.repeat(box_mask(*real.shape[1:3])[..., 0], len(real), axis=0)
         return real, inpaint(model, real, mask)
-    made = to_uint8(np.asarray(sample(model, range(count), label=model.classes_of(range(count)))))
+    noisy = model.sampler.pixelwise and 'noise' in model.sampler.options
+    options = {'label': model.classes_of(range(count)), 'noise_mode': 'random' if noisy else None}
+    made = to_uint8(np.asarray(sample(model, range(count), **options)))
     height, width = made.shape[1:3]
     top, left = (real.shape[1] - height) // 2, (real.shape[2] - width) // 2
     if min(top, left) < 0:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pegan_jax import coords
+from pegan_jax.analysis import spectrum
 from pegan_jax.config import load_config
 from pegan_jax.gan import latents
 from pegan_jax.models import cips, cips_views, stylegan2, stylegan3
@@ -201,7 +202,7 @@ def test_the_random_noise_of_an_image_belongs_to_its_seed(noisy_model):
         assert np.abs(a - b).mean() > 0.01
 
 
-def test_scores_draw_the_noise_of_cips_anew_and_samples_have_none(model):
+def test_scores_and_spectra_draw_the_noise_of_cips_anew_and_samples_have_none(model):
     loud = jax.tree.map_with_path(
         lambda path, x: x + 1 if path[-1].key == 'noise_strength' else x, model.variables['params']
     )
@@ -211,6 +212,8 @@ def test_scores_draw_the_noise_of_cips_anew_and_samples_have_none(model):
     np.testing.assert_array_equal(drawn, again)
     assert np.abs(drawn - plain).mean() > 0.01 and np.abs(drawn[0] - drawn[1]).mean() > 0.01
     assert noise_options(loud.sampler, 'random', jnp.arange(2)).keys() == {'noise'}
+    generated = spectrum.real_and_generated(loud, 2)[1]
+    np.testing.assert_array_equal(generated, to_uint8(sample(loud, [0, 1], noise_mode='random')))
 
 
 @pytest.mark.parametrize(
