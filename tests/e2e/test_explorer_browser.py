@@ -306,6 +306,58 @@ def test_the_place_under_the_cursor_stays_there_while_the_wheel_zooms(page):
     np.testing.assert_allclose(page.js(code), before, atol=0.002)
 
 
+def test_the_place_under_the_cursor_stays_there_when_the_zoom_comes_to_rest(page):
+    page.open(INSIDE, SMALL, mobile=True)
+    page.ready()
+    code = """const {left, top} = document.querySelector('#map canvas').getBoundingClientRect();
+        const there = {clientX: left + 20, clientY: top + 30};
+        document.querySelector('#map canvas').dispatchEvent(new PointerEvent('pointermove', there));
+        return document.querySelector('#map [data-role=place]').textContent.split(' ·')[0].split(', ').map(Number)"""
+    before = page.js(code)
+    page.wheel((20, 30), 6, size=40)
+    assert page.state()['level'] == '42'
+    page.ready()
+    np.testing.assert_allclose(page.js(code), before, atol=1.5 * 2**-10.5)
+
+
+def test_a_slow_hand_turns_as_far_as_a_quick_one(page):
+    page.open(INSIDE, SMALL, mobile=True)
+    page.ready()
+    x, y = (side // 2 for side in page.pixels().shape[1::-1])
+    page.mouse('Pressed', (x + 250, y), modifiers=8)
+    for k in range(60):
+        page.mouse('Moved', (x + 250, y + k / 4), modifiers=8)
+    page.mouse('Released', (x + 250, y + 59 / 4), modifiers=8)
+    angle = float(page.state()['angle'])
+    assert angle == pytest.approx(-math.degrees(math.atan2(59 / 4, 250)), abs=0.2) and angle == round(angle, 1)
+
+
+def test_back_leads_through_what_was_seen_and_tabs_remember(page):
+    def history(code):
+        page.js(f'history.{code}')
+        time.sleep(0.3)
+        return page.state()
+
+    page.open('', SMALL, mobile=True)
+    page.ready()
+    first, length = page.state(), page.js('return history.length')
+    assert first['view'] == 'map'
+    page.js("location.hash = 'view=map&seed=3&x=0.2&y=-0.1&level=40'")
+    page.ready()
+    partial = page.state()
+    assert partial['seed'] == '3' and partial['angle'] == '0'
+    page.drag([(300, 100), (250, 140)])
+    page.click('photo', 'kind')  # at once: what was seen last is an entry all the same
+    assert page.state() == {'view': 'photo'} and page.js('return history.length') == length + 3
+    page.click('map', 'kind')
+    page.ready()
+    panned = page.state()
+    assert panned == {**partial, 'x': panned['x'], 'y': panned['y']} != partial
+    assert history('back()') == {'view': 'photo'}
+    assert [history('back()') for _ in range(3)] == [panned, partial, first]
+    assert history('forward()') == partial
+
+
 def test_the_whole_frame_is_seen_first_with_its_outline(page, models):
     page.open('', (1280, 800))
     page.ready()
@@ -422,6 +474,20 @@ def test_layers_are_listed_and_drawn(page):
     page.js(f'{rows}[1].click()')
     page.wait("[...document.querySelectorAll('#canvas .layer img')].every(i => i.complete && i.naturalWidth > 8)")
     assert page.js(f'return {rows}[1].getAttribute("aria-selected")') == 'true'
+
+
+def test_pictures_of_other_seeds_are_asked_for_one_by_one(page):
+    pictures = "document.querySelectorAll('#canvas .seeds img[src]').length === 8"
+    page.open('view=canvas', SMALL, mobile=True)
+    page.wait(pictures)
+    page.js("""const real = window.fetch; [window.now, window.most, window.count] = [0, 0, 0];
+        window.fetch = async (url, options) => {
+          window.most = Math.max(window.most, ++window.now);
+          try { return await real(url, options); } finally { window.now--; window.count++; }
+        }""")
+    page.click('later')
+    page.wait(f'window.count >= 8 && {pictures}')
+    assert page.js('return window.most') == 1
 
 
 # Photographs ----------------------------------------------------------------------------------------------------------
@@ -627,6 +693,9 @@ def test_what_follows_a_result_and_its_command(page, photo):
     tick(page, 'biharmonic')
     page.press(middle)
     mask = mask_of(page)
+    page.js('navigator.clipboard.writeText = () => Promise.reject(); document.execCommand = () => false')
+    page.click('cli')
+    page.wait("document.querySelector('#notice textarea')?.value.includes('inpaint --method biharmonic')")
     page.click('run')
     page.wait("document.querySelectorAll('#photo .strip button').length === 2")
     code = """const r = document.querySelector('#photo canvas').getBoundingClientRect();
