@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import json
 import math
 import pathlib
 import shutil
@@ -33,7 +34,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason='no Chromium: apt-get install chromium chromium-driver'),
 ]
 ROOT = pathlib.Path(__file__).parents[2]
-MODELS = ('cips:tiny', 'stylegan3:t,tiny', 'deepfill:guided,tiny')
+MODELS = ('cips:tiny', 'stylegan3:t,tiny', 'deepfill:guided,tiny', 'mspie:tiny')
 
 
 # The browser and the server -------------------------------------------------------------------------------------------
@@ -474,6 +475,70 @@ def test_layers_are_listed_and_drawn(page):
     page.js(f'{rows}[1].click()')
     page.wait("[...document.querySelectorAll('#canvas .layer img')].every(i => i.complete && i.naturalWidth > 8)")
     assert page.js(f'return {rows}[1].getAttribute("aria-selected")') == 'true'
+
+
+def test_the_layers_are_those_of_the_image_that_is_seen_and_failures_are_told(page, request):
+    request.node.expected = ('400', 'no-layers')
+    page.open('view=canvas&seed=2')
+    page.ready()
+    page.js("""const real = window.fetch; let first = true;
+        window.fetch = async (url, options) => {
+          const wait = first && url.includes('api/layers'), answer = await real(url, options);
+          first &&= !wait;
+          if (wait) await new Promise(free => setTimeout(free, 3000));
+          if (wait) window.late = true;
+          return answer;
+        }""")
+    page.click('layers')
+    page.fill('seed', 5)
+    page.wait('window.late')
+    rows = "[...document.querySelectorAll('#canvas tbody tr')].map(row => row.cells[2].textContent)"
+    page.wait(f'{rows}.length > 3')
+    time.sleep(0.5)
+    query = 'model=1&seed=5&height=16&width=16&dx=0&dy=0&angle=0'
+    with urllib.request.urlopen(f'{page.address}api/layers?{query}') as answer:
+        assert page.js(f'return {rows}') == [f'{row["mean"]:.3f}' for row in json.load(answer)]
+    page.js("""const real = window.fetch;
+        window.fetch = (url, options) => real(url.replace('layers?', 'layers?psi=no-layers&'), options)""")
+    page.fill('seed', 6)
+    page.wait("document.getElementById('notice').textContent.includes('no-layers')")
+    assert page.js(f'return {rows}') == []
+
+
+def test_the_canvas_has_keys_one_finger_and_sizes_of_its_model_and_tells_what_it_cannot_save(page, request):
+    request.node.expected = ('400', 'must lie between')
+    text = "document.querySelector('#canvas [data-role=place]').textContent"
+
+    def choose(index):
+        code = (
+            "const s = document.getElementById('model'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
+        )
+        page.js(code, str(index))
+        page.ready()
+
+    page.open('view=canvas&seed=2', SMALL, mobile=True)
+    page.ready()
+    page.touch([(100, 150)], [(100, 150), (300, 150)], [(102, 150), (300, 150)], [(102, 150), (301, 150)])
+    page.ready()
+    moved, scale = page.state(), float(page.js(f"return {text}.split('·')[1].match(/[\\d.-]+/)[0]"))
+    assert 0 < float(moved['dx']) < 0.05 and moved['dy'] == '0' and 0 <= scale < 0.05
+    page.key('0', 48)
+    assert page.state()['dx'] == '0'
+    page.key('ArrowRight', 39)
+    assert float(page.state()['dx']) == 1 / 16
+    page.key('r', 82)
+    page.ready()
+    assert page.state()['seed'] != '2'
+    choose(3)
+    assert page.js(f'return {text}').startswith('24 × 24')
+    page.fill('width', 32)
+    choose(1)
+    assert page.js(f'return {text}').startswith('32 × 24')
+    page.fill('width', 99999)
+    page.wait("document.getElementById('notice').textContent.includes('width=99999')")
+    page.js("document.getElementById('notice').textContent = ''")
+    page.click('save')
+    page.wait("document.getElementById('notice').textContent.includes('width=99999')")
 
 
 def test_pictures_of_other_seeds_are_asked_for_one_by_one(page):
