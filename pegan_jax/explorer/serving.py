@@ -120,7 +120,7 @@ def explore(*models: Model | str | os.PathLike, port: int = 0, height: int = 780
 
     Args:
       models: from `load`, or what it takes: working directories of runs, names of models that ship.
-      port: 0 is any free one.
+      port: 0 is any free one; an explorer of this process that has it is closed.
       height: of the page in the notebook, in pixels.
     Returns: what a notebook shows when it is the last value of a cell; `address`, and `close()` to end it.
     Raises: UserError for no models, or an address that cannot be used; CheckpointError as `load`.
