@@ -553,6 +553,13 @@ def test_pictures_of_other_seeds_are_asked_for_one_by_one(page):
     page.click('later')
     page.wait(f'window.count >= 8 && {pictures}')
     assert page.js('return window.most') == 1
+    code = """const click = what => document.querySelector(`#canvas [data-do=${what}]`).click(), real = window.fetch;
+        window.fetch = (url, options) => { window.signal ??= options.signal; return real(url, options); };
+        click('later');
+        click('dice');
+        return window.signal.aborted"""
+    assert page.js(code)
+    page.ready()
 
 
 # Photographs ----------------------------------------------------------------------------------------------------------
