@@ -22,7 +22,6 @@ from selenium import webdriver
 
 SIZE = (1000, 625)  # of the page
 SHOWN = (480, 300)  # of the GIF
-STRIP = 124  # pixels under a photograph, for small pictures of results
 BEFORE, AFTER, LAST = 90, 700, 1800  # milliseconds: of a frame of a motion, at its end, at the end of a scene
 FLAGS = (
     'headless=new', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking',
@@ -120,14 +119,17 @@ def load(page: Recorder, image: pathlib.Path, size: tuple[int, int], mobile: boo
     page.wait("document.querySelector('#photo [data-role=drop]').hidden")
 
 
+def photograph(page: Recorder, x: float, y: float) -> tuple[float, float]:
+    """Where on the screen a position of the photograph is, in its pixels."""
+    canvas = page.driver.find_element('css selector', '#photo canvas')
+    scale, left, top = map(float, canvas.get_attribute('data-at').split())
+    return canvas.rect['x'] + left + x * scale, canvas.rect['y'] + top + y * scale
+
+
 def stroke(page: Recorder, points: list[tuple[float, float]], record: bool) -> None:
     """Paints along points, in shares of the photograph's width and height."""
-    box = page.driver.find_element('css selector', '#photo canvas').rect
     width, height = Image.open(page.image).size
-    free = box['height'] - STRIP
-    scale = min((box['width'] - 24) / width, (free - 24) / height, 8)
-    left, top = box['x'] + (box['width'] - width * scale) / 2, box['y'] + (free - height * scale) / 2
-    places = [(left + x * width * scale, top + y * height * scale) for x, y in points]
+    places = [photograph(page, x * width, y * height) for x, y in points]
     page.set('size', round(width / 14))
     page.mouse('Pressed', *places[0])
     for place in places:
@@ -157,8 +159,7 @@ def remove(page: Recorder, points: list[tuple[float, float]]) -> None:
     page.frame(AFTER)
     fill(page)
     page.frame(AFTER)
-    box = page.driver.find_element('css selector', '#photo canvas').rect
-    x, y = box['x'] + box['width'] // 2, box['y'] + (box['height'] - STRIP) // 2
+    x, y = photograph(page, *(side / 2 for side in Image.open(page.image).size))
     page.mouse('Pressed', x, y)
     for k in range(1, 8):
         page.mouse('Moved', x - 45 * k, y)

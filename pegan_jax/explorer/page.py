@@ -88,10 +88,14 @@ class Guard:
     def refusal(self, headers: Headers, path: str, query: QueryParams) -> str | None:
         """Why a request may not pass; None: it may."""
         host, origin = headers.get('host', ''), headers.get('origin')
-        if self.token is None and urllib.parse.urlsplit(f'//{host}').hostname not in LOOPBACK:
+        try:
+            name, asker = urllib.parse.urlsplit(f'//{host}').hostname, urllib.parse.urlsplit(origin or '').netloc
+        except ValueError:
+            return 'the Host or the Origin of the request is no address.'
+        if self.token is None and name not in LOOPBACK:
             return f'this server answers on {LOOPBACK[0]} only, not as {host!r}; start it with --host to change that.'
         if not self.embedded:
-            if origin is not None and urllib.parse.urlsplit(origin).netloc != host:
+            if origin is not None and asker != host:
                 return f'requests from pages of {origin} are refused.'
             if path.startswith('/api/') and headers.get('sec-fetch-site', 'none') not in ('none', 'same-origin'):
                 return 'requests from other pages are refused.'

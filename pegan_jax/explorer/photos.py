@@ -91,8 +91,9 @@ def fill(
 
 
 def shown(photo: Picture) -> bytes:
-    """The photograph, upright, as a PNG without anything else, for the page to draw."""
-    return png(_opaque_or_not(photo.pixels, photo))
+    """The photograph, upright, as a PNG with its colour profile, for the page to draw."""
+    profile = {name: value for name, value in photo.kept.items() if name == 'icc_profile'}
+    return png(_opaque_or_not(photo.pixels, photo), **profile)
 
 
 def _opaque_or_not(pixels: np.ndarray, photo: Picture) -> np.ndarray:

@@ -4,6 +4,7 @@ import os
 import secrets
 import socket
 import threading
+import weakref
 import webbrowser
 from collections.abc import Mapping
 
@@ -58,26 +59,47 @@ def serve(models: Mapping[str, Model], *, host: str = LOOPBACK[0], port: int = 8
         _server(models, token, False).run(sockets=[found])
 
 
+class _Serving(threading.Thread):
+    """A server on a socket, which it closes when it ends."""
+
+    def __init__(self, server: uvicorn.Server, found: socket.socket) -> None:
+        super().__init__(target=server.run, kwargs={'sockets': [found]}, daemon=True)
+        self._server = server
+
+    def end(self) -> None:
+        """Lets the server end, without waiting: collectors of garbage call it in any thread."""
+        self._server.should_exit = True
+
+    def close(self) -> None:
+        self.end()
+        self.join()
+
+
+_SERVED: weakref.WeakValueDictionary[int, _Serving] = weakref.WeakValueDictionary()  # by port
+
+
 class Explorer:
     """A page that is served by a thread of this process; a notebook shows it as the value of a cell.
+
+    The server ends with `close()`, when nothing refers to the explorer any longer, or when another one takes its port.
 
     address: for a browser on this machine.
     """
 
     def __init__(self, models: Mapping[str, Model], port: int, height: int) -> None:
         self._token, self._height = secrets.token_urlsafe(16), height
-        self._socket = _bind(LOOPBACK[0], port)
-        self._port = self._socket.getsockname()[1]
+        if (before := _SERVED.get(port)) is not None:
+            before.close()
+        found = _bind(LOOPBACK[0], port)
+        self._port = found.getsockname()[1]
         self.address = f'http://{LOOPBACK[0]}:{self._port}/?token={self._token}'
-        self._server = _server(models, self._token, True)
-        self._thread = threading.Thread(target=self._server.run, kwargs={'sockets': [self._socket]}, daemon=True)
+        self._thread = _SERVED[self._port] = _Serving(_server(models, self._token, True), found)
         self._thread.start()
+        weakref.finalize(self, self._thread.end)
 
     def close(self) -> None:
         """Ends the server."""
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
+        self._thread.close()
 
     def __repr__(self) -> str:
         return f'Explorer at {self.address}'
@@ -98,7 +120,7 @@ def explore(*models: Model | str | os.PathLike, port: int = 0, height: int = 780
 
     Args:
       models: from `load`, or what it takes: working directories of runs, names of models that ship.
-      port: 0 is any free one.
+      port: 0 is any free one; an explorer of this process that has it is closed.
       height: of the page in the notebook, in pixels.
     Returns: what a notebook shows when it is the last value of a cell; `address`, and `close()` to end it.
     Raises: UserError for no models, or an address that cannot be used; CheckpointError as `load`.

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import functools
+import gc
 import io
 import json
 import logging
@@ -13,13 +14,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from starlette.testclient import TestClient
 
 import pegan_jax
@@ -396,13 +398,18 @@ def test_a_photograph_keeps_orientation_opacity_and_what_its_file_says(client, p
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112], exif[0x013B] = 6, 'the photographer'
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
     rgba = np.concatenate([photo, photo[..., :1]], axis=-1)
-    Image.fromarray(np.rot90(rgba)).save(file, 'PNG', exif=exif)
-    name, shown = load_photo(client, file.getvalue())
-    np.testing.assert_array_equal(shown, rgba)
+    Image.fromarray(np.rot90(rgba)).save(file, 'PNG', exif=exif, icc_profile=profile)
+    response = client.post('/api/photo', content=file.getvalue())
+    name, shown = response.headers['x-photo'], Image.open(io.BytesIO(response.content))
+    np.testing.assert_array_equal(np.asarray(shown), rgba)
+    assert shown.info['icc_profile'] == profile and not shown.getexif()
     response = fill(client, painted[2], photo=name, model='biharmonic')
     np.testing.assert_array_equal(image_of(response)[..., 3], rgba[..., 3])
-    kept = Image.open(io.BytesIO(response.content)).getexif()
+    filled = Image.open(io.BytesIO(response.content))
+    kept = filled.getexif()
+    assert filled.info['icc_profile'] == profile
     assert kept[0x013B] == 'the photographer' and 0x0112 not in kept
 
 
@@ -490,6 +497,8 @@ def test_a_second_filling_at_the_same_time_is_told_to_wait(models, photo, painte
         ({'host': 'evil.example'}, 'answers on 127.0.0.1 only'),
         ({'host': 'localhost.evil.example:8000'}, 'answers on 127.0.0.1 only'),
         ({'host': ''}, 'answers on 127.0.0.1 only'),
+        ({'host': '['}, 'the Host or the Origin of the request is no address'),
+        ({'origin': 'http://['}, 'the Host or the Origin of the request is no address'),
         ({'origin': 'http://evil.example'}, 'requests from pages of http://evil.example'),
         ({'origin': 'http://127.0.0.1:9999'}, 'requests from pages of http://127.0.0.1:9999'),
         ({'origin': 'null'}, 'requests from pages of null'),
@@ -575,6 +584,30 @@ def test_a_notebook_shows_the_page_of_a_thread_that_can_be_closed(models):
         urllib.request.urlopen(shown.address)
     with pytest.raises(ValueError, match='needs a model, such as'):
         pegan_jax.explore()
+
+
+def test_a_page_of_a_notebook_ends_with_its_explorer_and_with_the_next_one_on_its_port(models):
+    def answers(address):
+        try:
+            with urllib.request.urlopen(address) as response:
+                return response.status == 200
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    model = models['dcgan:tiny']
+    first = pegan_jax.explore(model)
+    port = int(first.address.rpartition(':')[2].partition('/')[0])
+    second = pegan_jax.explore(model, port=port)
+    address = second.address
+    assert not answers(first.address) and answers(address)
+    del first
+    assert answers(address)
+    del second
+    gc.collect()
+    end = time.time() + 30
+    while answers(address):
+        assert time.time() < end
+        time.sleep(0.05)
 
 
 def test_the_command_serves_loads_models_and_names_what_cannot_be_had(workdir, monkeypatch, capsys):

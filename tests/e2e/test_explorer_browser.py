@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import json
 import math
 import pathlib
 import shutil
@@ -33,7 +34,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason='no Chromium: apt-get install chromium chromium-driver'),
 ]
 ROOT = pathlib.Path(__file__).parents[2]
-MODELS = ('cips:tiny', 'stylegan3:t,tiny', 'deepfill:guided,tiny')
+MODELS = ('cips:tiny', 'stylegan3:t,tiny', 'deepfill:guided,tiny', 'mspie:tiny')
 
 
 # The browser and the server -------------------------------------------------------------------------------------------
@@ -71,13 +72,17 @@ class Page:
     address: str
     downloads: pathlib.Path
 
-    def open(self, state='', size=(1280, 800), mobile=False):
-        self.run(
-            'Emulation.setDeviceMetricsOverride', width=size[0], height=size[1], deviceScaleFactor=1, mobile=mobile
-        )
+    def open(self, state='', size=(1280, 800), mobile=False, ratio=1):
+        self.resize(size, mobile, ratio)
         self.driver.get('about:blank')
         self.driver.get(f'{self.address}#{state}')
         self.wait('document.querySelector("main:not([hidden])")')
+
+    def resize(self, size, mobile=False, ratio=1):
+        width, height = size
+        self.run(
+            'Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=ratio, mobile=mobile
+        )
 
     def run(self, command, **arguments):
         return self.driver.execute_cdp_cmd(command, arguments)
@@ -98,7 +103,8 @@ class Page:
         return self.driver.find_element(By.CSS_SELECTOR, f'{inside} [data-role="{role}"]')
 
     def click(self, what, attribute='do'):
-        self.driver.find_element(By.CSS_SELECTOR, f'main:not([hidden]) [data-{attribute}="{what}"]').click()
+        inside = 'header' if attribute == 'kind' else 'main:not([hidden])'
+        self.driver.find_element(By.CSS_SELECTOR, f'{inside} [data-{attribute}="{what}"]').click()
 
     def fill(self, role, value):
         """Types a value, or moves a slider there."""
@@ -122,13 +128,49 @@ class Page:
             keys.reset_actions()
             keys.key_up(key).perform()
 
-    def wheel(self, place, notches):
-        box = self.find('view').rect
+    def mouse(self, kind, place, button='left', **more):
+        """An event of the mouse at a place of the canvas: 'Pressed', 'Moved', 'Released' or 'Wheel'."""
+        box, buttons = self.find('view').rect, {'left': 1, 'right': 2, 'none': 0}[button]
+        self.run(
+            'Input.dispatchMouseEvent', type=f'mouse{kind}', x=box['x'] + place[0], y=box['y'] + place[1],
+            button=button, buttons=buttons, clickCount=int(kind in ('Pressed', 'Released')), **more,
+        )  # fmt: skip
+
+    def press(self, place, button='left'):
+        for kind in ('Pressed', 'Released'):
+            self.mouse(kind, place, button)
+
+    def wheel(self, place, notches, size=100):
         for _ in range(abs(notches)):
+            self.mouse('Wheel', place, 'none', deltaX=0, deltaY=-size * np.sign(notches).item())
+
+    def touch(self, *steps):
+        """Fingers at places of the canvas, step by step, of which all are lifted in the end."""
+        box, fingers = self.find('view').rect, 0
+        self.run('Emulation.setTouchEmulationEnabled', enabled=True, maxTouchPoints=5)
+        for places in [*steps, []]:
+            kind = 'End' if not places else 'Start' if len(places) > fingers else 'Move'
+            points = [{'x': box['x'] + x, 'y': box['y'] + y, 'id': i} for i, (x, y) in enumerate(places)]
+            self.run('Input.dispatchTouchEvent', type=f'touch{kind}', touchPoints=points)
+            fingers = len(places)
+        self.run('Emulation.setTouchEmulationEnabled', enabled=False)
+
+    def key(self, key, code, modifiers=0, text=''):
+        for kind in ('keyDown', 'keyUp'):
+            more = {'text': text} if text and kind == 'keyDown' else {}
             self.run(
-                'Input.dispatchMouseEvent', type='mouseWheel', x=box['x'] + place[0], y=box['y'] + place[1], deltaX=0,
-                deltaY=-100 * np.sign(notches).item(),
-            )  # fmt: skip
+                'Input.dispatchKeyEvent', type=kind, key=key, windowsVirtualKeyCode=code, modifiers=modifiers, **more
+            )
+
+    def slow(self, path, seconds):
+        """From now on, answers of a path of the server come late."""
+        code = """const [path, ms] = arguments, real = window.fetch;
+            window.fetch = async (url, options) => {
+              const answer = await real(url, options);
+              if (String(url).includes(path)) await new Promise(free => setTimeout(free, ms));
+              return answer;
+            }"""
+        self.js(code, f'api/{path}', 1000 * seconds)
 
     def pixels(self):
         """The canvas, uint8 [H, W, 3]."""
@@ -265,6 +307,58 @@ def test_the_place_under_the_cursor_stays_there_while_the_wheel_zooms(page):
     np.testing.assert_allclose(page.js(code), before, atol=0.002)
 
 
+def test_the_place_under_the_cursor_stays_there_when_the_zoom_comes_to_rest(page):
+    page.open(INSIDE, SMALL, mobile=True)
+    page.ready()
+    code = """const {left, top} = document.querySelector('#map canvas').getBoundingClientRect();
+        const there = {clientX: left + 20, clientY: top + 30};
+        document.querySelector('#map canvas').dispatchEvent(new PointerEvent('pointermove', there));
+        return document.querySelector('#map [data-role=place]').textContent.split(' ·')[0].split(', ').map(Number)"""
+    before = page.js(code)
+    page.wheel((20, 30), 6, size=40)
+    assert page.state()['level'] == '42'
+    page.ready()
+    np.testing.assert_allclose(page.js(code), before, atol=1.5 * 2**-10.5)
+
+
+def test_a_slow_hand_turns_as_far_as_a_quick_one(page):
+    page.open(INSIDE, SMALL, mobile=True)
+    page.ready()
+    x, y = (side // 2 for side in page.pixels().shape[1::-1])
+    page.mouse('Pressed', (x + 250, y), modifiers=8)
+    for k in range(60):
+        page.mouse('Moved', (x + 250, y + k / 4), modifiers=8)
+    page.mouse('Released', (x + 250, y + 59 / 4), modifiers=8)
+    angle = float(page.state()['angle'])
+    assert angle == pytest.approx(-math.degrees(math.atan2(59 / 4, 250)), abs=0.2) and angle == round(angle, 1)
+
+
+def test_back_leads_through_what_was_seen_and_tabs_remember(page):
+    def history(code):
+        page.js(f'history.{code}')
+        time.sleep(0.3)
+        return page.state()
+
+    page.open('', SMALL, mobile=True)
+    page.ready()
+    first, length = page.state(), page.js('return history.length')
+    assert first['view'] == 'map'
+    page.js("location.hash = 'view=map&seed=3&x=0.2&y=-0.1&level=40'")
+    page.ready()
+    partial = page.state()
+    assert partial['seed'] == '3' and partial['angle'] == '0'
+    page.drag([(300, 100), (250, 140)])
+    page.click('photo', 'kind')  # at once: what was seen last is an entry all the same
+    assert page.state() == {'view': 'photo'} and page.js('return history.length') == length + 3
+    page.click('map', 'kind')
+    page.ready()
+    panned = page.state()
+    assert panned == {**partial, 'x': panned['x'], 'y': panned['y']} != partial
+    assert history('back()') == {'view': 'photo'}
+    assert [history('back()') for _ in range(3)] == [panned, partial, first]
+    assert history('forward()') == partial
+
+
 def test_the_whole_frame_is_seen_first_with_its_outline(page, models):
     page.open('', (1280, 800))
     page.ready()
@@ -309,7 +403,7 @@ def test_views_that_are_left_are_not_computed_and_tiles_are_bounded(page):
     before = int(page.js("return document.querySelector('#map canvas').dataset.tiles"))
     canvas = "const c = document.querySelector('#map canvas'); c.focus();"
     for _ in range(150):  # far away in a moment
-        page.js(canvas + "c.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))")
+        page.js(canvas + "c.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}))")
     page.ready()
     computed = int(page.js("return document.querySelector('#map canvas').dataset.tiles")) - before
     assert computed < 150 * 64 / 128 * 3  # of three rows of tiles, and coarse ones besides
@@ -383,6 +477,91 @@ def test_layers_are_listed_and_drawn(page):
     assert page.js(f'return {rows}[1].getAttribute("aria-selected")') == 'true'
 
 
+def test_the_layers_are_those_of_the_image_that_is_seen_and_failures_are_told(page, request):
+    request.node.expected = ('400', 'no-layers')
+    page.open('view=canvas&seed=2')
+    page.ready()
+    page.js("""const real = window.fetch; let first = true;
+        window.fetch = async (url, options) => {
+          const wait = first && url.includes('api/layers'), answer = await real(url, options);
+          first &&= !wait;
+          if (wait) await new Promise(free => setTimeout(free, 3000));
+          if (wait) window.late = true;
+          return answer;
+        }""")
+    page.click('layers')
+    page.fill('seed', 5)
+    page.wait('window.late')
+    rows = "[...document.querySelectorAll('#canvas tbody tr')].map(row => row.cells[2].textContent)"
+    page.wait(f'{rows}.length > 3')
+    time.sleep(0.5)
+    query = 'model=1&seed=5&height=16&width=16&dx=0&dy=0&angle=0'
+    with urllib.request.urlopen(f'{page.address}api/layers?{query}') as answer:
+        assert page.js(f'return {rows}') == [f'{row["mean"]:.3f}' for row in json.load(answer)]
+    page.js("""const real = window.fetch;
+        window.fetch = (url, options) => real(url.replace('layers?', 'layers?psi=no-layers&'), options)""")
+    page.fill('seed', 6)
+    page.wait("document.getElementById('notice').textContent.includes('no-layers')")
+    assert page.js(f'return {rows}') == []
+
+
+def test_the_canvas_has_keys_one_finger_and_sizes_of_its_model_and_tells_what_it_cannot_save(page, request):
+    request.node.expected = ('400', 'must lie between')
+    text = "document.querySelector('#canvas [data-role=place]').textContent"
+
+    def choose(index):
+        code = (
+            "const s = document.getElementById('model'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
+        )
+        page.js(code, str(index))
+        page.ready()
+
+    page.open('view=canvas&seed=2', SMALL, mobile=True)
+    page.ready()
+    page.touch([(100, 150)], [(100, 150), (300, 150)], [(102, 150), (300, 150)], [(102, 150), (301, 150)])
+    page.ready()
+    moved, scale = page.state(), float(page.js(f"return {text}.split('·')[1].match(/[\\d.-]+/)[0]"))
+    assert 0 < float(moved['dx']) < 0.05 and moved['dy'] == '0' and 0 <= scale < 0.05
+    page.key('0', 48)
+    assert page.state()['dx'] == '0'
+    page.key('ArrowRight', 39)
+    assert float(page.state()['dx']) == 1 / 16
+    page.key('r', 82)
+    page.ready()
+    assert page.state()['seed'] != '2'
+    choose(3)
+    assert page.js(f'return {text}').startswith('24 × 24')
+    page.fill('width', 32)
+    choose(1)
+    assert page.js(f'return {text}').startswith('32 × 24')
+    page.fill('width', 99999)
+    page.wait("document.getElementById('notice').textContent.includes('width=99999')")
+    page.js("document.getElementById('notice').textContent = ''")
+    page.click('save')
+    page.wait("document.getElementById('notice').textContent.includes('width=99999')")
+
+
+def test_pictures_of_other_seeds_are_asked_for_one_by_one(page):
+    pictures = "document.querySelectorAll('#canvas .seeds img[src]').length === 8"
+    page.open('view=canvas', SMALL, mobile=True)
+    page.wait(pictures)
+    page.js("""const real = window.fetch; [window.now, window.most, window.count] = [0, 0, 0];
+        window.fetch = async (url, options) => {
+          window.most = Math.max(window.most, ++window.now);
+          try { return await real(url, options); } finally { window.now--; window.count++; }
+        }""")
+    page.click('later')
+    page.wait(f'window.count >= 8 && {pictures}')
+    assert page.js('return window.most') == 1
+    code = """const click = what => document.querySelector(`#canvas [data-do=${what}]`).click(), real = window.fetch;
+        window.fetch = (url, options) => { window.signal ??= options.signal; return real(url, options); };
+        click('later');
+        click('dice');
+        return window.signal.aborted"""
+    assert page.js(code)
+    page.ready()
+
+
 # Photographs ----------------------------------------------------------------------------------------------------------
 
 
@@ -395,17 +574,38 @@ def photo(tmp_path):
 
 
 def choose(page, photo):
+    """Opens a photograph; returns where its middle is on the canvas."""
     page.find('file').send_keys(str(photo))
     page.wait("document.querySelector('#photo [data-role=drop]').hidden")
+    return middle_of(page)
+
+
+def middle_of(page):
+    scale, x, y = map(float, page.find('view').get_attribute('data-at').split())
+    return round(x + 100 * scale), round(y + 75 * scale)
+
+
+def able(page, *what):
+    return [page.driver.find_element(By.CSS_SELECTOR, f'#photo [data-do={name}]').is_enabled() for name in what]
+
+
+def tick(page, *fillers):
+    code = """for (const box of document.querySelectorAll('#photo [data-filler]')) {
+          box.checked = arguments[0].includes(box.dataset.filler);
+        }"""
+    page.js(code, fillers)
+
+
+def mask_of(page, stem='my photo'):
+    page.click('mask')
+    return page.downloaded(f'{stem}_mask.png')[..., 0]
 
 
 def test_a_mask_and_a_sketch_are_drawn_and_filled_as_the_library_fills_them(page, models, photo):
     model = load(models['deepfill'])
     page.open('view=photo')
-    choose(page, photo)
+    middle = choose(page, photo)
     page.fill('size', 12)
-    width, height = page.pixels().shape[1::-1]
-    middle = (width // 2, height // 2 - 62)
     page.drag([(middle[0] - 80, middle[1]), (middle[0], middle[1] + 20), (middle[0] + 80, middle[1])])
     page.drag([(20, 20), (40, 40)])
     page.click('undo')
@@ -417,7 +617,9 @@ def test_a_mask_and_a_sketch_are_drawn_and_filled_as_the_library_fills_them(page
     page.wait("document.querySelectorAll('#photo .strip button').length === 3")
     page.wait("document.querySelector('#photo [data-do=run]').textContent === 'Fill'")
     page.click('mask')
-    mask, sketch = (page.downloaded(f'my photo_{kind}.png')[..., 0] > 127 for kind in ('mask', 'sketch'))
+    mask, sketch = (page.downloaded(f'my photo_{kind}.png')[..., 0] for kind in ('mask', 'sketch'))
+    assert {*np.unique(mask), *np.unique(sketch)} == {0, 255}  # whatever is light for a command is painted here
+    mask, sketch = mask > 127, sketch > 127
     assert 0.01 < mask.mean() < 0.2 and 0 < sketch.mean() < 0.05 and mask[75, 100] and not mask[:10].any()
     image, strategy = np.asarray(Image.open(photo)), Strategy('crop', margin=16)
     page.click('save')
@@ -434,17 +636,16 @@ def test_a_mask_and_a_sketch_are_drawn_and_filled_as_the_library_fills_them(page
 
 def test_the_slider_parts_before_and_after_and_results_stand_side_by_side(page, photo):
     page.open('view=photo')
-    choose(page, photo)
+    middle = choose(page, photo)
     page.fill('size', 30)
-    width, height = page.pixels().shape[1::-1]
-    middle = (width // 2, height // 2 - 62)
     page.drag([(middle[0] - 40, middle[1]), (middle[0] + 40, middle[1])])
     page.click('flow', 'role')
     page.click('biharmonic', 'filler')
     page.click('run')
     page.wait("document.querySelectorAll('#photo .strip button').length === 4")
     page.wait("document.querySelector('#photo [data-do=run]').textContent === 'Fill'")
-    half = page.pixels()
+    half, middle = page.pixels(), middle_of(page)
+    width = half.shape[1]
     page.drag([middle, (width - 5, middle[1])])
     before = page.pixels()
     page.drag([(page.js("return document.querySelector('#photo canvas').width") - 5, middle[1]), (5, middle[1])])
@@ -455,6 +656,132 @@ def test_the_slider_parts_before_and_after_and_results_stand_side_by_side(page, 
     page.js("document.querySelectorAll('#photo .strip button')[1].click()")
     page.click('keep')
     page.wait("document.querySelector('#photo [data-role=place]').textContent.startsWith('my photo_filled.png')")
+
+
+def test_strokes_are_made_cleared_and_taken_back(page, photo):
+    page.open('view=photo', (1000, 700))
+    middle = choose(page, photo)
+    page.fill('size', 20)
+    page.press((middle[0] - 200, middle[1]), 'right')
+    assert able(page, 'undo', 'redo', 'clear') == [False, False, False]
+    page.press(middle)
+    disc = mask_of(page)
+    y, x = np.mgrid[:150, :200]
+    inside = np.hypot(x - 99.5, y - 74.5)
+    assert (disc[inside < 9] == 255).all() and (disc[inside > 11] == 0).all()
+    page.click('clear')
+    assert able(page, 'undo', 'clear', 'run') == [True, False, False]
+    assert not mask_of(page).any()
+    page.click('undo')
+    np.testing.assert_array_equal(mask_of(page), disc)
+    page.click('undo')
+    assert able(page, 'undo', 'redo') == [False, True]
+    left, right = (middle[0] - 60, middle[1]), (middle[0] + 60, middle[1])
+    page.touch([left], [left, right], [(left[0] - 40, left[1]), right])
+    assert able(page, 'undo', 'redo') == [False, True]
+    page.click('redo')
+    np.testing.assert_array_equal(mask_of(page), disc)
+
+
+def test_keys_take_strokes_back_wherever_the_focus_is(page, photo):
+    page.open('view=photo', (1000, 700))
+    x, y = choose(page, photo)
+    for k in range(3):
+        page.press((x + 20 * k, y))
+    page.js("document.querySelector('#photo [data-do=undo]').focus()")
+    page.key(' ', 32, text=' ')
+    page.js("document.querySelector('#photo [data-filler]').focus()")
+    page.key('z', 90, modifiers=2)
+    page.js("document.querySelector('#photo [data-role=size]').focus()")
+    page.key('z', 90, modifiers=2)
+    assert able(page, 'undo', 'redo') == [False, True]
+
+
+def test_the_zoom_stays_when_the_window_changes_and_low_stages_show_the_photograph(page, photo):
+    def place():
+        return [float(number) for number in page.find('view').get_attribute('data-at').split()]
+
+    page.open('view=photo', (1000, 700), ratio=2)
+    choose(page, photo)
+    sides = page.js("const c = document.querySelector('#photo canvas'); return [c.width, c.clientWidth]")
+    assert sides[0] == 2 * sides[1]
+    first = place()
+    page.resize((1000, 480), ratio=2)
+    page.wait(f"document.querySelector('#photo canvas').dataset.at !== '{' '.join(map(str, first))}'")
+    fitted = place()
+    assert fitted[0] < first[0]
+    page.wheel((300, 200), 3)
+    near = place()
+    assert near[0] > fitted[0]
+    page.resize((1000, 640), ratio=2)
+    page.wait("document.querySelector('#photo canvas').clientHeight > 580")
+    assert place() == near
+    page.open('view=photo', (740, 330), mobile=True)
+    choose(page, photo)
+    assert place()[0] * 150 > 150
+
+
+def test_only_the_newest_photograph_counts(page, photo, tmp_path):
+    other = tmp_path / 'other.png'
+    Image.open(photo).rotate(180).save(other)
+    text, strip = "document.querySelector('#photo [data-role=place]').textContent", '#photo .strip button'
+    page.open('view=photo', (1000, 700))
+    middle = choose(page, photo)
+    tick(page, '2', 'biharmonic')
+    page.drag([middle, (middle[0] + 40, middle[1])])
+    page.slow('fill', 1)
+    page.click('run')
+    page.find('file').send_keys(str(other))
+    page.wait(f"{text}.startsWith('other.png')")
+    page.wait("document.querySelector('#photo [data-do=run]').textContent === 'Fill'")
+    assert not page.driver.find_elements(By.CSS_SELECTOR, strip) and page.js(f'return {text}').startswith('other.png')
+    # A result does not end the stroke during which it comes.
+    tick(page, 'biharmonic')
+    page.drag([middle, (middle[0] + 40, middle[1])])
+    page.click('run')
+    page.mouse('Pressed', (middle[0], middle[1] + 50))
+    page.wait(f"document.querySelectorAll('{strip}').length === 2")
+    page.mouse('Moved', (middle[0] + 30, middle[1] + 50))
+    assert page.js(f'return {text}').startswith('other.png')
+    page.mouse('Released', (middle[0] + 30, middle[1] + 50))
+    # Of two that load at once, the one that was opened last is shown, even if it comes first.
+    page.open('view=photo', (1000, 700))
+    page.js("""const real = window.fetch; let count = 0;
+        window.fetch = async (url, options) => {
+          const first = !count++, answer = await real(url, options);
+          if (first) await new Promise(free => setTimeout(free, 1500));
+          return answer;
+        }""")
+    page.find('file').send_keys(str(photo))
+    page.find('file').send_keys(str(other))
+    page.wait(f"{text}.startsWith('other.png')")
+    time.sleep(1.8)
+    assert page.js(f'return {text}').startswith('other.png')
+
+
+def test_what_follows_a_result_and_its_command(page, photo):
+    page.open('view=photo', (1000, 700))
+    middle = choose(page, photo)
+    tick(page, 'biharmonic')
+    page.press(middle)
+    mask = mask_of(page)
+    page.js('navigator.clipboard.writeText = () => Promise.reject(); document.execCommand = () => false')
+    page.click('cli')
+    page.wait("document.querySelector('#notice textarea')?.value.includes('inpaint --method biharmonic')")
+    page.click('run')
+    page.wait("document.querySelectorAll('#photo .strip button').length === 2")
+    code = """const r = document.querySelector('#photo canvas').getBoundingClientRect();
+        return document.elementFromPoint(r.left + 20, r.bottom - 70).tagName"""
+    assert page.js(code) == 'CANVAS'
+    code = 'return arguments[0].dispatchEvent(new Event(arguments[1], {bubbles: true, cancelable: true}))'
+    assert not page.js(code, page.driver.find_element(By.CSS_SELECTOR, '#photo aside'), 'dragover')
+    assert not page.js(f'const none = window; {code.replace("arguments[0]", "none")}', None, 'beforeunload')
+    page.click('keep')
+    text = "document.querySelector('#photo [data-role=place]').textContent"
+    page.wait(f"{text}.startsWith('my photo_filled.png')")
+    page.click('undo')
+    assert page.js(f'return {text}').startswith('my photo.png')
+    np.testing.assert_array_equal(mask_of(page), mask)
 
 
 def test_what_cannot_be_loaded_is_told(page, tmp_path, request):

@@ -1,6 +1,6 @@
 // The canvas: whole images, which some models move, turn and resize; and what their layers give.
 
-import {$, address, api, ask, copy, download, failed, tell} from './page.js';
+import {$, address, api, ask, copy, failed, keys, save, tell, wrap} from './page.js';
 import {StyleControls} from './style.js';
 
 const HANDLE = 9;  // pixels
@@ -13,9 +13,11 @@ export class CanvasView {
     this.style = new StyleControls($(root, 'style'), () => this.ask(), style => this.thumbnail(style));
     for (const role of ['width', 'height']) $(root, role).addEventListener('change', () => this.ask());
     $(root, 'channel').addEventListener('input', () => this.layerPictures());
+    for (const kind of ['channels', 'spectrum']) {
+      $(root, kind).onerror = () => failed(new Error(`The picture of the ${kind} of ${this.layer} could not be loaded.`));
+    }
     $(root, 'angle').addEventListener('input', () => {
-      this.place.angle = Number($(root, 'angle').value);
-      this.ask();
+      this.change({angle: Number($(root, 'angle').value)});
     });
     root.addEventListener('click', event => this.act(event.target.closest('[data-do]')?.dataset.do));
     this.gestures();
@@ -25,8 +27,8 @@ export class CanvasView {
   show(model, state) {
     if (this.model !== model) {
       this.image = null;
-      $(this.root, 'table').replaceChildren();
-      $(this.root, 'layer').hidden = true;
+      this.layered = false;
+      this.noLayers();
     }
     this.model = model;
     this.place = {dx: Number(state.dx) || 0, dy: Number(state.dy) || 0, angle: Number(state.angle) || 0};
@@ -40,15 +42,27 @@ export class CanvasView {
     this.ask();
   }
 
+  hide() {
+    this.style.stop();
+  }
+
   get params() {
     const size = this.model.sized ? {height: $(this.root, 'height').value, width: $(this.root, 'width').value} : {};
     return {model: this.model.index, ...this.style.value, ...size, ...(this.model.moved ? this.place : {})};
   }
 
+  /** The address has a size only if it was typed, so that another model begins with its own. */
+  write() {
+    const {height, width, ...rest} = this.params, [h, w] = this.model.size;
+    const typed = this.model.sized && (Number(height) !== h || Number(width) !== w);
+    address.write({view: 'canvas', ...rest, ...(typed ? {height, width} : {})});
+  }
+
   // One request is under way at a time; when it is answered, the newest wish is next.
 
   async ask() {
-    address.write({view: 'canvas', ...this.params});
+    this.write();
+    this.style.stop();
     this.canvas.dataset.ready = 'false';
     this.draw();
     if (this.asking) {
@@ -58,9 +72,10 @@ export class CanvasView {
     this.asking = true;
     do {
       this.again = false;
-      const began = performance.now(), place = {...this.place};
+      const began = performance.now(), place = {...this.place}, {model} = this;
       try {
         const image = await createImageBitmap(await (await ask('picture', this.params)).blob());
+        if (model !== this.model) continue;
         const ms = performance.now() - began;
         this.rate = this.again && this.rate ? 0.7 * this.rate + 0.3 * ms : ms;
         Object.assign(this, {image, shown: place});
@@ -72,8 +87,8 @@ export class CanvasView {
     } while (this.again);
     this.asking = false;
     this.canvas.dataset.ready = 'true';
-    this.style.pictures();
-    if ($(this.root, 'table').rows.length) this.layers();
+    if (!this.root.hidden) this.style.pictures();
+    if (this.layered) this.layers();
   }
 
   resize() {
@@ -140,15 +155,16 @@ export class CanvasView {
     const {canvas} = this;
     let grip = null;
     canvas.addEventListener('pointerdown', event => {
-      if (!this.image || !this.model.moved) return;
+      if (!this.image || !this.model.moved || grip || event.button > 1) return;
       canvas.setPointerCapture(event.pointerId);
       canvas.classList.add('busy');
       const {x, y, tip} = this.handle(), {left, top} = canvas.getBoundingClientRect();
       const [px, py] = [event.clientX - left, event.clientY - top];
       grip = this.model.turned && Math.hypot(px - tip[0], py - tip[1]) < 2 * HANDLE ? {turns: true, x, y} : {px, py};
+      grip.id = event.pointerId;
     });
     canvas.addEventListener('pointermove', event => {
-      if (!grip) return;
+      if (event.pointerId !== grip?.id) return;
       const {left, top} = canvas.getBoundingClientRect();
       const [px, py] = [event.clientX - left, event.clientY - top];
       if (grip.turns) {
@@ -161,23 +177,43 @@ export class CanvasView {
       this.ask();
     });
     for (const end of ['pointerup', 'pointercancel']) {
-      canvas.addEventListener(end, () => { grip = null; canvas.classList.remove('busy'); });
+      canvas.addEventListener(end, event => {
+        if (event.pointerId !== grip?.id) return;
+        grip = null;
+        canvas.classList.remove('busy');
+      });
     }
+    const step = 1 / 16, moves = {arrowleft: [-step, 0], arrowright: [step, 0], arrowup: [0, -step], arrowdown: [0, step]};
+    keys(this.root, key => {
+      const {place, model: {moved, turned}} = this;
+      if (key === 'r') this.style.dice();
+      else if (key === '0' && moved) this.act('home');
+      else if (moves[key] && moved) this.change({dx: place.dx + moves[key][0], dy: place.dy + moves[key][1]});
+      else if (key === '[' && turned) this.change({angle: wrap(place.angle + 5)});
+      else if (key === ']' && turned) this.change({angle: wrap(place.angle - 5)});
+      else return false;
+      return true;
+    });
+  }
+
+  change(place) {
+    Object.assign(this.place, place);
+    this.ask();
   }
 
   async act(what) {
     try {
-      if (what === 'home') {
-        Object.assign(this.place, {dx: 0, dy: 0, angle: 0});
-        this.ask();
-      }
-      if (what === 'save') download(api('picture', this.params), `seed${this.style.value.seed}.png`);
+      if (what === 'home') this.change({dx: 0, dy: 0, angle: 0});
+      if (what === 'save') await save('picture', this.params, `seed${this.style.value.seed}.png`);
       if (what === 'cli' || what === 'python') {
         const found = (await (await ask('command', this.params)).json())[what];
         if (found) await copy(found);
         else tell('No command makes an image between two seeds; copy the Python lines.');
       }
-      if (what === 'layers') await this.layers();
+      if (what === 'layers') {
+        this.layered = true;
+        await this.layers();
+      }
     } catch (error) {
       failed(error);
     }
@@ -186,7 +222,17 @@ export class CanvasView {
   // Layers
 
   async layers() {
-    const rows = await (await ask('layers', this.params)).json();
+    const asked = JSON.stringify(this.params), current = () => this.layered && asked === JSON.stringify(this.params);
+    let rows;
+    try {
+      rows = await (await ask('layers', this.params)).json();
+    } catch (error) {
+      if (!current()) return;
+      this.noLayers();
+      failed(error);
+      return;
+    }
+    if (!current()) return;  // what is seen by now has been asked for
     const table = $(this.root, 'table');
     table.innerHTML = '<thead><tr><th>layer</th><th>size</th><th>mean</th><th title="standard deviation">std</th></tr></thead><tbody></tbody>';
     const [top] = rows[0].name.split('/', 1);
@@ -203,6 +249,11 @@ export class CanvasView {
     }
     if (!rows.some(row => row.name === this.layer)) this.layer = rows.at(-1).name;
     this.layerPictures();
+  }
+
+  noLayers() {
+    $(this.root, 'table').replaceChildren();
+    $(this.root, 'layer').hidden = true;
   }
 
   layerPictures() {

@@ -3,7 +3,7 @@
 // The view is a lattice of pixels, one per CSS pixel. `angle` turns it: a point q of the lattice lies at turn(q, angle)
 // on the map. Levels of zoom are steps of a quarter of a doubling; between steps, pictures are scaled until it rests.
 
-import {$, address, ask, copy, failed, save, tell} from './page.js';
+import {$, address, ask, copy, failed, keys, save, tell, wrap} from './page.js';
 import {StyleControls} from './style.js';
 
 const STEPS = 4;  // levels per doubling
@@ -11,6 +11,7 @@ const COARSE = 8;  // levels between coarse and fine tiles: a quarter of the res
 const KEPT = 400;  // tiles
 const AT_ONCE = 4;  // requests
 
+const tenth = angle => Math.round(10 * angle) / 10;
 const pitchOf = level => 2 ** (-level / STEPS);
 
 /** rotate(degrees) of pegan_jax.coords, of a point. */
@@ -41,6 +42,7 @@ export class MapView {
     if (this.model !== model) this.forget();
     this.model = model;
     this.side = model.tile;
+    this.anchor = null;  // the pixel about which was zoomed last
     this.style.begin(model, state);
     this.resize();
     this.home();
@@ -51,6 +53,8 @@ export class MapView {
   }
 
   hide() {
+    clearTimeout(this.resting);
+    this.style.stop();
     this.wanted([]);
   }
 
@@ -88,19 +92,23 @@ export class MapView {
   move(from, to, level = this.view.level, angle = this.view.angle) {
     const place = this.at(...from);
     if (angle !== this.view.angle) this.keepGhost();
-    Object.assign(this.view, {level, angle: Math.round(((angle + 540) % 360 - 180) * 10) / 10});
+    Object.assign(this.view, {level, angle: wrap(angle)});
     const now = this.at(...to);
     this.view.x += place[0] - now[0];
     this.view.y += place[1] - now[1];
     this.moved();
   }
 
-  rotate(degrees) {
-    const middle = [this.canvas.width / 2, this.canvas.height / 2];
-    this.move(middle, middle, this.view.level, degrees);
+  get middle() {
+    return [this.canvas.width / 2, this.canvas.height / 2];
   }
 
-  zoom(steps, place = [this.canvas.width / 2, this.canvas.height / 2]) {
+  rotate(degrees) {
+    this.move(this.middle, this.middle, this.view.level, degrees);
+  }
+
+  zoom(steps, place = this.middle) {
+    this.anchor = place;
     this.move(place, place, this.view.level + steps);
   }
 
@@ -114,10 +122,11 @@ export class MapView {
     this.draw();
   }
 
-  /** At rest, the level is whole. */
+  /** At rest, the level is whole, and the angle one of tenths of degrees. */
   settle() {
-    this.view.level = Math.round(this.view.level);
-    this.moved();
+    const place = this.anchor ?? this.middle;
+    this.anchor = null;
+    this.move(place, place, Math.round(this.view.level), tenth(this.view.angle));
   }
 
   /** Another image: what was seen stays until its tiles come. */
@@ -180,6 +189,7 @@ export class MapView {
     for (const [key, controller] of this.loading) if (!keys.has(key)) controller.abort();
     this.fine = tiles.filter(tile => tile.level === this.view?.level);
     this.queue = tiles.filter(tile => !this.tiles.has(tile.key));
+    if (this.queue.length) this.style.stop();
     this.next();
   }
 
@@ -314,8 +324,8 @@ export class MapView {
     const far = pitch < 2 ** -23 * Math.max(Math.abs(this.view.x), Math.abs(this.view.y), 2 ** -10);
     $(this.root, 'place').textContent =
       `${x.toFixed(digits)}, ${y.toFixed(digits)} · ${finer >= 1 ? `${show(finer)}× finer` : `${show(1 / finer)}× coarser`}` +
-      `${this.view.angle ? ` · ${this.view.angle}°` : ''}${far ? ' · finer than float32 tells positions apart' : ''}`;
-    $(this.root, 'angle-shown').value = `${this.view.angle}°`;
+      `${this.view.angle ? ` · ${tenth(this.view.angle)}°` : ''}${far ? ' · finer than float32 tells positions apart' : ''}`;
+    $(this.root, 'angle-shown').value = `${tenth(this.view.angle)}°`;
     $(this.root, 'angle').value = this.view.angle;
   }
 
@@ -328,10 +338,10 @@ export class MapView {
       return [event.clientX - left, event.clientY - top];
     };
     canvas.addEventListener('pointerdown', event => {
+      if (event.button > 1) return;
       canvas.setPointerCapture(event.pointerId);
       fingers.set(event.pointerId, place(event));
       canvas.classList.add('busy');
-      canvas.focus({preventScroll: true});
     });
     canvas.addEventListener('pointermove', event => {
       const now = place(event), before = fingers.get(event.pointerId);
@@ -342,6 +352,7 @@ export class MapView {
         const span = ([x, y]) => Math.hypot(x - other[0], y - other[1]);
         const direction = ([x, y]) => Math.atan2(y - other[1], x - other[0]) * 180 / Math.PI;
         const middle = ([x, y]) => [(x + other[0]) / 2, (y + other[1]) / 2];
+        this.anchor = middle(now);
         const turned = this.view.angle - (direction(now) - direction(before));
         this.move(middle(before), middle(now), this.view.level + STEPS * Math.log2(span(now) / span(before)), turned);
       } else if (event.shiftKey) {
@@ -355,7 +366,7 @@ export class MapView {
     });
     for (const end of ['pointerup', 'pointercancel']) {
       canvas.addEventListener(end, event => {
-        fingers.delete(event.pointerId);
+        if (!fingers.delete(event.pointerId)) return;
         canvas.classList.remove('busy');
         if (!fingers.size) this.settle();
       });
@@ -366,17 +377,17 @@ export class MapView {
       const lines = event.deltaMode === 1 ? 33 : 1;
       this.zoom(-event.deltaY * lines / 100, place(event));  // a notch of a mouse is a step
     }, {passive: false});
-    canvas.addEventListener('keydown', event => {
-      const step = 64, pan = {ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step]}[event.key];
-      if (pan) this.move([0, 0], pan);
-      else if (event.key === '+' || event.key === '=') this.act('in');
-      else if (event.key === '-') this.act('out');
-      else if (event.key === '0') this.act('home');
-      else if (event.key === '[') this.rotate(this.view.angle + 5);
-      else if (event.key === ']') this.rotate(this.view.angle - 5);
-      else if (event.key === 'r') this.style.set({seed: Math.floor(Math.random() * 2 ** 20)});
-      else return;
-      event.preventDefault();
+    const step = 64, pans = {arrowleft: [step, 0], arrowright: [-step, 0], arrowup: [0, step], arrowdown: [0, -step]};
+    keys(this.root, key => {
+      if (pans[key]) this.move([0, 0], pans[key]);
+      else if (key === '+' || key === '=') this.act('in');
+      else if (key === '-') this.act('out');
+      else if (key === '0') this.act('home');
+      else if (key === '[') this.rotate(tenth(this.view.angle + 5));
+      else if (key === ']') this.rotate(tenth(this.view.angle - 5));
+      else if (key === 'r') this.style.dice();
+      else return false;
+      return true;
     });
   }
 

@@ -48,16 +48,21 @@ export function failed(error) {
   tell(error.message);
 }
 
+/** Copies a text; where browsers do not allow that, shows it until something else is clicked. */
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {  // without https, or in a frame
+    tell('Copy this by hand:');
     const area = document.createElement('textarea');
-    area.value = text;
-    document.body.append(area);
+    [area.value, area.readOnly] = [text, true];
+    document.getElementById('notice').append(area);
     area.select();
-    document.execCommand('copy');
-    area.remove();
+    if (!document.execCommand('copy')) {
+      clearTimeout(closing);
+      area.onblur = () => { if (area.isConnected) area.parentElement.hidden = true; };
+      return;
+    }
   }
   tell(`Copied: ${text}`, true);
 }
@@ -80,15 +85,31 @@ export async function save(path, params, name) {
   tell(`Saved ${name}`, true);
 }
 
-// The address: everything after #, as a query. Small changes replace it, after a pause a new entry of the history is made.
+/** An angle between -180 and 180 degrees. */
+export const wrap = angle => Math.abs(angle) > 180 ? angle - 360 * Math.round(angle / 360) : angle;
 
-let pause;
+/** Calls act(key) for keys that are pressed while a view is seen, unless a control takes them or they are commands. */
+export function keys(root, act) {
+  window.addEventListener('keydown', event => {
+    if (root.hidden || event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input, select, textarea')) return;
+    if (act(event.key.toLowerCase())) event.preventDefault();
+  });
+}
+
+// The address: everything after #, as a query. After a pause in changes, a new entry of the history is made.
+
+let pause, wanted;
 export const address = {
   read: () => Object.fromEntries(new URLSearchParams(location.hash.slice(1))),
   write(params) {
     const kept = Object.entries(params).filter(([, value]) => value !== null && value !== undefined && value !== '');
-    const hash = `#${new URLSearchParams(kept)}`;
+    wanted = `#${new URLSearchParams(kept)}`;
     clearTimeout(pause);
-    pause = setTimeout(() => { if (hash !== location.hash) history.pushState(null, '', hash); }, 400);
+    pause = setTimeout(() => address.put('pushState'), 400);
+  },
+  /** Writes at once what is wanted, as a new entry or, with 'replaceState', in place of this one. */
+  put(how) {
+    clearTimeout(pause);
+    if (wanted && wanted !== location.hash) history[how](null, '', wanted);
   },
 };

@@ -1,10 +1,15 @@
 // The inpainting view: a photograph, what should go from it, lines to follow, and what models make of that.
 
-import {$, ask, copy, download, failed, tell} from './page.js';
+import {$, address, ask, copy, download, failed, tell} from './page.js';
 
 const TINT = '#ff5a4f';
 const STRIP = 124;  // CSS pixels at the bottom, for small pictures of results
+const HUD = 36;  // CSS pixels at the bottom without results
 const KEYS = {b: 'brush', e: 'eraser', p: 'pen', h: 'hand'};
+const TYPED = 'textarea, select, input:not([type="checkbox"]):not([type="range"])';
+const OF_A_PHOTOGRAPH = ['photo', 'file', 'name', 'image', 'strokes', 'undone', 'results'];
+const SMALLEST = 0.02;  // CSS pixels per pixel of the photograph
+const PAST = 3;  // photographs before "Go on from it" that are kept
 
 function layer(width, height) {
   const canvas = document.createElement('canvas');
@@ -22,6 +27,11 @@ export class PhotoView {
     this.canvas = $(root, 'view');
     this.context = this.canvas.getContext('2d');
     this.tool = 'brush';
+    this.opened = 0;  // photographs that were asked for
+    this.past = [];
+    this.strokes = [];
+    this.undone = [];
+    this.stroke = null;  // the one that is being made
     this.results = [];
     this.chosen = null;  // the result that is seen; null: the photograph, to paint on
     this.divider = 0.5;
@@ -32,7 +42,7 @@ export class PhotoView {
 
   show() {
     this.visible = true;
-    history.replaceState(null, '', '#view=photo');
+    address.write({view: 'photo'});
     this.resize();
     this.refresh();
   }
@@ -43,35 +53,50 @@ export class PhotoView {
 
   // Loading
 
-  async open(file) {
+  /** Opens a file; past: photographs to which undo goes back from it. Only the file that was opened last counts. */
+  async open(file, past = []) {
+    const turn = ++this.opened;
     try {
       tell(`Loading ${file.name ?? 'the photograph'} ...`, true);
       const response = await ask('photo', {}, {method: 'POST', body: file});
-      this.photo = response.headers.get('x-photo');
-      this.file = file;
-      this.name = file.name ?? 'photo.png';
-      this.image = await createImageBitmap(await response.blob());
-      const {width, height} = this.image;
-      this.hole = layer(width, height);
-      this.lines = layer(width, height);
-      this.strokes = [];
-      this.undone = [];
-      this.forget();
-      $(this.root, 'size').max = Math.max(Math.round(Math.max(width, height) / 4), 20);
-      $(this.root, 'size').value = Math.max(Math.round(Math.max(width, height) / 25), 3);
-      this.fit();
-      this.refresh();
+      const image = await createImageBitmap(await response.blob());
+      if (turn !== this.opened) return;
+      for (const {results} of [this, ...this.past]) {
+        if (!past.some(earlier => earlier.results === results)) this.forget(results);
+      }
+      this.past = past;
+      const longer = Math.max(image.width, image.height);
+      $(this.root, 'size').max = Math.max(Math.round(longer / 4), 20);
+      $(this.root, 'size').value = Math.max(Math.round(longer / 25), 3);
+      const photo = response.headers.get('x-photo'), name = file.name ?? 'photo.png';
+      this.begin({photo, file, name, image, strokes: [], undone: [], results: []});
       tell('', true);
     } catch (error) {
-      failed(error);
+      if (turn === this.opened) failed(error);
     }
   }
 
-  forget() {
-    for (const {url} of this.results) URL.revokeObjectURL(url);
-    this.results = [];
-    this.chosen = null;
+  begin(photograph) {
+    Object.assign(this, photograph, {stroke: null, chosen: null, fitted: true});
+    this.hole = layer(this.image.width, this.image.height);
+    this.lines = layer(this.image.width, this.image.height);
     $(this.root, 'results').hidden = true;
+    this.repaint();
+  }
+
+  /** Makes a result the photograph; the one before is kept for undo. */
+  async goOn({blob}) {
+    const before = Object.fromEntries(OF_A_PHOTOGRAPH.map(name => [name, this[name]]));
+    const file = new File([blob], `${this.stem}_filled.png`, {type: 'image/png'});
+    await this.open(file, [...this.past, before].slice(-PAST));
+  }
+
+  get stem() {
+    return this.name.replace(/\.\w+$/, '');
+  }
+
+  forget(results) {
+    for (const {url} of results) URL.revokeObjectURL(url);
   }
 
   // Controls
@@ -103,10 +128,15 @@ export class PhotoView {
     $(root, 'size').oninput = () => this.refresh();
     const input = $(root, 'file'), drop = $(root, 'drop');
     input.onchange = () => { if (input.files[0]) this.open(input.files[0]); input.value = ''; };
-    const stage = this.canvas.parentElement;
-    stage.addEventListener('dragover', event => { event.preventDefault(); drop.classList.add('over'); });
-    stage.addEventListener('dragleave', () => drop.classList.remove('over'));
-    stage.addEventListener('drop', event => {
+    // The whole window: beside the stage, the browser would leave the page for the file.
+    window.addEventListener('dragover', event => {
+      if (!this.visible) return;
+      event.preventDefault();
+      drop.classList.add('over');
+    });
+    window.addEventListener('dragleave', () => drop.classList.remove('over'));
+    window.addEventListener('drop', event => {
+      if (!this.visible) return;
       event.preventDefault();
       drop.classList.remove('over');
       if (event.dataTransfer.files[0]) this.open(event.dataTransfer.files[0]);
@@ -115,8 +145,9 @@ export class PhotoView {
       const file = [...event.clipboardData.files].find(other => other.type.startsWith('image/'));
       if (this.visible && file) this.open(file);
     });
+    window.addEventListener('beforeunload', event => { if (this.painted.length) event.preventDefault(); });
     window.addEventListener('keydown', event => {
-      if (!this.visible || event.target.matches('input, select, textarea')) return;
+      if (!this.visible || event.target.matches(TYPED)) return;
       const key = event.key.toLowerCase();
       if ((event.ctrlKey || event.metaKey) && key === 'z') this.act(event.shiftKey ? 'redo' : 'undo');
       else if ((event.ctrlKey || event.metaKey) && key === 'y') this.act('redo');
@@ -126,7 +157,8 @@ export class PhotoView {
         $(root, 'size').value = Number($(root, 'size').value) * (key === ']' ? 1.15 : 1 / 1.15) + (key === ']' ? 1 : -1);
         this.refresh();
       } else if (key === 'enter' && !event.target.matches('button')) this.act('run');
-      else if (key === ' ') this.space = true;
+      else if (key === ' ' && !event.target.matches('button, input')) this.space = true;
+      else if (key === '0' && this.image) { this.fitted = true; this.refresh(); }
       else return;
       event.preventDefault();
     });
@@ -144,6 +176,14 @@ export class PhotoView {
     return {photo: this.photo, strategy: of('strategy'), margin: of('margin'), limit: of('limit')};
   }
 
+  /** The fillers that are ticked. Raises an error if there are none. */
+  get ticked() {
+    const names = [...$(this.root, 'fillers').querySelectorAll('input:checked')].map(box => box.dataset.filler);
+    const ticked = this.fillers.filter(filler => names.includes(`${filler.index}`));
+    if (!ticked.length) throw new Error('Choose what shall fill: a model, or the biharmonic baseline.');
+    return ticked;
+  }
+
   /** Buttons that work, pressed tools, numbers: after every change. */
   refresh() {
     const {root} = this, loaded = Boolean(this.image);
@@ -151,10 +191,10 @@ export class PhotoView {
     for (const button of $(root, 'tools').children) button.setAttribute('aria-pressed', button.dataset.tool === this.tool);
     $(root, 'size-shown').value = `${$(root, 'size').value} px`;
     const able = (what, yes) => { root.querySelector(`[data-do="${what}"]`).disabled = !yes; };
-    able('undo', loaded && this.strokes.length);
-    able('redo', loaded && this.undone.length);
-    able('clear', loaded && this.strokes.length);
-    able('run', loaded && this.strokes.length && !this.running);
+    able('undo', this.strokes.length || this.past.length);
+    able('redo', this.undone.length);
+    able('clear', this.painted.length);
+    able('run', this.painted.length && !this.running);
     able('mask', loaded);
     able('cli', loaded);
     able('side', this.results.length > 1);
@@ -173,6 +213,7 @@ export class PhotoView {
       button.onclick = () => this.choose(result);
       return button;
     }));
+    if (loaded && this.fitted && !this.stroke) this.fit();
     this.draw();
   }
 
@@ -182,42 +223,93 @@ export class PhotoView {
     this.refresh();
   }
 
-  // Painting: strokes are kept, so that the last one can be taken back.
+  // Painting: strokes are kept, so that the last one can be taken back. To clear everything is one of them.
+
+  /** The strokes since everything was cleared. */
+  get painted() {
+    return this.strokes.slice(this.strokes.findLastIndex(stroke => stroke.tool === 'clear') + 1);
+  }
 
   paint({tool, size, points}, from = 0) {
-    const context = tool === 'pen' ? this.lines : this.hole;
-    for (const target of tool === 'eraser' ? [this.hole, this.lines] : [context]) {
+    if (tool === 'clear') return this.wipe();
+    for (const target of {brush: [this.hole], pen: [this.lines], eraser: [this.hole, this.lines]}[tool]) {
       target.globalCompositeOperation = tool === 'eraser' ? 'destination-out' : 'source-over';
-      target.strokeStyle = '#fff';
+      target.fillStyle = target.strokeStyle = tool === 'pen' ? '#fff' : TINT;
       target.lineWidth = size;
       target.lineCap = target.lineJoin = 'round';
       target.beginPath();
-      target.moveTo(...points[Math.max(from - 1, 0)]);
-      for (const point of points.slice(from)) target.lineTo(...point);
-      target.stroke();
+      if (from) {
+        target.moveTo(...points[from - 1]);
+        for (const point of points.slice(from)) target.lineTo(...point);
+        target.stroke();
+      } else {  // a line of no length would paint nothing
+        target.arc(...points[0], size / 2, 0, 2 * Math.PI);
+        target.fill();
+      }
     }
+    if (!from && points.length > 1) this.paint({tool, size, points}, 1);
+  }
+
+  wipe() {
+    for (const context of [this.hole, this.lines]) context.clearRect(0, 0, this.image.width, this.image.height);
   }
 
   repaint() {
-    for (const context of [this.hole, this.lines]) context.clearRect(0, 0, this.image.width, this.image.height);
+    this.wipe();
     for (const stroke of this.strokes) this.paint(stroke);
     this.refresh();
   }
 
-  // Where the photograph is on the canvas
+  add(stroke) {
+    this.strokes.push(stroke);
+    this.undone = [];
+    this.refresh();
+  }
+
+  undo() {
+    if (this.strokes.length) this.undone.push(this.strokes.pop());
+    else if (this.past.length) {
+      this.forget(this.results);
+      return this.begin(this.past.pop());
+    }
+    this.choose(null);
+    this.repaint();
+  }
+
+  redo() {
+    if (!this.undone.length) return;
+    this.strokes.push(this.undone.pop());
+    this.choose(null);
+    this.repaint();
+  }
+
+  // Where the photograph is on the canvas, in CSS pixels; the canvas has those of the device.
+
+  get stage() {
+    const {clientWidth, clientHeight} = this.canvas.parentElement;
+    return [clientWidth, clientHeight];
+  }
 
   fit() {
-    const {width, height} = this.canvas;
-    const free = height - STRIP, scale = Math.min((width - 24) / this.image.width, (free - 24) / this.image.height, 8);
+    const [width, height] = this.stage;
+    const free = Math.max(height - (this.results.length ? STRIP : HUD), height / 2);
+    const scale = Math.max(Math.min((width - 24) / this.image.width, (free - 24) / this.image.height, 8), SMALLEST);
     this.at = {scale, x: (width - this.image.width * scale) / 2, y: (free - this.image.height * scale) / 2};
   }
 
   resize() {
-    const {clientWidth, clientHeight} = this.canvas.parentElement;
-    if (!clientWidth) return;
-    [this.canvas.width, this.canvas.height] = [clientWidth, clientHeight];
-    if (this.image) this.fit();
+    const [width, height] = this.stage;
+    if (!width) return;
+    this.ratio = window.devicePixelRatio;
+    [this.canvas.width, this.canvas.height] = [Math.round(width * this.ratio), Math.round(height * this.ratio)];
+    if (this.image && this.fitted) this.fit();
     this.draw();
+  }
+
+  move(dx, dy) {
+    this.fitted = false;
+    this.at.x += dx;
+    this.at.y += dy;
   }
 
   draw() {
@@ -225,14 +317,15 @@ export class PhotoView {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (!this.image) return;
-    const {scale, x, y} = this.at, {width, height} = this.image;
-    context.setTransform(scale, 0, 0, scale, x, y);
-    context.imageSmoothingEnabled = scale < 2;
+    const {scale, x, y} = this.at, {width, height} = this.image, {ratio} = this;
+    canvas.dataset.at = `${scale} ${x} ${y}`;
+    context.setTransform(scale * ratio, 0, 0, scale * ratio, x * ratio, y * ratio);
+    context.imageSmoothingEnabled = scale * ratio < 2;
     context.drawImage(this.image, 0, 0);
     if (this.chosen) {
       const cut = width * this.divider;
       context.drawImage(this.chosen.image, cut, 0, width - cut, height, cut, 0, width - cut, height);
-      context.setTransform(1, 0, 0, 1, 0, 0);
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
       const middle = x + cut * scale;
       context.fillStyle = '#fff';
       context.fillRect(middle - 1, y, 2, height * scale);
@@ -245,20 +338,12 @@ export class PhotoView {
       context.textBaseline = 'middle';
       context.fillText('◂▸', middle, y + height * scale / 2);
     } else {
-      this.tint ??= layer(1, 1);
-      const tint = this.tint.canvas;
-      if (tint.width !== width || tint.height !== height) [tint.width, tint.height] = [width, height];
-      this.tint.globalCompositeOperation = 'copy';
-      this.tint.drawImage(this.hole.canvas, 0, 0);
-      this.tint.globalCompositeOperation = 'source-in';
-      this.tint.fillStyle = TINT;
-      this.tint.fillRect(0, 0, width, height);
       context.globalAlpha = 0.55;
-      context.drawImage(tint, 0, 0);
+      context.drawImage(this.hole.canvas, 0, 0);
       context.globalAlpha = 1;
       context.drawImage(this.lines.canvas, 0, 0);
       if (this.pointer && this.tool !== 'hand') {
-        context.setTransform(1, 0, 0, 1, 0, 0);
+        context.setTransform(ratio, 0, 0, ratio, 0, 0);
         context.beginPath();
         context.arc(...this.pointer, this.size * scale / 2, 0, 2 * Math.PI);
         context.strokeStyle = '#000a';
@@ -281,32 +366,28 @@ export class PhotoView {
 
   gestures() {
     const {canvas} = this, fingers = new Map();
-    let stroke = null, drag = null;
+    let drag = null;
     const place = event => {
       const {left, top} = canvas.getBoundingClientRect();
       return [event.clientX - left, event.clientY - top];
     };
     const pixel = ([px, py]) => [(px - this.at.x) / this.at.scale, (py - this.at.y) / this.at.scale];
     canvas.addEventListener('pointerdown', event => {
-      if (!this.image) return;
+      if (!this.image || event.button > 1) return;
       canvas.setPointerCapture(event.pointerId);
-      canvas.focus({preventScroll: true});
       const now = place(event);
       fingers.set(event.pointerId, now);
-      if (fingers.size === 2 && stroke) {  // it was the first of two fingers
-        this.strokes.pop();
-        stroke = null;
+      if (fingers.size === 2 && this.stroke) {  // it was the first of two fingers
+        this.stroke = null;
         this.repaint();
       }
       if (fingers.size === 2) drag = 'pinch';
       else if (event.button === 1 || this.space || this.tool === 'hand' && !this.chosen) drag = 'pan';
       else if (this.chosen) drag = Math.abs(now[0] - this.at.x - this.image.width * this.divider * this.at.scale) < 24 ? 'divide' : 'pan';
       else {
-        stroke = {tool: this.tool, size: this.size, points: [pixel(now)]};
-        this.strokes.push(stroke);
-        this.undone = [];
-        this.paint(stroke);
-        this.refresh();
+        this.stroke = {tool: this.tool, size: this.size, points: [pixel(now)]};
+        this.paint(this.stroke);
+        this.draw();
       }
     });
     canvas.addEventListener('pointermove', event => {
@@ -317,14 +398,14 @@ export class PhotoView {
         const other = [...fingers].find(([id]) => id !== event.pointerId)[1];
         const span = ([x, y]) => Math.hypot(x - other[0], y - other[1]);
         this.zoom(span(now) / span(before), now.map((v, k) => (v + other[k]) / 2));
-        [this.at.x, this.at.y] = [this.at.x + (now[0] - before[0]) / 2, this.at.y + (now[1] - before[1]) / 2];
+        this.move((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
       } else if (before && drag === 'pan') {
-        [this.at.x, this.at.y] = [this.at.x + now[0] - before[0], this.at.y + now[1] - before[1]];
+        this.move(now[0] - before[0], now[1] - before[1]);
       } else if (before && drag === 'divide') {
         this.divider = Math.min(Math.max(pixel(now)[0] / this.image.width, 0), 1);
-      } else if (before && stroke) {
-        stroke.points.push(pixel(now));
-        this.paint(stroke, stroke.points.length - 1);
+      } else if (before && this.stroke) {
+        this.stroke.points.push(pixel(now));
+        this.paint(this.stroke, this.stroke.points.length - 1);
       }
       if (before) fingers.set(event.pointerId, now);
       this.draw();
@@ -332,7 +413,11 @@ export class PhotoView {
     for (const end of ['pointerup', 'pointercancel']) {
       canvas.addEventListener(end, event => {
         fingers.delete(event.pointerId);
-        if (!fingers.size) stroke = drag = null;
+        if (fingers.size) return;
+        drag = null;
+        const {stroke} = this;
+        this.stroke = null;
+        if (stroke) this.add(stroke);
       });
     }
     canvas.addEventListener('pointerleave', () => { this.pointer = null; this.draw(); });
@@ -344,66 +429,66 @@ export class PhotoView {
   }
 
   zoom(factor, [px, py]) {
-    const scale = Math.min(Math.max(this.at.scale * factor, 0.02), 40), by = scale / this.at.scale;
+    const scale = Math.min(Math.max(this.at.scale * factor, SMALLEST), 40), by = scale / this.at.scale;
+    this.fitted = false;
     this.at = {scale, x: px + (this.at.x - px) * by, y: py + (this.at.y - py) * by};
   }
 
   // Filling
 
-  /** What the server gets: holes in red, lines in green, as PNG of the photograph's size. */
-  planes() {
-    const {width, height} = this.image, out = layer(width, height);
-    out.fillStyle = '#000';
-    out.fillRect(0, 0, width, height);
-    out.globalCompositeOperation = 'lighter';
-    for (const [plane, colour] of [[this.hole, '#f00'], [this.lines, '#0f0']]) {
-      const coloured = layer(width, height);
-      coloured.drawImage(plane.canvas, 0, 0);
-      coloured.globalCompositeOperation = 'source-in';
-      coloured.fillStyle = colour;
-      coloured.fillRect(0, 0, width, height);
-      out.drawImage(coloured.canvas, 0, 0);
-    }
+  /** Bytes of a plane: 255 where more than half of a pixel is painted, else 0. */
+  covered(plane) {
+    const {data} = plane.getImageData(0, 0, this.image.width, this.image.height), bytes = new Uint8Array(data.length / 4);
+    for (let k = 0; k < bytes.length; k++) bytes[k] = data[4 * k + 3] > 127 ? 255 : 0;
+    return bytes;
+  }
+
+  /** A PNG of planes as red, green and blue; the server reads holes in red and lines in green. */
+  png(red, green, blue) {
+    const {width, height} = this.image, out = layer(width, height), picture = out.createImageData(width, height);
+    const words = new Uint32Array(picture.data.buffer);
+    for (let k = 0; k < words.length; k++) words[k] = 255 << 24 | blue[k] << 16 | green[k] << 8 | red[k];
+    out.putImageData(picture, 0, 0);
     return new Promise(resolve => out.canvas.toBlob(resolve, 'image/png'));
   }
 
   async run() {
-    const names = [...$(this.root, 'fillers').querySelectorAll('input:checked')].map(box => box.dataset.filler);
-    const chosen = this.fillers.filter(filler => names.includes(`${filler.index}`));
-    if (!chosen.length) return tell('Choose what shall fill: a model, or the biharmonic baseline.');
-    const flow = $(this.root, 'flow').checked;
-    const jobs = chosen.flatMap(filler => flow && filler.attention ? [[filler, ''], [filler, '1']] : [[filler, '']]);
-    this.running = chosen[0].name;
-    this.forget();
+    const {image, file, options} = this, fillers = this.ticked, both = $(this.root, 'flow').checked;
+    const jobs = fillers.flatMap(filler => both && filler.attention ? [[filler, ''], [filler, '1']] : [[filler, '']]);
+    const sketch = this.painted.some(stroke => stroke.tool === 'pen');
+    this.running = fillers[0].name;
+    this.forget(this.results);
+    Object.assign(this, {results: [], chosen: null});
+    $(this.root, 'results').hidden = true;
     try {
-      const body = await this.planes();
+      const hole = this.covered(this.hole), body = await this.png(hole, this.covered(this.lines), hole);
       for (const [filler, flow] of jobs) {
-        this.running = flow ? `attention of ${filler.name}` : filler.name;
+        const name = this.running = flow ? `attention of ${filler.name}` : filler.name;
         this.refresh();
         const began = performance.now();
-        const blob = await this.fill({...this.options, model: filler.index, flow}, body);
-        this.results.push({
-          name: flow ? `attention of ${filler.name}` : filler.name, filler, flow, blob, url: URL.createObjectURL(blob),
-          image: await createImageBitmap(blob), seconds: (performance.now() - began) / 1000,
-        });
+        const blob = await this.fill({...options, model: filler.index, flow}, body, file);
+        const filled = await createImageBitmap(blob), seconds = (performance.now() - began) / 1000;
+        if (this.image !== image) return;
+        this.results.push({name, filler, flow, sketch, options, blob, url: URL.createObjectURL(blob), image: filled, seconds});
+        if (this.results.length > 1 || this.stroke) continue;
         this.chosen = this.results[0];
-        this.divider = this.results.length === 1 ? 0.5 : this.divider;
+        this.divider = 0.5;
       }
     } catch (error) {
-      failed(error);
+      if (this.image === image) failed(error);
     } finally {
       this.running = null;
       this.refresh();
     }
   }
 
-  async fill(options, body) {
+  async fill(options, body, file) {
     try {
       return await (await ask('fill', options, {method: 'POST', body})).blob();
     } catch (error) {
       if (!/no longer held/.test(error.message)) throw error;
       // The server has had other photographs since.
-      await ask('photo', {}, {method: 'POST', body: this.file});
+      await ask('photo', {}, {method: 'POST', body: file});
       return (await ask('fill', options, {method: 'POST', body})).blob();
     }
   }
@@ -422,42 +507,42 @@ export class PhotoView {
     try {
       if (what === 'open') $(this.root, 'file').click();
       if (!this.image) return;
-      const stem = this.name.replace(/\.\w+$/, '');
-      if (what === 'undo' && this.strokes.length) { this.undone.push(this.strokes.pop()); this.choose(null); this.repaint(); }
-      if (what === 'redo' && this.undone.length) { this.strokes.push(this.undone.pop()); this.choose(null); this.repaint(); }
-      if (what === 'clear') { this.strokes = []; this.undone = []; this.choose(null); this.repaint(); }
-      if (what === 'run' && !this.running && this.strokes.length) await this.run();
+      if (this.stroke) return;
+      if (what === 'undo') this.undo();
+      if (what === 'redo') this.redo();
+      if (what === 'clear' && this.painted.length) {
+        this.choose(null);
+        this.wipe();
+        this.add({tool: 'clear'});
+      }
+      if (what === 'run' && !this.running && this.painted.length) await this.run();
       if (what === 'side') this.sideBySide();
-      if (what === 'save' && this.chosen) download(this.chosen.url, `${stem}_${this.chosen.flow ? 'flow' : 'filled'}.png`);
-      if (what === 'keep' && this.chosen) {
-        await this.open(new File([this.chosen.blob], `${stem}_filled.png`, {type: 'image/png'}));
-      }
+      if (what === 'save' && this.chosen) download(this.chosen.url, `${this.stem}_${this.chosen.flow ? 'flow' : 'filled'}.png`);
+      if (what === 'keep' && this.chosen) await this.goOn(this.chosen);
       if (what === 'mask') {
-        this.saveLayer(this.hole, `${stem}_mask.png`);
-        if (this.strokes.some(stroke => stroke.tool === 'pen')) this.saveLayer(this.lines, `${stem}_sketch.png`);
+        await this.saveLayer(this.hole, `${this.stem}_mask.png`);
+        if (this.painted.some(stroke => stroke.tool === 'pen')) await this.saveLayer(this.lines, `${this.stem}_sketch.png`);
       }
-      if (what === 'cli') {
-        const filler = this.chosen?.filler ?? this.fillers[0];
-        const sketch = filler.guided && this.strokes.some(stroke => stroke.tool === 'pen') ? '1' : '';
-        const flow = filler.attention && $(this.root, 'flow').checked ? '1' : '';
-        const params = {...this.options, model: filler.index, file: this.name, sketch, flow};
-        await copy((await (await ask('command', params)).json()).cli);
-      }
+      if (what === 'cli') await copy(await this.command());
     } catch (error) {
       failed(error);
     }
   }
 
-  saveLayer(plane, name) {
-    const {width, height} = this.image, out = layer(width, height);
-    out.fillStyle = '#000';
-    out.fillRect(0, 0, width, height);
-    out.drawImage(plane.canvas, 0, 0);
-    out.canvas.toBlob(blob => {
-      const url = URL.createObjectURL(blob);
-      download(url, name);
-      setTimeout(() => URL.revokeObjectURL(url), 60000);
-    }, 'image/png');
+  /** The command line of the result that is seen, or of the first filler that is ticked. */
+  async command() {
+    const [filler] = this.chosen ? [this.chosen.filler] : this.ticked;
+    const sketch = this.chosen ? this.chosen.sketch : this.painted.some(stroke => stroke.tool === 'pen');
+    const flow = this.chosen ? this.chosen.flow : filler.attention && $(this.root, 'flow').checked;
+    const {options} = this.chosen ?? this;
+    const words = {sketch: filler.guided && sketch ? '1' : '', flow: flow ? '1' : ''};
+    return (await (await ask('command', {...options, model: filler.index, file: this.name, ...words})).json()).cli;
+  }
+
+  async saveLayer(plane, name) {
+    const bytes = this.covered(plane), url = URL.createObjectURL(await this.png(bytes, bytes, bytes));
+    download(url, name);
+    setTimeout(() => URL.revokeObjectURL(url), 60000);
   }
 
   sideBySide() {

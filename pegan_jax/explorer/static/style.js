@@ -1,6 +1,6 @@
 // The controls of which image of a model is seen: seed, dice, strip, class, truncation, another seed and its layers.
 
-import {$, api} from './page.js';
+import {$, ask, failed} from './page.js';
 
 const SHOWN = 8;  // seeds of the strip
 
@@ -19,7 +19,7 @@ export class StyleControls {
       const button = event.target.closest('button');
       if (!button) return;
       if (button.dataset.seed) this.set({seed: button.dataset.seed});
-      if (button.dataset.do === 'dice') this.set({seed: Math.floor(Math.random() * 2 ** 20)});
+      if (button.dataset.do === 'dice') this.dice();
       if (button.dataset.do === 'earlier') this.page(-SHOWN);
       if (button.dataset.do === 'later') this.page(SHOWN);
     });
@@ -35,6 +35,7 @@ export class StyleControls {
     $(this.root, 'blend').hidden = !model.blend;
     $(this.root, 'layers-label').hidden = !model.layers;
     $(this.root, 'class').value = state.class ?? 0;
+    if ($(this.root, 'class').selectedIndex < 0) $(this.root, 'class').value = 0;
     for (const [role, first] of [['seed', 0], ['to', ''], ['layers', ''], ['psi', 1], ['t', 0]]) {
       $(this.root, role).value = state[role] ?? first;
     }
@@ -61,6 +62,10 @@ export class StyleControls {
     for (const [role, value] of Object.entries(values)) $(this.root, role).value = value;
     this.first = SHOWN * Math.floor(this.value.seed / SHOWN);
     this.apply();
+  }
+
+  dice() {
+    this.set({seed: Math.floor(Math.random() * 2 ** 20)});
   }
 
   page(step) {
@@ -96,13 +101,28 @@ export class StyleControls {
     for (const button of strip.children) button.setAttribute('aria-pressed', button.dataset.seed === `${seed}`);
   }
 
-  /** Asks for the pictures of the strip; views call it when they have nothing more urgent to ask. */
-  pictures() {
+  /** Asks for the pictures of the strip, one after the other; views call it when they have nothing more urgent to ask. */
+  async pictures() {
+    this.stop();
+    const {signal} = this.asking = new AbortController();
     const {seed, to, t, layers, ...rest} = this.value;
-    for (const button of $(this.root, 'strip').children) {
-      const {path, params} = this.thumbnail({...rest, seed: button.dataset.seed});
-      const href = api(path, params), image = button.querySelector('img');
-      if (image.getAttribute('src') !== href) image.src = href;
+    try {
+      for (const button of $(this.root, 'strip').children) {
+        const {path, params} = this.thumbnail({...rest, seed: button.dataset.seed});
+        const shown = JSON.stringify(params), image = button.querySelector('img');
+        if (image.dataset.shown === shown) continue;
+        const url = URL.createObjectURL(await (await ask(path, params, {signal})).blob());
+        image.onload = () => URL.revokeObjectURL(url);
+        image.src = url;
+        image.dataset.shown = shown;
+      }
+    } catch (error) {
+      failed(error);
     }
+  }
+
+  /** Asks for no more pictures, because something is more urgent. */
+  stop() {
+    this.asking?.abort();
   }
 }
