@@ -23,7 +23,9 @@ from pegan_jax.train.workdir import IMPORTED
 from pegan_jax.weights import contents, kinds, reader, tensor_bundle
 
 IMPORTERS = (nvidia, singan_original, singan, mmgen, mmgen_early, deepfill, stylegan2, cips)
-WRAPPERS = ('state_dict', 'model', 'params_ema', 'g_ema', 'ema', 'G_ema', 'generator', 'params', 'netG')
+# Names under which people save a generator again: its running mean comes before the network that was trained.
+EMA = ('params_ema', 'g_ema', 'G_ema', 'generator_ema', 'netG_ema', 'model_ema', 'state_dict_ema', 'ema')
+PLAIN = ('state_dict', 'model', 'generator', 'params', 'netG')
 
 
 def convert(
@@ -58,12 +60,13 @@ def convert(
     out = out if in_bucket(out) else out.absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f'{out} exists and is not an empty folder; choose another --out.')
-    tree = read(source)
+    tree, part = _read(source)
     try:
         importer = importer_of(tree)
         noises = None if noises is None else reader.read(noises)
         options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
         imported = importer.load(tree, sampling_only=sampling_only, **options)
+        imported = imported._replace(inferred=imported.inferred | ({'part': '.'.join(part)} if part else {}))
     except contents.ForeignFileError as error:
         raise contents.ForeignFileError(f'{source}: {error}') from None
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,36 +112,51 @@ def read(path: str | os.PathLike) -> Any:
     files, `reader.read` of all others.
 
     Where networks lie in a wrapper that no program of `IMPORTERS` writes, or their names are flattened, as people save
-    them again, they come as their own program has them.
+    them again, they come as their own program has them, and of a generator and its running mean the latter.
     """
+    return _read(path)[0]
+
+
+def _read(path: str | os.PathLike) -> tuple[Any, tuple[str, ...]]:
+    """What `read` gives, and the names of the wrappers that it was taken out of."""
     path = on_disk(as_path(path))
     if folder := singan_original.find(path):
-        return singan_original.read(folder)
+        return singan_original.read(folder), ()
     index = tensor_bundle.find(path)
     tree = reader.read(path) if index is None else tensor_bundle.read(index)
-    known = (form for form in _forms(tree, 2) if any(module.recognises(form) for module in IMPORTERS))
-    return next(known, tree)
+    for part, form in _forms(tree, 2):
+        if any(module.recognises(form) for module in IMPORTERS):
+            return form, part
+    return tree, ()
 
 
-def _forms(tree: Any, depth: int) -> Iterator[Any]:
-    """A tree, then others with the same networks: unwrapped, with their own names, nested, in the usual wrappers."""
-    yield tree
+def _forms(tree: Any, depth: int, part: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """A tree, then others with the same networks: unwrapped, with their own names, nested, in the usual wrappers.
+
+    part: names of the wrappers around it, which come with every form.
+    """
     if not isinstance(tree, dict) or not tree:
+        yield part, tree
         return
+    mean = next((name for name in EMA if isinstance(tree.get(name), dict)), None)
+    if mean and any(name in tree for name in PLAIN):
+        yield (*part, mean), {name: found for name, found in tree.items() if name not in PLAIN}
+    yield part, tree
     plain = {name: _without_module(found) for name, found in _without_module(tree).items()}
     if plain.keys() != tree.keys() or any(plain[name] is not tree[name] for name in plain):
-        yield from _forms(plain, depth)
+        yield from _forms(plain, depth, part)
         return
+    nets = {}
     if all(isinstance(name, str) and isinstance(array, np.ndarray) for name, array in tree.items()):
-        nets = {}
         for name, array in tree.items():
             net, _, rest = name.partition('.')
             nets.setdefault(net, {})[rest] = array
-        yield from (nets, {'state_dict': tree}, {'G': tree})
+        yield from _forms(nets, 0, part)
+        yield from ((part, form) for form in ({'state_dict': tree}, {'G': tree}))
     if depth:
-        for name in WRAPPERS:
-            if isinstance(tree.get(name), dict):
-                yield from _forms(tree[name], depth - 1)
+        for name in (*EMA, *PLAIN):
+            if isinstance(found := (nets or tree).get(name), dict):
+                yield from _forms(found, depth - 1, (*part, name))
 
 
 def _without_module(found: Any) -> Any:

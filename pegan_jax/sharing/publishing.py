@@ -116,11 +116,11 @@ def card(model: Model, repository: str, licence: str, scores: Sequence[dict], *,
         else f'weights converted from `{origin.get("file", "a file")}`'
     )
     label, chosen = (', label=0', ' --class 0') if model.gan.c_dim else ('', '')
-    use = [
-        f"model = pegan_jax.load('{address}')",
-        'filled = pegan_jax.inpaint(model, image, mask)  # uint8 [H, W, C]; the mask [H, W] is 1 in the hole'
-        if completes else f'images = pegan_jax.sample(model, seeds=[0, 1, 2]{label})  # float32 [3, H, W, C] in [-1, 1]',
-    ]  # fmt: skip
+    use = [f"model = pegan_jax.load('{address}')"]
+    if completes:
+        use.append('filled = pegan_jax.inpaint(model, image, mask)  # uint8 [H, W, C]; the mask is 1 in the hole')
+    else:
+        use.append(f'images = pegan_jax.sample(model, seeds=[0, 1, 2]{label})  # float32 [3, H, W, C] in [-1, 1]')
     command = 'inpaint --image photo.jpg --mask hole.png' if completes else f'sample --seeds 0-31{chosen}'
     verb, *options = command.split()
     lines = [

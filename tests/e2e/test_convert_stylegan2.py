@@ -12,7 +12,7 @@ import pytest
 from compare import assert_close, nhwc
 from safetensors.numpy import save_file
 
-from pegan_jax import convert, load
+from pegan_jax import convert, interop, load
 from pegan_jax.cli import main
 from pegan_jax.gan import per_layer
 from pegan_jax.interop import stylegan2 as importer
@@ -89,6 +89,35 @@ def test_a_generator_as_people_save_it_again(tmp_path, golden, tree, form):
     expected = np.mean(model.sampler.map(model.variables, z, None), 0)
     np.testing.assert_allclose(model.w_avg, expected, atol=0.1)
     assert np.any(np.asarray(model.w_avg) != 0)
+
+
+@pytest.mark.parametrize('form', ['dictionaries', 'flat', 'flat in a wrapper'])
+@pytest.mark.parametrize(
+    'plain, mean',
+    [
+        ('model', 'ema'), ('generator', 'generator_ema'), ('model', 'model_ema'), ('state_dict', 'g_ema'),
+        ('params', 'params_ema'), ('netG', 'netG_ema'), ('state_dict', 'ema'),
+    ],
+)  # fmt: skip
+def test_the_running_mean_is_taken_where_the_other_generator_lies_beside_it(tmp_path, tree, plain, mean, form):
+    ema = contents.arrays(tree['g_ema'])
+    value = {plain: {name: array + 1 for name, array in ema.items()}, mean: ema}
+    if form != 'dictionaries':
+        value = contents.arrays(value)
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps({'state_dict': value} if 'wrapper' in form else value, 4))
+    found, part = interop._read(path)
+    assert part[-1:] == (mean,) or (form != 'dictionaries' and mean == 'g_ema')
+    const = interop.importer_of(found).load(found, sampling_only=True).sampling['params']['synthesis']['b4']['const']
+    np.testing.assert_array_equal(const, ema['input.input'][0].transpose(1, 2, 0))
+
+
+def test_what_was_taken_out_of_a_file_is_told(tmp_path, tree):
+    ema = contents.arrays(tree['g_ema'])
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps({'model': {}, 'ema': {'state_dict': ema}}, 4))
+    convert(path, tmp_path / 'out')
+    assert load(tmp_path / 'out').imported['inferred']['part'] == 'ema.state_dict'
 
 
 def test_widths_of_the_published_table_are_told_by_its_base():

@@ -530,7 +530,7 @@ def test_the_lines_of_a_card_run(spec, monkeypatch):
     height, width = model.config.data.size
     image, mask = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
     card = sharing.card(model, 'user/name', 'mit', [])
-    mask[4:8, 4:8] = int(re.search(r'the mask \[H, W\] is (\d+) in the hole', card)[1]) if 'mask' in card else 0
+    mask[4:8, 4:8] = int(re.search(r'the mask is (\d+) in the hole', card)[1]) if 'mask' in card else 0
     names = {'image': image, 'mask': mask}
     exec(card.partition('```python\n')[2].partition('```')[0], names)
     found = names.get('filled', names.get('images'))
