@@ -25,11 +25,20 @@ class Record(dict):
 
 
 def shown(word: Any) -> str:
-    """A file's own word, safe to print: short, without control characters; of what is no word, the type."""
-    # Containers are not printed: the text of nested ones can be exponentially long.
-    text = str(word) if isinstance(word, (str, BaseException)) or type(word) is int else f'a {type(word).__name__}'
+    """A file's own word, safe to print: short, without control characters; of what is no word or number, the type."""
+    # Of containers only short lists of numbers are printed: the text of nested ones can be exponentially long.
+    flat = word if type(word) in (list, tuple) and len(word) <= 8 else [word]
+    if isinstance(word, (str, BaseException)) or all(_is_number(x) for x in flat):
+        text = str(word)
+    else:
+        text = f'a {type(word).__name__}'
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= 120 else f'{text[:117]}...'
+
+
+def _is_number(x: Any) -> bool:
+    """Whether it is None, a truth value, or a number that is not too long to be printed."""
+    return x is None or type(x) in (bool, float) or (type(x) is int and abs(x) < 2**64)
 
 
 class Budget:

@@ -197,9 +197,22 @@ def tf_discriminator(state):
 
 
 @pytest.fixture
-def first_release(tmp_path, tree, monkeypatch):
+def first_networks(tree):
     ema, g, d = (contents.arrays(tree[net]) for net in ('g_ema', 'g', 'd'))
-    value = tf_generator(g, tree['latent_avg']), tf_discriminator(d), tf_generator(ema, tree['latent_avg'])
+    return tf_generator(g, tree['latent_avg']), tf_discriminator(d), tf_generator(ema, tree['latent_avg'])
+
+
+@pytest.fixture
+def write_first(tmp_path, monkeypatch):
+    return lambda value: _write_first(tmp_path, value, monkeypatch)
+
+
+@pytest.fixture
+def first_release(write_first, first_networks):
+    return write_first(first_networks)
+
+
+def _write_first(tmp_path, value, monkeypatch):
     module = types.ModuleType('dnnlib.tflib.network')
     module.Network = Network
     with monkeypatch.context() as patch:
@@ -214,6 +227,54 @@ def test_a_pickle_of_the_first_release(tmp_path, golden, first_release):
     config = convert(first_release, tmp_path / 'out')
     assert_images(tmp_path / 'out', golden)
     assert_logits(config, importer.load(reader.read(first_release)), golden)
+
+
+@pytest.mark.parametrize(
+    'arguments, want',
+    [
+        ({'conv_clamp': 256, 'dlatent_avg_beta': 0.998, 'fmap_base': 99}, {'conv_clamp': 256, 'w_avg_beta': 0.998}),
+        ({'resample_kernel': [1, 3, 3, 1], 'nonlinearity': 'lrelu', 'mapping_lrmul': 0.01}, {'conv_clamp': None}),
+        ({'normalize_latents': np.bool_(True), 'randomize_noise': False}, {'mbstd_group_size': 4}),
+        ({'resample_kernel': [1, 1]}, r'Gs was made with resample_kernel=\[1, 1\], which is not .*\(\[1, 3, 3'),
+        ({'nonlinearity': 'relu'}, 'Gs was made with nonlinearity=relu'),
+        ({'mapping_lrmul': 1.0}, r'mapping_lrmul=1.0, which is not supported; \(0.01,\) is supported'),
+        ({'mapping_nonlinearity': 'tanh'}, 'mapping_nonlinearity=tanh'),
+        ({'normalize_latents': False}, 'normalize_latents=False'),
+        ({'wings': 2}, 'Gs was made with wings=2, which is not supported'),
+        ({'resample_kernel': np.array([1, 1])}, r'resample_kernel=\[1, 1\]'),
+    ],
+)
+def test_what_networks_of_the_first_release_were_made_with(write_first, first_networks, arguments, want):
+    for network in first_networks:
+        network.static_kwargs = {'resolution': 16, **arguments}
+    tree = reader.read(write_first(first_networks))
+    if isinstance(want, dict):
+        model = importer.infer(tree)[0].model
+        assert {name: getattr(model, name) for name in want} == want
+    else:
+        with pytest.raises(ForeignFileError, match=want):
+            importer.infer(tree)
+
+
+def test_networks_of_the_first_release_are_looked_at_one_by_one(write_first, first_networks):
+    _, d, mean = first_networks
+    d.static_kwargs = {'mbstd_group_size': 8, 'mbstd_num_features': 1}
+    assert importer.infer(reader.read(write_first(first_networks)))[0].model.mbstd_group_size == 8
+    d.static_kwargs = {'conv_clamp': 256}
+    tree = reader.read(write_first(first_networks))
+    with pytest.raises(ForeignFileError, match=r'D has conv_clamp=256, another .* None; .*--sampling-'):
+        importer.infer(tree)
+    assert importer.infer(tree, sampling_only=True)[0].model.conv_clamp is None
+    mean.components['synthesis'].static_kwargs = {'nonlinearity': 'relu'}
+    with pytest.raises(ForeignFileError, match=r'Gs\.synthesis was made with nonlinearity=relu'):
+        importer.infer(reader.read(write_first(first_networks)))
+
+
+def test_a_network_that_is_a_part_of_itself_is_refused(write_first, first_networks):
+    mean = first_networks[2]
+    mean.components['mapping'] = mean
+    with pytest.raises(ForeignFileError, match='networks are nested more than 32 deep'):
+        importer.infer(reader.read(write_first(first_networks)))
 
 
 def test_what_is_left_over_or_missing_is_named(tmp_path, tree):
