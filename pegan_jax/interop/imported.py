@@ -63,8 +63,13 @@ def plain(value: Any, budget: Budget, depth: int = 0) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def check_official(model: Any, needed: Mapping[str, Any]) -> None:
-    """Raises: UserError for a model with other settings than those that another program has at one value."""
+def check_official(model: Any, needed: Mapping[str, Any], side: int) -> None:
+    """Raises: UserError for a model with other settings than those that another program has at one value.
+
+    side: of the square images that it makes.
+    """
+    if model.size != (side, side):
+        needed = {'img_resolution': side, **needed}
     for name, value in needed.items():
         if (found := getattr(model, name)) != value:
             raise UserError(

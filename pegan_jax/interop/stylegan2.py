@@ -142,8 +142,8 @@ _BACK = (
 def official(model: stylegan2.Config, variables: dict) -> dict[str, np.ndarray]:
     """The state dict of the port's generator, and beside it latent_avg. Raises: UserError for what the port has not."""
     needed = {'c_dim': 0, 'architecture': 'skip', 'input': 'const', 'use_noise': True, 'conv_clamp': None,
-              'w_dim': model.z_dim}  # fmt: skip
-    check_official(model, needed)
+              'w_dim': model.z_dim, 'img_channels': 3}  # fmt: skip
+    check_official(model, needed, side=4 << num_halvings(model.size))
     return rules.rename(variables, _BACK)
 
 

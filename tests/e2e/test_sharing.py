@@ -371,11 +371,29 @@ def test_a_generator_of_the_port_goes_back_to_its_file(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *(load(tmp_path / n).variables for n in ('model', 'again')))
 
 
+def test_the_two_forms_lie_beside_each_other_in_a_folder(cips, tmp_path):
+    sharing.export(cips, tmp_path)
+    assert sharing.export_official(cips, tmp_path) == tmp_path / 'g_ema.safetensors'
+    assert_same(load(tmp_path), cips)
+
+
+UNCLAMPED, GREY = ['model.conv_clamp=None'], ['model.img_channels=1', 'data.channels=1']
+
+
+def sized(size):
+    return [f'model.img_resolution={size}', f'data.resolution={size}']
+
+
 @pytest.mark.parametrize(
     'spec, overrides, match',
     [
         ('cips:tiny', ['model.lr_multiplier=1.0'], r'model.lr_multiplier=1.0 is not 0.01'),
         ('stylegan2:tiny', [], r'model.conv_clamp=256.0 is not None'),
+        ('stylegan2:tiny', [*UNCLAMPED, *sized('(16,32)')], r'model.img_resolution=\(16, 32\) is not 16'),
+        ('stylegan2:tiny', [*UNCLAMPED, *sized('24')], r'model.img_resolution=24 is not 16'),
+        ('stylegan2:tiny', [*UNCLAMPED, *GREY], r'model.img_channels=1 is not 3'),
+        ('cips:tiny', sized('(16,32)'), r'model.img_resolution=\(16, 32\) is not 16'),
+        ('cips:tiny', GREY, r'model.img_channels=1 is not 3'),
         ('pggan:tiny', [], 'weights of pggan are not written for another program'),
     ],
 )
