@@ -161,7 +161,7 @@ def _forms(tree: Any, depth: int, part: tuple[str, ...] = ()) -> Iterator[tuple[
 
 def _without_module(found: Any) -> Any:
     """A state dict of torch's DataParallel without the prefix of its names; all else as it is."""
-    if isinstance(found, dict) and found and all(str(name).startswith('module.') for name in found):
+    if isinstance(found, dict) and found and all(isinstance(n, str) and n.startswith('module.') for n in found):
         return {name.removeprefix('module.'): array for name, array in found.items()}
     return found
 

@@ -55,7 +55,7 @@ def plain(value: Any, budget: Budget, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise ForeignFileError(f'has arguments that are nested more than {MAX_DEPTH} deep.')
     if isinstance(value, dict):
-        return {str(k): plain(v, budget, depth + 1) for k, v in value.items()}
+        return {shown(k): plain(v, budget, depth + 1) for k, v in value.items()}
     if isinstance(value, np.ndarray):
         return value.tolist() if value.size <= 64 else shown(value)
     if isinstance(value, (list, tuple)):

@@ -18,7 +18,7 @@ from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, syste
 from pegan_jax.interop.imported import Imported, Table, first_state, plain, settings
 from pegan_jax.models import creps, stylegan2, stylegan3
 from pegan_jax.weights import rules
-from pegan_jax.weights.contents import MAX_DEPTH, Budget, ForeignFileError, shown
+from pegan_jax.weights.contents import MAX_DEPTH, Budget, ForeignFileError, check_settings, shown
 from pegan_jax.weights.rules import Rule
 
 LICENCE = (
@@ -191,15 +191,15 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
             fields |= _augmentation(found['augment_pipe'])
     # Not in the file: the images, and the R1 weight, for which the release recommends this start with a batch of 32.
     labels = {'folder': 'unknown', 'labels': True} if fields.get('c_dim') else {}
-    gamma = {'r1_gamma': fields.get('img_resolution', 0) ** 2 / 32768}
+    check_settings({'filter_size': 6, **fields} if system == 'stylegan3' else fields)
     try:
         config = Config(
             system,
-            module.Config(**gamma, **fields),
+            module.Config(r1_gamma=fields['img_resolution'] ** 2 / 32768, **fields),
             DataConfig(resolution=fields['img_resolution'], channels=fields['img_channels'], **labels),
             OptimConfig(g_lr=0.0025 if system == 'stylegan3' else 0.002),
         )
-    except (ConfigError, KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError, ArithmeticError) as error:
         raise ForeignFileError(f'does not describe a generator of this library: {shown(error)}.') from None
     return config, fields
 
@@ -210,8 +210,8 @@ def _rank(g: Network, resolution: int) -> int:
     weight, at = (found.get(f'synthesis.b4.input.{name}') for name in ('weight', 'coords'))
     if weight is None or weight.ndim != 4 or weight.shape[-1] % 2:
         raise ForeignFileError('G_ema has no synthesis.b4.input.weight [1, C, 1, 2 rank].')
-    usual = np.linspace(0, 1, resolution, dtype=np.float32)[None, :, None, None]
-    if at is None or at.shape != (1, resolution, 2, 1) or np.abs(at - usual).max() > 1e-5:
+    lines = np.linspace(0, 1, at.shape[1], dtype=np.float32) if at is not None and at.ndim == 4 else None
+    if lines is None or at.shape != (1, resolution, 2, 1) or np.abs(at - lines[None, :, None, None]).max() > 1e-5:
         raise ForeignFileError(
             'G_ema has synthesis.b4.input.coords other than the trained ones, from 0 to 1; save it with those, and '
             'give positions when images are made.'

@@ -1,5 +1,6 @@
 """NVIDIA's network pickles, written here as their programs write them: convert, load, sample; and what is refused."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -12,6 +13,7 @@ from compare import assert_close, nhwc
 
 from pegan_jax import augment, convert, load
 from pegan_jax.cli import main
+from pegan_jax.config import load_config
 from pegan_jax.interop import nvidia
 from pegan_jax.train.checkpoint import load_networks
 from pegan_jax.weights import contents, reader
@@ -265,3 +267,34 @@ def test_a_refusal_shows_the_values_and_what_changes_no_number_is_taken(write):
     nvidia.infer(reader.read(write({'G_ema': (class_name, arrays, given['a'])})))
     with pytest.raises(ForeignFileError, match=r'activation=0\.5, which is not supported'):
         nvidia.infer(reader.read(write({'G_ema': (class_name, arrays, given['b'])})))
+
+
+@pytest.mark.parametrize(
+    'arguments, part, match',
+    [
+        ({'filter_size': 20_000, 'use_radial_filters': True}, 'input', 'filter_size=20000; at most 64 is read'),
+        (
+            {'filter_size': 60, 'img_resolution': 16384},
+            'input',
+            r'makes filters of 2\.46e\+05 taps',
+        ),
+        ({'img_resolution': 16384}, 'input', 'filter_size=6, which makes filters'),
+        ({'num_layers': 3000}, 'input', 'num_layers=3000; at most 50 is read'),
+        ({'mapping_kwargs': {'num_layers': 3000}}, 'b4', 'mapping_layers=3000; at most 50 is read'),
+        ({'img_resolution': 'x'}, 'b4', 'does not describe a generator'),
+        ({'img_resolution': 2**2000}, 'b4', 'img_resolution=a int; at most 16,384 is read'),
+        ({'img_resolution': 1e200}, 'b4', 'does not describe a generator'),
+        ({'channel_base': 2**70}, 'b4', 'channel_base=a int; at most 16,777,216 is read'),
+    ],
+)
+def test_settings_that_would_take_for_ever_are_refused_before_anything_is_built(arguments, part, match):
+    sizes = {'z_dim': 8, 'c_dim': 0, 'w_dim': 8, 'img_resolution': 64, 'img_channels': 3}
+    tree = {'G_ema': _module({'synthesis': _module({part: _module()})}, **sizes | arguments)}
+    with pytest.raises(ForeignFileError, match=match):
+        nvidia.infer(tree)
+
+
+def test_published_settings_are_read():
+    for path in sorted((pathlib.Path(__file__).parents[2] / 'configs').glob('*.py')):
+        contents.check_settings(dataclasses.asdict(load_config(str(path)).model))
+    contents.check_settings(dataclasses.asdict(load_config('stylegan3:r').model) | {'img_resolution': 1024})

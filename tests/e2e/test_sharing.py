@@ -161,6 +161,15 @@ def with_header(name, text):
     return lambda arrays, header: (arrays, {**header, name: text})
 
 
+def with_setting(name, value):
+    def change(arrays, header):
+        config = json.loads(header['config'])
+        config['model'][name] = value
+        return arrays, {**header, 'config': json.dumps(config)}
+
+    return change
+
+
 @pytest.mark.parametrize(
     'change, match',
     [
@@ -179,6 +188,10 @@ def with_header(name, text):
         (with_header('empty', '7'), 'does not describe a model'),
         (with_header('classes', '[7]'), 'a header in which classes'),
         (with_header('imported', '[]'), 'a header in which imported'),
+        (with_header('imported', '[' * 100_000), 'does not describe a model'),
+        (with_setting('mapping_layers', 3000), 'mapping_layers=3000; at most 50 is read'),
+        (with_setting('channels', [8] * 3000), 'has 3000 numbers in channels; at most 100 are read'),
+        (with_setting('img_resolution', 10**400), 'img_resolution=a int; at most 16,384 is read'),
     ],
 )
 def test_a_file_that_is_something_else_is_refused(cips, tmp_path, capsys, change, match):
