@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pegan_jax import hub
 from pegan_jax.config import Config, to_dict, to_json
 from pegan_jax.files import Path, as_path, in_bucket, on_disk, remove
 from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan, singan_original, stylegan2
@@ -56,7 +57,7 @@ def convert(
     Returns: the inferred configuration.
     Raises: ForeignFileError; ValueError if `out` holds something.
     """
-    source, out = on_disk(as_path(source)), as_path(out)
+    source, out = _on_disk(source), as_path(out)
     out = out if in_bucket(out) else out.absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f'{out} exists and is not an empty folder; choose another --out.')
@@ -119,7 +120,7 @@ def read(path: str | os.PathLike) -> Any:
 
 def _read(path: str | os.PathLike) -> tuple[Any, tuple[str, ...]]:
     """What `read` gives, and the names of the wrappers that it was taken out of."""
-    path = on_disk(as_path(path))
+    path = _on_disk(path)
     if folder := singan_original.find(path):
         return singan_original.read(folder), ()
     index = tensor_bundle.find(path)
@@ -128,6 +129,16 @@ def _read(path: str | os.PathLike) -> tuple[Any, tuple[str, ...]]:
         if any(module.recognises(form) for module in IMPORTERS):
             return form, part
     return tree, ()
+
+
+def _on_disk(path: str | os.PathLike) -> pathlib.Path:
+    if hub.is_address(path):
+        name = hub.parse(path).repository
+        raise UserError(
+            f'{path}: convert takes a file on this machine: download it first, with hf download {name} FILE '
+            '--local-dir .'
+        )
+    return on_disk(as_path(path))
 
 
 def _forms(tree: Any, depth: int, part: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

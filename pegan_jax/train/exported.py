@@ -123,7 +123,7 @@ def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
         header = _header(path)
         if OWN not in header:
             raise ForeignFileError(
-                f'is not a model that export wrote; if it is of another program, convert {path.name} --out DIR makes a '
+                f'is not a model that export wrote; if it is of another program, convert {path} --out DIR makes a '
                 'model of it.'
             )
         if header[OWN] != VERSION:

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import pegan_jax
 from pegan_jax import config as configs
-from pegan_jax import convert, load, sample, sharing
+from pegan_jax import convert, hub, load, sample, sharing
 from pegan_jax.cli import main
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
@@ -173,7 +173,10 @@ def with_setting(name, value):
 @pytest.mark.parametrize(
     'change, match',
     [
-        (lambda arrays, header: (arrays, {}), 'is not a model that export wrote; .* convert a.safetensors --out DIR'),
+        (
+            lambda arrays, header: (arrays, {}),
+            r'is not a model that export wrote; .* convert /.*a\.safetensors --out DIR',
+        ),
         (with_header('pegan_jax', '2'), 'another version'),
         (without('params/emb'), 'not filled: params/emb'),
         (with_array('params/more', np.zeros(3, np.float32)), 'left over: params/more'),
@@ -536,6 +539,23 @@ def test_what_the_hub_says_becomes_a_line_that_says_what_to_do(online, cips, cap
     with pytest.raises(SystemExit):
         main(['sample', '--model', 'hf://user', '--seeds', '0', '--out', 'a.png'])
     assert 'write hf://user/name' in capsys.readouterr().err
+
+
+def test_a_full_disk_is_not_the_network(online):
+    for error in (OSError(28, 'No space left on device', '/cache/blob'), PermissionError(13, 'denied', '/cache')):
+        with pytest.raises(type(error), match=error.filename) as caught, hub.told('hf://user/name'):
+            raise error
+        assert not isinstance(caught.value, UserError)
+    with pytest.raises(UserError, match='check the network'), hub.told('hf://user/name'):
+        raise ConnectionError(111, 'refused')
+
+
+def test_convert_says_that_a_file_of_the_hub_is_fetched_first(tmp_path, capsys):
+    told = 'convert takes a file on this machine: download it first, with hf download user/name FILE'
+    with pytest.raises(UserError, match=told):
+        convert('hf://user/name', tmp_path / 'out')
+    assert main(['convert', 'hf://user/name@v1', '--out', str(tmp_path / 'out')]) == 1
+    assert told in capsys.readouterr().err
 
 
 def test_without_its_package_the_error_says_what_to_install(monkeypatch, cips):
