@@ -27,6 +27,9 @@ IMPORTERS = (nvidia, singan_original, singan, mmgen, mmgen_early, deepfill, styl
 # Names under which people save a generator again: its running mean comes before the network that was trained.
 EMA = ('params_ema', 'g_ema', 'G_ema', 'generator_ema', 'netG_ema', 'model_ema', 'state_dict_ema', 'ema')
 PLAIN = ('state_dict', 'model', 'generator', 'params', 'netG')
+# What is taken of files that hold more than networks; DeepFill's tells by itself what it leaves out.
+USED = dict.fromkeys((singan, mmgen, mmgen_early), ('state_dict', 'meta'))
+USED |= {stylegan2: (*stylegan2.NETWORKS, 'latent_avg')}
 
 
 def convert(
@@ -67,7 +70,8 @@ def convert(
         noises = None if noises is None else reader.read(noises)
         options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
         imported = importer.load(tree, sampling_only=sampling_only, **options)
-        imported = imported._replace(inferred=imported.inferred | ({'part': '.'.join(part)} if part else {}))
+        told = imported.inferred | _left_out(importer, tree) | ({'part': '.'.join(part)} if part else {})
+        imported = imported._replace(inferred=told)
     except contents.ForeignFileError as error:
         raise contents.ForeignFileError(f'{source}: {error}') from None
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +205,17 @@ def infer(
     """The configuration that a checkpoint describes, and {setting: value} of what it tells; or ForeignFileError."""
     importer = importer_of(tree)
     options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
-    return importer.infer(tree, **options)
+    settings, inferred = importer.infer(tree, **options)
+    return settings, inferred | _left_out(importer, tree)
+
+
+def _left_out(importer: types.ModuleType, tree: Any) -> dict[str, str]:
+    """{'left_out': names} of what lies in a file beside what is taken of it, such as the moments of optimisers."""
+    used = USED.get(importer, ())
+    if not isinstance(tree, dict) or tree.keys().isdisjoint(used):
+        return {}
+    names = [contents.shown(name) for name in tree if name not in used]
+    return {'left_out': ', '.join(names)} if names else {}
 
 
 def described(system: str, inferred: dict[str, Any], licence: str) -> str:

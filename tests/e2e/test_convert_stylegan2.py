@@ -64,6 +64,7 @@ def test_a_training_file_of_the_port(tmp_path, golden, tree, capsys):
     assert main(['convert', str(FILE), '--out', str(tmp_path / 'out')]) == 0
     assert 'stylegan2, with these settings' in capsys.readouterr().out
     model = assert_images(tmp_path / 'out', golden)
+    assert model.imported['inferred']['left_out'] == 'g_optim, d_optim, args, ada_aug_p'
     imported = importer.load(tree)
     assert_logits(imported.config, imported, golden)
     assert model.config.model.channels == (9, 8, 6) and model.config.model.ema_rampup is None
