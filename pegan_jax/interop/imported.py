@@ -51,7 +51,7 @@ def plain(value: Any, budget: Budget, depth: int = 0) -> Any:
 
     Raises: ForeignFileError for nesting deeper than MAX_DEPTH, and beyond the budget.
     """
-    budget.spend(1)
+    budget.spend(100)  # networks have few arguments
     if depth > MAX_DEPTH:
         raise ForeignFileError(f'has arguments that are nested more than {MAX_DEPTH} deep.')
     if isinstance(value, dict):

@@ -138,7 +138,7 @@ def _tensors(meta: Any, prefix: str, budget: Budget) -> Iterator[tuple[str, np.n
     """(name, array, whether it is a parameter), as a state_dict lists them."""
     if prefix.count('.') > MAX_DEPTH:
         raise ForeignFileError(f'modules are nested more than {MAX_DEPTH} deep.')
-    budget.spend(1 + len(prefix) // 64)  # long names may be doubled often
+    budget.spend(100 + len(prefix) // 64)  # there are few modules; long names may be doubled often
     state = _state(meta)
     passing = state.get('_non_persistent_buffers_set', ())
     if not isinstance(passing, (set, frozenset, list, tuple)):

@@ -222,7 +222,7 @@ def _variables(network: Any, budget: Budget, prefix: str = '') -> dict[str, np.n
     found = network.get('variables', []) if isinstance(network, dict) else None
     if not isinstance(found, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in found):
         raise ForeignFileError(f'{shown(prefix) or "a network"} has no list of variables.')
-    budget.spend((1 + len(found)) * (1 + len(prefix) // 64))  # long names may be doubled often
+    budget.spend((100 + len(found)) * (1 + len(prefix) // 64))  # long names may be doubled often
     out = {f'{prefix}{shown(name)}': array for name, array in found if isinstance(array, np.ndarray)}
     for name, part in _components(network).items():
         out |= _variables(part, budget, f'{prefix}{shown(name)}/')
