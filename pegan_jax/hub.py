@@ -87,6 +87,8 @@ def told(text: str) -> Iterator[None]:
     except (errors.HFValidationError, errors.OfflineModeIsEnabled) as error:
         raise UserError(f'{text}: {_line(error)}') from None
     except (errors.HTTPError, OSError) as error:
+        if getattr(error, 'errno', None) is not None and getattr(error, 'filename', None) is not None:
+            raise  # of a file on this machine: a full disk, a folder that may not be written
         raise UserError(f'{text}: the hub cannot be reached ({_line(error)}); check the network.') from None
 
 

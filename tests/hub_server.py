@@ -43,11 +43,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path == '/api/repos/create':
             asked = json.loads(body)
             name = f'{asked["organization"]}/{asked["name"]}'
-            hub.files.setdefault(name, {})
-            hub.made[name] = asked
+            if name in hub.files:
+                return self._answer(409, {'url': f'{hub.address}/{name}'})
+            hub.files[name], hub.made[name] = {}, asked
             return self._answer(200, {'url': f'{hub.address}/{name}'})
         if self.path == '/api/validate-yaml':
             return self._answer(200, {'errors': [], 'warnings': []})
+        if found := re.fullmatch(r'/api/models/([^/]+/[^/]+)', self.path):
+            private = hub.made.get(found[1], {}).get('visibility') == 'private'
+            return self._answer(200, {'id': found[1], 'private': private})
+        if found := re.fullmatch(r'/api/models/([^/]+/[^/]+)/branch/([^/]+)', self.path):
+            branches = hub.branches.setdefault(found[1], {'main'})
+            if found[2] in branches:
+                return self._answer(409)
+            branches.add(found[2])
+            return self._answer(200)
+        found = re.fullmatch(r'/api/models/([^/]+/[^/]+)/(?:preupload|commit)/([^/]+)', self.path)
+        if found and found[2] not in hub.branches.get(found[1], {'main'}):
+            return self._answer(404, X_Error_Code='RevisionNotFound')
         if found := re.fullmatch(r'/api/models/([^/]+/[^/]+)/preupload/[^/]+', self.path):
             files = [
                 {'path': file['path'], 'uploadMode': 'regular', 'shouldIgnore': False}
@@ -64,7 +77,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             repository, _, file = found.groups()
             if repository not in hub.files:
                 return self._answer(401, X_Error_Code='RepoNotFound')
-            if found[2] not in ('main', COMMIT):
+            if found[2] not in {COMMIT, 'main', *hub.branches.get(repository, ())}:
                 return self._answer(404, X_Error_Code='RevisionNotFound')
             if file not in hub.files[repository]:
                 return self._answer(404, X_Error_Code='EntryNotFound', X_Repo_Commit=COMMIT)
@@ -77,13 +90,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Hub:
-    """files: {'user/name': {file: bytes}}; made: what was asked for when it was made; asked: all requests.
+    """files: {'user/name': {file: bytes}}, of all branches; made: what was asked for when it was made.
 
+    asked: all requests; branches: {'user/name': names}, of repositories that have more than main.
     refuses: the status of every answer, to be set.
     """
 
     def __init__(self, address):
         self.address, self.files, self.made, self.asked, self.refuses = address, {}, {}, [], None
+        self.branches = {}
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from pegan_jax import interop
+from pegan_jax import hub, interop
 from pegan_jax.cli import options
 
 HELP = 'Turn an official checkpoint (CIPS, SinGAN, MS-PIE, StyleGAN2, StyleGAN3, DeepFillv2) into one of this library.'
@@ -15,7 +15,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     p.add_argument(
         'source',
-        type=options.path,
+        type=lambda text: text if hub.is_address(text) else options.path(text),  # convert says what to do
         metavar='FILE',
         help='the checkpoint; if it is several files (TensorFlow, the original SinGAN), their folder or one of them',
     )

@@ -31,7 +31,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--dtype', choices=('float32', 'float16', 'bfloat16'), default='float32',
         help='numbers in the file; 16 bits take half of the bytes, rounded (default: float32)',
     )  # fmt: skip
-    p.add_argument('--private', action='store_true', help='make it a private repository')
+    p.add_argument('--private', action='store_true', help='make it a private repository; refuse a public one')
 
 
 def run(args: argparse.Namespace) -> None:

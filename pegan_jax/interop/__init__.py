@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pegan_jax import hub
 from pegan_jax.config import Config, to_dict, to_json
 from pegan_jax.files import Path, as_path, in_bucket, on_disk, remove
 from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan, singan_original, stylegan2
@@ -23,7 +24,12 @@ from pegan_jax.train.workdir import IMPORTED
 from pegan_jax.weights import contents, kinds, reader, tensor_bundle
 
 IMPORTERS = (nvidia, singan_original, singan, mmgen, mmgen_early, deepfill, stylegan2, cips)
-WRAPPERS = ('state_dict', 'model', 'params_ema', 'g_ema', 'ema', 'G_ema', 'generator', 'params', 'netG')
+# Names under which people save a generator again: its running mean comes before the network that was trained.
+EMA = ('params_ema', 'g_ema', 'G_ema', 'generator_ema', 'netG_ema', 'model_ema', 'state_dict_ema', 'ema')
+PLAIN = ('state_dict', 'model', 'generator', 'params', 'netG')
+# What is taken of files that hold more than networks; DeepFill's tells by itself what it leaves out.
+USED = dict.fromkeys((singan, mmgen, mmgen_early), ('state_dict', 'meta'))
+USED |= {stylegan2: (*stylegan2.NETWORKS, 'latent_avg')}
 
 
 def convert(
@@ -54,16 +60,18 @@ def convert(
     Returns: the inferred configuration.
     Raises: ForeignFileError; ValueError if `out` holds something.
     """
-    source, out = on_disk(as_path(source)), as_path(out)
+    source, out = _on_disk(source), as_path(out)
     out = out if in_bucket(out) else out.absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f'{out} exists and is not an empty folder; choose another --out.')
-    tree = read(source)
+    tree, part = _read(source)
     try:
         importer = importer_of(tree)
         noises = None if noises is None else reader.read(noises)
         options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
         imported = importer.load(tree, sampling_only=sampling_only, **options)
+        told = imported.inferred | _left_out(importer, tree) | ({'part': '.'.join(part)} if part else {})
+        imported = imported._replace(inferred=told)
     except contents.ForeignFileError as error:
         raise contents.ForeignFileError(f'{source}: {error}') from None
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,41 +117,66 @@ def read(path: str | os.PathLike) -> Any:
     files, `reader.read` of all others.
 
     Where networks lie in a wrapper that no program of `IMPORTERS` writes, or their names are flattened, as people save
-    them again, they come as their own program has them.
+    them again, they come as their own program has them, and of a generator and its running mean the latter.
     """
-    path = on_disk(as_path(path))
+    return _read(path)[0]
+
+
+def _read(path: str | os.PathLike) -> tuple[Any, tuple[str, ...]]:
+    """What `read` gives, and the names of the wrappers that it was taken out of."""
+    path = _on_disk(path)
     if folder := singan_original.find(path):
-        return singan_original.read(folder)
+        return singan_original.read(folder), ()
     index = tensor_bundle.find(path)
     tree = reader.read(path) if index is None else tensor_bundle.read(index)
-    known = (form for form in _forms(tree, 2) if any(module.recognises(form) for module in IMPORTERS))
-    return next(known, tree)
+    for part, form in _forms(tree, 2):
+        if any(module.recognises(form) for module in IMPORTERS):
+            return form, part
+    return tree, ()
 
 
-def _forms(tree: Any, depth: int) -> Iterator[Any]:
-    """A tree, then others with the same networks: unwrapped, with their own names, nested, in the usual wrappers."""
-    yield tree
+def _on_disk(path: str | os.PathLike) -> pathlib.Path:
+    if hub.is_address(path):
+        name = hub.parse(path).repository
+        raise UserError(
+            f'{path}: convert takes a file on this machine: download it first, with hf download {name} FILE '
+            '--local-dir .'
+        )
+    return on_disk(as_path(path))
+
+
+def _forms(tree: Any, depth: int, part: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """A tree, then others with the same networks: unwrapped, with their own names, nested, in the usual wrappers.
+
+    part: names of the wrappers around it, which come with every form.
+    """
     if not isinstance(tree, dict) or not tree:
+        yield part, tree
         return
+    mean = next((name for name in EMA if isinstance(tree.get(name), dict)), None)
+    if mean and any(name in tree for name in PLAIN):
+        yield (*part, mean), {name: found for name, found in tree.items() if name not in PLAIN}
+    yield part, tree
     plain = {name: _without_module(found) for name, found in _without_module(tree).items()}
     if plain.keys() != tree.keys() or any(plain[name] is not tree[name] for name in plain):
-        yield from _forms(plain, depth)
+        yield from _forms(plain, depth, part)
         return
+    nets = {}
     if all(isinstance(name, str) and isinstance(array, np.ndarray) for name, array in tree.items()):
-        nets = {}
         for name, array in tree.items():
             net, _, rest = name.partition('.')
             nets.setdefault(net, {})[rest] = array
-        yield from (nets, {'state_dict': tree}, {'G': tree})
+        yield from _forms(nets, 0, part)
+        yield from ((part, form) for form in ({'state_dict': tree}, {'G': tree}))
     if depth:
-        for name in WRAPPERS:
-            if isinstance(tree.get(name), dict):
-                yield from _forms(tree[name], depth - 1)
+        for name in (*EMA, *PLAIN):
+            if isinstance(found := (nets or tree).get(name), dict):
+                yield from _forms(found, depth - 1, (*part, name))
 
 
 def _without_module(found: Any) -> Any:
     """A state dict of torch's DataParallel without the prefix of its names; all else as it is."""
-    if isinstance(found, dict) and found and all(str(name).startswith('module.') for name in found):
+    if isinstance(found, dict) and found and all(isinstance(n, str) and n.startswith('module.') for n in found):
         return {name.removeprefix('module.'): array for name, array in found.items()}
     return found
 
@@ -172,7 +205,17 @@ def infer(
     """The configuration that a checkpoint describes, and {setting: value} of what it tells; or ForeignFileError."""
     importer = importer_of(tree)
     options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
-    return importer.infer(tree, **options)
+    settings, inferred = importer.infer(tree, **options)
+    return settings, inferred | _left_out(importer, tree)
+
+
+def _left_out(importer: types.ModuleType, tree: Any) -> dict[str, str]:
+    """{'left_out': names} of what lies in a file beside what is taken of it, such as the moments of optimisers."""
+    used = USED.get(importer, ())
+    if not isinstance(tree, dict) or tree.keys().isdisjoint(used):
+        return {}
+    names = [contents.shown(name) for name in tree if name not in used]
+    return {'left_out': ', '.join(names)} if names else {}
 
 
 def described(system: str, inferred: dict[str, Any], licence: str) -> str:

@@ -149,8 +149,8 @@ def load(tree: Any, *, activation: str | None = None, sampling_only: bool = Fals
 def official(model: cips.Config, variables: dict) -> dict[str, np.ndarray]:
     """The state dict of the official program's generator, as it is released. Raises: UserError for what it has not."""
     needed = {'fourier_features': True, 'coord_embedding': True, 'modulation': True, 'panorama_width': None,
-              'lr_multiplier': 0.01}  # fmt: skip
-    check_official(model, needed)
+              'lr_multiplier': 0.01, 'img_channels': 3}  # fmt: skip
+    check_official(model, needed, side=model.size[0])
     if model.wiring == 'plain':
         raise UserError("model.wiring='plain' is none of the official program, so its weights have no place there.")
     return rules.rename(variables['params'], g_rules_back(model.activation))

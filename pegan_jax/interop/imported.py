@@ -4,11 +4,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from pegan_jax.config import Config
 from pegan_jax.gan import GAN
 from pegan_jax.settings import UserError
 from pegan_jax.train.state import TrainState
+from pegan_jax.weights.contents import MAX_DEPTH, Budget, ForeignFileError, shown
+
+# Arguments with which a program made its networks: the setting of this library that one is, None if it changes no
+# number or shows in the arrays, or the values that this library can do.
+Table = dict[str, str | tuple | None]
 
 
 class Imported(NamedTuple):
@@ -26,8 +32,44 @@ class Imported(NamedTuple):
     state: TrainState | None
 
 
-def check_official(model: Any, needed: Mapping[str, Any]) -> None:
-    """Raises: UserError for a model with other settings than those that another program has at one value."""
+def settings(what: str, arguments: Mapping[str, Any], table: Table) -> dict[str, Any]:
+    """{setting: value} of what a network was made with. Raises: ForeignFileError for what this library cannot do."""
+    fields = {}
+    for name, value in arguments.items():
+        if name not in table or (isinstance(table[name], tuple) and value not in table[name]):
+            allowed = f'; {table[name]} is supported' if name in table else ''
+            raise ForeignFileError(
+                f'{what} was made with {shown(name)}={shown(value)}, which is not supported{allowed}.'
+            )
+        if isinstance(table[name], str):
+            fields[table[name]] = value
+    return fields
+
+
+def plain(value: Any, budget: Budget, depth: int = 0) -> Any:
+    """Arguments as Python has them: of NumPy's numbers and short arrays its own. What a file repeats counts each time.
+
+    Raises: ForeignFileError for nesting deeper than MAX_DEPTH, and beyond the budget.
+    """
+    budget.spend(100)  # networks have few arguments
+    if depth > MAX_DEPTH:
+        raise ForeignFileError(f'has arguments that are nested more than {MAX_DEPTH} deep.')
+    if isinstance(value, dict):
+        return {shown(k): plain(v, budget, depth + 1) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.size <= 64 else shown(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(v, budget, depth + 1) for v in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_official(model: Any, needed: Mapping[str, Any], side: int) -> None:
+    """Raises: UserError for a model with other settings than those that another program has at one value.
+
+    side: of the square images that it makes.
+    """
+    if model.size != (side, side):
+        needed = {'img_resolution': side, **needed}
     for name, value in needed.items():
         if (found := getattr(model, name)) != value:
             raise UserError(

@@ -15,10 +15,10 @@ import numpy as np
 
 from pegan_jax import augment
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, system_module
-from pegan_jax.interop.imported import Imported, first_state
+from pegan_jax.interop.imported import Imported, Table, first_state, plain, settings
 from pegan_jax.models import creps, stylegan2, stylegan3
 from pegan_jax.weights import rules
-from pegan_jax.weights.contents import ForeignFileError, shown
+from pegan_jax.weights.contents import MAX_DEPTH, Budget, ForeignFileError, check_settings, shown
 from pegan_jax.weights.rules import Rule
 
 LICENCE = (
@@ -26,33 +26,29 @@ LICENCE = (
     'License, which allows non-commercial use only); converting them grants no other.'
 )
 
-MAX_DEPTH = 32  # of modules inside modules
-
-# Arguments of the constructors: the setting of this library that one is, None if it changes no number (filters are read
-# as tensors), or the values that this library can do.
-_Table = dict[str, str | tuple | None]
-_G: _Table = {name: name for name in ('z_dim', 'c_dim', 'w_dim', 'img_resolution', 'channel_base', 'channel_max')}
+# Arguments of the constructors; filters are read as tensors.
+_G: Table = {name: name for name in ('z_dim', 'c_dim', 'w_dim', 'img_resolution', 'channel_base', 'channel_max')}
 _G |= {name: name for name in ('img_channels', 'num_fp16_res', 'conv_clamp')} | {'mapping_kwargs': None}
-_G2: _Table = _G | {'architecture': 'architecture', 'use_noise': 'use_noise', 'activation': ('lrelu',)}
-_G2 |= {'resample_filter': None, 'fused_modconv_default': None}
-_G3: _Table = _G | {
+_G2: Table = _G | {'architecture': 'architecture', 'use_noise': 'use_noise', 'activation': ('lrelu',)}
+_G2 |= {'resample_filter': None, 'fused_modconv_default': None, 'fp16_channels_last': None}
+_G3: Table = _G | {
     name: name
     for name in (
         'num_layers', 'num_critical', 'first_cutoff', 'first_stopband', 'last_stopband_rel', 'margin_size',
         'output_scale', 'conv_kernel', 'filter_size', 'lrelu_upsampling', 'use_radial_filters', 'magnitude_ema_beta',
     )
 }  # fmt: skip
-_CREPS: _Table = _G | {name: name for name in ('biline_channels', 'fc_clamp')} | {'architecture': ('skip',)}
-_MAPPING: _Table = {'num_layers': 'mapping_layers', 'w_avg_beta': 'w_avg_beta', 'lr_multiplier': (0.01,)}
+_CREPS: Table = _G | {name: name for name in ('biline_channels', 'fc_clamp')} | {'architecture': ('skip',)}
+_MAPPING: Table = {'num_layers': 'mapping_layers', 'w_avg_beta': 'w_avg_beta', 'lr_multiplier': (0.01,)}
 _MAPPING |= {'embed_features': (None,), 'layer_features': (None,), 'activation': ('lrelu',)}
-_D: _Table = {'architecture': 'd_architecture', 'channel_base': 'd_channel_base', 'channel_max': 'd_channel_max'}
+_D: Table = {'architecture': 'd_architecture', 'channel_base': 'd_channel_base', 'channel_max': 'd_channel_max'}
 _D |= {'cmap_dim': (None,), 'num_fp16_res': None}
 _D |= {name: None for name in ('block_kwargs', 'mapping_kwargs', 'epilogue_kwargs')}
-_D_BLOCKS: _Table = {'freeze_layers': None, 'resample_filter': None, 'fp16_channels_last': None}
+_D_BLOCKS: Table = {'freeze_layers': None, 'resample_filter': None, 'fp16_channels_last': None}
 _D_BLOCKS |= {'activation': ('lrelu',)}
-_D_MAPPING: _Table = {'num_layers': 'd_mapping_layers', 'lr_multiplier': (0.01,), 'activation': ('lrelu',)}
-_D_EPILOGUE: _Table = {'mbstd_group_size': 'mbstd_group_size', 'mbstd_num_channels': (1,), 'activation': ('lrelu',)}
-_AUGMENT: _Table = {name: name for name in augment.PRESETS['bgcfnc']._fields}
+_D_MAPPING: Table = {'num_layers': 'd_mapping_layers', 'lr_multiplier': (0.01,), 'activation': ('lrelu',)}
+_D_EPILOGUE: Table = {'mbstd_group_size': 'mbstd_group_size', 'mbstd_num_channels': (1,), 'activation': ('lrelu',)}
+_AUGMENT: Table = {name: name for name in augment.PRESETS['bgcfnc']._fields}
 _AUGMENT |= {'xint_max': (0.125,), 'rotate_max': (1,), 'hue_max': (1,), 'imgfilter_bands': ([1, 1, 1, 1],)}
 _AUGMENT |= {'imgfilter_std': (1,), 'cutout_size': (0.5,)}
 
@@ -92,11 +88,11 @@ def networks(tree: Any) -> dict[str, Network]:
     """
     if not recognises(tree):
         raise ForeignFileError('is not a pickle of NVIDIA networks: it describes none of G, D and G_ema.')
-    found = {}
+    found, budget = {}, Budget()
     for name in _NETWORKS:
         if tree.get(name) is not None:
             try:
-                found[name] = _network(tree[name])
+                found[name] = _network(tree[name], budget)
             except ForeignFileError as error:
                 raise ForeignFileError(f'{name}: {error}') from None
     return found
@@ -107,7 +103,7 @@ def arrays(tree: Any) -> dict[str, np.ndarray]:
     return {f'{net}.{k}': v for net, found in networks(tree).items() for k, v in (found.params | found.buffers).items()}
 
 
-def _network(meta: Any) -> Network:
+def _network(meta: Any, budget: Budget) -> Network:
     state = _state(meta)
     class_name, inside = meta['class_name'], state['_modules']
     positional, named = state.get('_init_args', ()), state.get('_init_kwargs', {})
@@ -116,10 +112,10 @@ def _network(meta: Any) -> Network:
         raise ForeignFileError(f'the constructor arguments of {shown(class_name)} are not well formed.')
     if 'synthesis' in inside:
         inside = _state(inside['synthesis'])['_modules']
-    found = list(_tensors(meta, ''))
+    found = list(_tensors(meta, '', budget))
     return Network(
         class_name=class_name,
-        arguments={k: _plain(v) for k, v in (dict(zip(names, positional, strict=False)) | named).items()},
+        arguments=plain(dict(zip(names, positional, strict=False)) | named, budget),
         parts=tuple(inside),
         params={name: array for name, array, trained in found if trained},
         buffers={name: array for name, array, trained in found if not trained},
@@ -138,31 +134,26 @@ def _state(meta: Any) -> dict:
     return state
 
 
-def _tensors(meta: Any, prefix: str) -> Iterator[tuple[str, np.ndarray, bool]]:
+def _tensors(meta: Any, prefix: str, budget: Budget) -> Iterator[tuple[str, np.ndarray, bool]]:
     """(name, array, whether it is a parameter), as a state_dict lists them."""
     if prefix.count('.') > MAX_DEPTH:
         raise ForeignFileError(f'modules are nested more than {MAX_DEPTH} deep.')
+    budget.spend(100 + len(prefix) // 64)  # there are few modules; long names may be doubled often
     state = _state(meta)
     passing = state.get('_non_persistent_buffers_set', ())
+    if not isinstance(passing, (set, frozenset, list, tuple)):
+        raise ForeignFileError(f'the module {shown(prefix)} has {shown(passing)} for names of buffers.')
     for container in ('_parameters', '_buffers'):
         for name, array in state[container].items():
             if array is None or (container == '_buffers' and name in passing):
                 continue
             if not isinstance(name, str) or not isinstance(array, np.ndarray):
                 raise ForeignFileError(f'{shown(prefix)}{shown(name)} is {shown(array)}, not a tensor.')
+            budget.spend(1 + (len(prefix) + len(name)) // 64)
             yield f'{prefix}{name}', array, container == '_parameters'
     for name, module in state['_modules'].items():
         if module is not None:
-            yield from _tensors(module, f'{prefix}{name}.')
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of NumPy as Python's."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
+            yield from _tensors(module, f'{prefix}{name}.', budget)
 
 
 # Settings -------------------------------------------------------------------------------------------------------------
@@ -190,25 +181,25 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
         defaults = {'w_avg_beta': 0.995, 'conv_clamp': None, 'num_fp16_res': 0}
         arguments |= _inner(arguments, 'synthesis_kwargs')
         del arguments['synthesis_kwargs']
-    fields = defaults | _settings('G_ema', arguments, table)
+    fields = defaults | settings('G_ema', arguments, table)
     if system == 'creps':
         fields['rank'] = _rank(g, fields.get('img_resolution', 0))
-    fields |= _settings('the mapping of G_ema', _inner(arguments, 'mapping_kwargs'), _MAPPING)
+    fields |= settings('the mapping of G_ema', _inner(arguments, 'mapping_kwargs'), _MAPPING)
     if 'D' in found and not sampling_only:
         fields |= _discriminator_settings(found['D'].arguments, fields, old=bool(defaults))
         if 'augment_pipe' in found:
             fields |= _augmentation(found['augment_pipe'])
     # Not in the file: the images, and the R1 weight, for which the release recommends this start with a batch of 32.
     labels = {'folder': 'unknown', 'labels': True} if fields.get('c_dim') else {}
-    gamma = {'r1_gamma': fields.get('img_resolution', 0) ** 2 / 32768}
+    check_settings({'filter_size': 6, **fields} if system == 'stylegan3' else fields)
     try:
         config = Config(
             system,
-            module.Config(**gamma, **fields),
+            module.Config(r1_gamma=fields['img_resolution'] ** 2 / 32768, **fields),
             DataConfig(resolution=fields['img_resolution'], channels=fields['img_channels'], **labels),
             OptimConfig(g_lr=0.0025 if system == 'stylegan3' else 0.002),
         )
-    except (ConfigError, KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError, ArithmeticError) as error:
         raise ForeignFileError(f'does not describe a generator of this library: {shown(error)}.') from None
     return config, fields
 
@@ -219,8 +210,8 @@ def _rank(g: Network, resolution: int) -> int:
     weight, at = (found.get(f'synthesis.b4.input.{name}') for name in ('weight', 'coords'))
     if weight is None or weight.ndim != 4 or weight.shape[-1] % 2:
         raise ForeignFileError('G_ema has no synthesis.b4.input.weight [1, C, 1, 2 rank].')
-    usual = np.linspace(0, 1, resolution, dtype=np.float32)[None, :, None, None]
-    if at is None or at.shape != (1, resolution, 2, 1) or np.abs(at - usual).max() > 1e-5:
+    lines = np.linspace(0, 1, at.shape[1], dtype=np.float32) if at is not None and at.ndim == 4 else None
+    if lines is None or at.shape != (1, resolution, 2, 1) or np.abs(at - lines[None, :, None, None]).max() > 1e-5:
         raise ForeignFileError(
             'G_ema has synthesis.b4.input.coords other than the trained ones, from 0 to 1; save it with those, and '
             'give positions when images are made.'
@@ -235,19 +226,6 @@ def _inner(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
     return inner
 
 
-def _settings(what: str, arguments: Mapping[str, Any], table: _Table) -> dict[str, Any]:
-    fields = {}
-    for name, value in arguments.items():
-        if name not in table or (isinstance(table[name], tuple) and value not in table[name]):
-            allowed = f'; {table[name]} is supported' if name in table else ''
-            raise ForeignFileError(
-                f'{what} was made with {shown(name)}={shown(value)}, which is not supported{allowed}.'
-            )
-        if isinstance(table[name], str):
-            fields[table[name]] = value
-    return fields
-
-
 def _discriminator_settings(arguments: Mapping[str, Any], g: Mapping[str, Any], old: bool) -> dict[str, Any]:
     shared = {name: arguments.get(name) for name in ('c_dim', 'img_resolution', 'img_channels')}
     shared['conv_clamp'] = arguments.get('conv_clamp', None if old else 256)
@@ -257,15 +235,15 @@ def _discriminator_settings(arguments: Mapping[str, Any], g: Mapping[str, Any], 
                 f'D has {name}={shown(value)} and G_ema {shown(g.get(name, 256))}; one for both is supported. '
                 '--sampling-only leaves the discriminator out.'
             )
-    fields = _settings('D', {k: v for k, v in arguments.items() if k not in shared}, _D)
+    fields = settings('D', {k: v for k, v in arguments.items() if k not in shared}, _D)
     for name, table in (('block', _D_BLOCKS), ('mapping', _D_MAPPING), ('epilogue', _D_EPILOGUE)):
-        fields |= _settings(f'the {name} of D', _inner(arguments, f'{name}_kwargs'), table)
+        fields |= settings(f'the {name} of D', _inner(arguments, f'{name}_kwargs'), table)
     return fields
 
 
 def _augmentation(pipe: Network) -> dict[str, Any]:
     """The preset, and p as it was; whether it followed D or was fixed, the file does not tell."""
-    strengths = augment.Pipe(**_settings('augment_pipe', pipe.arguments, _AUGMENT))
+    strengths = augment.Pipe(**settings('augment_pipe', pipe.arguments, _AUGMENT))
     preset = next((name for name, known in augment.PRESETS.items() if known == strengths), None)
     if preset is None:
         raise ForeignFileError(

@@ -18,11 +18,11 @@ from pegan_jax import filters
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig
 from pegan_jax.gan import size_of
 from pegan_jax.interop import cips
-from pegan_jax.interop.imported import Imported, check_official, first_state
+from pegan_jax.interop.imported import Imported, Table, check_official, first_state, plain, settings
 from pegan_jax.models import stylegan2
 from pegan_jax.models.discriminator import num_halvings, widths
 from pegan_jax.weights import contents, rules
-from pegan_jax.weights.contents import ForeignFileError, shown
+from pegan_jax.weights.contents import MAX_DEPTH, Budget, ForeignFileError, shown
 from pegan_jax.weights.rules import Rule
 
 LICENCE = (
@@ -142,8 +142,8 @@ _BACK = (
 def official(model: stylegan2.Config, variables: dict) -> dict[str, np.ndarray]:
     """The state dict of the port's generator, and beside it latent_avg. Raises: UserError for what the port has not."""
     needed = {'c_dim': 0, 'architecture': 'skip', 'input': 'const', 'use_noise': True, 'conv_clamp': None,
-              'w_dim': model.z_dim}  # fmt: skip
-    check_official(model, needed)
+              'w_dim': model.z_dim, 'img_channels': 3}  # fmt: skip
+    check_official(model, needed, side=4 << num_halvings(model.size))
     return rules.rename(variables, _BACK)
 
 
@@ -215,15 +215,81 @@ _TF = _Layout(
 )
 
 
-def _variables(network: Any, prefix: str = '') -> dict[str, np.ndarray]:
+def _variables(network: Any, budget: Budget, prefix: str = '') -> dict[str, np.ndarray]:
     """{'synthesis/4x4/Const/const': array, ...} of a network and its parts."""
+    if prefix.count('/') > MAX_DEPTH:
+        raise ForeignFileError(f'networks are nested more than {MAX_DEPTH} deep.')
     found = network.get('variables', []) if isinstance(network, dict) else None
     if not isinstance(found, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in found):
         raise ForeignFileError(f'{shown(prefix) or "a network"} has no list of variables.')
-    out = {f'{prefix}{name}': array for name, array in found if isinstance(array, np.ndarray)}
-    for name, part in (network.get('components') or {}).items():
-        out |= _variables(part, f'{prefix}{shown(name)}/')
+    budget.spend((100 + len(found)) * (1 + len(prefix) // 64))  # long names may be doubled often
+    out = {f'{prefix}{shown(name)}': array for name, array in found if isinstance(array, np.ndarray)}
+    for name, part in _components(network).items():
+        out |= _variables(part, budget, f'{prefix}{shown(name)}/')
     return out
+
+
+def _components(network: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = network.get('components') or {}
+    if not isinstance(found, dict):
+        raise ForeignFileError(f'a network has {shown(found)} for components.')
+    return found
+
+
+# What its networks were made with. Sizes, widths and the architecture show in the arrays; truncation, random noise and
+# how a program computes are matters of whoever makes images; labels are refused by their arrays.
+_TF_ARGUMENTS: Table = {
+    name: None
+    for name in (
+        'latent_size', 'label_size', 'dlatent_size', 'dlatent_broadcast', 'mapping_layers', 'mapping_fmaps',
+        'num_channels', 'resolution', 'fmap_base', 'fmap_decay', 'fmap_min', 'fmap_max', 'architecture', 'dtype',
+        'randomize_noise', 'fused_modconv', 'num_fp16_res', 'truncation_psi', 'truncation_cutoff',
+        'truncation_psi_val', 'truncation_cutoff_val', 'style_mixing_prob', 'is_training', 'is_validation',
+        'is_template_graph', 'return_dlatents', 'mapping_func', 'synthesis_func', 'freeze_layers',
+    )
+}  # fmt: skip
+_TF_ARGUMENTS |= {
+    'nonlinearity': ('lrelu',), 'resample_kernel': ([1, 3, 3, 1],), 'conv_clamp': 'conv_clamp',
+    'mapping_nonlinearity': ('lrelu',), 'mapping_lrmul': (0.01,), 'normalize_latents': (True,),
+    'use_noise': 'use_noise', 'dlatent_avg_beta': 'w_avg_beta',
+}  # fmt: skip
+_TF_D: Table = _TF_ARGUMENTS | {'mbstd_group_size': 'mbstd_group_size', 'mbstd_num_features': (1,)}
+
+
+def _tf_fields(tree: Any, sampling_only: bool) -> dict[str, Any]:
+    """{setting: value} of what the networks were made with.
+
+    Raises: ForeignFileError for what this library does not have, and where one network has another setting.
+    """
+    budget, g = Budget(), {}
+    g_net, d_net, mean = tree
+    for name, network in (('Gs', mean), *(() if sampling_only else (('G', g_net),))):
+        for part, made in ((name, network), *((f'{name}.{shown(k)}', v) for k, v in _components(network).items())):
+            found = settings(part, _tf_arguments(part, made, budget), _TF_ARGUMENTS)
+            _same_settings(part, found, g)
+            g |= found
+    if sampling_only:
+        return g
+    d = settings('D', _tf_arguments('D', d_net, budget), _TF_D)
+    clamp = {'conv_clamp': d.get('conv_clamp')}
+    _same_settings('D', clamp, {'conv_clamp': g.get('conv_clamp')})
+    return g | {name: d[name] for name in ('mbstd_group_size',) if name in d}
+
+
+def _tf_arguments(what: str, network: Any, budget: Budget) -> dict[str, Any]:
+    found = network.get('static_kwargs', {}) if isinstance(network, dict) else None
+    if not isinstance(found, dict):
+        raise ForeignFileError(f'{what} has {shown(found)} for static_kwargs.')
+    return plain(found, budget)
+
+
+def _same_settings(what: str, found: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+    for name in found.keys() & others.keys():
+        if found[name] != others[name]:
+            raise ForeignFileError(
+                f'{what} has {name}={shown(found[name])}, another network of the file {shown(others[name])}; one for '
+                'all is supported. --sampling-only looks at Gs alone.'
+            )
 
 
 # Both -----------------------------------------------------------------------------------------------------------------
@@ -252,7 +318,8 @@ def parts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
     Raises: ForeignFileError for what is left over.
     """
     if _is_tf(tree):
-        return {net: _variables(network) for net, network in zip(('g', 'd', 'g_ema'), tree, strict=True)}
+        budget = Budget()
+        return {net: _variables(network, budget) for net, network in zip(('g', 'd', 'g_ema'), tree, strict=True)}
     if 'g_ema' not in tree:
         return {'g_ema': contents.arrays(tree)}
     rest = {k: v for k, v in tree.items() if k not in (*NETWORKS, *_LEFT_OUT, 'latent_avg')}
@@ -282,12 +349,14 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
     if any('Label' in name for name in g):
         raise ForeignFileError('was trained with labels in the way of the first release, which is not supported.')
     fields = _generator_fields(g, layout)
+    if layout is _TF:
+        fields |= _tf_fields(tree, sampling_only)
     if 'd' in found and not sampling_only:
         fields |= _discriminator_fields(found['d'], layout, fields['img_resolution'])
     try:
         # What is in no file is as the programs have it.
         known = {'conv_clamp': None, 'num_fp16_res': 0, 'r1_gamma': 10.0, 'ema_kimg': 10.0, 'ema_rampup': None}
-        model = stylegan2.Config(**fields | known)
+        model = stylegan2.Config(**known | fields)
         for prefix in ('', 'd_'):
             model = _published_widths(model, prefix)
         data = DataConfig(resolution=model.img_resolution, channels=model.img_channels)

@@ -13,6 +13,8 @@ from pegan_jax.settings import UserError
 from pegan_jax.train import exported
 from pegan_jax.train.workdir import CONFIG
 
+OFFICIAL = 'g_ema.safetensors'  # in a folder, which may hold an exported model too
+
 
 def export(model: Model, out: str | os.PathLike, *, dtype: str = 'float32') -> Path:
     """Writes what sampling needs of a model, which `load`, `train.init_from` and --model take.
@@ -39,11 +41,11 @@ def export_official(model: Model, out: str | os.PathLike) -> Path:
     In torch: generator.load_state_dict(safetensors.torch.load_file(FILE)); of StyleGAN2, the mean latent_avg is in the
     file too and is taken out first.
 
-    Args: out: as of `export`.
+    Args: out: a file that ends in .safetensors, or a folder, which gets OFFICIAL.
     Raises: as `interop.official`.
     """
     arrays = interop.official(model.config, model.variables)
-    file = file_of(out, exported.FILE)
+    file = file_of(out, OFFICIAL)
     with whole(file) as unfinished:
         unfinished.write_bytes(save({name: np.ascontiguousarray(x) for name, x in arrays.items()}))
     return file

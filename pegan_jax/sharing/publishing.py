@@ -16,6 +16,7 @@ from pegan_jax.config import to_json
 from pegan_jax.gan import Completer
 from pegan_jax.pixels import as_image, image_grid, to_uint8
 from pegan_jax.sampling import Model, sample
+from pegan_jax.scoring.images import Generator
 from pegan_jax.settings import UserError
 from pegan_jax.sharing.models import export
 from pegan_jax.train import exported
@@ -38,10 +39,10 @@ def push(
     A card that is there already stays as it is: somebody may have written in it.
 
     Args:
-      to: hf://user/name, or hf://user/name@branch.
+      to: hf://user/name, or hf://user/name@branch; a branch that is not there is made of main.
       licence: under which the weights are given, a name of the hub's list, such as cc-by-4.0, apache-2.0 or other.
       dtype: as of `export`.
-      private: make the repository a private one, where there is none.
+      private: make the repository a private one; one that is there and public is refused.
       scores: of `scores_of`, for the card.
     Returns: the address of the commit.
     Raises: UserError, which says what to do; nothing is uploaded then.
@@ -58,6 +59,13 @@ def push(
         (folder / CARD).write_text(card(model, repository, licence, scores, pictured=pictured))
         with hub.told(to):
             api.create_repo(repository, private=private, exist_ok=True)
+            if private and not api.repo_info(repository).private:
+                raise UserError(
+                    f'{to} is there already, and public; make it private in its settings, choose another name, or '
+                    'leave --private out.'
+                )
+            if branch is not None and not branch.startswith('refs/'):  # those are of pull requests
+                api.create_branch(repository, branch=branch, exist_ok=True)
             if api.file_exists(repository, CARD, revision=branch):
                 (folder / CARD).unlink()
             told = f'{model.config.system}, step {model.step}'
@@ -67,7 +75,8 @@ def push(
 
 
 def scores_of(place: str | os.PathLike, step: int) -> list[dict[str, Any]]:
-    """The scores that `evaluate` wrote beside a model: {'name', 'value', 'date'}, the newest of every name.
+    """The scores that `evaluate` wrote beside a model: {'name', 'value', 'with', 'date'}, the newest of every name and
+    'with': the last name of the real images, and settings other than those of `evaluate` by itself.
 
     place: as of `load`; only a folder has them.
     """
@@ -79,15 +88,26 @@ def scores_of(place: str | os.PathLike, step: int) -> list[dict[str, Any]]:
         except ValueError:  # it is just being written
             continue
         if entry.get('step') == step and (about := entry.get('evaluation')):
+            data, told = (about.get('real') or {}).get('data') or '', _settings(about)
             for name in entry.keys() - {'step', 'time', 'kimg', 'evaluation'}:
-                found[name] = {'name': name, 'value': entry[name], 'date': about['date'][:10]}
-    return [found[name] for name in sorted(found)]
+                score = {'name': name, 'value': entry[name], 'with': told, 'date': about['date'][:10]}
+                found[name, told, data] = score
+    return [found[key] for key in sorted(found)]
+
+
+def _settings(about: dict[str, Any]) -> str:
+    """How a score was measured, by what `evaluate` wrote with it: 'faces.zip, truncation_psi=0.5'."""
+    samples, real = about.get('fake') or {}, about.get('real') or {}
+    data = (real.get('data') or '').rstrip('/').rpartition('/')[2]  # folders of this machine are private
+    told = [f'{k}={samples[k]}' for k, usual in Generator._field_defaults.items() if samples.get(k, usual) != usual]
+    clean = any(network.get('resize') == 'clean' for network in (about.get('networks') or {}).values())
+    return ', '.join([*([data] if data else []), *told, *(['resize=clean'] if clean else [])])
 
 
 def card(model: Model, repository: str, licence: str, scores: Sequence[dict], *, pictured: bool = False) -> str:
     """README.md of a repository, in the form that the hub reads."""
     config, completes = model.config, isinstance(model.gan.sampler, Completer)
-    height, width = config.data.size
+    height, width = model.size
     numbers = sum(x.size for x in jax.tree.leaves(model.variables['params']))
     address, origin = f'{hub.PREFIX}{repository}', model.imported
     trained = (
@@ -96,11 +116,11 @@ def card(model: Model, repository: str, licence: str, scores: Sequence[dict], *,
         else f'weights converted from `{origin.get("file", "a file")}`'
     )
     label, chosen = (', label=0', ' --class 0') if model.gan.c_dim else ('', '')
-    use = [
-        f"model = pegan_jax.load('{address}')",
-        'filled = pegan_jax.inpaint(model, image, mask)  # uint8 [H, W, C]; the mask is 255 in the hole' if completes
-        else f'images = pegan_jax.sample(model, seeds=[0, 1, 2]{label})  # float32 [3, H, W, C] in [-1, 1]',
-    ]  # fmt: skip
+    use = [f"model = pegan_jax.load('{address}')"]
+    if completes:
+        use.append('filled = pegan_jax.inpaint(model, image, mask)  # uint8 [H, W, C]; the mask is 1 in the hole')
+    else:
+        use.append(f'images = pegan_jax.sample(model, seeds=[0, 1, 2]{label})  # float32 [3, H, W, C] in [-1, 1]')
     command = 'inpaint --image photo.jpg --mask hole.png' if completes else f'sample --seeds 0-31{chosen}'
     verb, *options = command.split()
     lines = [
@@ -118,8 +138,8 @@ def card(model: Model, repository: str, licence: str, scores: Sequence[dict], *,
     if model.classes:
         lines += ['## Classes', '', ', '.join(model.classes), '']
     if scores:
-        lines += ['## Scores', '', '| score | value | measured |', '|---|---|---|']
-        lines += [f'| {s["name"]} | {s["value"]:.4g} | {s["date"]} |' for s in scores] + ['']
+        lines += ['## Scores', '', '| score | value | with | measured |', '|---|---|---|---|']
+        lines += [f'| {s["name"]} | {s["value"]:.4g} | {s["with"]} | {s["date"]} |' for s in scores] + ['']
     if origin is not None:
         lines += ['## Licence of the source', '', str(origin.get('licence', '')), '']
     return '\n'.join([*lines, '## Configuration', '', '```json', to_json(exported.without_paths(config)), '```', ''])

@@ -123,12 +123,14 @@ def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
         header = _header(path)
         if OWN not in header:
             raise ForeignFileError(
-                f'is not a model that export wrote; if it is of another program, convert {path.name} --out DIR makes a '
+                f'is not a model that export wrote; if it is of another program, convert {path} --out DIR makes a '
                 'model of it.'
             )
         if header[OWN] != VERSION:
             raise ForeignFileError('was written by another version of this library; update it, or export again.')
         meta = {name: json.loads(header[name]) for name in ('config', 'empty', *META)}
+        contents.check_settings(meta['config']['model'])
+        contents.check_settings({'resolution': meta['config'].get('data', {}).get('resolution')})
         config = configs.from_dict(meta.pop('config'))
         empty = {name: traverse_util.empty_node for name in meta.pop('empty')}
         wrong = [name for name, kind in META.items() if not isinstance(meta[name], kind)]
@@ -141,7 +143,7 @@ def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
             variables = rules.apply(arrays, [as_it_is], {'params': params['g'], 'buffers': buffers['g']})
     except ForeignFileError as error:
         raise ForeignFileError(f'{path} {error}') from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ForeignFileError(f'{path} does not describe a model of this library: {contents.shown(error)}.') from None
     halves = tuple(HALVES.values())
     return config, jax.tree.map(lambda x: x.astype(np.float32) if x.dtype in halves else x, variables), meta

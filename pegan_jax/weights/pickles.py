@@ -380,7 +380,8 @@ class Machine:
                 raise ForeignFileError(f'has an array of byte order {shown(order)!r}; only little is read.')
         elif isinstance(value, np.ndarray):
             _, shape, dtype, fortran, data = state
-            whole = isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and n >= 0 for n in shape)
+            sides = shape if isinstance(shape, tuple) and len(shape) <= 32 else (None,)
+            whole = all(type(n) is int and 0 <= n < 2**62 for n in sides)
             if not (whole and isinstance(dtype, _DType) and isinstance(data, bytes) and value.flags.owndata):
                 raise ForeignFileError('has a NumPy array that is not well formed.')
             if len(data) != math.prod(shape) * dtype.value.itemsize:

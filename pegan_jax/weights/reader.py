@@ -190,11 +190,11 @@ class _LegacyStorages:
     """Storages of a legacy torch stream, whose bytes follow the pickle that declares them."""
 
     def __init__(self, size: int) -> None:
-        self._size, self._declared = size, {}
+        self._size, self._total, self._declared = size, 0, {}
 
     def get(self, key: str, dtype: np.dtype, numel: int) -> np.ndarray:
         if key not in self._declared:
-            total = numel * dtype.itemsize + sum(array.nbytes for array in self._declared.values())
+            self._total = total = self._total + numel * dtype.itemsize
             if total > self._size:
                 raise ForeignFileError(
                     f'storage {shown(key)!r} is declared with {numel} values of {dtype}; with the storages before it '

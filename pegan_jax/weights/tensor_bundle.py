@@ -154,11 +154,14 @@ def _index(data: bytes) -> tuple[dict[str, _Entry], int]:
     for _ in range(4):
         number, position = _varint(footer, position)
         handles.append(number)
-    table, last = {}, b''
+    table, last, behind = {}, b'', 0
     list(_block(data, *handles[:2]))  # The table of metadata is empty; this verifies its checksum.
     for _, value in _block(data, *handles[2:]):
         offset, at = _varint(value, 0)
         size, _ = _varint(value, at)
+        if offset < behind:  # one block that is named often would be read as often
+            raise ForeignFileError(f'is damaged: the block at byte {offset} lies before the end of another one.')
+        behind = offset + size + _TRAILER_BYTES
         for key, entry in _block(data, offset, size):
             if table and key <= last:
                 raise ForeignFileError(f'is damaged: {_text(key)!r} comes after {_text(last)!r}.')

@@ -398,7 +398,7 @@ def test_other_files_are_told_what_they_seem_to_be(tmp_path):
     storages = Storages()
     array = tensor(storages, np.zeros(2, np.float32))
     for value, match in (
-        ([1], 'holds no arrays.*a list'),
+        ([1], r'holds no arrays.*\[1\]'),
         ({'state_dict': {}}, 'holds no arrays, so no networks; it holds state_dict'),
         ({'features.0.weight': array}, 'looks like a VGG or AlexNet classifier, which is not converted'),
         ({'state_dict': {'encoder.body.0.x': array}}, 'looks like an encoder into StyleGAN2'),

@@ -62,9 +62,10 @@ def test_a_release_gives_the_official_images_in_rgb(tmp_path):
 
 def test_a_training_file_becomes_a_state_to_go_on_from(tmp_path):
     arrays, meta = golden('ms_d_pool')
-    path = checkpoint(tmp_path, 'ms_g_i_nopad_csg', 'ms_d_pool')
+    path = checkpoint(tmp_path, 'ms_g_i_nopad_csg', 'ms_d_pool', optimizer={'generator': {'lr': 0.002}})
     config = convert(path, tmp_path / 'out')
     model = config.model
+    assert load(tmp_path / 'out').imported['inferred']['left_out'] == 'optimizer'
     assert (model.head, model.padding, model.upsampling, model.d_pool) == ('csg', False, 'resize-conv', 2)
     assert (model.scales, config.data.size) == ((0, 2, 4), (32, 32))
     networks = load_networks(tmp_path / 'out' / 'checkpoints')

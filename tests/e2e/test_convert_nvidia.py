@@ -1,5 +1,6 @@
 """NVIDIA's network pickles, written here as their programs write them: convert, load, sample; and what is refused."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -12,9 +13,10 @@ from compare import assert_close, nhwc
 
 from pegan_jax import augment, convert, load
 from pegan_jax.cli import main
+from pegan_jax.config import load_config
 from pegan_jax.interop import nvidia
 from pegan_jax.train.checkpoint import load_networks
-from pegan_jax.weights import reader
+from pegan_jax.weights import contents, reader
 from pegan_jax.weights.contents import ForeignFileError
 
 BUFFERS = {
@@ -137,7 +139,7 @@ def test_the_augmentation_goes_on_with_its_probability(tmp_path, write):
     assert plain.model.augment == 'noaug'
     for changes, message in (
         ({'hue': 0}, r'strengths .*which are those of none of blit, geom'),
-        ({'xint_max': 0.25}, r'xint_max=a float, which is not supported; \(0.125,\) is supported'),
+        ({'xint_max': 0.25}, r'xint_max=0.25, which is not supported; \(0.125,\) is supported'),
         ({'colour': 1}, 'colour=1, which is not supported'),
     ):
         networks['augment_pipe'] = ('AugmentPipe', tensors, pipe | changes)
@@ -234,3 +236,65 @@ def test_modules_that_are_not_well_formed_are_refused(write):
             nvidia.networks({'G_ema': value})
     with pytest.raises(ForeignFileError, match='describes none of G, D and G_ema'):
         nvidia.networks({'G_ema': 3})
+
+
+def _module(modules=None, **kwargs):
+    state = {'_parameters': {}, '_buffers': {}, '_modules': modules or {}, '_init_kwargs': kwargs}
+    return {'class_name': 'Generator', 'state': state}
+
+
+def test_what_a_file_holds_many_times_over_is_bounded(monkeypatch):
+    monkeypatch.setattr(contents, 'MAX_WORK', 100_000)
+    twice, module, deep = [1], _module(), []
+    for _ in range(25):
+        twice, module = [twice, twice], _module({'a': module, 'b': module})
+    deep.append(deep)
+    for network, match in (
+        (_module(z_dim=twice), 'takes more than 100,000 instructions'),
+        (_module(z_dim=deep), 'arguments that are nested more than 32 deep'),
+        (module, 'takes more than 100,000 instructions'),
+    ):
+        with pytest.raises(ForeignFileError, match=match):
+            nvidia.infer({'G_ema': network})
+
+
+def test_a_refusal_shows_the_values_and_what_changes_no_number_is_taken(write):
+    tree = reader.read(write(training('loss_sg3', conv_clamp=None)))
+    with pytest.raises(ForeignFileError, match='D has conv_clamp=None and G_ema 256'):
+        nvidia.infer(tree)
+    class_name, arrays, kwargs = generator('sg2_generator_skip_cond')
+    given = {name: kwargs | more for name, more in (('a', {'fp16_channels_last': True}), ('b', {'activation': 0.5}))}
+    nvidia.infer(reader.read(write({'G_ema': (class_name, arrays, given['a'])})))
+    with pytest.raises(ForeignFileError, match=r'activation=0\.5, which is not supported'):
+        nvidia.infer(reader.read(write({'G_ema': (class_name, arrays, given['b'])})))
+
+
+@pytest.mark.parametrize(
+    'arguments, part, match',
+    [
+        ({'filter_size': 20_000, 'use_radial_filters': True}, 'input', 'filter_size=20000; at most 64 is read'),
+        (
+            {'filter_size': 60, 'img_resolution': 16384},
+            'input',
+            r'makes filters of 2\.46e\+05 taps',
+        ),
+        ({'img_resolution': 16384}, 'input', 'filter_size=6, which makes filters'),
+        ({'num_layers': 3000}, 'input', 'num_layers=3000; at most 50 is read'),
+        ({'mapping_kwargs': {'num_layers': 3000}}, 'b4', 'mapping_layers=3000; at most 50 is read'),
+        ({'img_resolution': 'x'}, 'b4', 'does not describe a generator'),
+        ({'img_resolution': 2**2000}, 'b4', 'img_resolution=a int; at most 16,384 is read'),
+        ({'img_resolution': 1e200}, 'b4', 'does not describe a generator'),
+        ({'channel_base': 2**70}, 'b4', 'channel_base=a int; at most 16,777,216 is read'),
+    ],
+)
+def test_settings_that_would_take_for_ever_are_refused_before_anything_is_built(arguments, part, match):
+    sizes = {'z_dim': 8, 'c_dim': 0, 'w_dim': 8, 'img_resolution': 64, 'img_channels': 3}
+    tree = {'G_ema': _module({'synthesis': _module({part: _module()})}, **sizes | arguments)}
+    with pytest.raises(ForeignFileError, match=match):
+        nvidia.infer(tree)
+
+
+def test_published_settings_are_read():
+    for path in sorted((pathlib.Path(__file__).parents[2] / 'configs').glob('*.py')):
+        contents.check_settings(dataclasses.asdict(load_config(str(path)).model))
+    contents.check_settings(dataclasses.asdict(load_config('stylegan3:r').model) | {'img_resolution': 1024})

@@ -12,7 +12,7 @@ import pytest
 from compare import assert_close, nhwc
 from safetensors.numpy import save_file
 
-from pegan_jax import convert, load
+from pegan_jax import convert, interop, load
 from pegan_jax.cli import main
 from pegan_jax.gan import per_layer
 from pegan_jax.interop import stylegan2 as importer
@@ -64,6 +64,7 @@ def test_a_training_file_of_the_port(tmp_path, golden, tree, capsys):
     assert main(['convert', str(FILE), '--out', str(tmp_path / 'out')]) == 0
     assert 'stylegan2, with these settings' in capsys.readouterr().out
     model = assert_images(tmp_path / 'out', golden)
+    assert model.imported['inferred']['left_out'] == 'g_optim, d_optim, args, ada_aug_p'
     imported = importer.load(tree)
     assert_logits(imported.config, imported, golden)
     assert model.config.model.channels == (9, 8, 6) and model.config.model.ema_rampup is None
@@ -89,6 +90,35 @@ def test_a_generator_as_people_save_it_again(tmp_path, golden, tree, form):
     expected = np.mean(model.sampler.map(model.variables, z, None), 0)
     np.testing.assert_allclose(model.w_avg, expected, atol=0.1)
     assert np.any(np.asarray(model.w_avg) != 0)
+
+
+@pytest.mark.parametrize('form', ['dictionaries', 'flat', 'flat in a wrapper'])
+@pytest.mark.parametrize(
+    'plain, mean',
+    [
+        ('model', 'ema'), ('generator', 'generator_ema'), ('model', 'model_ema'), ('state_dict', 'g_ema'),
+        ('params', 'params_ema'), ('netG', 'netG_ema'), ('state_dict', 'ema'),
+    ],
+)  # fmt: skip
+def test_the_running_mean_is_taken_where_the_other_generator_lies_beside_it(tmp_path, tree, plain, mean, form):
+    ema = contents.arrays(tree['g_ema'])
+    value = {plain: {name: array + 1 for name, array in ema.items()}, mean: ema}
+    if form != 'dictionaries':
+        value = contents.arrays(value)
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps({'state_dict': value} if 'wrapper' in form else value, 4))
+    found, part = interop._read(path)
+    assert part[-1:] == (mean,) or (form != 'dictionaries' and mean == 'g_ema')
+    const = interop.importer_of(found).load(found, sampling_only=True).sampling['params']['synthesis']['b4']['const']
+    np.testing.assert_array_equal(const, ema['input.input'][0].transpose(1, 2, 0))
+
+
+def test_what_was_taken_out_of_a_file_is_told(tmp_path, tree):
+    ema = contents.arrays(tree['g_ema'])
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps({'model': {}, 'ema': {'state_dict': ema}}, 4))
+    convert(path, tmp_path / 'out')
+    assert load(tmp_path / 'out').imported['inferred']['part'] == 'ema.state_dict'
 
 
 def test_widths_of_the_published_table_are_told_by_its_base():
@@ -168,9 +198,22 @@ def tf_discriminator(state):
 
 
 @pytest.fixture
-def first_release(tmp_path, tree, monkeypatch):
+def first_networks(tree):
     ema, g, d = (contents.arrays(tree[net]) for net in ('g_ema', 'g', 'd'))
-    value = tf_generator(g, tree['latent_avg']), tf_discriminator(d), tf_generator(ema, tree['latent_avg'])
+    return tf_generator(g, tree['latent_avg']), tf_discriminator(d), tf_generator(ema, tree['latent_avg'])
+
+
+@pytest.fixture
+def write_first(tmp_path, monkeypatch):
+    return lambda value: _write_first(tmp_path, value, monkeypatch)
+
+
+@pytest.fixture
+def first_release(write_first, first_networks):
+    return write_first(first_networks)
+
+
+def _write_first(tmp_path, value, monkeypatch):
     module = types.ModuleType('dnnlib.tflib.network')
     module.Network = Network
     with monkeypatch.context() as patch:
@@ -185,6 +228,54 @@ def test_a_pickle_of_the_first_release(tmp_path, golden, first_release):
     config = convert(first_release, tmp_path / 'out')
     assert_images(tmp_path / 'out', golden)
     assert_logits(config, importer.load(reader.read(first_release)), golden)
+
+
+@pytest.mark.parametrize(
+    'arguments, want',
+    [
+        ({'conv_clamp': 256, 'dlatent_avg_beta': 0.998, 'fmap_base': 99}, {'conv_clamp': 256, 'w_avg_beta': 0.998}),
+        ({'resample_kernel': [1, 3, 3, 1], 'nonlinearity': 'lrelu', 'mapping_lrmul': 0.01}, {'conv_clamp': None}),
+        ({'normalize_latents': np.bool_(True), 'randomize_noise': False}, {'mbstd_group_size': 4}),
+        ({'resample_kernel': [1, 1]}, r'Gs was made with resample_kernel=\[1, 1\], which is not .*\(\[1, 3, 3'),
+        ({'nonlinearity': 'relu'}, 'Gs was made with nonlinearity=relu'),
+        ({'mapping_lrmul': 1.0}, r'mapping_lrmul=1.0, which is not supported; \(0.01,\) is supported'),
+        ({'mapping_nonlinearity': 'tanh'}, 'mapping_nonlinearity=tanh'),
+        ({'normalize_latents': False}, 'normalize_latents=False'),
+        ({'wings': 2}, 'Gs was made with wings=2, which is not supported'),
+        ({'resample_kernel': np.array([1, 1])}, r'resample_kernel=\[1, 1\]'),
+    ],
+)
+def test_what_networks_of_the_first_release_were_made_with(write_first, first_networks, arguments, want):
+    for network in first_networks:
+        network.static_kwargs = {'resolution': 16, **arguments}
+    tree = reader.read(write_first(first_networks))
+    if isinstance(want, dict):
+        model = importer.infer(tree)[0].model
+        assert {name: getattr(model, name) for name in want} == want
+    else:
+        with pytest.raises(ForeignFileError, match=want):
+            importer.infer(tree)
+
+
+def test_networks_of_the_first_release_are_looked_at_one_by_one(write_first, first_networks):
+    _, d, mean = first_networks
+    d.static_kwargs = {'mbstd_group_size': 8, 'mbstd_num_features': 1}
+    assert importer.infer(reader.read(write_first(first_networks)))[0].model.mbstd_group_size == 8
+    d.static_kwargs = {'conv_clamp': 256}
+    tree = reader.read(write_first(first_networks))
+    with pytest.raises(ForeignFileError, match=r'D has conv_clamp=256, another .* None; .*--sampling-'):
+        importer.infer(tree)
+    assert importer.infer(tree, sampling_only=True)[0].model.conv_clamp is None
+    mean.components['synthesis'].static_kwargs = {'nonlinearity': 'relu'}
+    with pytest.raises(ForeignFileError, match=r'Gs\.synthesis was made with nonlinearity=relu'):
+        importer.infer(reader.read(write_first(first_networks)))
+
+
+def test_a_network_that_is_a_part_of_itself_is_refused(write_first, first_networks):
+    mean = first_networks[2]
+    mean.components['mapping'] = mean
+    with pytest.raises(ForeignFileError, match='networks are nested more than 32 deep'):
+        importer.infer(reader.read(write_first(first_networks)))
 
 
 def test_what_is_left_over_or_missing_is_named(tmp_path, tree):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,8 +17,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+import pegan_jax
 from pegan_jax import config as configs
-from pegan_jax import convert, load, sample, sharing
+from pegan_jax import convert, hub, load, sample, sharing
 from pegan_jax.cli import main
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
@@ -159,10 +161,22 @@ def with_header(name, text):
     return lambda arrays, header: (arrays, {**header, name: text})
 
 
+def with_setting(name, value):
+    def change(arrays, header):
+        config = json.loads(header['config'])
+        config['model'][name] = value
+        return arrays, {**header, 'config': json.dumps(config)}
+
+    return change
+
+
 @pytest.mark.parametrize(
     'change, match',
     [
-        (lambda arrays, header: (arrays, {}), 'is not a model that export wrote; .* convert a.safetensors --out DIR'),
+        (
+            lambda arrays, header: (arrays, {}),
+            r'is not a model that export wrote; .* convert /.*a\.safetensors --out DIR',
+        ),
         (with_header('pegan_jax', '2'), 'another version'),
         (without('params/emb'), 'not filled: params/emb'),
         (with_array('params/more', np.zeros(3, np.float32)), 'left over: params/more'),
@@ -177,6 +191,10 @@ def with_header(name, text):
         (with_header('empty', '7'), 'does not describe a model'),
         (with_header('classes', '[7]'), 'a header in which classes'),
         (with_header('imported', '[]'), 'a header in which imported'),
+        (with_header('imported', '[' * 100_000), 'does not describe a model'),
+        (with_setting('mapping_layers', 3000), 'mapping_layers=3000; at most 50 is read'),
+        (with_setting('channels', [8] * 3000), 'has 3000 numbers in channels; at most 100 are read'),
+        (with_setting('img_resolution', 10**400), 'img_resolution=a int; at most 16,384 is read'),
     ],
 )
 def test_a_file_that_is_something_else_is_refused(cips, tmp_path, capsys, change, match):
@@ -369,11 +387,29 @@ def test_a_generator_of_the_port_goes_back_to_its_file(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *(load(tmp_path / n).variables for n in ('model', 'again')))
 
 
+def test_the_two_forms_lie_beside_each_other_in_a_folder(cips, tmp_path):
+    sharing.export(cips, tmp_path)
+    assert sharing.export_official(cips, tmp_path) == tmp_path / 'g_ema.safetensors'
+    assert_same(load(tmp_path), cips)
+
+
+UNCLAMPED, GREY = ['model.conv_clamp=None'], ['model.img_channels=1', 'data.channels=1']
+
+
+def sized(size):
+    return [f'model.img_resolution={size}', f'data.resolution={size}']
+
+
 @pytest.mark.parametrize(
     'spec, overrides, match',
     [
         ('cips:tiny', ['model.lr_multiplier=1.0'], r'model.lr_multiplier=1.0 is not 0.01'),
         ('stylegan2:tiny', [], r'model.conv_clamp=256.0 is not None'),
+        ('stylegan2:tiny', [*UNCLAMPED, *sized('(16,32)')], r'model.img_resolution=\(16, 32\) is not 16'),
+        ('stylegan2:tiny', [*UNCLAMPED, *sized('24')], r'model.img_resolution=24 is not 16'),
+        ('stylegan2:tiny', [*UNCLAMPED, *GREY], r'model.img_channels=1 is not 3'),
+        ('cips:tiny', sized('(16,32)'), r'model.img_resolution=\(16, 32\) is not 16'),
+        ('cips:tiny', GREY, r'model.img_channels=1 is not 3'),
         ('pggan:tiny', [], 'weights of pggan are not written for another program'),
     ],
 )
@@ -433,7 +469,7 @@ def test_what_is_pushed_is_loaded(online, workdir, cips, tmp_path, capsys):
     card = files['README.md'].decode()
     assert card.startswith('---\nlibrary_name: pegan_jax\nlicense: cc-by-4.0\npipeline_tag: unconditional-image-gen')
     assert "pegan_jax.load('hf://user/worlds')" in card
-    assert '| fid10k | 12.35 | 2026-11-26 |' in card and '| swd' not in card
+    assert '| fid10k | 12.35 |  | 2026-11-26 |' in card and '| swd' not in card
     assert_same(load('hf://user/worlds'), cips)
     assert_same(load('hf://user/worlds@main'), cips)
     assert main(['sample', '--model', 'hf://user/worlds', '--seeds', '0', '--out', str(tmp_path / 'a.png')]) == 0
@@ -442,6 +478,25 @@ def test_what_is_pushed_is_loaded(online, workdir, cips, tmp_path, capsys):
     files['README.md'] = b'---\nlicense: mit\n---\nmy own words'
     assert main(words) == 0
     assert files['README.md'].endswith(b'my own words')  # a card that is there stays
+
+
+def test_a_public_repository_does_not_get_what_was_to_be_private(online):
+    model = model_of('deepfill:tiny')  # which has no pictures to make
+    online.files['user/public'] = {}
+    with pytest.raises(UserError, match='hf://user/public is there already, and public; make it private in its'):
+        sharing.push(model, 'hf://user/public', licence='mit', private=True)
+    assert not online.files['user/public']
+    sharing.push(model, 'hf://user/public', licence='mit')
+    for _ in range(2):  # the second time it is there, and private
+        sharing.push(model, 'hf://user/hidden', licence='mit', private=True)
+
+
+def test_a_branch_that_is_not_there_is_made(online):
+    model = model_of('deepfill:tiny')
+    for _ in range(2):
+        sharing.push(model, 'hf://user/branched@v2', licence='mit')
+    assert online.branches['user/branched'] == {'main', 'v2'}
+    assert_same(load('hf://user/branched@v2'), model)
 
 
 def test_the_cache_of_this_machine_is_enough(offline, cips, tmp_path):
@@ -486,6 +541,23 @@ def test_what_the_hub_says_becomes_a_line_that_says_what_to_do(online, cips, cap
     assert 'write hf://user/name' in capsys.readouterr().err
 
 
+def test_a_full_disk_is_not_the_network(online):
+    for error in (OSError(28, 'No space left on device', '/cache/blob'), PermissionError(13, 'denied', '/cache')):
+        with pytest.raises(type(error), match=error.filename) as caught, hub.told('hf://user/name'):
+            raise error
+        assert not isinstance(caught.value, UserError)
+    with pytest.raises(UserError, match='check the network'), hub.told('hf://user/name'):
+        raise ConnectionError(111, 'refused')
+
+
+def test_convert_says_that_a_file_of_the_hub_is_fetched_first(tmp_path, capsys):
+    told = 'convert takes a file on this machine: download it first, with hf download user/name FILE'
+    with pytest.raises(UserError, match=told):
+        convert('hf://user/name', tmp_path / 'out')
+    assert main(['convert', 'hf://user/name@v1', '--out', str(tmp_path / 'out')]) == 1
+    assert told in capsys.readouterr().err
+
+
 def test_without_its_package_the_error_says_what_to_install(monkeypatch, cips):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     for action in (lambda: load('hf://user/name'), lambda: sharing.push(cips, 'hf://user/name', licence='mit')):
@@ -500,3 +572,43 @@ def test_a_card_tells_of_classes_and_of_the_licence_of_converted_weights():
     assert 'seeds=[0, 1, 2], label=0)' in card and '--seeds 0-31 --class 0 --out' in card
     assert 'a, b' in card and 'Ask its author.' in card and 'weights converted from `x.pt`' in card
     assert 'inpaint' in sharing.card(model_of('deepfill:tiny'), 'user/name', 'mit', [])
+
+
+@pytest.mark.parametrize('spec', ['deepfill:tiny', 'dcgan:tiny'])
+def test_the_lines_of_a_card_run(spec, monkeypatch):
+    model = model_of(spec)
+    monkeypatch.setattr(pegan_jax, 'load', {'hf://user/name': model}.__getitem__)
+    height, width = model.config.data.size
+    image, mask = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
+    card = sharing.card(model, 'user/name', 'mit', [])
+    mask[4:8, 4:8] = int(re.search(r'the mask is (\d+) in the hole', card)[1]) if 'mask' in card else 0
+    names = {'image': image, 'mask': mask}
+    exec(card.partition('```python\n')[2].partition('```')[0], names)
+    found = names.get('filled', names.get('images'))
+    assert found.shape[-3:] == (height, width, 3)
+
+
+def test_the_card_of_a_singan_tells_the_size_of_its_samples(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)).save(tmp_path / 'photo.png')
+    model = model_of('singan:tiny', f'data.image={tmp_path / "photo.png"}')
+    height, width = model.size
+    assert f'{height} x {width} pixels' in sharing.card(model, 'user/name', 'mit', [])
+
+
+def test_a_score_of_other_settings_is_told_apart(tmp_path):
+    usual = {'network': 'x', 'truncation_psi': 1.0, 'truncation_cutoff': None, 'noise': 'random', 'seed': 0}
+    measured = [
+        (9.5, usual, '/home/somebody/faces'), (9.1, usual, '/home/somebody/faces'),
+        (3.2, usual | {'truncation_psi': 0.5, 'seed': 7}, '/home/somebody/faces/'), (4.5, usual, 'worlds'),
+    ]  # fmt: skip
+    lines = [
+        {'step': 7, 'fid5k': value, 'evaluation': {'date': '2026-11-26T', 'fake': fake, 'real': {'data': data}}}
+        for value, fake, data in measured
+    ]
+    (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    card = sharing.card(model_of('cips:tiny'), 'user/name', 'mit', sharing.scores_of(tmp_path, 7))
+    assert [line for line in card.splitlines() if 'fid5k' in line] == [
+        '| fid5k | 9.1 | faces | 2026-11-26 |',
+        '| fid5k | 3.2 | faces, truncation_psi=0.5, seed=7 | 2026-11-26 |',
+        '| fid5k | 4.5 | worlds | 2026-11-26 |',
+    ]

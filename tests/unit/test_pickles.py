@@ -7,6 +7,7 @@ import pathlib
 import pickle
 import struct
 import sys
+import time
 import types
 from collections import OrderedDict, defaultdict
 
@@ -223,3 +224,31 @@ def test_depth_costs_no_stack_and_memory_is_bounded(monkeypatch):
 def test_the_pickles_written_here_are_pickles():
     value = {'a': [1, 2**40, (2.5, None, True)], 'b': b'x'}
     assert pickle.loads(foreign.dumps(value)) == value
+
+
+def test_long_numbers_in_a_shape_are_not_multiplied():
+    number = b'\x8b' + struct.pack('<i', 50_000) + b'\x7f' * 50_000  # LONG4
+    shape = Call('torch.Size', ([Raw(b'h\x63')] * 31 + [0],))
+    array = Call(
+        'numpy.core.multiarray._reconstruct',
+        (Name('numpy.ndarray'), (0,), b'b'),
+        (1, shape, Call('numpy.dtype', ('f4', False, True)), False, b''),
+    )
+    start = time.monotonic()
+    assert _refused(b'\x80\x02' + number + b'q\x63' + foreign.dumps(array)[2:], 'has a NumPy array that is not well')
+    assert time.monotonic() - start < 1
+
+
+def test_long_names_cost_what_they_take(monkeypatch):
+    name = 'a' * 4000
+    monkeypatch.setattr(contents, 'MAX_WORK', 100_000)
+    with pytest.raises(ForeignFileError, match='takes more than 100,000 instructions'):
+        contents.arrays({name: {name: [np.zeros(1)] * 10_000}})
+    with pytest.raises(ForeignFileError, match=r'has a name of 5,000 characters, a.*at most 4,096 are read'):
+        contents.arrays({'a' * 5000: np.zeros(1)})
+    with pytest.raises(ForeignFileError, match='a number of thousands of digits for a name'):
+        contents.arrays({10**5000: np.zeros(1)})
+    assert contents.shown(10**5000) == 'a int' and contents.shown([1, None, 0.5, True]) == '[1, None, 0.5, True]'
+    assert list(contents.arrays({'a': [np.zeros(1), {'b': np.zeros(1), 3: np.zeros(1)}], '': np.zeros(1)})) == [
+        'a.0', 'a.1.b', 'a.1.3', '',
+    ]  # fmt: skip

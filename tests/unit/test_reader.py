@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import time
 import zipfile
 from collections import OrderedDict
 
@@ -346,3 +347,13 @@ def test_a_file_above_the_limit_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, 'MAX_BYTES', 8)
     with pytest.raises(ForeignFileError, match='at most 8 are read'):
         reader.read(path)
+
+
+def test_many_storages_take_time_in_proportion():
+    storages, start = reader._LegacyStorages(8), time.monotonic()
+    for i in range(30_000):
+        storages.get(str(i), np.dtype(np.float32), 0)
+    storages.get('all', np.dtype(np.float32), 2)
+    assert time.monotonic() - start < 2
+    with pytest.raises(ForeignFileError, match='that is 12 bytes in a file of 8'):
+        storages.get('more', np.dtype(np.float32), 1)

@@ -153,6 +153,15 @@ def _table_of_one_block(block):
     return block + index + ends.ljust(40, b'\0') + foreign.TF_MAGIC
 
 
+def test_a_block_that_is_named_twice_is_refused(tmp_path):
+    block = _sealed(b'\0' * 4 + b'\1\0\0\0')
+    handle = foreign.varint(0) + foreign.varint(len(block) - 5)
+    index = foreign.table_block([(b'y', handle), (b'z', handle)])
+    ends = 2 * (foreign.varint(len(block)) + foreign.varint(len(index) - 5))
+    data = block + index + ends.ljust(40, b'\0') + foreign.TF_MAGIC
+    _refused(_index_of(tmp_path, data), 'the block at byte 0 lies before the end of another one')
+
+
 def _sealed(content, kind=0):
     return content + bytes([kind]) + struct.pack('<I', foreign.masked_crc(content + bytes([kind])))
 
