@@ -256,24 +256,32 @@ _TF_ARGUMENTS |= {
 _TF_D: Table = _TF_ARGUMENTS | {'mbstd_group_size': 'mbstd_group_size', 'mbstd_num_features': (1,)}
 
 
-def _tf_fields(tree: Any, sampling_only: bool) -> dict[str, Any]:
-    """{setting: value} of what the networks were made with.
+def _tf_fields(tree: Any, sampling_only: bool) -> tuple[dict[str, Any], list[str]]:
+    """{setting: value} of what the networks were made with, and names of arguments that are in no table.
 
     Raises: ForeignFileError for what this library does not have, and where one network has another setting.
     """
-    budget, g = Budget(), {}
+    budget, g, unknown = Budget(), {}, set()
     g_net, d_net, mean = tree
     for name, network in (('Gs', mean), *(() if sampling_only else (('G', g_net),))):
         for part, made in ((name, network), *((f'{name}.{shown(k)}', v) for k, v in _components(network).items())):
-            found = settings(part, _tf_arguments(part, made, budget), _TF_ARGUMENTS)
+            arguments = _tf_arguments(part, made, budget)
+            unknown |= arguments.keys() - _TF_ARGUMENTS.keys()
+            found = settings(part, _known(arguments, _TF_ARGUMENTS), _TF_ARGUMENTS)
             _same_settings(part, found, g)
             g |= found
     if sampling_only:
-        return g
-    d = settings('D', _tf_arguments('D', d_net, budget), _TF_D)
+        return g, sorted(unknown)
+    arguments = _tf_arguments('D', d_net, budget)
+    unknown |= arguments.keys() - _TF_D.keys()
+    d = settings('D', _known(arguments, _TF_D), _TF_D)
     clamp = {'conv_clamp': d.get('conv_clamp')}
     _same_settings('D', clamp, {'conv_clamp': g.get('conv_clamp')})
-    return g | {name: d[name] for name in ('mbstd_group_size',) if name in d}
+    return g | {name: d[name] for name in ('mbstd_group_size',) if name in d}, sorted(unknown)
+
+
+def _known(arguments: dict[str, Any], table: Table) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name in table}
 
 
 def _tf_arguments(what: str, network: Any, budget: Budget) -> dict[str, Any]:
@@ -348,9 +356,11 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
         raise ForeignFileError('is a StyleGAN of 2018, the one before StyleGAN2, which this library does not have.')
     if any('Label' in name for name in g):
         raise ForeignFileError('was trained with labels in the way of the first release, which is not supported.')
-    fields = _generator_fields(g, layout)
+    fields, told = _generator_fields(g, layout), {}
     if layout is _TF:
-        fields |= _tf_fields(tree, sampling_only)
+        made, unknown = _tf_fields(tree, sampling_only)
+        fields |= made
+        told = {'unknown_arguments': ', '.join(unknown)} if unknown else {}
     if 'd' in found and not sampling_only:
         fields |= _discriminator_fields(found['d'], layout, fields['img_resolution'])
     try:
@@ -360,7 +370,7 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
         for prefix in ('', 'd_'):
             model = _published_widths(model, prefix)
         data = DataConfig(resolution=model.img_resolution, channels=model.img_channels)
-        return Config('stylegan2', model, data, OptimConfig(g_lr=0.002)), fields
+        return Config('stylegan2', model, data, OptimConfig(g_lr=0.002)), fields | told
     except ConfigError as error:
         raise ForeignFileError(f'does not describe a StyleGAN2 of this library: {error}') from None
 

@@ -241,7 +241,6 @@ def test_a_pickle_of_the_first_release(tmp_path, golden, first_release):
         ({'mapping_lrmul': 1.0}, r'mapping_lrmul=1.0, which is not supported; \(0.01,\) is supported'),
         ({'mapping_nonlinearity': 'tanh'}, 'mapping_nonlinearity=tanh'),
         ({'normalize_latents': False}, 'normalize_latents=False'),
-        ({'wings': 2}, 'Gs was made with wings=2, which is not supported'),
         ({'resample_kernel': np.array([1, 1])}, r'resample_kernel=\[1, 1\]'),
     ],
 )
@@ -255,6 +254,12 @@ def test_what_networks_of_the_first_release_were_made_with(write_first, first_ne
     else:
         with pytest.raises(ForeignFileError, match=want):
             importer.infer(tree)
+
+
+def test_arguments_of_the_first_release_that_are_in_no_table_are_told(write_first, first_networks):
+    for network in first_networks:
+        network.static_kwargs = {'resolution': 16, 'wings': 2, 'feathers': 3}
+    assert importer.infer(reader.read(write_first(first_networks)))[1]['unknown_arguments'] == 'feathers, wings'
 
 
 def test_networks_of_the_first_release_are_looked_at_one_by_one(write_first, first_networks):

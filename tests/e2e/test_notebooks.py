@@ -95,7 +95,8 @@ def test_the_notebook_on_positional_encodings_runs_and_shows_its_pictures(tmp_pa
 def test_the_singan_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv('PEGAN_JAX_ITERATIONS', '2')
     notebook = _executed('singan.ipynb', 'singan:tiny', '', tmp_path, monkeypatch)
-    photo, pair, samples, wide, edited, frames = _pictures(notebook)
+    mountain, mountains, photo, pair, samples, wide, edited, frames = _pictures(notebook)
+    assert mountain.shape == (160, 360, 3) and mountains.shape == (160, 480, 3)
     height, width = pair.shape[0], pair.shape[1] // 2
     assert photo.shape == (427, 640, 3) and (height, width) == (22, 32)
     assert samples.shape == (height, 4 * width, 3) and wide.shape == (2 * height, 2 * width, 3)
