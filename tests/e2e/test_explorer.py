@@ -123,7 +123,8 @@ def test_a_turned_tile_is_the_lattice_turned_about_the_origin(client, models):
 def test_positions_of_a_frame_that_is_no_square_have_square_pixels():
     config = load_config('cips:tiny', ['model.img_resolution=(16,32)', 'data.resolution=(16,32)'])
     gan = system_module('cips').build(config)
-    model = Model(config, gan, {}, 0)
+    params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
+    model = Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
     assert maps.frame(model) == ((2.0, 1.0), (0.5, 1.0))
     view = maps.View(-2 + 1 / 64, -1 + 1 / 64, 1 / 32, 0, 64, 128)
     want = coords.grid(64, 128, centered=True)
