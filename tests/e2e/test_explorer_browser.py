@@ -294,31 +294,22 @@ def test_the_map_pans_zooms_and_turns_to_what_the_library_renders(page, models):
     assert_shows(page, model, first)
 
 
-def test_the_place_under_the_cursor_stays_there_while_the_wheel_zooms(page):
+@pytest.mark.parametrize(
+    'at, steps, size, level, atol', [((90, 70), 5, {}, None, 0.002), ((20, 30), 6, {'size': 40}, '42', 1.5 * 2**-10.5)]
+)
+def test_the_place_under_the_cursor_stays_there_while_the_wheel_zooms(page, at, steps, size, level, atol):
     page.open(INSIDE, SMALL, mobile=True)
     page.ready()
-    code = """const {left, top} = document.querySelector('#map canvas').getBoundingClientRect();
-        const there = {clientX: left + 90, clientY: top + 70};
+    code = f"""const {{left, top}} = document.querySelector('#map canvas').getBoundingClientRect();
+        const there = {{clientX: left + {at[0]}, clientY: top + {at[1]}}};
         document.querySelector('#map canvas').dispatchEvent(new PointerEvent('pointermove', there));
         return document.querySelector('#map [data-role=place]').textContent.split(' ·')[0].split(', ').map(Number)"""
     before = page.js(code)
-    page.wheel((90, 70), 5)
+    page.wheel(at, steps, **size)
+    if level is not None:  # it comes to rest between two notches
+        assert page.state()['level'] == level
     page.ready()
-    np.testing.assert_allclose(page.js(code), before, atol=0.002)
-
-
-def test_the_place_under_the_cursor_stays_there_when_the_zoom_comes_to_rest(page):
-    page.open(INSIDE, SMALL, mobile=True)
-    page.ready()
-    code = """const {left, top} = document.querySelector('#map canvas').getBoundingClientRect();
-        const there = {clientX: left + 20, clientY: top + 30};
-        document.querySelector('#map canvas').dispatchEvent(new PointerEvent('pointermove', there));
-        return document.querySelector('#map [data-role=place]').textContent.split(' ·')[0].split(', ').map(Number)"""
-    before = page.js(code)
-    page.wheel((20, 30), 6, size=40)
-    assert page.state()['level'] == '42'
-    page.ready()
-    np.testing.assert_allclose(page.js(code), before, atol=1.5 * 2**-10.5)
+    np.testing.assert_allclose(page.js(code), before, atol=atol)
 
 
 def test_a_slow_hand_turns_as_far_as_a_quick_one(page):
