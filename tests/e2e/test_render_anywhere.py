@@ -345,7 +345,9 @@ def test_the_command_takes_coordinates_blends_and_tiles(model, saved, tmp_path):
 @pytest.mark.parametrize('name', ['cips:panorama,tiny', 'cips:tiny'])
 def test_what_turns_keeps_its_shape_whatever_the_units_of_coordinates(name):
     config = load_config(name, ['data.resolution=(16,24)', 'model.img_resolution=(16,24)'] * (name == 'cips:tiny'))
-    model = Model(config, system_module(config.system).build(config), {}, 0)
+    gan = system_module(config.system).build(config)
+    params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
+    model = Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
     height, width = config.data.size
     unit = np.array([width / (model.sampler.span or 1), height])  # of half a frame, in pixels
     motion = {'matrix': coords.rotate(0.5)}
