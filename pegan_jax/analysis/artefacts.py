@@ -10,6 +10,7 @@ from pegan_jax.evaluation import read_images
 from pegan_jax.metrics.spectra import GREY, radial_power, relative, spectral_distance
 from pegan_jax.pixels import as_floats
 from pegan_jax.sampling import Model, render
+from pegan_jax.scoring.images import middle
 
 FLOOR = 1 / 8  # of the sides, in cycles per side: lower frequencies are the picture itself
 PEAK = 5.0  # times its surroundings is a peak
@@ -66,7 +67,7 @@ def artefact_study(models: dict[str, Model], count: int = 32, seed: int = 0) -> 
     require_coordinates(models)
     numbers, rows = {}, {}
     for name, model in models.items():
-        real = as_floats(read_images(model.config.data, count))
+        real = as_floats(middle(read_images(model.config.data, count), model.size))
         seeds = range(seed, seed + count)
         pixel, fine = cell_grid(model, 1), cell_grid(model, 2)
         finer = np.stack([render(model, s, fine) for s in seeds])

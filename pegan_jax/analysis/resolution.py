@@ -15,7 +15,7 @@ from pegan_jax.metrics.spectra import radial_power, relative, spectral_distance
 from pegan_jax.pixels import as_floats, as_image, to_uint8
 from pegan_jax.projection import observe, picture_of, project_points
 from pegan_jax.sampling import Model, frame_grid, render, render_foveated, sample
-from pegan_jax.scoring.images import REAL_WORLDS, is_worlds
+from pegan_jax.scoring.images import REAL_WORLDS, is_worlds, middle
 from pegan_jax.settings import UserError
 
 FINER = 4
@@ -199,7 +199,7 @@ def inversion_study(models: dict[str, Model], count: int = 2, seed: int = 0) -> 
     numbers, rows, curves = {}, {}, {}
     for name, model in models.items():
         targets = {'samples': to_uint8(sample(model, range(seed, seed + count)))}
-        targets['data'] = read_images(model.config.data, count)
+        targets['data'] = middle(read_images(model.config.data, count), model.size)
         if targets['data'].shape != targets['samples'].shape:
             raise UserError(f'{name}: images of its data are {targets["data"].shape}, not {targets["samples"].shape}.')
         coarse = () if any(side % 4 for side in targets['data'].shape[1:3]) else ('coarse:4',)

@@ -12,6 +12,7 @@ from pegan_jax.inpainting import inpaint
 from pegan_jax.metrics.spectra import radial_power, relative, spectral_distance
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model, sample
+from pegan_jax.scoring.images import middle
 from pegan_jax.settings import UserError
 
 PADDED = 4  # sides of the transform, in longer sides of the images
@@ -76,12 +77,11 @@ def real_and_generated(model: Model, count: int) -> tuple[np.ndarray, np.ndarray
     options = {'label': model.classes_of(range(count)), 'noise_mode': 'random' if noisy else None}
     made = to_uint8(np.asarray(sample(model, range(count), **options)))
     height, width = made.shape[1:3]
-    top, left = (real.shape[1] - height) // 2, (real.shape[2] - width) // 2
-    if min(top, left) < 0:
+    if height > real.shape[1] or width > real.shape[2]:
         raise UserError(
             f'images of the model are {height} x {width}, those of its data {real.shape[1]} x {real.shape[2]}.'
         )
-    return real[:, top : top + height, left : left + width], made
+    return middle(real, (height, width)), made
 
 
 def spectrum_study(models: dict[str, Model], count: int = 256) -> Study:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pegan_jax import coords
-from pegan_jax.analysis import spectrum
+from pegan_jax.analysis import artefacts, spectrum
 from pegan_jax.config import load_config
 from pegan_jax.gan import latents
 from pegan_jax.models import cips, cips_views, stylegan2, stylegan3
@@ -76,6 +76,7 @@ def test_a_frame_has_the_size_of_samples_where_data_are_larger():
     assert model.size == want.shape[:2] == (16, 16)
     np.testing.assert_allclose(render(model, 3, frame_grid(model)), want, atol=1e-5)
     assert observe(model, np.asarray(want), 'scattered:0.5').pixels.shape == (16, 16)
+    assert artefacts.artefact_study({'turned': model}, 1).numbers['turned']['power beyond the size of training'] > 0
 
 
 def test_nothing_to_sample_is_an_error(model):
