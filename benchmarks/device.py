@@ -52,7 +52,7 @@ SPEED = {
     'deepfill at 512,680': 2,
 }
 SPEED_TINY = {'cips:tiny': 8, 'dcgan:tiny': 8}
-KERNELS = ('stylegan3:t,images256', 'stylegan3:r,images256')  # of the part `kernels`
+KERNELS = ('stylegan3:t,images256', 'stylegan3:r,images256', 'deepfill at 512,680')  # of the part `kernels`
 KERNELS_TINY = ('dcgan:tiny',)  # it has no kernels: a CPU takes minutes to compile interpreted ones
 INNER_STEPS = (1, 10, 100)
 
@@ -302,7 +302,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
 
 
 def kernels(out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> None:
-    """With PEGAN_KERNELS=1: golden numbers, a sixth of the time; operators, a half of what is left; StyleGAN3."""
+    """With PEGAN_KERNELS=1: golden numbers, a sixth of the time; operators, a half of what is left; generators."""
     found, begin, on = {}, time.monotonic(), {'PEGAN_KERNELS': '1'}
     golden, table = out / 'parity.0.jsonl', out / 'operators.json'
     golden.unlink(missing_ok=True)

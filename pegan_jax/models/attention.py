@@ -3,6 +3,8 @@
 DeepFillv2's refinement has it between its convolutions. Masks are 1 in holes and 0 elsewhere.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import chex
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax import ops
+from pegan_jax.ops import fir
 
 Nearest = Literal['aligned', 'linspace', 'plain']
 MAX_SCORES = 2**25  # scores of the attention that are held at once
@@ -157,6 +160,22 @@ def fuse_scores(scores: jax.Array, exists: jax.Array) -> jax.Array:
     return previous_in_column(along[:, :-2]) + along[:, 1:-1] + next_in_column(along[:, 2:])
 
 
+def _with_kernel(by_strips: Callable, grid: tuple[int, int], background: tuple[int, int], scale: float) -> Callable:
+    """The Pallas kernel on a TPU, interpreted on a CPU; where derivatives are asked for, `by_strips` as everywhere."""
+    from pegan_jax.models import attention_kernel  # Pallas takes as long to import as all that stands here
+
+    def attend(*arrays: jax.Array, interpret: bool = False) -> tuple:
+        options = {'neighbours': query_windows, 'scale': scale, 'most': attention_kernel.MOST, 'interpret': interpret}
+        return *attention_kernel.attend(*arrays, grid=grid, background=background, **options), None
+
+    interpreted = functools.partial(attend, interpret=True)
+    run = jax.custom_vjp(
+        lambda *arrays: jax.lax.platform_dependent(*arrays, tpu=attend, cpu=interpreted, default=by_strips)
+    )
+    run.defvjp(functools.partial(jax.vjp, by_strips), lambda pull, g: pull(g))
+    return run
+
+
 def contextual_attention(
     f: jax.Array,
     b: jax.Array,
@@ -195,29 +214,34 @@ def contextual_attention(
     # The root has no derivative at 0, where a window of zeros would put it; this one's is 0 there.
     match = match / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(match), axis=2, keepdims=True), 1e-8))
     copied = copied_patches(b, rate).reshape(n, bh * bw, -1)
-    queries = jnp.pad(patches3(thin_out(f, rate, nearest)), ((0, 0), (0, 1), (0, 0)))  # the last one is 0
-
     rows = min(h, max(1, max_scores // (n * w * bh * bw)))
     windows, exists = query_windows(h, w, rows)
     if not fuse:
         windows, exists = windows[:, 1:-1, 1:-1], exists[:, 1:-1]
 
-    def strip(window: jax.Array, exists: jax.Array) -> tuple:
-        scores = jnp.einsum('nqk,njk->nqj', queries[:, window.reshape(-1)], match)
-        if fuse:
-            scores = fuse_scores(scores.reshape(n, *window.shape, bh, bw), exists).reshape(n, rows * w, bh * bw)
-        weights = jax.nn.softmax(softmax_scale * scores * valid[:, None, :], axis=2) * valid[:, None, :]
-        pasted = jnp.einsum('nqj,njk->nqk', weights, copied)
-        best = jnp.argmax(weights, axis=2).astype(jnp.int32)
-        return pasted, best, weights if return_weights else None
+    def by_strips(queries: jax.Array, match: jax.Array, copied: jax.Array, valid: jax.Array) -> tuple:
+        """Weighted sums of what is copied, where the largest weights are, all weights if they are asked for."""
+        queries = jnp.pad(queries, ((0, 0), (0, 1), (0, 0)))  # the last one is 0
 
-    if len(windows) == 1:
-        strips = jax.tree.map(lambda x: x[None], strip(windows[0], exists[0]))
-    else:
-        strips = jax.lax.map(lambda inputs: jax.checkpoint(strip)(*inputs), (windows, exists))
-    pasted, best, weights = jax.tree.map(
-        lambda x: jnp.moveaxis(x, 0, 1).reshape(n, -1, *x.shape[3:])[:, : h * w], strips
-    )
+        def strip(window: jax.Array, exists: jax.Array) -> tuple:
+            scores = jnp.einsum('nqk,njk->nqj', queries[:, window.reshape(-1)], match)
+            if fuse:
+                scores = fuse_scores(scores.reshape(n, *window.shape, bh, bw), exists).reshape(n, rows * w, bh * bw)
+            weights = jax.nn.softmax(softmax_scale * scores * valid[:, None, :], axis=2) * valid[:, None, :]
+            pasted = jnp.einsum('nqj,njk->nqk', weights, copied)
+            best = jnp.argmax(weights, axis=2).astype(jnp.int32)
+            return pasted, best, weights if return_weights else None
+
+        if len(windows) == 1:
+            strips = jax.tree.map(lambda x: x[None], strip(windows[0], exists[0]))
+        else:
+            strips = jax.lax.map(lambda inputs: jax.checkpoint(strip)(*inputs), (windows, exists))
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(n, -1, *x.shape[3:])[:, : h * w], strips)
+
+    run = by_strips
+    if fir.KERNELS and fuse and not return_weights:
+        run = _with_kernel(by_strips, (h, w), (bh, bw), softmax_scale)
+    pasted, best, weights = run(patches3(thin_out(f, rate, nearest)), match, copied, valid)
     y = paste_patches(pasted.reshape(n, h, w, 2 * rate, 2 * rate, c), rate)
     here = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing='ij'), axis=-1).astype(np.int32)
     offsets = jnp.stack([best // bw, best % bw], axis=-1).reshape(n, h, w, 2) - here[None]

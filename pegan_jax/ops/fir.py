@@ -16,9 +16,9 @@ from pegan_jax.ops.targets import platform
 Factor = int | tuple[int, int]
 Padding = int | tuple[int, int, int, int]
 
-# PEGAN_KERNELS=1: the Pallas kernels of `ops.kernels` in place of what XLA makes of `upfirdn2d` and `filtered_lrelu`.
-# They are off: on an H100 they are no faster, on a TPU they have not been timed (docs/decisions.md). On a CPU they are
-# interpreted, slowly, for tests.
+# PEGAN_KERNELS=1: the Pallas kernels of `ops.kernels` in place of what XLA makes of `upfirdn2d` and `filtered_lrelu`,
+# and on a TPU the kernel of contextual attention. They are off: on an H100 those of `ops.kernels` are no faster, on a
+# TPU none has been timed (docs/decisions.md). On a CPU they are interpreted, slowly, for tests.
 KERNELS = os.environ.get('PEGAN_KERNELS', '0') == '1'
 
 

@@ -32,6 +32,7 @@ def test_an_import_inside_a_function_is_of_a_heavy_library_and_says_so():
         'wandb',
         'pegan_jax.data.records',
         'pegan_jax.explorer',
+        'pegan_jax.models.attention_kernel',
         'pegan_jax.ops.kernels',
     )  # records need TFDS, the explorer Starlette, kernels Pallas
     for path in sorted((ROOT / 'pegan_jax').rglob('*.py')):
