@@ -1,4 +1,4 @@
-"""A small CIPS that learns the procedural world in about five minutes on two CPU cores.
+"""A small CIPS that learns the procedural world in five to twelve minutes on two CPU cores.
 
 python train.py --config quickstart --workdir runs/quickstart
 

@@ -26,7 +26,7 @@ HARMONISE_RADIUS, EDIT_RADIUS = 7, 20  # of the disk that widens a mask, in pixe
 
 def _parts(model: Model) -> tuple[singan.Config, dict, dict]:
     if not isinstance(model.config.model, singan.Config):
-        raise UserError(f'the model is of system {model.config.system!r}; editing needs a SinGAN.')
+        raise UserError(f'the model is of system {model.config.system!r}; editing needs a SinGAN, such as mountain.')
     return model.config.model, model.variables['params'], model.variables['buffers']
 
 
@@ -145,7 +145,10 @@ def super_resolve(model: Model, seed: int = 0) -> np.ndarray:
     """
     config, params, buffers = _parts(model)
     if config.sr_factor is None:
-        raise UserError('the model has no model.sr_factor; train with configs/singan.py:sr for super-resolution.')
+        raise UserError(
+            'the model has no model.sr_factor; for super-resolution train one with --config singan:sr '
+            '--config.data.image=FILE.'
+        )
     finest = len(buffers['reals']) - 1
     repeats, step = singan_pyramid.sr_schedule(config.sr_factor)
     x = jnp.asarray(real_image(model))[None]

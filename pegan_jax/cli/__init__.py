@@ -42,20 +42,20 @@ COMMANDS = {
 
 EPILOG = """examples:
   python -m pegan_jax train --config quickstart --workdir runs/quickstart
-  python -m pegan_jax sample --model runs/quickstart --seeds 0-31 --out samples.png
-  python -m pegan_jax render --model runs/quickstart --seed 3 --size 512 --extent -2,2,-2,2 --out wide.png
-  python -m pegan_jax explore --model runs/quickstart
-  python -m pegan_jax edit --model runs/singan --mode animate --out moving.gif
-  python -m pegan_jax inpaint --model runs/faces --image photo.jpg --mask hole.png --out filled.png
+  python -m pegan_jax sample --model worlds64 --seeds 0-31 --out samples.png
+  python -m pegan_jax render --model worlds64 --seed 29 --size 512 --extent=-2,2,-2,2 --out wide.png
+  python -m pegan_jax explore --model worlds64
+  python -m pegan_jax edit --model mountain --mode animate --start-scale 2 --out moving.gif
+  python -m pegan_jax inpaint --model runs/photos --image photo.jpg --mask hole.png --out filled.png
   python -m pegan_jax evaluate --model runs/faces --data test_photos --out scores.json
   python -m pegan_jax project --model runs/faces --image face.png --out found
   python -m pegan_jax edges --folder photos --out photos
   python -m pegan_jax analyze padding --out studies
   python -m pegan_jax study padding --out runs/padding
-  python -m pegan_jax inspect --model runs/quickstart
+  python -m pegan_jax inspect --model worlds64
   python -m pegan_jax convert ffhq256_g_ema.pt --out runs/ffhq256
   python -m pegan_jax convert stylegan3-r-ffhq-1024x1024.pkl --out runs/ffhq1024
-  python -m pegan_jax export --model runs/quickstart --out shared --dtype float16
+  python -m pegan_jax export --model worlds64 --out shared.safetensors --dtype float16
   python -m pegan_jax push --model runs/quickstart --to hf://user/quickstart --licence cc-by-4.0
   python -m pegan_jax doctor --json
 """
@@ -64,7 +64,10 @@ EPILOG = """examples:
 def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        'pegan_jax', description='GANs that know where a pixel is.', epilog=EPILOG, formatter_class=form
+        'pegan_jax',
+        description='GANs that know where a pixel is. COMMAND --help has the options of a command, with examples.',
+        epilog=EPILOG,
+        formatter_class=form,
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, module in COMMANDS.items():
@@ -107,6 +110,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def _told(error: FileNotFoundError, args: argparse.Namespace) -> Exception | str:
+    """What the operating system says of a path that is not there, by the option that named it."""
+    for name, value in vars(args).items():
+        if str(value) == str(error.filename):
+            return f'--{name.replace("_", "-")} {value} does not exist; name a file or folder that is there.'
+    return error
+
+
 def _run(argv: list[str]) -> int:
     try:
         args = parse(argv)
@@ -137,7 +148,9 @@ def _run(argv: list[str]) -> int:
         known = isinstance(error, UserError) or (isinstance(error, OSError) and error.filename)
         if args.debug or not (known or of_bucket(error)):
             raise
-        if not known:
+        if isinstance(error, FileNotFoundError):
+            error = _told(error, args)
+        elif not known:
             error = (
                 f'the bucket cannot be used ({type(error).__name__}: {error}); check its name, network and credentials.'
             )

@@ -6,9 +6,14 @@ import json
 from pegan_jax import hub, interop
 from pegan_jax.cli import options
 
-HELP = 'Turn an official checkpoint (CIPS, SinGAN, MS-PIE, StyleGAN2, StyleGAN3, DeepFillv2) into one of this library.'
+HELP = 'Turn a checkpoint of another program, for all systems but partial convolutions, into a run of this library.'
 EPILOG = """sample, render and inspect take the new directory as --model; training starts from it with
---config.train.init_from=DIR and a configuration of the same model. No code in the file is run."""
+--config.train.init_from=DIR and a configuration of the same model. No code in the file is run.
+
+examples:
+  stylegan3-r-ffhq-1024x1024.pkl --out runs/ffhq1024
+  ffhq256_g_ema.pt --out runs/ffhq256
+"""
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:

@@ -7,11 +7,11 @@ from pegan_jax.settings import UserError
 
 HELP = 'Look around in trained models with a browser: a map of any coordinates, moved canvases, photographs with holes.'
 
-EPILOG = """Serves a page on this machine alone, and prints its address; Ctrl-C ends it. It writes nothing but
-what is saved. Needs the extra: pip install 'pegan_jax[explore]'.
+EPILOG = """Serves a page on this machine alone, and prints its address; Ctrl-C ends it. It writes a file only when you
+save one. Needs the extra: pip install 'pegan_jax[explore]'.
 
 --model may be repeated: models of one kind are chosen on the page, or fill holes side by side. On a machine elsewhere,
-leave --host as it is and lead the port here: ssh -L 8000:localhost:8000 MACHINE. With another --host whoever
+leave --host as it is and forward the port: ssh -L 8000:localhost:8000 MACHINE. With another --host whoever
 has the address with its token can use the page, and reads nothing but it; the connection is not encrypted.
 
 examples:

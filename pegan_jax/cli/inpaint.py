@@ -57,7 +57,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help='the hole has this colour in the mask, such as 255,0,0 or red, or this value in a mask of labels',
     )  # fmt: skip
     p.add_argument('--invert-sketch', action='store_true', help='lines are black')
-    p.add_argument('--flow', action='store_true', help='write NAME_flow.png too: from where the attention copies')
+    p.add_argument(
+        '--flow', action='store_true', help='also write NAME_flow.png, a picture of where the attention copies from'
+    )
     p.add_argument(
         '--strategy',
         choices=strategies.NAMES,

@@ -72,12 +72,12 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         type=options.tuple_of(options.real, 'DX,DY'),
         default=(0.0, 0.0),
         metavar='DX,DY',
-        help='move the content',
+        help='move the content; of a CIPS in coordinates, right and down: 1,0 is half a frame',
     )
     p.add_argument(
         '--rotate', type=options.real, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise'
     )
-    p.add_argument('--zoom', type=options.real, default=1.0, help='enlarge the content')
+    p.add_argument('--zoom', type=options.real, default=1.0, help='enlarge the content: 2 doubles its size (default 1)')
     p.add_argument(
         '--crop',
         type=options.tuple_of(int, 'TOP,LEFT,H,W'),

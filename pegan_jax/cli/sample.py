@@ -53,7 +53,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--size',
         type=options.size,
         metavar='H[xW]',
-        help='size of the images; a larger one shows more, at the pitch of training',
+        help='size of the images; a larger one shows more of the scene, with pixels as wide as in training '
+        '(render makes them finer)',
     )
     p.add_argument(
         '--translate', type=options.tuple_of(options.real, 'X,Y'), default=(0.0, 0.0), metavar='X,Y',

@@ -11,7 +11,15 @@ from pegan_jax.train.report import dry_run
 
 HELP = 'Train a model, or go on with the run in --workdir.'
 EPILOG = """--config.SECTION.FIELD=VALUE changes one setting, for example --config.optim.g_lr=0.001,
---config.data.folder=photos or --config.train.total_kimg=100. --dry-run shows all of them."""
+--config.data.folder=photos or --config.train.total_kimg=100. --dry-run shows all of them. The first lines of
+configs/NAME.py say what may stand behind the colon.
+
+examples:
+  --config quickstart --workdir runs/quickstart
+  --config quickstart --workdir runs/mine --config.data.folder=photos
+  --config stylegan3:t,images256 --workdir runs/faces --config.data.folder=faces.zip --dry-run
+  --config RUN/config.json --workdir runs/again --config.train.seed=1
+"""
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -20,7 +28,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--config',
         required=True,
         metavar='FILE[:ARG]',
-        help='a configuration file, the name of a shipped one, or the config.json of a run',
+        help='one of the configurations that ship (cips, creps, dcgan, deepfill, mspie, pconv, pggan, quickstart, '
+        'singan, stylegan2, stylegan3), a file of your own, or the config.json of a run',
     )
     p.add_argument(
         '--workdir',

@@ -214,9 +214,9 @@ def pairs(image: Path, mask: Path, out: Path, sketch: Path | None = None) -> lis
       not fit.
     """
     if not image.is_dir():
-        for path in (image, mask, sketch):
+        for name, path in (('image', image), ('mask', mask), ('sketch', sketch)):
             if path is not None and not path.is_file():
-                raise UserError(f'{path} is not a file{", but a folder" if path.is_dir() else ""}.')
+                raise UserError(f'--{name} {path} is not a file{", but a folder" if path.is_dir() else ""}.')
         check_suffix(out)
         return [Pair(image, mask, sketch, out)]
     if out.suffix.lower() in SUFFIXES or out.is_file():

@@ -160,8 +160,8 @@ def _span(model: Model) -> float:
     """The fraction of the circle of an image of training. Raises: ValueError for a model that is flat."""
     if model.sampler.span is None:
         raise UserError(
-            f'this {model.config.system} is not on a cylinder, so there is no circle to see; train cips with '
-            'model.panorama_width, or choose an extent.'
+            f'this {model.config.system} is not on a cylinder, so it has no circle; take panorama64, train '
+            'cips:panorama, or choose an extent.'
         )
     return model.sampler.span
 

@@ -106,7 +106,10 @@ class Model:
     def w_avg(self) -> jax.Array:
         """The centre of truncation, [w_dim]. Raises: ValueError for a system that has none."""
         if self.sampler.w_avg is None:
-            raise UserError(f'{self.config.system} has no mean style to truncate towards; leave truncation_psi at 1.')
+            raise UserError(
+                f'{self.config.system} has no mean style to truncate towards; leave out truncation_psi, or '
+                '--truncation-psi.'
+            )
         return self.sampler.w_avg(self.variables)
 
     @property
@@ -140,7 +143,9 @@ class Model:
         c_dim = self.gan.c_dim
         if not c_dim:
             if label is not None:
-                raise UserError(f'label={label}, but the model was trained without labels; leave it out.')
+                raise UserError(
+                    f'label={label}, but the model was trained without labels; leave out label, or --class.'
+                )
             return None
         known = f'a class from 0 to {c_dim - 1}'
         if self.classes:

@@ -169,6 +169,10 @@ def test_dry_run_reports_without_training(tmp_path, capsys):
         ('sample --model {run} --seeds 0 --columns 0 --out {tmp}/a.png', '--columns 0 must be at least 1'),
         ('train --config {run}/metrics.jsonl --workdir {tmp}', 'is no configuration, which is a Python file'),
         ('render --model {run} --crop 9,0,9,9 --out {tmp}/a.png', 'outside of'),
+        (
+            'render --model {run} --coords {tmp}/no.npy --out {tmp}/a.png',
+            '--coords {tmp}/no.npy does not exist; name a',
+        ),
         ('render --model {run} --foveate 2 --out {tmp}/a.png', 'fraction=2.0 must be in'),
     ],
 )

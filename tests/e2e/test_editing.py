@@ -131,7 +131,7 @@ def test_every_use_makes_its_picture(trained, tmp_path, words, size):
         ('--mode samples --image {photo}', '--mode samples does not take --image'),
         ('--mode inject --image {photo} --scale 2', 'scales 1 to 1'),
         ('--mode edit --image {photo} --mask {other}', 'must agree'),
-        ('--mode super-resolution', 'singan.py:sr'),
+        ('--mode super-resolution', 'singan:sr'),
         ('--mode animate --frames 0', 'frames=0'),
         ('--mode animate --start-scale 2', 'scales 0 to 1'),
     ],
