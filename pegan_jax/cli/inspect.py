@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _inspect_foreign(args: argparse.Namespace) -> None:
-    tree = interop.read(args.model)
+    tree, part = interop.read(args.model)
     try:
         importer, problem = interop.importer_of(tree), None
     except contents.ForeignFileError as error:
@@ -50,7 +50,7 @@ def _inspect_foreign(args: argparse.Namespace) -> None:
     try:
         if problem:
             raise problem
-        config, inferred = interop.infer(tree, activation=args.activation)
+        config, inferred = interop.infer(tree, part, activation=args.activation)
         print(interop.described(config.system, inferred, importer.LICENCE))
     except contents.ForeignFileError as error:
         print(f'{args.model} cannot be converted as it is: {error}')

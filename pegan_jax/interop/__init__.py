@@ -64,14 +64,13 @@ def convert(
     out = out if in_bucket(out) else out.absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f'{out} exists and is not an empty folder; choose another --out.')
-    tree, part = _read(source)
+    tree, part = read(source)
     try:
         importer = importer_of(tree)
         noises = None if noises is None else reader.read(noises)
         options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
         imported = importer.load(tree, sampling_only=sampling_only, **options)
-        told = imported.inferred | _left_out(importer, tree) | ({'part': '.'.join(part)} if part else {})
-        imported = imported._replace(inferred=told)
+        imported = imported._replace(inferred=imported.inferred | _taken(importer, tree, part))
     except contents.ForeignFileError as error:
         raise contents.ForeignFileError(f'{source}: {error}') from None
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,18 +111,14 @@ def is_foreign(path: str | os.PathLike) -> bool:
     return any((path.is_file(), singan_original.find(path), tensor_bundle.find(path)))
 
 
-def read(path: str | os.PathLike) -> Any:
-    """What a file holds: `tensor_bundle.read` of a checkpoint of TensorFlow, `singan_original.read` of a SinGAN's four
-    files, `reader.read` of all others.
+def read(path: str | os.PathLike) -> tuple[Any, tuple[str, ...]]:
+    """What a file holds, and the names of the wrappers that it was taken out of.
 
-    Where networks lie in a wrapper that no program of `IMPORTERS` writes, or their names are flattened, as people save
-    them again, they come as their own program has them, and of a generator and its running mean the latter.
+    It is read by `tensor_bundle.read` (a checkpoint of TensorFlow), `singan_original.read` (a SinGAN's four files) or
+    `reader.read` (all others). Where networks lie in a wrapper that no program of `IMPORTERS` writes, or their names
+    are flattened, as people save them again, they come as their own program has them, and of a generator and its
+    running mean the latter.
     """
-    return _read(path)[0]
-
-
-def _read(path: str | os.PathLike) -> tuple[Any, tuple[str, ...]]:
-    """What `read` gives, and the names of the wrappers that it was taken out of."""
     path = _on_disk(path)
     if folder := singan_original.find(path):
         return singan_original.read(folder), ()
@@ -196,6 +191,7 @@ def importer_of(tree: Any) -> types.ModuleType:
 
 def infer(
     tree: Any,
+    part: tuple[str, ...] = (),
     *,
     activation: str | None = None,
     noises: Any = None,
@@ -206,16 +202,16 @@ def infer(
     importer = importer_of(tree)
     options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
     settings, inferred = importer.infer(tree, **options)
-    return settings, inferred | _left_out(importer, tree)
+    return settings, inferred | _taken(importer, tree, part)
 
 
-def _left_out(importer: types.ModuleType, tree: Any) -> dict[str, str]:
-    """{'left_out': names} of what lies in a file beside what is taken of it, such as the moments of optimisers."""
+def _taken(importer: types.ModuleType, tree: Any, part: tuple[str, ...]) -> dict[str, str]:
+    """Of a file, 'part': the wrapper that is read; 'left_out': what lies beside, such as the moments of optimisers."""
     used = USED.get(importer, ())
-    if not isinstance(tree, dict) or tree.keys().isdisjoint(used):
-        return {}
-    names = [contents.shown(name) for name in tree if name not in used]
-    return {'left_out': ', '.join(names)} if names else {}
+    known = isinstance(tree, dict) and not tree.keys().isdisjoint(used)
+    names = [contents.shown(name) for name in tree if name not in used] if known else []
+    told = {'left_out': ', '.join(names), 'part': '.'.join(contents.shown(name) for name in part)}
+    return {name: text for name, text in told.items() if text}
 
 
 def described(system: str, inferred: dict[str, Any], licence: str) -> str:

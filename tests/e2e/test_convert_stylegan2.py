@@ -107,18 +107,20 @@ def test_the_running_mean_is_taken_where_the_other_generator_lies_beside_it(tmp_
         value = contents.arrays(value)
     path = tmp_path / 'a.pkl'
     path.write_bytes(pickle.dumps({'state_dict': value} if 'wrapper' in form else value, 4))
-    found, part = interop._read(path)
+    found, part = interop.read(path)
     assert part[-1:] == (mean,) or (form != 'dictionaries' and mean == 'g_ema')
     const = interop.importer_of(found).load(found, sampling_only=True).sampling['params']['synthesis']['b4']['const']
     np.testing.assert_array_equal(const, ema['input.input'][0].transpose(1, 2, 0))
 
 
-def test_what_was_taken_out_of_a_file_is_told(tmp_path, tree):
+def test_what_was_taken_out_of_a_file_is_told(tmp_path, tree, capsys):
     ema = contents.arrays(tree['g_ema'])
     path = tmp_path / 'a.pkl'
     path.write_bytes(pickle.dumps({'model': {}, 'ema': {'state_dict': ema}}, 4))
     convert(path, tmp_path / 'out')
     assert load(tmp_path / 'out').imported['inferred']['part'] == 'ema.state_dict'
+    assert main(['inspect', '--model', str(path)]) == 0
+    assert '  part = ema.state_dict\n' in capsys.readouterr().out
 
 
 def test_widths_of_the_published_table_are_told_by_its_base():

@@ -12,7 +12,7 @@ from pegan_jax.weights.rules import swap_colours
 
 
 def tensor_bundle(arrays, meta):
-    tree = interop.read(pathlib.Path(meta['folder']) / meta['bundle'])
+    tree, _ = interop.read(pathlib.Path(meta['folder']) / meta['bundle'])
     # The compact copy of the numbers leaves out what the checkpoint has.
     for name, array in select(arrays, 'param/').items():
         assert tree[name].dtype == array.dtype, name
