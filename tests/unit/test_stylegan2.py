@@ -469,7 +469,7 @@ def test_values_that_cannot_run_are_named(override_, message):
     'run, rate, half_life, fractions, r1, updates',
     [
         ('ffhq', 0.002, 10, 0.05, 10, 'g pl d r1'),
-        ('metfaces', 0.002, 10, None, 5, 'g pl d r1'),
+        ('metfaces', 0.002, 10, 0.05, 5, 'g pl d r1'),
         ('ffhqu256', 0.0025, 20, None, 1, 'g pl d r1'),
         ('cifar10,cond', 0.0025, 500, 0.05, 0.01, 'g d r1'),
         # The heuristic: 64, 64 and 32 images per step on 8 GPUs, 10 / 32 kimg for each, 0.0002 height width / batch.
