@@ -134,7 +134,8 @@ def test_images_without_a_second_scale_are_refused():
         ({'noise_channels': 2}, 'noise_channels=2; use model.img_channels=3, or 1'),
         ({'noise_channels': 3, 'img_channels': 1}, 'noise_channels=3; use model.img_channels=1, or 1'),
         ({'padding': 'wrap'}, "padding='wrap'"),
-        ({'sr_factor': 1.0}, 'sr_factor=1.0 must exceed 1'),
+        ({'sr_factor': 1.0}, 'sr_factor=1.0 must be at least 1.13'),
+        ({'sr_factor': 1.12}, 'sr_factor=1.12 must be at least 1.13'),
         ({'min_size': 300}, 'max_size=250 is below'),
     ],
 )
