@@ -30,7 +30,7 @@ LOSS_WEIGHTS = {'valid': 1.0, 'hole': 6.0, 'perceptual': 0.05, 'style_out': 120.
 
 
 # Fields that change how a model is trained, not what it is: a run may change them between launches.
-TRAINING_FIELDS = frozenset('freeze_encoder_bn masks mask_folder dtype'.split())
+TRAINING_FIELDS = frozenset('freeze_encoder_bn vgg masks mask_folder dtype'.split())
 
 
 @dataclass(frozen=True)
@@ -201,10 +201,12 @@ def total(terms: dict[str, jax.Array]) -> jax.Array:
 
 def validate(config: Any) -> None:
     """Checks a whole run configuration whose model is a `Config`. Raises ConfigError."""
-    data = config.data
     check_data(config)
-    if data.edges != 'none':
-        raise ConfigError(f"data.edges={data.edges!r}, but partial convolutions take no sketch; set it to 'none'.")
+    if config.model.freeze_encoder_bn and config.train.init_from is None:
+        raise ConfigError(
+            'model.freeze_encoder_bn=True needs train.init_from: frozen statistics would stay random; set it to the '
+            'first run, or model.freeze_encoder_bn=False.'
+        )
 
 
 def frozen(params: dict) -> dict:
