@@ -26,7 +26,7 @@ steps, for a CPU. tiny is for tests: small procedural images, a hundred steps.
 
 import dataclasses
 
-from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick
+from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, merge, pick
 from pegan_jax.models import deepfill
 
 RUNS = {
@@ -48,10 +48,8 @@ def get_config(arg=''):
     words = pick(arg, (*RUNS, *CHANGES, 'small', 'tiny'), 'configs/deepfill.py')
     runs = [word for word in words if word in RUNS] or ['places2']
     if len(runs) > 1:
-        raise ConfigError(f'{" and ".join(runs)} are different runs; choose one of them.')
-    changes, data = {}, RUNS[runs[0]]
-    for word in words:
-        changes = changes | CHANGES.get(word, {})
+        raise ConfigError(f'{" and ".join(runs)} exclude each other; choose one of them.')
+    changes, data = merge(words, CHANGES, 'configs/deepfill.py'), RUNS[runs[0]]
     if 'guided' in words:
         data = dataclasses.replace(data, edges='canny')
     optim = OptimConfig(g_lr=1e-4, d_lr=1e-4, beta1=0.5, beta2=0.999)
