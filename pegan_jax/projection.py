@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pegan_jax import coords
+from pegan_jax import coords, ops
 from pegan_jax.gan import per_layer
-from pegan_jax.losses import halved, plain_distance
+from pegan_jax.losses import plain_distance
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model, frame_grid, render
 from pegan_jax.settings import UserError
@@ -91,7 +91,7 @@ def project(
     halvings = max(0, (min(shape[1:3]) // SIDE).bit_length() - 1)
 
     def seen(images: jax.Array) -> jax.Array:
-        return functools.reduce(lambda x, _: halved(x), range(halvings), images)
+        return functools.reduce(lambda x, _: ops.halve(x), range(halvings), images)
 
     def far(found: dict, noise: jax.Array, key: jax.Array) -> jax.Array:
         return jnp.sum(distance(seen(picture(found, noise)), seen(target)))
@@ -328,4 +328,4 @@ def _correlations(noise: jax.Array) -> jax.Array:
         total += sum(jnp.square(jnp.mean(noise * jnp.roll(noise, 1, axis))) for axis in (0, 1))
         if min(noise.shape) <= 8 or noise.shape[0] % 2 or noise.shape[1] % 2:
             return total
-        noise = halved(noise[None, ..., None])[0, ..., 0]
+        noise = ops.halve(noise[None, ..., None])[0, ..., 0]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from pegan_jax import losses, ops, optim
 from pegan_jax.gan import GAN, Completer, Stage, Update, sample_keys, size_of
 from pegan_jax.layers import PartialConv
-from pegan_jax.models.attention import Nearest, contextual_attention, double, same_padding, thin_out
+from pegan_jax.models.attention import Nearest, contextual_attention, same_padding, thin_out
 from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, training_masks
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
@@ -201,7 +201,7 @@ class GatedConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init, layer, c = self.kernel_init, self.layer, x.shape[-1]
         if layer.up:
-            x = double(x)
+            x = ops.double(x)
         x = x.astype(self.model.dtype)
         conv = functools.partial(
             ops.conv2d,
@@ -321,7 +321,7 @@ class Generator(nn.Module):
             gate = model.gate if model.conv_type == 'gated' and gated else None
             return GatedConv(model, features, layer, gate, activation, init, name=name)(x), valid
         if layer.up:
-            x, valid = double(x), double(valid)
+            x, valid = ops.double(x), ops.double(valid)
         left, right, top, bottom = pads(model, x.shape[1:3], layer)
         y, valid = PartialConv(
             features,
