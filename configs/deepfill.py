@@ -13,6 +13,7 @@ images. None of them has been repeated with this library.
   change            (each changes the model; all train with the same losses, masks and schedule)
   guided            a sketch channel, from edges of the training images: Canny; --config.data.edges=files takes edges
                     from files, such as those of HED, which the publication used. A model knows one kind of edges.
+                    With partial, for comparison alone: `inpaint` then refuses sketches, as it cannot see them.
   partial           partial convolutions (Liu et al. 2018) on the layers of this network: a baseline
   vanilla           ordinary convolutions: a baseline
   gate-depthwise    gates from depthwise and pointwise convolutions (Yi et al. 2020)
