@@ -208,6 +208,13 @@ def test_styles_are_mixed_from_one_layer_on_for_the_whole_batch():
     assert np.mean(cutoffs == 1) == pytest.approx(0.15, abs=0.1)
 
 
+@pytest.mark.parametrize('side', [4, 7])
+def test_waves_of_the_input_have_up_to_2_cycles_whatever_the_coarsest_size(side):
+    module = stylegan2.Synthesis((200, 8), base=(side, side), input='fourier')
+    init = jax.jit(lambda key: module.init(key, jnp.zeros((1, 4, 8)))['buffers']['input']['freqs'])
+    assert 1.9 < jnp.linalg.norm(init(jax.random.key(0)), axis=1).max() <= 2
+
+
 @pytest.mark.parametrize('sigma', [2.0, 1.0, 0.34])
 def test_blur_is_a_gaussian_to_the_base_two_within_three_sigmas(sigma):
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
