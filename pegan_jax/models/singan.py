@@ -621,16 +621,22 @@ def synthesise(
     return generate_trained(model, params, buffers, noises)
 
 
-def generate_trained(model: Config, params: dict, buffers: dict, noises: Sequence[jax.Array]) -> jax.Array:
+def generate_trained(
+    model: Config,
+    params: dict,
+    buffers: dict,
+    noises: Sequence[jax.Array],
+    image: jax.Array | None = None,
+    *,
+    first: int = 0,
+) -> jax.Array:
     """The finest image of `generate` in evaluation mode; scales above buffers['scale'] only enlarge their input."""
     ratio, margin = ratio_of(model, buffers), 2 * model.noise_margin
-    images, _ = generate(model, params, buffers, noises[:1], ratio=ratio)
-    image = images[0]
-    for s, noise in enumerate(noises[1:], 1):
-        size = (noise.shape[1] - margin, noise.shape[2] - margin)
-        previous = hop(model, buffers, s, image, size, ratio)
-        (trained,), _ = generate(model, params, buffers, [noise], previous, ratio=ratio, first=s)
-        image = jnp.where(s <= buffers['scale'], trained, previous)
+    for s, noise in enumerate(noises, first):
+        if s > first:
+            image = hop(model, buffers, s, image, (noise.shape[1] - margin, noise.shape[2] - margin), ratio)
+        (trained,), _ = generate(model, params, buffers, [noise], image, ratio=ratio, first=s)
+        image = trained if image is None else jnp.where(s <= buffers['scale'], trained, image)
     return image
 
 
