@@ -31,7 +31,7 @@ The satellite images are larger than what is cut from them, so that turning leav
 tiny is the same program on small procedural images, a hundred steps in well under a minute on a laptop's CPU.
 """
 
-from pegan_jax.config import Config, ConfigError, DataConfig, TrainConfig, pick
+from pegan_jax.config import Config, ConfigError, DataConfig, TrainConfig, merge, pick
 from pegan_jax.models import cips
 
 RUNS = {
@@ -73,10 +73,9 @@ def get_config(arg=''):
     words = pick(arg, (*RUNS, *ABLATIONS, 'tiny'), 'configs/cips.py')
     runs = [word for word in words if word in RUNS] or ['ffhq256']
     if len(runs) > 1:
-        raise ConfigError(f'{" and ".join(runs)} are different runs; choose one of them.')
+        raise ConfigError(f'{" and ".join(runs)} exclude each other; choose one of them.')
     changes, data = RUNS[runs[0]]
-    for word in words:
-        changes = changes | ABLATIONS.get(word, {})
+    changes = changes | merge(words, ABLATIONS, 'configs/cips.py')
     if 'tiny' in words:
         return tiny(changes, data)
     return Config(

@@ -13,6 +13,7 @@ images. None of them has been repeated with this library.
   change            (each changes the model; all train with the same losses, masks and schedule)
   guided            a sketch channel, from edges of the training images: Canny; --config.data.edges=files takes edges
                     from files, such as those of HED, which the publication used. A model knows one kind of edges.
+                    With partial, for comparison alone: `inpaint` then refuses sketches, as it cannot see them.
   partial           partial convolutions (Liu et al. 2018) on the layers of this network: a baseline
   vanilla           ordinary convolutions: a baseline
   gate-depthwise    gates from depthwise and pointwise convolutions (Yi et al. 2020)
@@ -26,7 +27,7 @@ steps, for a CPU. tiny is for tests: small procedural images, a hundred steps.
 
 import dataclasses
 
-from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick
+from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, merge, pick
 from pegan_jax.models import deepfill
 
 RUNS = {
@@ -48,10 +49,8 @@ def get_config(arg=''):
     words = pick(arg, (*RUNS, *CHANGES, 'small', 'tiny'), 'configs/deepfill.py')
     runs = [word for word in words if word in RUNS] or ['places2']
     if len(runs) > 1:
-        raise ConfigError(f'{" and ".join(runs)} are different runs; choose one of them.')
-    changes, data = {}, RUNS[runs[0]]
-    for word in words:
-        changes = changes | CHANGES.get(word, {})
+        raise ConfigError(f'{" and ".join(runs)} exclude each other; choose one of them.')
+    changes, data = merge(words, CHANGES, 'configs/deepfill.py'), RUNS[runs[0]]
     if 'guided' in words:
         data = dataclasses.replace(data, edges='canny')
     optim = OptimConfig(g_lr=1e-4, d_lr=1e-4, beta1=0.5, beta2=0.999)

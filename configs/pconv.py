@@ -12,9 +12,10 @@ are not downloaded here; without it, training goes without the perceptual and st
 
 As in the paper but for 256 pixels, which have one level less, for the masks, which are those of DeepFillv2, and for the
 length, which the paper gives in days: half a million steps, and a tenth of that for finetune. finetune keeps the
-statistics of the encoder's batch normalisations; give the first run with --config.train.init_from=WORKDIR. Data of
-Places2 are read from data/places2, of CelebA-HQ from data/celebahq. None of these runs has been repeated with this
-library. tiny is the same program on small procedural images.
+statistics of the encoder's batch normalisations, which are those of the first run: it is in runs/first, unless
+--config.train.init_from=WORKDIR says otherwise. Data of Places2 are read from data/places2, of CelebA-HQ from
+data/celebahq. None of these runs has been repeated with this library. tiny is the same program on small procedural
+images.
 """
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick
@@ -47,6 +48,8 @@ def get_config(arg=''):
             metric_images=32,
             sample_grid=(2, 4),
         )
+    if finetune:
+        train |= dict(init_from='runs/first')
     return Config(
         system='pconv',
         model=pconv.Config(**model),

@@ -20,7 +20,7 @@ MODELS = {'worlds64': dict(hidden_size=96, z_dim=96), 'panorama64': dict(panoram
 def get_config(arg=''):
     words = pick(arg, MODELS, 'configs/quickstart.py')
     if len(words) > 1:
-        raise ConfigError(f'{" and ".join(words)} are different runs; choose one of them.')
+        raise ConfigError(f'{" and ".join(words)} exclude each other; choose one of them.')
     return larger(small(), MODELS[words[0]]) if words else small()
 
 

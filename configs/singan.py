@@ -46,7 +46,7 @@ def get_config(arg=''):
     words = pick(arg, (*RUNS, 'disc-nobn', 'small', 'tiny'), 'configs/singan.py')
     runs = [word for word in words if word in RUNS] or ['singan']
     if len(runs) > 1:
-        raise ConfigError(f'{" and ".join(runs)} are different runs; choose one of them.')
+        raise ConfigError(f'{" and ".join(runs)} exclude each other; choose one of them.')
     changes = RUNS[runs[0]]
     if 'disc-nobn' in words:
         changes = changes | dict(d_norm=False)

@@ -120,7 +120,7 @@ def get_config(arg=''):
     if run in AUGMENTED:
         changes = changes | dict(augment='ada')
     if run.startswith('metfaces'):
-        changes, kimg = changes | dict(ema_rampup=None), 5_000.0
+        kimg = 5_000.0
     if short:
         return small(changes, lr, tiny='tiny' in words)
     return Config(

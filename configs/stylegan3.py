@@ -147,7 +147,6 @@ def get_config(arg=''):
     channel_base = 16384 if run == 'ffhqu256' else 32768
     # R has as many parameters in twice as many channels, as its kernels are 1 x 1.
     wide = 2 if row == 'r' else 1
-    transfer = dict(blur_init_sigma=0.0, ema_rampup=None) if run.startswith('metfaces') else {}
     return Config(
         system='stylegan3',
         model=stylegan3.Config(
@@ -160,11 +159,11 @@ def get_config(arg=''):
             augment='ada' if run in AUGMENTED else 'noaug',
             blur_fade_kimg=200.0 if run == 'ffhqu256' else None,
             dtype='bfloat16',
-            **(layers(row, data.resolution) | STYLEGAN3[row] | transfer),
+            **(layers(row, data.resolution) | STYLEGAN3[row]),
         ),
         data=data,
         optim=OptimConfig(g_lr=0.0025, d_lr=0.0025 if run == 'ffhqu256' else 0.002),
-        train=TrainConfig(batch_size=batch_size, total_kimg=5_000.0 if transfer else 25_000.0),
+        train=TrainConfig(batch_size=batch_size, total_kimg=5_000.0 if run.startswith('metfaces') else 25_000.0),
     )
 
 

@@ -33,6 +33,7 @@ __all__ = [
     'from_dict',
     'from_json',
     'load_config',
+    'merge',
     'override',
     'pick',
     'system_module',
@@ -73,6 +74,13 @@ class Config:
             raise ConfigError(
                 f"data.crop='scales': {self.system} cannot show a patch of a finer image; use stylegan3, or "
                 "data.crop='center' or 'random'."
+            )
+        if self.data.labels and not hasattr(self.model, 'c_dim'):
+            raise ConfigError(f'data.labels=True, but {self.system} takes no labels; set data.labels=False.')
+        if self.data.edges != 'none' and not hasattr(self.model, 'guided'):
+            raise ConfigError(
+                f"data.edges={self.data.edges!r}, but {self.system} takes no sketches; set data.edges='none', or use "
+                'deepfill with model.guided=True.'
             )
         module.validate(self)
         if self.train.metrics:
@@ -165,6 +173,22 @@ def pick(arg: str, choices: typing.Iterable[str], file: str) -> list[str]:
     if {'small', 'tiny'} <= set(words):
         raise ConfigError(f'{file}: small and tiny exclude each other; choose one of them.')
     return words
+
+
+def merge(words: typing.Sequence[str], changes: dict[str, dict], file: str) -> dict:
+    """The fields of the model that words set together. Raises ConfigError where two of them disagree.
+
+    changes: {word: {field: value}}; other words set nothing.
+    """
+    fields, by = {}, {}
+    for word in words:
+        for name, value in changes.get(word, {}).items():
+            if fields.get(name, value) != value:
+                raise ConfigError(
+                    f'{file}: {by[name]} and {word} exclude each other, as both set model.{name}; choose one of them.'
+                )
+            fields[name], by[name] = value, word
+    return fields
 
 
 def override(config: Config, overrides: typing.Sequence[str]) -> Config:

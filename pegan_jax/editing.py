@@ -60,6 +60,8 @@ def samples(
 def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.ndarray:
     """Runs the scales from `scale` on, with `image` in place of what the scales below would give.
 
+    Scales that training has not reached only enlarge.
+
     Args:
       image: [h, w, C], of any size; it is brought to that of the model's image.
       scale: 1 to the finest; the coarser, the freer.
@@ -89,8 +91,7 @@ def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.nda
         below = below[:, : sizes[scale - 1][0], : sizes[scale - 1][1]]
     previous = singan.hop(config, buffers, scale, below, sizes[scale], ratio)
     noises = singan.draw_noises(config, jax.random.key(seed)[None], sizes[scale:], first=scale)
-    images, _ = singan.generate(config, params, buffers, noises, previous, ratio=ratio, first=scale)
-    return np.asarray(images[-1][0])
+    return np.asarray(singan.generate_trained(config, params, buffers, noises, previous, first=scale)[0])
 
 
 def soft_mask(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -141,7 +142,7 @@ def super_resolve(model: Model, seed: int = 0) -> np.ndarray:
     """The model's image enlarged by `model.sr_factor`: its finest block again and again, each time a little larger.
 
     Returns: [floor(F H), floor(F W), C].
-    Raises: ValueError for a model that was not trained for it.
+    Raises: ValueError for a model that was not trained for it, or not to the end.
     """
     config, params, buffers = _parts(model)
     if config.sr_factor is None:
@@ -150,6 +151,11 @@ def super_resolve(model: Model, seed: int = 0) -> np.ndarray:
             '--config.data.image=FILE.'
         )
     finest = len(buffers['reals']) - 1
+    if (scale := int(buffers['scale'])) < finest:
+        raise UserError(
+            f'the run has reached scales 0 to {scale} of 0 to {finest}, and the finest one enlarges: train it to the '
+            'end first, by the same command, which goes on.'
+        )
     repeats, step = singan_pyramid.sr_schedule(config.sr_factor)
     x = jnp.asarray(real_image(model))[None]
     height, width = (int(config.sr_factor * n) for n in x.shape[1:3])

@@ -94,7 +94,7 @@ class Completer(NamedTuple):
       the pictures of a run, from a batch as `GAN.prepare` gets it.
     complete: (variables, inputs) -> images [N, H, W, C].
     side_multiple: what the sides of images must be multiples of.
-    guided: whether inputs have a 'sketch' [N, H, W, 1].
+    guided: whether `complete` follows a 'sketch' [N, H, W, 1] among its inputs, 1 on lines.
     """
 
     inputs: Callable

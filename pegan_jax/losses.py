@@ -6,6 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from pegan_jax import ops
+
 
 def logistic_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
     """Logistic loss of D (Goodfellow et al. 2014, eq. 1): mean softplus(-D(real)) + mean softplus(D(fake)).
@@ -132,9 +134,9 @@ def plain_distance(a: jax.Array, b: jax.Array, valid: jax.Array | None = None) -
             counts.append(jnp.max(valid, axis=(1, 2, 3)))
         if min(difference.shape[1:3]) < 16:
             return sum(totals) / (len(totals) if valid is None else jnp.maximum(sum(counts), 1))
-        difference = halved(difference)
+        difference = ops.halve(difference)
         if valid is not None:
-            valid = jnp.floor(halved(valid))
+            valid = jnp.floor(ops.halve(valid))
 
 
 def masked_mean(x: jax.Array, valid: jax.Array | None) -> jax.Array:
@@ -143,12 +145,6 @@ def masked_mean(x: jax.Array, valid: jax.Array | None) -> jax.Array:
         return jnp.mean(x, axis=(1, 2, 3))
     count = jnp.sum(valid, axis=(1, 2, 3)) * x.shape[-1]
     return jnp.sum(x * valid, axis=(1, 2, 3)) / jnp.maximum(count, 1)
-
-
-def halved(x: jax.Array) -> jax.Array:
-    """Means of 2 x 2 of x [N, H, W, C]; an odd last row or column is left out."""
-    h, w = (side // 2 for side in x.shape[1:3])
-    return jnp.mean(x[:, : 2 * h, : 2 * w].reshape(len(x), h, 2, w, 2, -1), axis=(2, 4))
 
 
 def unit_gradient_penalty(grads: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:

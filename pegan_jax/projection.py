@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pegan_jax import coords
+from pegan_jax import coords, ops
 from pegan_jax.gan import per_layer
-from pegan_jax.losses import halved, plain_distance
+from pegan_jax.losses import plain_distance
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model, frame_grid, render
 from pegan_jax.settings import UserError
@@ -22,7 +22,7 @@ W_SAMPLES, W_SEED = 10_000, 123  # of the statistics of w
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # of the learning rate, in parts of the steps
 NOISE, NOISE_END = 0.05, 0.75  # deviation of the noise on w in units of that of w, and when it ends
 MAPS_WEIGHT = 1e5  # of the correlations of noise maps
-SIDE = 256  # pixels: larger images are compared at this size
+SIDE = 256  # pixels of the shorter side at which larger images are compared
 
 Watch = Callable[[int, float, Callable[[], np.ndarray]], None]
 
@@ -57,8 +57,8 @@ def project(
 ) -> Projection:
     """Finds the w whose image is nearest to an image.
 
-    Adam on w with the published ramps of its rate and of the noise on w. With maps of constant noise (StyleGAN2), these
-    are found too, under a penalty on their correlations.
+    Adam on w with the published ramps of its rate and of the noise on w. With maps of constant noise (StyleGAN2), those
+    that the image depends on are found too, under a penalty on their correlations.
 
     Args:
       image: float32 [H, W, C] in [-1, 1], of the size and channels that the model makes.
@@ -85,24 +85,34 @@ def project(
         variables = _with_maps(given, found['maps'])
         return sampler.synthesise(variables, per_layer(sampler, found['w'] + noise), **options)
 
-    shape = jax.eval_shape(picture, {'w': start, 'maps': random}).shape
-    if target.shape != shape:
-        raise UserError(f'the image is {target.shape[1:]}, but the model makes {shape[1:]}; resize it before.')
-    halvings = max(0, (min(shape[1:3]) // SIDE).bit_length() - 1)
-
-    def seen(images: jax.Array) -> jax.Array:
-        return functools.reduce(lambda x, _: halved(x), range(halvings), images)
+    program, made = jax.make_jaxpr(picture, return_shape=True)(found := {'w': start, 'maps': random})
+    if target.shape != made.shape:
+        raise UserError(f'the image is {target.shape[1:]}, but the model makes {made.shape[1:]}; resize it before.')
+    # MS-PIE draws the noise of other sizes than the coarsest anew: nothing reads its maps then.
+    inputs = jax.tree.unflatten(jax.tree.structure(found), program.jaxpr.invars)
+    read = {id(x) for line in program.eqns for x in line.invars}
+    random = {name: x for name, x in random.items() if id(inputs['maps'][name]) in read}
 
     def far(found: dict, noise: jax.Array, key: jax.Array) -> jax.Array:
-        return jnp.sum(distance(seen(picture(found, noise)), seen(target)))
+        return jnp.sum(distance(compared(picture(found, noise)), compared(target)))
 
     show = jax.jit(picture)
     found = _search(far, start, random, deviation, steps, learning_rate, seed, watch, lambda found: show(found)[0])
     result = show(found)
-    final = float(jax.jit(lambda a, b: jnp.sum(distance(seen(a), seen(b))))(result, target))
+    final = float(jax.jit(lambda a, b: jnp.sum(distance(compared(a), compared(b))))(result, target))
     ws = np.asarray(per_layer(sampler, found['w'])[0])
     variables = _with_maps(given, found['maps'])
     return Projection(ws, np.asarray(result[0]), final, measure or 'the distance given', variables)
+
+
+def compared(images: jax.Array) -> jax.Array:
+    """Images [N, H, W, C] as distances see them: larger ones by area, their shorter side with SIDE pixels."""
+    height, width = images.shape[1:3]
+    factor = max(min(height, width) / SIDE, 1)
+    halvings = int(math.log2(factor))
+    if factor == 2**halvings:
+        return functools.reduce(lambda x, _: ops.halve(x), range(halvings), images)
+    return ops.adaptive_average_pool(images, (round(height / factor), round(width / factor)))
 
 
 def _start(model: Model, space: str, steps: int, label: Any) -> tuple[jax.Array, float]:
@@ -328,4 +338,4 @@ def _correlations(noise: jax.Array) -> jax.Array:
         total += sum(jnp.square(jnp.mean(noise * jnp.roll(noise, 1, axis))) for axis in (0, 1))
         if min(noise.shape) <= 8 or noise.shape[0] % 2 or noise.shape[1] % 2:
             return total
-        noise = halved(noise[None, ..., None])[0, ..., 0]
+        noise = ops.halve(noise[None, ..., None])[0, ..., 0]

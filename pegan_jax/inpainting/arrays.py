@@ -50,7 +50,7 @@ def attention_flow(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np
 
 @functools.partial(jax.jit, static_argnums=0)
 def _offsets(config: Any, params: dict, inputs: dict) -> jax.Array:
-    return deepfill.Generator(config).apply({'params': params}, **inputs).offsets
+    return deepfill.generate(config, params, inputs).offsets
 
 
 def biharmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -108,11 +108,13 @@ def _checked(
 
 def check_model(model: Model, *, sketch: bool = False) -> None:
     """Raises: ValueError if a model does not complete images, or is given sketches and does not take any."""
-    guided = model.completer.guided
-    if sketch and not guided:
+    if sketch and not model.completer.guided:
+        why = 'it was trained without'
+        if getattr(model.config.model, 'guided', False):
+            why = f'model.conv_type={model.config.model.conv_type!r} sees no lines in holes, multiplied by the mask'
         raise UserError(
-            'this model takes no sketch: it was trained without. Leave the sketch out, or use a DeepFillv2 with '
-            'model.guided=True, such as configs/deepfill.py:guided.'
+            f'this model takes no sketch: {why}. Leave the sketch out, or use a DeepFillv2 with model.guided=True and '
+            "model.conv_type='gated' or 'vanilla', such as configs/deepfill.py:guided."
         )
 
 

@@ -82,7 +82,8 @@ def inpaint_by(
 def _smaller(limit: int, fill: Fill, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None) -> np.ndarray:
     """`fill` of the image whose longer side is `limit`, enlarged again: [H, W, C].
 
-    A small pixel is the mean of those that it covers, and is a hole (or on a line) if any of them is.
+    A small pixel is the mean of those that it covers, and is a hole (or on a line) if any of them is. Raises: UserError
+    where dust so becomes one hole.
     """
     height, width = mask.shape
     size = tuple(max(round(side * limit / max(mask.shape)), 1) for side in (width, height))
@@ -96,7 +97,13 @@ def _smaller(limit: int, fill: Fill, image: np.ndarray, mask: np.ndarray, sketch
         return np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
 
     small = resized(image, size, Image.Resampling.BOX)
-    filled = fill(small, any_of(mask), None if sketch is None else any_of(sketch))
+    small_mask = any_of(mask)
+    if small_mask.all() and not mask.all():
+        raise UserError(
+            f'limit={limit}: a hole is in every pixel of the smaller image, {size[1]} x {size[0]}, so that nothing '
+            'known is left; use the strategy crop or original, or a larger limit.'
+        )
+    filled = fill(small, small_mask, None if sketch is None else any_of(sketch))
     return resized(filled, (width, height), Image.Resampling.BICUBIC)
 
 

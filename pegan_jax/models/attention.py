@@ -49,11 +49,6 @@ def thin_out(x: jax.Array, rate: int, rule: Nearest) -> jax.Array:
     return x[:, rows][:, :, columns]
 
 
-def double(x: jax.Array) -> jax.Array:
-    """Every pixel four times: [N, H, W, C] -> [N, 2H, 2W, C]."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-
-
 # Contextual attention -------------------------------------------------------------------------------------------------
 
 

@@ -126,8 +126,6 @@ def sampler(model: Any, synthesise: Callable) -> Sampler:
 def validate(config: Any) -> None:
     """Checks a whole run configuration. Raises ConfigError."""
     check_size(config)
-    if config.data.labels:
-        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
 
 
 def check_size(config: Any) -> None:

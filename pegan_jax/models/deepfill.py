@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from pegan_jax import losses, ops, optim
 from pegan_jax.gan import GAN, Completer, Stage, Update, sample_keys, size_of
 from pegan_jax.layers import PartialConv
-from pegan_jax.models.attention import Nearest, contextual_attention, double, same_padding, thin_out
+from pegan_jax.models.attention import Nearest, contextual_attention, same_padding, thin_out
 from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, training_masks
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
@@ -59,7 +59,8 @@ class Config:
     mask_resize: by the same rule, from the image to the attention at once ('one-step') or by 4, then by 2 ('two-step').
     init: of the generator's kernels: 'glorot', uniform; or 'he', uniform by the outputs (He et al. 2015), and up to
       1 / sqrt(inputs) in the layers of the two images.
-    guided: a sketch tells what to paint: lines inside the holes, in training edges of the image.
+    guided: a sketch tells what to paint: lines inside the holes, in training edges of the image. With conv_type
+      'partial', for comparison alone: it multiplies the lines by the mask, and a trained model is given none.
     masks: of training: strokes of a brush, a box, the union of both; or any of those in mask_folder ('folder').
     mask_folder: images, white where holes are, resized to img_resolution.
     sn: how the spectral norm divides the discriminator's kernels: 'raw' keeps the undivided kernel, and the gradient
@@ -201,7 +202,7 @@ class GatedConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init, layer, c = self.kernel_init, self.layer, x.shape[-1]
         if layer.up:
-            x = double(x)
+            x = ops.double(x)
         x = x.astype(self.model.dtype)
         conv = functools.partial(
             ops.conv2d,
@@ -321,7 +322,7 @@ class Generator(nn.Module):
             gate = model.gate if model.conv_type == 'gated' and gated else None
             return GatedConv(model, features, layer, gate, activation, init, name=name)(x), valid
         if layer.up:
-            x, valid = double(x), double(valid)
+            x, valid = ops.double(x), ops.double(valid)
         left, right, top, bottom = pads(model, x.shape[1:3], layer)
         y, valid = PartialConv(
             features,
@@ -517,7 +518,7 @@ def build(config: Any) -> GAN:
         init=init,
         updates=(Update('d', d_loss), Update('g', g_loss)),
         optimizers={net: optim.adam(config.optim, getattr(config.optim, f'{net}_lr')) for net in ('g', 'd')},
-        sampler=Completer(inputs, functools.partial(complete, model), side_multiple=8, guided=model.guided),
+        sampler=Completer(inputs, functools.partial(complete, model), side_multiple=8, guided=follows_lines(model)),
         stage_at=lambda step, nimg, seed: Stage(model.img_resolution),
         prepare=prepare,
     )
@@ -532,6 +533,17 @@ def sketch_of(model: Config, batch: dict) -> jax.Array | None:
     return (batch['edge'] > SKETCH_THRESHOLD * 255).astype(jnp.float32)
 
 
+def follows_lines(model: Config) -> bool:
+    """Whether a sketch changes anything: partial convolutions multiply its lines, which are in holes, by the mask."""
+    return model.guided and model.conv_type != 'partial'
+
+
+def generate(model: Config, params: dict, inputs: dict) -> Result:
+    """What `Generator` makes of the inputs of `complete`."""
+    sketch = inputs.get('sketch', jnp.zeros_like(inputs['mask']) if model.guided else None)
+    return Generator(model).apply({'params': params}, inputs['image'], inputs['mask'], sketch)
+
+
 def complete(model: Config, variables: dict, inputs: dict) -> jax.Array:
     """Completed images.
 
@@ -542,6 +554,4 @@ def complete(model: Config, variables: dict, inputs: dict) -> jax.Array:
     Returns: as the image; outside of the holes exactly the image.
     Raises: ValueError as `Generator`.
     """
-    image, mask = inputs['image'], inputs['mask']
-    sketch = inputs.get('sketch', jnp.zeros_like(mask) if model.guided else None)
-    return composite(Generator(model).apply({'params': variables['params']}, image, mask, sketch).refined, image, mask)
+    return composite(generate(model, variables['params'], inputs).refined, inputs['image'], inputs['mask'])

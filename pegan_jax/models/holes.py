@@ -23,15 +23,13 @@ def check_masks(model: Any) -> None:
 
 
 def check_data(config: Any) -> None:
-    """Raises ConfigError unless images have the model's size, and no labels."""
+    """Raises ConfigError unless images have the model's size."""
     data, model = config.data, config.model
     if data.size != model.size:
         raise ConfigError(
             f'data.resolution={data.resolution} differs from model.img_resolution={model.img_resolution}: set both to '
             'the same size.'
         )
-    if data.labels:
-        raise ConfigError('data.labels=True, but the model takes no labels; set it to False.')
 
 
 def check_shapes(multiple: int, channels: int, image: jax.Array, planes: dict[str, jax.Array]) -> None:

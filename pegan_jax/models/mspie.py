@@ -182,8 +182,6 @@ def validate(config: Any) -> None:
                 f'data.resolution={data.resolution}, but images of {height} x {width} are trained (model.scales={scale}'
                 '): the data must be as large as the largest of them, and of the same aspect.'
             )
-    if data.labels:
-        raise ConfigError('data.labels=True, but MS-PIE has no labels; set it to False.')
 
 
 # Generator ------------------------------------------------------------------------------------------------------------

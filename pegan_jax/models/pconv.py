@@ -14,10 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pegan_jax import optim
+from pegan_jax import ops, optim
 from pegan_jax.gan import GAN, Completer, Stage, Update, sample_keys, size_of
 from pegan_jax.layers import BatchNorm, PartialConv
-from pegan_jax.models.attention import double
 from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, training_masks
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 from pegan_jax.weights import features
@@ -30,7 +29,7 @@ LOSS_WEIGHTS = {'valid': 1.0, 'hole': 6.0, 'perceptual': 0.05, 'style_out': 120.
 
 
 # Fields that change how a model is trained, not what it is: a run may change them between launches.
-TRAINING_FIELDS = frozenset('freeze_encoder_bn masks mask_folder dtype'.split())
+TRAINING_FIELDS = frozenset('freeze_encoder_bn vgg masks mask_folder dtype'.split())
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,8 @@ class Generator(nn.Module):
             x = jax.nn.relu(x)
         for level in range(model.levels, 0, -1):
             (skip, skip_valid), features = skips.pop(), model.img_channels if level == 1 else model.width(level - 1)
-            x = jnp.concatenate([double(x), skip.astype(x.dtype)], axis=-1)
-            valid = jnp.concatenate([double(valid), skip_valid], axis=-1)
+            x = jnp.concatenate([ops.double(x), skip.astype(x.dtype)], axis=-1)
+            valid = jnp.concatenate([ops.double(valid), skip_valid], axis=-1)
             x, valid = conv(f'dec_{level}', x, valid, features, 3, 1, level == 1)
             self.sow('gates', f'dec_{level}_valid', valid)
             if level > 1:
@@ -201,10 +200,12 @@ def total(terms: dict[str, jax.Array]) -> jax.Array:
 
 def validate(config: Any) -> None:
     """Checks a whole run configuration whose model is a `Config`. Raises ConfigError."""
-    data = config.data
     check_data(config)
-    if data.edges != 'none':
-        raise ConfigError(f"data.edges={data.edges!r}, but partial convolutions take no sketch; set it to 'none'.")
+    if config.model.freeze_encoder_bn and config.train.init_from is None:
+        raise ConfigError(
+            'model.freeze_encoder_bn=True needs train.init_from: frozen statistics would stay random; set it to the '
+            'first run, or model.freeze_encoder_bn=False.'
+        )
 
 
 def frozen(params: dict) -> dict:

@@ -114,25 +114,14 @@ class Config:
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
-def lrelu(x: jax.Array) -> jax.Array:
-    """Leaky ReLU with slope 0.2."""
+def leaky(x: jax.Array) -> jax.Array:
+    """Leaky ReLU with slope 0.2; gains are in `Conv` and `Dense`, before it."""
     return jax.nn.leaky_relu(x, 0.2)
 
 
 def spread(kernel: jax.Array) -> jax.Array:
     """A 3x3 kernel as 4x4, the sum of its four positions in it: what nearest resampling by 2 does besides."""
     return sum(jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1))
-
-
-def double(x: jax.Array) -> jax.Array:
-    """Nearest resize to twice the size."""
-    return ops.resize_nearest(x, (2 * x.shape[1], 2 * x.shape[2]))
-
-
-def halve(x: jax.Array) -> jax.Array:
-    """Means of 2 x 2 pixels."""
-    n, h, w, c = x.shape
-    return jnp.mean(x.reshape(n, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
 class Conv(nn.Module):
@@ -188,7 +177,7 @@ class Projection(nn.Module):
     def __call__(self, z: jax.Array) -> jax.Array:
         x = Dense(16 * self.features, gain=math.sqrt(2) / 4, use_bias=False, name='linear')(pixel_norm(z))
         bias = self.param('bias', nn.initializers.zeros, (self.features,))
-        return pixel_norm(lrelu(ops.bias_act(x.reshape(-1, 4, 4, self.features), bias)))
+        return pixel_norm(leaky(ops.bias_act(x.reshape(-1, 4, 4, self.features), bias)))
 
 
 class Generator(nn.Module):
@@ -216,7 +205,7 @@ class Generator(nn.Module):
 
         def conv(i: int, features: int, x: jax.Array, resample: str = 'none') -> jax.Array:
             layer = Conv(features, padding=pad, resample=resample, dtype=dtype, name=f'conv_blocks_{i}')
-            return pixel_norm(lrelu(layer(x)))
+            return pixel_norm(leaky(layer(x)))
 
         def to_rgb(i: int, x: jax.Array) -> jax.Array:
             return Conv(model.img_channels, 1, padding=0, gain=1.0, name=f'torgb_layers_{i}')(x)
@@ -227,12 +216,12 @@ class Generator(nn.Module):
         image = to_rgb(0, x)
         for i in range(1, top + 1):
             if model.upsampling == 'unfused':
-                x = double(x)
+                x = ops.double(x)
             elif model.upsampling == 'no-pad':
                 x = ops.resize_align_corners(x, (2 * x.shape[1] + 4, 2 * x.shape[2] + 4))
             x = conv(2 * i - 1, model.channels(i), x, 'up' if model.upsampling == 'fused' else 'none')
             x = conv(2 * i, model.channels(i), x)
-            below = double(image)
+            below = ops.double(image)
             image = below + jnp.clip(progress - (i - 1), 0, 1) * (to_rgb(i, x) - below)
         return image
 
@@ -252,14 +241,14 @@ class Discriminator(nn.Module):
 
     def __call__(self, images: jax.Array, level: int, fade: jax.Array | float) -> tuple[jax.Array, jax.Array]:
         """Logits of images of a level; fade: weight of its layers against the image of half the size, [], traced."""
-        x = lrelu(self.fromrgb_layers[level](images))
+        x = leaky(self.fromrgb_layers[level](images))
         for i in range(level, 0, -1):
-            x = lrelu(self.down[i - 1](lrelu(self.same[i - 1](x))))
+            x = leaky(self.down[i - 1](leaky(self.same[i - 1](x))))
             if i == level:
-                below = lrelu(self.fromrgb_layers[level - 1](halve(images)))
+                below = leaky(self.fromrgb_layers[level - 1](ops.halve(images)))
                 x = below + fade * (x - below)
         x = minibatch_std(x, self.model.mbstd_group_size)
-        out = self.linear1(lrelu(self.linear0(x.reshape(len(x), -1))))
+        out = self.linear1(leaky(self.linear0(x.reshape(len(x), -1))))
         return out[:, 0], out[:, 1:]
 
     def every_level(self) -> None:

@@ -21,6 +21,7 @@ from pegan_jax.data.sources import open_image
 from pegan_jax.gan import GAN, Sampler, Stage, Update, latents, sample_keys, size_only
 from pegan_jax.layers import BatchNorm
 from pegan_jax.models.singan_pyramid import (
+    LEAST_SR_FACTOR,
     Pyramid,
     find_palette,
     make_pyramid,
@@ -113,8 +114,10 @@ class Config:
             raise ConfigError(f'model.kernel_size={self.kernel_size} must be odd, such as 3.')
         if not 0 < self.scale_factor < 1:
             raise ConfigError(f'model.scale_factor={self.scale_factor} must lie between 0 and 1, such as 0.75.')
-        if self.sr_factor is not None and not self.sr_factor > 1:
-            raise ConfigError(f'model.sr_factor={self.sr_factor} must exceed 1, such as 4.')
+        if self.sr_factor is not None and not self.sr_factor >= LEAST_SR_FACTOR:
+            raise ConfigError(
+                f'model.sr_factor={self.sr_factor} must be at least {LEAST_SR_FACTOR}, which takes one step, such as 4.'
+            )
         if self.paint_scale is not None:
             at_least(self, 'paint_scale', 1)
         if self.max_size < self.min_size:
@@ -618,16 +621,22 @@ def synthesise(
     return generate_trained(model, params, buffers, noises)
 
 
-def generate_trained(model: Config, params: dict, buffers: dict, noises: Sequence[jax.Array]) -> jax.Array:
+def generate_trained(
+    model: Config,
+    params: dict,
+    buffers: dict,
+    noises: Sequence[jax.Array],
+    image: jax.Array | None = None,
+    *,
+    first: int = 0,
+) -> jax.Array:
     """The finest image of `generate` in evaluation mode; scales above buffers['scale'] only enlarge their input."""
     ratio, margin = ratio_of(model, buffers), 2 * model.noise_margin
-    images, _ = generate(model, params, buffers, noises[:1], ratio=ratio)
-    image = images[0]
-    for s, noise in enumerate(noises[1:], 1):
-        size = (noise.shape[1] - margin, noise.shape[2] - margin)
-        previous = hop(model, buffers, s, image, size, ratio)
-        (trained,), _ = generate(model, params, buffers, [noise], previous, ratio=ratio, first=s)
-        image = jnp.where(s <= buffers['scale'], trained, previous)
+    for s, noise in enumerate(noises, first):
+        if s > first:
+            image = hop(model, buffers, s, image, (noise.shape[1] - margin, noise.shape[2] - margin), ratio)
+        (trained,), _ = generate(model, params, buffers, [noise], image, ratio=ratio, first=s)
+        image = trained if image is None else jnp.where(s <= buffers['scale'], trained, image)
     return image
 
 

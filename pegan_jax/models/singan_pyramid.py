@@ -15,6 +15,8 @@ import numpy as np
 from pegan_jax import ops
 from pegan_jax.settings import ConfigError, UserError
 
+LEAST_SR_FACTOR = 1.13  # below it, `sr_schedule` rounds to no step
+
 
 @dataclass(frozen=True)
 class Pyramid:

@@ -259,8 +259,7 @@ class Synthesis(nn.Module):
         x = rgb = None
         blocks = len(self.channels)
         if self.input == 'fourier':
-            rate = min(self.base)
-            waves = Signal(self.channels[0], rate, rate / 2, 0.0)
+            waves = Signal(self.channels[0], min(self.base), 2.0, 0.0)
             x = SynthesisInput(waves, learned_transform=False, name='input')(ws[:, 0], self.base, transform)
         for i, features in enumerate(self.channels):
             last = i == blocks - 1

@@ -125,6 +125,17 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jnp.take(jnp.take(x, rows, axis=-3), columns, axis=-2)
 
 
+def double(x: jax.Array) -> jax.Array:
+    """Every pixel four times: [N, H, W, C] -> [N, 2H, 2W, C]."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """Means of 2 x 2 of x [N, H, W, C]; an odd last row or column is left out."""
+    h, w = (side // 2 for side in x.shape[1:3])
+    return jnp.mean(x[:, : 2 * h, : 2 * w].reshape(len(x), h, 2, w, 2, -1), axis=(2, 4))
+
+
 def bilinear(x: jax.Array, positions: jax.Array) -> jax.Array:
     """Reads x [N, H, W, C] between its pixels, bilinearly, with zeros around it.
 

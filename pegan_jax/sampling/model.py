@@ -119,6 +119,13 @@ class Model:
             raise UserError(f'{self.config.system} has one style per image: none to mix, or to truncate apart.')
         return self.sampler.num_ws
 
+    def check_styles(self, shape: tuple[int, ...]) -> None:
+        """Raises: UserError unless styles of one image have this shape: [w_dim], or with several [num_ws, w_dim]."""
+        width, count = self.w_avg.shape[-1], self.sampler.num_ws
+        takes = [[width]] if count is None else [[width], [count, width]]
+        if list(shape) not in takes:
+            raise UserError(f'styles have the shape {shape}; this model takes {" or ".join(map(str, takes))}.')
+
     @functools.cached_property
     def _map(self) -> Callable:
         return jax.jit(self.sampler.map)

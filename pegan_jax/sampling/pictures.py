@@ -42,7 +42,9 @@ def _options(
     if noise_mode is not None:
         if noise_mode not in ('const', 'random', 'none'):
             raise UserError(f"noise_mode={noise_mode!r}; use 'const', 'random' or 'none'.")
-        options['noise'] = noise_mode if noise_mode != 'random' else jax.vmap(jax.random.key)(jnp.asarray(seeds))
+        options['noise'] = noise_mode
+    if noise_mode == 'random':
+        options['noise'] = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
     for name in options:
         if name not in model.sampler.options:
             takes = ', '.join(model.sampler.options) or 'none'
@@ -128,9 +130,7 @@ def of_styles(model: Model, ws: np.ndarray, **options: Any) -> np.ndarray:
     Raises: ValueError for styles of another shape, and as `sample`.
     """
     ws = jnp.asarray(ws, jnp.float32)
-    wanted = model.w_avg.shape[-1]
-    if ws.ndim not in (2, 3) or ws.shape[-1] != wanted or (ws.ndim == 3 and ws.shape[1] != model.num_ws):
-        raise UserError(f'styles have the shape {ws.shape}; this model takes [N, {model.num_ws}, {wanted}].')
+    model.check_styles(ws.shape[1:])
     return pictures(model, ws, list(range(len(ws))), **options)
 
 

@@ -62,11 +62,7 @@ def _styles(model: Model, seed: Seed, others: tuple[int, ...], styles: dict) -> 
     if isinstance(seed, (int, np.integer)):
         return model.styles([seed, *others], **styles)
     given = np.asarray(seed, np.float32)
-    wanted = model.w_avg.shape[-1]
-    if given.shape not in ((wanted,), (model.num_ws, wanted)):
-        raise UserError(
-            f'styles have the shape {given.shape}; this model takes [{wanted}] or [{model.num_ws}, {wanted}].'
-        )
+    model.check_styles(given.shape)
     parts = [given[None], *([model.styles(others, **styles)] if others else [])]
     return jnp.concatenate([per_layer(model.sampler, w) for w in parts])
 

@@ -42,11 +42,12 @@ def config(image, *words):
 
 
 def untrained(settings):
-    """A model whose blocks leave images nearly as they are."""
+    """A model whose blocks leave images nearly as they are, as if all of them were trained."""
     gan = singan.build(settings)
     params, buffers, _ = jax.jit(gan.init)(jax.random.key(0))
     for block in params['g'].values():
         block['tail']['conv']['bias'] *= 0
+    buffers['g']['scale'] += len(buffers['g']['reals']) - 1
     return Model(settings, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
 
 

@@ -108,7 +108,7 @@ def gated_conv(arrays, meta):
     y, state = deepfill.GatedConv(model, features, layer, gate, act).apply({'params': tree}, x, mutable=['gates'])
     got = {'y': y}
     if gate:
-        enlarged = attention.double(x) if up else x
+        enlarged = ops.double(x) if up else x
         whole = ops.conv2d(
             enlarged,
             tree['kernel'],
@@ -137,7 +137,7 @@ def index_tables(arrays, meta):
                 out = (size + sum(pad) - (kernel - 1) * dilation - 1) // stride + 1
                 got[name].append([size, kernel, stride, dilation, out, *pad])
         elif kind == 'nn_up2':
-            got[name] = attention.double(np.arange(int(size)).reshape(1, -1, 1, 1))[0, :, 0, 0]
+            got[name] = ops.double(np.arange(int(size)).reshape(1, -1, 1, 1))[0, :, 0, 0]
         elif kind == 'nn_down2':
             got[name] = attention.nearest_index(int(size), int(size) // 2, 'aligned')
         elif kind in rows:

@@ -549,7 +549,7 @@ def test_every_run_combines_with_every_ablation_at_full_and_tiny_size(run_name):
 
 
 def test_a_configuration_is_one_run():
-    with pytest.raises(ConfigError, match='ffhq256 and panorama are different runs'):
+    with pytest.raises(ConfigError, match='ffhq256 and panorama exclude each other'):
         load_config('configs/cips.py:ffhq256,panorama')
 
 

@@ -78,6 +78,39 @@ def test_systems_that_learn_the_frame_alone_refuse_windows_outside(name):
         load_config(f'{name}:tiny', overrides)
 
 
+@pytest.mark.parametrize('name', ['cips', 'dcgan', 'deepfill', 'mspie', 'pconv', 'singan'])
+def test_systems_without_classes_refuse_labels(name):
+    with pytest.raises(ConfigError, match=f'data.labels=True, but {name} takes no labels; set data.labels=False'):
+        load_config(f'{name}:tiny', ['data.labels=True'])
+
+
+@pytest.mark.parametrize(
+    'name', ['cips', 'creps', 'dcgan', 'mspie', 'pconv', 'pggan', 'singan', 'stylegan2', 'stylegan3']
+)
+def test_systems_without_sketches_refuse_edges(name):
+    with pytest.raises(ConfigError, match=f"data.edges='canny', but {name} takes no sketch.* set data.edges='none'"):
+        load_config(f'{name}:tiny', ['data.edges=canny'])
+
+
+@pytest.mark.parametrize(
+    'words, message',
+    [
+        ('cips:sine,sinrelu', 'sine and sinrelu exclude each other, as both set model.activation; choose one of them'),
+        ('cips:no-skips,residual', 'no-skips and residual exclude each other, as both set model.wiring'),
+        ('deepfill:partial,vanilla', 'partial and vanilla exclude each other, as both set model.conv_type'),
+        ('deepfill:gate-single,guided,gate-depthwise', 'gate-single and gate-depthwise exclude .* model.gate'),
+    ],
+)
+def test_words_that_contradict_each_other_are_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(words)
+
+
+def test_words_change_a_run_and_may_agree():
+    assert load_config('cips:landscapes256,no-skips').model.wiring == 'plain'
+    assert load_config('cips:landscapes256,residual,residual').model.wiring == 'residual'
+
+
 @pytest.mark.parametrize(
     'overrides, message',
     [

@@ -139,9 +139,8 @@ def test_bad_settings_are_named(changes, match):
 
 
 def test_settings_around_the_model_are_checked():
-    for data, match in (({'resolution': 32}, 'differs from model.img_resolution=16'), ({'labels': True}, 'no labels')):
-        with pytest.raises(ConfigError, match=match):
-            Config('dcgan', dcgan.Config(**SMALL), DataConfig(**({'resolution': 16} | data)))
+    with pytest.raises(ConfigError, match=r'differs from model\.img_resolution=16'):
+        Config('dcgan', dcgan.Config(**SMALL), DataConfig(resolution=32))
 
 
 def test_the_published_runs_are_arguments():

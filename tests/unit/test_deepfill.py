@@ -537,5 +537,5 @@ def test_shipped_configurations_change_what_they_say():
     assert guided.model.guided and guided.data.edges == 'canny' and guided.data.crop == 'stretch'
     assert load_config('deepfill:partial,wide').model == deepfill.Config(conv_type='partial', cnum=68)
     assert load_config('deepfill:gate-single').model.gate == 'single_channel'
-    with pytest.raises(ConfigError, match='different runs'):
+    with pytest.raises(ConfigError, match='places2 and celebahq exclude each other'):
         load_config('deepfill:places2,celebahq')

@@ -1,7 +1,9 @@
 """Completing images: what happens around a model, with files of every kind, and what is refused."""
 
+import functools
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import tifffile
@@ -10,9 +12,10 @@ from PIL import Image
 from pegan_jax import inpainting
 from pegan_jax.cli import main
 from pegan_jax.config import load_config
+from pegan_jax.explorer.page import describe
 from pegan_jax.gan import Completer
 from pegan_jax.inpainting import arrays
-from pegan_jax.models import dcgan, pconv
+from pegan_jax.models import dcgan, deepfill, pconv
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 
@@ -123,6 +126,20 @@ def test_several_images_have_masks_of_their_own():
 def test_arrays_that_do_not_fit_are_refused(image, mask, sketch, match):
     with pytest.raises(ValueError, match=match):
         inpainting.inpaint(_Model(), image, mask, sketch)
+
+
+def test_a_guided_model_of_partial_convolutions_is_drawn_nothing():
+    config = load_config('deepfill:partial,guided,tiny')
+    gan = deepfill.build(config)
+    params = jax.eval_shape(gan.init, jax.random.key(0))[0]['g']
+    model = Model(config, gan, {'params': params, 'buffers': {}}, 0)
+    for use in (inpainting.inpaint, inpainting.attention_flow):
+        with pytest.raises(UserError, match=r"conv_type='partial' .* multiplied by the mask.*'gated' or 'vanilla'"):
+            use(model, photo(), hole(), hole())
+    inputs = arrays.inputs(model, photo()[None], hole()[None], None)
+    result = jax.eval_shape(functools.partial(deepfill.generate, config.model), params, inputs)
+    assert result.refined.shape == (1, 24, 32, 3) and result.offsets.shape[1:3] == (3, 4)
+    assert not describe('partial', model)['guided']
 
 
 def test_models_of_other_systems_are_refused():

@@ -336,6 +336,4 @@ def test_data_must_be_as_large_as_the_largest_scale_and_of_its_aspect():
     for resolution in (8, (24, 12)):
         with pytest.raises(ConfigError, match='as large as the largest'):
             run_config(resolution=resolution)
-    with pytest.raises(ConfigError, match='no labels'):
-        Config('mspie', TINY, DataConfig(folder='x', resolution=12, labels=True))
     assert math.prod(mspie.output_size(TINY, 2)) == 144

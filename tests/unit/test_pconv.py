@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, load_config
+from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config, to_json
 from pegan_jax.layers import PartialConv
 from pegan_jax.models import pconv
 from pegan_jax.train.state import create_state
+from pegan_jax.train.workdir import check_config
 from pegan_jax.weights import features
 from pegan_jax.weights.contents import ForeignFileError
 
@@ -232,7 +233,8 @@ def test_pixel_terms_of_a_hole_that_is_wrong_by_a_constant():
 
 def gan_and_state(**fields):
     model = dataclasses.replace(SMALL, **fields)
-    gan = pconv.build(Config('pconv', model, DataConfig(resolution=8), OptimConfig()))
+    train = TrainConfig(init_from='first' if model.freeze_encoder_bn else None)
+    gan = pconv.build(Config('pconv', model, DataConfig(resolution=8), OptimConfig(), train))
     return gan, jax.jit(functools.partial(create_state, gan, 0))()
 
 
@@ -304,8 +306,7 @@ def test_a_file_of_weights_that_there_is_not_is_missed_before_training(tmp_path)
         (dict(channel_max=0), {}, 'model.channel_max=0'),
         (dict(vgg='vgg16.pth', img_channels=4), dict(channels=4), 'VGG-16 knows no opacity'),
         (dict(img_resolution=32), {}, 'data.resolution=16 differs'),
-        ({}, dict(labels=True), 'data.labels=True'),
-        ({}, dict(edges='canny'), 'take no sketch'),
+        (dict(freeze_encoder_bn=True), {}, 'freeze_encoder_bn=True needs train.init_from: .* would stay random'),
     ],
 )
 def test_settings_that_cannot_run_are_refused(model, data, match):
@@ -322,6 +323,15 @@ def test_settings_that_cannot_run_are_refused(model, data, match):
 def test_configurations_say_what_the_paper_says(words):
     config = load_config(f'pconv:{words}')
     assert config.optim.g_lr == (5e-5 if 'finetune' in words else 2e-4)
-    assert config.model.freeze_encoder_bn == ('finetune' in words)
+    assert config.model.freeze_encoder_bn == ('finetune' in words) == (config.train.init_from is not None)
     if 'tiny' not in words:
         assert config.train.batch_size == 6 and config.model.size == ((512, 512) if '512' in words else (256, 256))
+
+
+def test_a_run_may_get_the_weights_of_vgg_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, 'load_vgg', lambda file: {})
+    config = load_config('pconv:tiny')
+    (tmp_path / 'checkpoints' / '10').mkdir(parents=True)
+    (tmp_path / 'config.json').write_text(to_json(config))
+    later = dataclasses.replace(config, model=dataclasses.replace(config.model, vgg='vgg16.pth'))
+    check_config(tmp_path, later)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from compare import assert_close, nchw, nhwc
 
-from pegan_jax import layers
+from pegan_jax import layers, ops
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config
 from pegan_jax.gan import Stage
 from pegan_jax.models import pggan
@@ -99,7 +99,7 @@ def test_a_new_layer_that_has_no_weight_yet_changes_nothing():
     d_params = jax.jit(functools.partial(critic.init, method='every_level'))(jax.random.key(2))
     score = jax.jit(lambda *given: critic.apply(*given)[0], static_argnums=2)
     images = jax.random.normal(jax.random.key(3), (4, 16, 16, 3))
-    np.testing.assert_allclose(score(d_params, images, 2, 0.0), score(d_params, pggan.halve(images), 1, 1.0), atol=1e-5)
+    np.testing.assert_allclose(score(d_params, images, 2, 0.0), score(d_params, ops.halve(images), 1, 1.0), atol=1e-5)
     assert np.max(np.abs(score(d_params, images, 2, 0.5) - score(d_params, images, 2, 0.0))) > 1e-3
 
 
@@ -232,10 +232,10 @@ def test_images_have_any_multiple_of_the_smallest_size(upsampling, encoding):
 
 def test_fused_resampling_is_nearest_resampling_around_a_convolution():
     x, kernel = jax.random.normal(jax.random.key(0), (1, 6, 6, 2)), jax.random.normal(jax.random.key(1), (3, 3, 2, 4))
-    up = pggan.ops.conv_transpose2d(x, pggan.spread(kernel), stride=2, padding=1)
-    np.testing.assert_allclose(up, pggan.ops.conv2d(pggan.double(x), kernel[::-1, ::-1], padding=1), atol=1e-4)
-    down = pggan.ops.conv2d(x, pggan.spread(kernel) / 4, stride=2, padding=1)
-    np.testing.assert_allclose(down, pggan.halve(pggan.ops.conv2d(x, kernel, padding=1)), atol=1e-4)
+    up = ops.conv_transpose2d(x, pggan.spread(kernel), stride=2, padding=1)
+    np.testing.assert_allclose(up, ops.conv2d(ops.double(x), kernel[::-1, ::-1], padding=1), atol=1e-4)
+    down = ops.conv2d(x, pggan.spread(kernel) / 4, stride=2, padding=1)
+    np.testing.assert_allclose(down, ops.halve(ops.conv2d(x, kernel, padding=1)), atol=1e-4)
 
 
 def test_norms_have_the_published_small_numbers():

@@ -11,9 +11,11 @@ from PIL import Image
 from pegan_jax import coords, projection, sample
 from pegan_jax.cli import main
 from pegan_jax.config import load_config, system_module, to_dict
+from pegan_jax.ops import halve
 from pegan_jax.pixels import to_uint8
 from pegan_jax.projection import observe, plain_distance, project, project_points
 from pegan_jax.sampling import Model, frame_grid, of_styles, render
+from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import Checkpoints
 
 
@@ -57,6 +59,32 @@ def test_distances_see_colours_and_edges_at_every_size():
     np.testing.assert_allclose(plain_distance(image, fine), [1.25 / 3], rtol=1e-4)
 
 
+def test_large_images_are_compared_at_256_pixels():
+    image = np.random.default_rng(0).normal(size=(1, 512, 640, 1)).astype(np.float32)
+    np.testing.assert_array_equal(projection.compared(image), halve(image))
+    assert projection.compared(image[:, :256]).shape == (1, 256, 640, 1)
+    thirds = projection.compared(np.repeat(np.repeat(image[:, :256, :256], 3, 1), 3, 2))
+    np.testing.assert_allclose(thirds, image[:, :256, :256], atol=1e-6)
+    steps = projection.compared(np.float32(np.broadcast_to(np.arange(384)[None, :, None, None], (1, 384, 400, 1))))
+    assert steps.shape == (1, 256, 267, 1)
+    np.testing.assert_allclose(steps[0, :4, 0, 0], [0.5, 1.5, 3.5, 4.5], atol=1e-4)
+
+
+@pytest.mark.parametrize('row, side, count', [('a', 16, 5), ('f', 24, 0)])
+def test_only_noise_maps_that_the_picture_depends_on_are_searched(row, side, count, monkeypatch):
+    """Row f shows its largest scale, for which noise is drawn."""
+    searched = []
+
+    def search(far, start, maps, *rest):
+        searched.extend(maps)
+        raise StopIteration
+
+    monkeypatch.setattr(projection, '_search', search)
+    with pytest.raises(StopIteration):
+        project(model(f'mspie:{row},tiny'), np.zeros((side, side, 3), np.float32))
+    assert len(searched) == count
+
+
 def test_noise_maps_stay_white():
     noise = projection._normalised(jax.random.normal(jax.random.key(0), (16, 16)) + 3)
     np.testing.assert_allclose((noise.mean(), (noise**2).mean()), (0, 1), atol=1e-5)
@@ -93,6 +121,16 @@ def test_a_generated_image_is_recovered_from_a_quarter_of_its_pixels(given):
     # What was found is rendered anywhere; the image is that of the frame.
     np.testing.assert_allclose(render(loaded, found.ws, frame_grid(loaded)), found.image, atol=1e-4)
     assert found.distance < 0.01
+
+
+def test_a_model_with_one_style_is_fitted_too():
+    loaded = model('cips:no-modulation,tiny')
+    observed = observe(loaded, sample(loaded, [3])[0], 'scattered:0.1')
+    found = project_points(loaded, observed.points, observed.colours, steps=2)
+    np.testing.assert_allclose(render(loaded, found.ws), found.image, atol=1e-4)
+    for use, ws in ((render, found.ws[None]), (of_styles, found.ws[None, None])):
+        with pytest.raises(UserError, match=r'styles have the shape .*; this model takes \[16\]\.'):
+            use(loaded, ws)
 
 
 def test_blocks_have_the_mean_of_their_pixels():

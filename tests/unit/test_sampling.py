@@ -201,6 +201,9 @@ def test_the_random_noise_of_an_image_belongs_to_its_seed(noisy_model):
     np.testing.assert_array_equal(modes[0], sample(noisy_model, [7])[0])
     for a, b in ((modes[0], modes[1]), (modes[0], batch[2]), (modes[1], batch[2])):
         assert np.abs(a - b).mean() > 0.01
+    assert np.abs(sample(noisy_model, [2**32 - 1], noise_mode='random')[0] - batch[2]).mean() > 0.01
+    same = noisy_model.synthesise(noisy_model.styles([7]), noise=jax.random.key(7)[None])[0]
+    np.testing.assert_array_equal(sample(noisy_model, [7], noise_mode='random', batch_size=1)[0], same)
 
 
 def test_scores_and_spectra_draw_the_noise_of_cips_anew_and_samples_have_none(model):

@@ -1,5 +1,6 @@
 """SinGAN: pyramid, networks, where position comes from, sampling sizes, errors."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,6 +12,7 @@ from pegan_jax import editing
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig
 from pegan_jax.models import singan, singan_pyramid
 from pegan_jax.sampling import Model, interpolate, sample
+from pegan_jax.settings import UserError
 
 SMALL = {'base_channels': 8, 'min_feat_channels': 8}
 SIZES = ((40, 52), (52, 68), (68, 90))
@@ -134,7 +136,8 @@ def test_images_without_a_second_scale_are_refused():
         ({'noise_channels': 2}, 'noise_channels=2; use model.img_channels=3, or 1'),
         ({'noise_channels': 3, 'img_channels': 1}, 'noise_channels=3; use model.img_channels=1, or 1'),
         ({'padding': 'wrap'}, "padding='wrap'"),
-        ({'sr_factor': 1.0}, 'sr_factor=1.0 must exceed 1'),
+        ({'sr_factor': 1.0}, 'sr_factor=1.0 must be at least 1.13'),
+        ({'sr_factor': 1.12}, 'sr_factor=1.12 must be at least 1.13'),
         ({'min_size': 300}, 'max_size=250 is below'),
     ],
 )
@@ -186,6 +189,23 @@ def test_scales_that_were_not_trained_yet_only_enlarge():
         enlarged = singan.ops.resize_bicubic_align_corners(enlarged, size)
     np.testing.assert_allclose(first, enlarged, atol=1e-5)
     assert np.max(np.abs(whole - first)) > 0.01
+
+
+def test_what_enters_an_unfinished_run_is_only_enlarged_by_scales_that_were_not_trained():
+    settings = dataclasses.replace(config(), model=singan.Config(rules='mmgen', sr_factor=2.0, **SMALL))
+    net, entering = networks(settings.model), jax.random.uniform(jax.random.key(1), (*SIZES[2], 3), minval=-1)
+
+    def unfinished(scale):
+        buffers = {**net['buffers'], 'scale': jnp.int32(scale)}
+        return Model(settings, None, {**net, 'buffers': buffers}, 0)
+
+    below = singan_pyramid.resize_quantised(entering[None], size=SIZES[0])
+    for size in SIZES[1:]:
+        below = singan.ops.resize_bicubic_align_corners(below, size)
+    np.testing.assert_allclose(editing.inject(unfinished(0), entering, 1), below[0], atol=1e-5)
+    assert np.abs(editing.inject(unfinished(2), entering, 1) - below[0]).max() > 0.01
+    with pytest.raises(UserError, match=r'scales 0 to 1 of 0 to 2, .* train it to the end first, by the same'):
+        editing.super_resolve(unfinished(1))
 
 
 def test_a_seed_gives_the_same_image_whatever_generator_of_random_numbers_is_the_default():

@@ -66,6 +66,13 @@ def test_holes_that_are_near_share_a_window_and_thousands_of_specks_take_no_time
     assert len(strategies.windows(specks, 32)) == 1
 
 
+def test_dust_that_fills_every_pixel_of_a_smaller_image_is_refused():
+    mask = np.zeros((200, 200), bool)
+    mask[::3, ::3] = True
+    with pytest.raises(ValueError, match=r'limit=64: a hole is in every pixel .* strategy crop or original'):
+        inpaint_by(Strategy('resize', limit=64), _Model(), photo(200, 200), mask)
+
+
 def test_a_smaller_image_is_filled_and_enlarged_into_the_hole():
     image, mask = photo(100, 200), holes(100, 200, (41, 61, 60, 101))
     model = _Model()

@@ -208,6 +208,13 @@ def test_styles_are_mixed_from_one_layer_on_for_the_whole_batch():
     assert np.mean(cutoffs == 1) == pytest.approx(0.15, abs=0.1)
 
 
+@pytest.mark.parametrize('side', [4, 7])
+def test_waves_of_the_input_have_up_to_2_cycles_whatever_the_coarsest_size(side):
+    module = stylegan2.Synthesis((200, 8), base=(side, side), input='fourier')
+    init = jax.jit(lambda key: module.init(key, jnp.zeros((1, 4, 8)))['buffers']['input']['freqs'])
+    assert 1.9 < jnp.linalg.norm(init(jax.random.key(0)), axis=1).max() <= 2
+
+
 @pytest.mark.parametrize('sigma', [2.0, 1.0, 0.34])
 def test_blur_is_a_gaussian_to_the_base_two_within_three_sigmas(sigma):
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
@@ -469,7 +476,7 @@ def test_values_that_cannot_run_are_named(override_, message):
     'run, rate, half_life, fractions, r1, updates',
     [
         ('ffhq', 0.002, 10, 0.05, 10, 'g pl d r1'),
-        ('metfaces', 0.002, 10, None, 5, 'g pl d r1'),
+        ('metfaces', 0.002, 10, 0.05, 5, 'g pl d r1'),
         ('ffhqu256', 0.0025, 20, None, 1, 'g pl d r1'),
         ('cifar10,cond', 0.0025, 500, 0.05, 0.01, 'g d r1'),
         # The heuristic: 64, 64 and 32 images per step on 8 GPUs, 10 / 32 kimg for each, 0.0002 height width / batch.

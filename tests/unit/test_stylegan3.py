@@ -409,4 +409,6 @@ def test_the_blur_of_the_first_images_is_over_for_a_run_that_starts_from_another
     config = load_config('stylegan3:r,tiny')
     tuned = load_config('stylegan3:r,tiny', ['train.init_from=runs/first'])
     assert stylegan3.build(config).stage_at(0, 0, 0).flags == ('blur',)
+    forgotten = load_config('stylegan3:r,metfaces').model  # without init_from: all begins as in any other run
+    assert (forgotten.blur_init_sigma, forgotten.ema_rampup) == (10.0, 0.05)
     assert stylegan3.build(tuned).stage_at(0, 0, 0).flags == ()
