@@ -7,12 +7,15 @@ python benchmarks/bench.py --config cips:ffhq256 --batch 1 --profile 20
 
 The second form runs the configurations that go together, one after the other, the third the feature network of FID, the
 fourth also shows the dearest parts of every program (benchmarks/costs.py), on CPU.
+Steps are those at the end of every size that a run has, with what the configuration sets, but one in a program whatever
+train.inner_steps says.
 FLOP/s are given as a fraction of what a plain JAX matmul of 4096^3 reaches, measured right before and after. Times
 are the best of --repeats runs. FLOPs are those of the definition, whatever a program computes: matmuls, convolutions
 without zeros, and FIR filters with as many taps as meet samples; what chunks compute twice counts once.
 """
 
 import argparse
+import collections
 import dataclasses
 import datetime
 import functools
@@ -40,7 +43,7 @@ from pegan_jax.gan import GAN, Stage, images_of, inputs_of
 from pegan_jax.machine import best_seconds, matmul_peaks
 from pegan_jax.models import attention, deepfill
 from pegan_jax.ops import fir
-from pegan_jax.train.report import matmul_flops
+from pegan_jax.train.report import abstract_batch, matmul_flops
 from pegan_jax.train.state import TrainState
 from pegan_jax.train.step import (
     as_floats,
@@ -50,8 +53,12 @@ from pegan_jax.train.step import (
     due_updates,
     place_batch,
     replicated_state,
+    step_options,
 )
 from pegan_jax.weights import inception
+
+Program = tuple[Stage, tuple[int, ...]]  # with the updates that are due
+Programs = dict[Program, float]  # with their shares of the steps
 
 
 def definition_flops(function: Callable, *args: Any) -> int:
@@ -84,11 +91,11 @@ def compile_timed(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, dic
 
 
 def random_batch(config: configs.Config, batch: int) -> dict[str, np.ndarray]:
-    """Rows of a batch as the data give them."""
-    rng, shape = np.random.default_rng(0), (batch, *config.data.size)
-    edges = {} if config.data.edges == 'none' else {'edge': 255 * rng.integers(0, 2, (*shape, 1), np.uint8)}
-    offset = {'offset': np.zeros((batch, 2), np.int32)} if config.data.outside else {}
-    return {'image': rng.integers(0, 256, (*shape, config.data.channels), np.uint8), **edges, **offset}
+    """Rows of a batch as a run gives them: random images and lines, of class 0, in the frame and at its scale."""
+    rng, shapes = np.random.default_rng(0), abstract_batch(config, batch)
+    values = {'edge': (0, 255), 'mask': (0, 1), 'scale': (1,)}
+    found = {'image': rng.integers(0, 256, shapes.pop('image').shape, np.uint8)}
+    return found | {k: rng.choice(np.array(values.get(k, (0,)), x.dtype), x.shape) for k, x in shapes.items()}
 
 
 def counted_gan(config: configs.Config) -> GAN:
@@ -141,47 +148,84 @@ def bench_attention(config: configs.Config, batch: int, repeats: int) -> dict:
     return {'seconds': seconds, 'flops': flops, **needs, 'images_per_second': batch / seconds}
 
 
-def stages(config: configs.Config, gan: GAN) -> list[Stage]:
-    """The sizes and levels of a run, in the order in which they first come, from 1000 steps of it."""
-    total = config.train.total_steps if gan.num_steps is None else gan.num_steps()
-    found = {}
+def programs_of(config: configs.Config, gan: GAN) -> list[Programs]:
+    """The programs of every size and level of a run, in the order in which these first come, and their shares of steps.
+
+    Of 960 steps at the end of a size, so that what is a part of its first steps alone, such as a blur, is left out.
+    """
+    train, last = config.train, {}
+    total = train.total_steps if gan.num_steps is None else gan.num_steps()
+
+    def stage_at(step: int) -> Stage:
+        return gan.stage_at(step, step * train.batch_size, train.seed)
+
     for step in range(0, total, max(1, total // 1000)):
-        stage = gan.stage_at(step, step * config.train.batch_size, config.train.seed)
-        found.setdefault((stage.resolution, stage.level), stage)
-    return list(found.values())
+        last[stage_at(step).resolution, stage_at(step).level] = step
+    found = []
+    for place, step in last.items():
+        first, seen = max(0, step - 959), collections.Counter()
+        for i in range(first, first + 960):
+            stage = stage_at(i)
+            if (stage.resolution, stage.level) == place:
+                seen[stage, due_updates(gan, i)] += 1
+        found.append({program: count / seen.total() for program, count in seen.items()})
+    return found
+
+
+def largest(found: list[Programs]) -> Programs:
+    """Those of the largest size, and of its highest level."""
+
+    def size(programs: Programs) -> tuple[int, int]:
+        stage, _ = next(iter(programs))
+        return math.prod(stage.size), stage.level
+
+    return max(found, key=size)
+
+
+def placed_batch(config: configs.Config, batch: int, mesh: Mesh) -> dict:
+    """`random_batch` on the devices."""
+    return place_batch(random_batch(config, batch), config.train.backend, mesh)
+
+
+def lowered_step(
+    config: configs.Config, gan: GAN, program: Program, state: TrainState, batch: int, mesh: Mesh
+) -> tuple[jax.stages.Lowered, float]:
+    """A training step as a run of this configuration compiles it, and its FLOPs over all devices."""
+    (stage, due), train = program, dataclasses.replace(config.train, batch_size=batch)
+    step, count = (
+        functools.partial(device_step, gan=g, stage=stage, due=due, seed=train.seed) for g in (gan, counted_gan(config))
+    )
+    # The count is of one device's share.
+    data = place_batch(random_batch(config, batch), 'jit', mesh)
+    flops = mesh.size * definition_flops(compile_step(count, 'jit', mesh), state, data)
+    step = compile_step(functools.partial(step, **step_options(train, mesh)), train.backend, mesh)
+    return step.lower(state, placed_batch(config, batch, mesh)), flops
 
 
 def bench_step(
     config: configs.Config,
     gan: GAN,
-    stage: Stage,
+    planned: Programs,
     state: TrainState,
     mesh: Mesh,
     batch: int,
     repeats: int,
     profile: bool = False,
 ) -> dict:
-    """The programs of one period of the lazy updates, and their mean, weighted by how often each runs."""
-    state = jax.tree.map(jnp.copy, state)  # to be donated
-    data, counted = place_batch(random_batch(config, batch), 'jit', mesh), counted_gan(config)
-    period = math.lcm(*(update.interval for update in gan.updates))
-    schedule = [due_updates(gan, step) for step in range(period)]
+    """The programs of a size, and their mean, weighted by how often each runs."""
+    state, data = jax.tree.map(jnp.copy, state), placed_batch(config, batch, mesh)  # the state is donated
     programs = []
-    for due in sorted(set(schedule)):
-        step, count = (
-            functools.partial(device_step, gan=g, stage=stage, due=due, seed=config.train.seed) for g in (gan, counted)
-        )
-        compiled, needs = compile_timed(compile_step(step, 'jit', mesh).lower(state, data))
-        # The count is of one device's share.
-        needs['flops'] = mesh.size * definition_flops(compile_step(count, 'jit', mesh), state, data)
+    for (stage, due), share in planned.items():
+        lowered, flops = lowered_step(config, gan, (stage, due), state, batch, mesh)
+        compiled, needs = compile_timed(lowered)
+        needs['flops'] = flops
 
         def run(compiled: jax.stages.Compiled = compiled) -> tuple:
             nonlocal state  # donated: every call hands back the next one
             state, metrics = compiled(state, data)
             return state, metrics
 
-        updates = ' '.join(f'{gan.updates[i].net}{i}' for i in due)
-        share = schedule.count(due) / period
+        updates = ' '.join((*stage.flags, *(f'{gan.updates[i].net}{i}' for i in due)))
         programs.append({'updates': updates, 'share': share, 'seconds': best_seconds(run, repeats), **needs})
         if profile:
             programs[-1]['profile'] = costs.costs(compiled, run)
@@ -224,10 +268,11 @@ def bench(config: configs.Config, batch: int, repeats: int, generator_only: bool
     if config.system == 'deepfill':
         results['attention alone'] = bench_attention(config, batch, repeats)
         results['attention alone']['share'] = results['attention alone']['seconds'] / results['generator']['seconds']
-    found = [] if generator_only else stages(config, gan)
-    for stage in found:
+    found = [] if generator_only else programs_of(config, gan)
+    for planned in found:
+        stage, _ = next(iter(planned))
         name = 'step' if len(found) == 1 else f'step at {stage.resolution}, level {stage.level}'
-        results[name] = bench_step(config, gan, stage, state, mesh, batch, repeats, profile)
+        results[name] = bench_step(config, gan, planned, state, mesh, batch, repeats, profile)
     peaks = {dtype: max(value, before[dtype]) for dtype, value in matmul_peaks().items()}
     # Simulated CPU devices share the cores that one matmul uses.
     for name, result in results.items():
@@ -279,7 +324,7 @@ def report(results: dict, rows: int = 0) -> Iterator[str]:
             )
             if 'profile' in p:
                 yield from costs.table(p['profile'], rows)
-    yield f'most memory in use: {results["peak_bytes"] / 2**20:,.0f} MiB'
+    yield f'most memory in use so far: {results["peak_bytes"] / 2**20:,.0f} MiB'
 
 
 # What `--system` alone stands for. '... at SIZE' is the generator at another size, one image at a time.

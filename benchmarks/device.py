@@ -6,9 +6,10 @@ python benchmarks/device.py --out results [--parts parity,speed,kernels,steps,tr
 Parts, in order of value; each has a share of the time, and what is done is in OUT/device.json even if the rest is cut:
 
   parity  the golden numbers of tests/fixtures on this device, matmuls at the highest precision; failures are listed
-  speed   generator and training step of the published sizes, in bfloat16 and in float32: images/s, share of the peak
-          of a bfloat16 matmul, memory, seconds to compile. Batches are about those that published runs give a device,
-          and, where there is time, as many doublings of them as fit into half of the memory by the compiler's plan
+  speed   generator and training step of the published sizes, as at the end of a run, in bfloat16 and in float32:
+          images/s, share of the peak of a bfloat16 matmul, memory, seconds to compile. Batches are about those that
+          published runs give a device, and, where there is time, as many doublings of them as fit into half of the
+          memory by the compiler's plan
   kernels the Pallas kernels (PEGAN_KERNELS=1): golden numbers of StyleGAN3; operators beside XLA's forms, forward and
           gradient, as by benchmarks/operators.py; StyleGAN3 as in `speed`, to be compared with it
   steps   training steps/s of the quickstart and of SinGAN with 1, 10 and 100 steps in one program
@@ -19,7 +20,6 @@ It needs JAX, Flax, Optax, Orbax, SciPy, scikit-image, Pillow and tqdm, and noth
 """
 
 import argparse
-import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -186,18 +186,6 @@ def speed_of(spec: str, dtype: str, file: pathlib.Path, seconds: float, tiny: bo
     return {'complete': complete, 'rows': rows}
 
 
-def programs_of(config: Any, gan: Any) -> dict[tuple, float]:
-    """{(stage, due updates): share of steps} of the largest size, in the middle of a run."""
-    from pegan_jax.train.step import due_updates
-
-    middle, seen = int(config.train.total_kimg * 500), collections.Counter()
-    for step in range(960):
-        seen[gan.stage_at(step, middle, config.train.seed), due_updates(gan, step)] += 1
-    largest = max(math.prod(stage.size) for stage, _ in seen)
-    seen = {key: n for key, n in seen.items() if math.prod(key[0].size) == largest}
-    return {key: n / sum(seen.values()) for key, n in seen.items()}
-
-
 def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny: bool) -> None:
     """Compiles and measures: a row of JSON for every program."""
     import bench
@@ -207,7 +195,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
     from pegan_jax import config as configs
     from pegan_jax.gan import images_of
     from pegan_jax.machine import best_seconds, matmul_peaks
-    from pegan_jax.train.step import compile_step, data_mesh, device_step, place_batch, replicated_state
+    from pegan_jax.train.step import data_mesh, replicated_state
 
     begin = time.monotonic()
     name, _, size = spec.partition(' at ')
@@ -215,7 +203,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
     config = configs.load_config(name, sizes)
     if hasattr(config.model, 'dtype'):
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
-    gan, counted, mesh = configs.system_module(config.system).build(config), bench.counted_gan(config), data_mesh()
+    gan, mesh = configs.system_module(config.system).build(config), data_mesh()
     state = replicated_state(gan, config.train.seed, mesh)
     variables = jax.tree.map(jnp.copy, state.sampling)
 
@@ -223,18 +211,13 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
         """(name, share of steps, traced program, its FLOPs) of a generator or a training step."""
         if kind == 'generator':
             given = bench.generator_inputs(config, gan, batch)
-            make, count = (functools.partial(images_of, g) for g in (gan, counted))
+            make, count = (functools.partial(images_of, g) for g in (gan, bench.counted_gan(config)))
             flops = bench.definition_flops(count, variables, given)
             yield 'generator', 1.0, jax.jit(make).lower(variables, given), flops
             return
-        data = place_batch(bench.random_batch(config, batch), 'jit', mesh)
-        for (stage, due), share in programs_of(config, gan).items():
-            step, count = (
-                compile_step(functools.partial(device_step, gan=g, stage=stage, due=due, seed=0), 'jit', mesh)
-                for g in (gan, counted)
-            )
-            flops = mesh.size * bench.definition_flops(count, state, data)
-            yield f'{" ".join(stage.flags)} {due}', share, step.lower(state, data), flops
+        for (stage, due), share in bench.largest(bench.programs_of(config, gan)).items():
+            lowered, flops = bench.lowered_step(config, gan, (stage, due), state, batch, mesh)
+            yield f'{" ".join(stage.flags)} {due}', share, lowered, flops
 
     def compile_all(kind: str, batch: int) -> list[dict]:
         """Programs and their costs."""
@@ -251,7 +234,7 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
             given = bench.generator_inputs(config, gan, batch)
             programs[0]['seconds'] = best_seconds(lambda: programs[0]['program'](variables, given), 5)
         else:
-            data = place_batch(bench.random_batch(config, batch), 'jit', mesh)
+            data = bench.placed_batch(config, batch, mesh)
             for program in programs:
 
                 def run(program: dict = program) -> tuple:
@@ -293,7 +276,10 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
             continue
         after = matmul_peaks(side)
         peaks = {dtype: max(after[dtype], before[dtype]) for dtype in after}
-        row['share_of_peak'] = {dtype: row['flops_per_second'] / peak for dtype, peak in peaks.items()}
+        devices = (
+            mesh.size if kind == 'step' and jax.default_backend() != 'cpu' else 1
+        )  # simulated ones share the cores
+        row['share_of_peak'] = {dtype: row['flops_per_second'] / devices / peak for dtype, peak in peaks.items()}
         append(out, row | {'peaks': peaks})
         took[kind] = (time.monotonic() - started, max(p['program_bytes'] for p in row['programs']))
 

@@ -3,12 +3,13 @@
 python benchmarks/growth.py resolution [--largest 2048] [--what generator] [--config cips:tiny] [--json out.json]
 python benchmarks/growth.py batch
 python benchmarks/growth.py devices
-python benchmarks/growth.py seeds
+python benchmarks/growth.py seeds --config cips:tiny
 
 resolution: one image of the generator, and a training step of one image, at 64, 128, ... pixels. batch: both at the
 configuration's own size. devices: a step of eight images on simulated devices, which share the processor. seeds: so
 many images of `sample`. A row ends after a run that took longer than --seconds. Seconds are the best of --repeats.
-Bytes are those of one device's program, arguments and results among them; for seeds, the most that the process held.
+Bytes are those of one device's program, arguments and results among them; for seeds, the most that the process held,
+which is why it takes one configuration.
 
 The exponent is the slope of the logarithms over the largest three points, where fixed costs hide it least. That of
 resolution is against the number of pixels: 1 is linear, 2 is the cost of comparing every pixel with every other.
@@ -62,10 +63,11 @@ def generator(spec: str, batch: int, repeats: int, side: int | None = None) -> P
 
 
 def step(spec: str, batch: int, repeats: int, side: int | None = None, devices: int = 1) -> Point:
-    """The mean over the lazy updates, at the last stage of a run."""
+    """The mean over the lazy updates, at the largest size of a run."""
     config, gan, state = made(spec, side, devices)
     mesh = data_mesh(jax.devices()[:devices])
-    found = bench.bench_step(config, gan, bench.stages(config, gan)[-1], state, mesh, batch, repeats)
+    planned = bench.largest(bench.programs_of(config, gan))
+    found = bench.bench_step(config, gan, planned, state, mesh, batch, repeats)
     return found['seconds'], found['program_bytes']
 
 
@@ -120,12 +122,14 @@ def main() -> None:
     sizes, kinds = AXES[args.axis]
     if unknown := {*(args.what or ())} - {*kinds}:
         parser.error(f'{args.axis} has {", ".join(kinds)}; leave out {", ".join(sorted(unknown))}.')
+    if args.axis == 'seeds' and (count := len(args.config or ())) != 1:
+        parser.error(f'seeds takes one --config, not {count}: memory is the most that the process held.')
     sizes, power = [size for size in sizes if size <= args.largest], 2 if args.axis == 'resolution' else 1
     if args.axis == 'devices':
         jax.config.update('jax_num_cpu_devices', max(sizes))
     everything = {'machine': bench.machine(), 'axis': args.axis, 'rows': {}}
     print('; '.join(map(str, everything['machine'].values())))
-    for spec in args.config or (MAKERS if args.axis == 'seeds' else (*MAKERS, 'deepfill:small')):
+    for spec in args.config or (*MAKERS, 'deepfill:small'):
         for name in args.what or kinds:
             found = row(kinds[name], spec, sizes, power, args)
             everything['rows'][f'{spec} {name}'] = found

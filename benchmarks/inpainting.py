@@ -85,7 +85,9 @@ def trained(args: argparse.Namespace, name: str, changes: dict, guided: bool, se
     start = time.perf_counter()
     # Without the slower end, the last steps' noise is larger than what is compared.
     for steps, rate in ((args.steps, 1e-3), (args.steps * 5 // 4, 1e-4)):
-        run(config(args, changes, guided, seed, steps, rate), workdir)
+        wanted = config(args, changes, guided, seed, steps, rate)
+        if int(run(wanted, workdir).step) < wanted.train.total_steps:  # it was asked to stop
+            raise SystemExit(f'{workdir} is not finished, and nothing was scored; the same command goes on.')
     print(f'{workdir.name}: {time.perf_counter() - start:.0f} s', flush=True)
     return load(workdir)
 

@@ -4,7 +4,7 @@ python benchmarks/singan_positions.py --out FOLDER [--image photo.jpg] [--side 3
 
 Without --image, the toy: a sky over a ground, a disk at the left, a pole at the right. Writes FOLDER/positions.png (a
 row for each variant: three samples, then three of twice the width; above them, the image) and FOLDER/positions.json. A
-second call goes on where the first one stopped.
+second call goes on where the first one stopped, and leaves out the seconds of trainings that the first one began.
 
 Numbers are Pearson correlations. hp(x) is x after a 3x3 box filter, minus the mean of every row: of a layout, only what
 varies from left to right. S is the image, S2 the image stretched to twice the width; samples come from all seeds.
@@ -24,7 +24,9 @@ from pegan_jax import editing, load
 from pegan_jax.config import Config, DataConfig, OptimConfig, TrainConfig
 from pegan_jax.models import singan
 from pegan_jax.pixels import image_grid, to_uint8
+from pegan_jax.sampling import Model
 from pegan_jax.train import run
+from pegan_jax.train.checkpoint import steps_of
 
 VARIANTS = {
     'SinGAN (zero padding)': dict(padding='zero'),
@@ -76,6 +78,16 @@ def measure(real: np.ndarray, once: np.ndarray, twice: np.ndarray) -> dict[str, 
     }
 
 
+def trained(config: Config, workdir: pathlib.Path) -> tuple[Model, dict[str, float]]:
+    """The model, and what its training took, unless an earlier call began it."""
+    begun, start = bool(steps_of(workdir / 'checkpoints')), time.perf_counter()
+    state = run(config, workdir)
+    seconds, model = time.perf_counter() - start, load(workdir)
+    if int(state.step) < model.gan.num_steps():  # it was asked to stop
+        raise SystemExit(f'{workdir} is not finished, and nothing was written; the same command goes on.')
+    return model, {} if begun else {'seconds of training': round(seconds, 1)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=pathlib.Path, required=True)
@@ -109,14 +121,11 @@ def main() -> None:
             OptimConfig(g_lr=5e-4, d_lr=5e-4, beta1=0.5, beta2=0.999),
             TrainConfig(batch_size=1, keep_best=0, seed=args.seed, sample_every=0, checkpoint_every=args.iterations),
         )
-        start = time.perf_counter()
-        run(config, args.out / str(number))
-        seconds = time.perf_counter() - start
-        model = load(args.out / str(number))
+        model, told = trained(config, args.out / str(number))
         real = editing.real_image(model)
         height, width = real.shape[:2]
         once, twice = (editing.samples(model, range(SAMPLES), size=(height, w)) for w in (width, 2 * width))
-        results[name] = measure(real, once, twice) | {'seconds of training': round(seconds, 1)}
+        results[name] = measure(real, once, twice) | told
         rows.append(np.concatenate([*once[:3], *twice[:3]], axis=1))
         print(name, json.dumps(results[name], indent=1), flush=True)
     top = np.ones_like(rows[0])

@@ -1,6 +1,6 @@
 """Trains the small feature network of the package: python benchmarks/worlds_network.py [--out FILE.npz].
 
-Every step sees new worlds, each of them spoilt in one of ten ways or not at all. The network learns which and how much,
+Every step sees new worlds, each spoilt in one of nine ways or not at all. The network learns which and how much,
 and what the world is. The file that comes with the package was made by this command without options.
 """
 

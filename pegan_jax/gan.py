@@ -117,6 +117,9 @@ class GAN(NamedTuple):
     stages: Callable | None = None  # () -> all stages of a run, compiled before its first step; None: when they come
     num_steps: Callable | None = None  # () -> steps of a whole run; None: those of train.total_kimg
     c_dim: int = 0  # entries of the labels that it takes, one per class; 0: none
+    # (seed, numbers [n]) -> {name: [n, ...]}, NumPy: what rows of a batch have besides the data, from files too large
+    # for a program. All rows of a step have the same number, that of its first image. None: nothing.
+    rows: Callable | None = None
 
 
 def inputs_of(gan: GAN, index: np.ndarray, rows: Callable, key: jax.Array) -> Any:

@@ -23,6 +23,7 @@ from pegan_jax.sampling import Model, load, sample
 from pegan_jax.scoring import record
 from pegan_jax.scoring.scores import scorer_of
 from pegan_jax.settings import UserError
+from pegan_jax.train.checkpoint import steps_of
 
 SHOWN = 8  # latents of the pictures
 
@@ -187,6 +188,7 @@ def run(
                 continue
             config, start = configuration(plan, setting, cell, seed, kimg), time.monotonic()
             workdir = out / f'{slug(cell)}-{seed}'
+            begun = bool(steps_of(workdir / 'checkpoints'))
             state = train.run(config, workdir)
             if int(state.nimg) < config.train.total_images:
                 return False
@@ -198,7 +200,9 @@ def run(
             seconds, model = time.monotonic() - start, load(workdir)
             scored = [score for score in parse_all(plan.metrics) if _has(model, score)]
             values, about = score_model(model, scorer_of(scored, out), model.config.data)
-            told = {'cell': cell, 'seed': seed, 'kimg': kimg, 'setting': setting, 'seconds': round(seconds, 1)}
+            told = {'cell': cell, 'seed': seed, 'kimg': kimg, 'setting': setting}
+            if not begun:  # otherwise these are the seconds of its last part
+                told['seconds'] = round(seconds, 1)
             record.append(out / 'results.jsonl', model.step, told | {'scores': values}, about)
             say(f'{cell}, seed {seed}: ' + '  '.join(f'{name} {value:.4g}' for name, value in values.items()))
     return True

@@ -5,15 +5,13 @@ One polarity everywhere: 1 (in files: white) is a hole, 0 is a known pixel.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pegan_jax.data import mask_files
-from pegan_jax.settings import ConfigError, UserError
+from pegan_jax.settings import UserError
 
 Kind = Literal['box', 'brush', 'union']
 
@@ -152,25 +150,6 @@ def raster(vertices: jax.Array, widths: jax.Array, segments: jax.Array, height: 
 
     mask, _ = jax.lax.scan(cover, jnp.zeros((height, width), bool), parts)
     return mask[..., None].astype(jnp.float32)
-
-
-def sampler(
-    kind: Literal['box', 'brush', 'union', 'folder'], height: int, width: int, folder: str | None = None
-) -> Callable[[jax.Array], jax.Array]:
-    """key -> a mask of training, [height, width, 1] float32: a random one, or any of those in a folder.
-
-    Raises: ConfigError as `mask_files.read_folder`, or for a kind without its folder.
-    """
-    if kind != 'folder':
-        return functools.partial(draw, height=height, width=width, kind=kind)
-    if folder is None:
-        raise ConfigError("model.masks='folder' needs a folder of masks: set model.mask_folder=PATH.")
-    masks = mask_files.read_folder(folder, height, width)
-
-    def pick(key: jax.Array) -> jax.Array:
-        return jnp.asarray(masks)[jax.random.randint(key, (), 0, len(masks)), ..., None].astype(jnp.float32)
-
-    return pick
 
 
 # Hole ratios ----------------------------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from pegan_jax import losses, ops, optim
-from pegan_jax.gan import GAN, Completer, Stage, Update, sample_keys, size_of
+from pegan_jax.gan import GAN, Completer, Stage, Update, size_of
 from pegan_jax.layers import PartialConv
 from pegan_jax.models.attention import Nearest, contextual_attention, same_padding, thin_out
-from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, training_masks
+from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, folder_masks, row_masks, step_mask
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
 # How the published programs differ: the TensorFlow release, the networks of its PyTorch port that are meant for
@@ -473,7 +473,7 @@ def validate(config: Any) -> None:
 
 def build(config: Any) -> GAN:
     """The GAN of a run configuration: D, then G, on the same images and under the same mask."""
-    model, drawn = config.model, training_masks(config.model)
+    model = config.model
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         g_key, d_key, u_key = jax.random.split(key, 3)
@@ -489,8 +489,7 @@ def build(config: Any) -> GAN:
         return {'g': g, 'd': d}, {'g': {}, 'd': u}, {}
 
     def prepare(batch: dict, key: jax.Array, stage: Stage) -> dict:
-        # One mask for all images of a step, on all devices: it depends on the step alone.
-        return {**batch, 'mask': drawn()(key)[None], 'sketch': sketch_of(model, batch)}
+        return {**batch, 'mask': step_mask(model, batch, key), 'sketch': sketch_of(model, batch)}
 
     def fields(state: Any, used: dict, new: dict) -> dict:
         """What evaluating D leaves behind."""
@@ -510,9 +509,8 @@ def build(config: Any) -> GAN:
         return loss, (fields(state, used, new), metrics)
 
     def inputs(batch: dict, key: jax.Array) -> dict:
-        mask = jax.vmap(drawn())(sample_keys(key, batch['index']))
         sketch = {'sketch': sketch_of(model, batch)} if model.guided else {}
-        return {'image': batch['image'], 'mask': mask, **sketch}
+        return {'image': batch['image'], 'mask': row_masks(model, batch, key), **sketch}
 
     return GAN(
         init=init,
@@ -521,6 +519,7 @@ def build(config: Any) -> GAN:
         sampler=Completer(inputs, functools.partial(complete, model), side_multiple=8, guided=follows_lines(model)),
         stage_at=lambda step, nimg, seed: Stage(model.img_resolution),
         prepare=prepare,
+        rows=folder_masks(model),
     )
 
 

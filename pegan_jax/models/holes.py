@@ -4,12 +4,15 @@ Masks are 1 in holes and 0 elsewhere. A `model` has the fields img_resolution, m
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from pegan_jax.data import masks
+from pegan_jax.data import mask_files, masks
+from pegan_jax.gan import sample_keys
 from pegan_jax.settings import ConfigError
 
 
@@ -44,9 +47,34 @@ def check_shapes(multiple: int, channels: int, image: jax.Array, planes: dict[st
             raise ValueError(f'{name} of shape {plane.shape}; expected [1 or {n}, {height}, {width}, 1].')
 
 
-def training_masks(model: Any) -> Callable:
-    """() -> (key -> mask [H, W, 1]). Files are read at the first call: a model can be used without its masks."""
-    return functools.cache(lambda: masks.sampler(model.masks, *model.size, model.mask_folder))
+def folder_masks(model: Any) -> Callable | None:
+    """`GAN.rows` with masks='folder': 'mask', bool [n, H, W], any of its masks. None: they are drawn on the device.
+
+    Files are read at the first call: a model can be used without its masks.
+    """
+    if model.masks != 'folder':
+        return None
+    read = functools.cache(lambda: mask_files.read_folder(model.mask_folder, *model.size).astype(bool))
+
+    def rows(seed: int, numbers: Iterable[int]) -> dict[str, np.ndarray]:
+        found = read()
+        return {'mask': found[[np.random.default_rng((seed, n)).integers(len(found)) for n in numbers]]}
+
+    return rows
+
+
+def step_mask(model: Any, batch: dict, key: jax.Array) -> jax.Array:
+    """One mask for all images of a step, on all devices: it depends on the step alone. [1, H, W, 1] float32."""
+    if 'mask' in batch:
+        return batch['mask'][:1, ..., None].astype(jnp.float32)
+    return masks.draw(key, *model.size, model.masks)[None]
+
+
+def row_masks(model: Any, batch: dict, key: jax.Array) -> jax.Array:
+    """A mask for every row of a batch, [N, H, W, 1] float32."""
+    if 'mask' in batch:
+        return batch['mask'][..., None].astype(jnp.float32)
+    return jax.vmap(lambda key: masks.draw(key, *model.size, model.masks))(sample_keys(key, batch['index']))
 
 
 def composite(refined: jax.Array, image: jax.Array, mask: jax.Array) -> jax.Array:

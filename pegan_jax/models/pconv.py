@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from pegan_jax import ops, optim
-from pegan_jax.gan import GAN, Completer, Stage, Update, sample_keys, size_of
+from pegan_jax.gan import GAN, Completer, Stage, Update, size_of
 from pegan_jax.layers import BatchNorm, PartialConv
-from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, training_masks
+from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, folder_masks, row_masks, step_mask
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 from pegan_jax.weights import features
 
@@ -216,7 +216,7 @@ def frozen(params: dict) -> dict:
 
 def build(config: Any) -> GAN:
     """The system of a run configuration, which has no discriminator: its only update is that of G."""
-    model, drawn = config.model, training_masks(config.model)
+    model = config.model
     g = Generator(model, 'data')
 
     @functools.cache
@@ -231,8 +231,7 @@ def build(config: Any) -> GAN:
         return {'g': variables['params']}, {'g': variables['batch_stats']}, {}
 
     def prepare(batch: dict, key: jax.Array, stage: Stage) -> dict:
-        # One mask for all images of a step, on all devices, as DeepFillv2 has it.
-        return {**batch, 'mask': drawn()(key)[None]}
+        return {**batch, 'mask': step_mask(model, batch, key)}
 
     def g_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
         variables = {'params': frozen(params) if model.freeze_encoder_bn else params, 'batch_stats': state.buffers['g']}
@@ -252,7 +251,7 @@ def build(config: Any) -> GAN:
         return total(terms), ({'buffers': {'g': new['batch_stats']}}, {name: total(terms), **metrics})
 
     def inputs(batch: dict, key: jax.Array) -> dict:
-        return {'image': batch['image'], 'mask': jax.vmap(drawn())(sample_keys(key, batch['index']))}
+        return {'image': batch['image'], 'mask': row_masks(model, batch, key)}
 
     return GAN(
         init=init,
@@ -261,6 +260,7 @@ def build(config: Any) -> GAN:
         sampler=Completer(inputs, functools.partial(complete, model), side_multiple=2**model.levels),
         stage_at=lambda step, nimg, seed: Stage(model.img_resolution),
         prepare=prepare,
+        rows=folder_masks(model),
     )
 
 

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
+from collections.abc import Iterator
 
 import jax
 from jax.sharding import NamedSharding
@@ -15,6 +17,7 @@ from pegan_jax.data import pipeline
 from pegan_jax.files import Path, as_path
 from pegan_jax.gan import GAN
 from pegan_jax.processes import StopSignal, agree, together
+from pegan_jax.settings import TrainConfig
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.feed import Feed
 from pegan_jax.train.log import RunLog, check_logger
@@ -44,8 +47,10 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     together(lambda: check_logger(train.logger), first_only=True)
     persistent_cache(train.compilation_cache)
     gan = configs.system_module(config.system).build(config)
-    # It may read the data: before anything is written.
+    # These may read files: before anything is written.
     own_steps = None if gan.num_steps is None else gan.num_steps()
+    if gan.rows is not None:
+        together(lambda: gan.rows(train.seed, [0]))
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(locked(workdir)), first_only=True)
         together(lambda: check_config(workdir, config), first_only=True)
@@ -83,7 +88,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         runlog = together(lambda: RunLog(workdir, config, total_images, nimg, main))
         stack.enter_context(contextlib.closing(runlog))
         place = functools.partial(place_batch, backend=train.backend, mesh=mesh)
-        feed, running = stack.enter_context(contextlib.closing(Feed(data, place))), []
+        feed, running = stack.enter_context(contextlib.closing(Feed(_with_rows(gan, train, data, nimg), place))), []
         metrics, pictures = Metrics(checkpoints, runlog, feed, train.batch_size), Pictures(gan, config, frames)
         programs = stack.enter_context(contextlib.closing(Programs(gan, train, mesh, announce=metrics.paused)))
         for line in (contents.told(), *(changes or ()), *lines):
@@ -180,6 +185,13 @@ def _first_state(
                 f'{len(left)} arrays do not fit and begin anew: {", ".join(left[:8])}{", ..." * (len(left) > 8)}'
             )
     return with_networks(replicated_state(gan, train.seed, mesh), networks), config, lines
+
+
+def _with_rows(gan: GAN, train: TrainConfig, data: Iterator[dict], nimg: int) -> Iterator[dict]:
+    """Batches of the data, and what the system gives for the steps that take them."""
+    for first, batch in zip(itertools.count(nimg, train.batch_size), data, strict=False):
+        rows = {} if gan.rows is None else gan.rows(train.seed, [first] * len(batch['image']))
+        yield batch | rows
 
 
 def _open_data(config: Config, c_dim: int, workdir: Path) -> pipeline.sources.Source:

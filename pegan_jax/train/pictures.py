@@ -31,7 +31,8 @@ class Pictures:
     def _read(self, count: int) -> dict[str, np.ndarray]:
         """The first images of the data, and what comes with them."""
         with contextlib.closing(self._batches(batch_size=count, start_image=0)) as reals:
-            return next(reals)
+            rows = {} if self._gan.rows is None else self._gan.rows(self._config.train.seed, range(count))
+            return next(reals) | rows
 
     def inputs(self, count: int) -> Iterator[Any]:
         """What `images_of` takes for `count` images or a few more, batch_size of them at once."""

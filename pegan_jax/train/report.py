@@ -48,7 +48,7 @@ def matmul_flops(jaxpr: Any) -> int:
 
 
 def abstract_batch(config: Config, count: int) -> dict:
-    """Shapes of `count` rows of a batch, as the source gives them."""
+    """Shapes of `count` rows of a batch, as a run gives them."""
     batch = {'image': jax.ShapeDtypeStruct((count, *config.data.size, config.data.channels), jnp.uint8)}
     if config.data.labels:
         batch['label'] = jax.ShapeDtypeStruct((count,), jnp.int32)
@@ -59,6 +59,8 @@ def abstract_batch(config: Config, count: int) -> dict:
     if config.data.crop == 'scales':
         batch |= {'offset': jax.ShapeDtypeStruct((count, 2), jnp.float32)}
         batch |= {'scale': jax.ShapeDtypeStruct((count,), jnp.float32)}
+    if getattr(config.model, 'masks', None) == 'folder':  # of `GAN.rows`, whose files need not be here
+        batch['mask'] = jax.ShapeDtypeStruct((count, *config.data.size), jnp.bool_)
     return batch
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pegan_jax import sampling
-from pegan_jax.config import load_config
+from pegan_jax.config import ConfigError, load_config
 from pegan_jax.train import run
 from pegan_jax.train.report import dry_run
 
@@ -83,7 +83,11 @@ def test_fine_tuning_starts_from_a_run_and_keeps_its_encoder_norms(trained):
             assert np.any(old['dec_2_bn'][leaf] != new['dec_2_bn'][leaf])
 
 
-def test_a_dry_run_counts_no_discriminator(trained):
-    folder, *_ = trained
-    text = dry_run(settings(folder, **{'model.masks': 'box', 'model.mask_folder': None}))
-    assert 'discriminator 0' in text
+def test_a_dry_run_counts_no_discriminator_and_reads_no_masks(tmp_path):
+    assert 'discriminator 0' in dry_run(settings(tmp_path))
+
+
+def test_a_run_without_its_masks_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match='is not a folder of masks'):
+        run(settings(tmp_path), tmp_path / 'run')
+    assert not list(tmp_path.iterdir())

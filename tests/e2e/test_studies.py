@@ -1,6 +1,7 @@
 """Studies: what is missing is trained and scored, seed by seed; tables and pictures are of what is there."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +66,26 @@ def test_a_table_has_means_and_spreads_and_leaves_out_what_is_not_there():
         '| DCGAN: zero padding | 2 | 2 ± 1.4 |  |',
         '| StyleGAN3: R | 1 | 5 | 60 |',
     ]
+
+
+def test_a_row_of_a_training_in_several_launches_has_no_seconds(tmp_path, monkeypatch):
+    workdir, launches = tmp_path / 'dcgan-zero-padding-0', []
+
+    def launch(config, folder):
+        launches.append(folder)
+        (folder / 'checkpoints' / '1').mkdir(parents=True, exist_ok=True)
+        stopped = folder == workdir and launches.count(folder) == 1
+        return SimpleNamespace(nimg=8 if stopped else config.train.total_images)
+
+    model = SimpleNamespace(step=2, config=SimpleNamespace(data=None), sampler=SimpleNamespace(options=()))
+    monkeypatch.setattr(studies.train, 'run', launch)
+    monkeypatch.setattr(studies, 'load', lambda folder: model)
+    monkeypatch.setattr(studies, 'scorer_of', lambda *args: None)
+    monkeypatch.setattr(studies, 'score_model', lambda *args: ({'swd16': 1.0}, {}))
+    chosen = {'setting': 'small', 'cells': ['DCGAN: zero padding'], 'seeds': 2}
+    assert not studies.run(TWO, tmp_path, **chosen) and not studies.results(tmp_path, 'small')
+    assert studies.run(TWO, tmp_path, **chosen)
+    assert [(row['seed'], 'seconds' in row) for row in studies.results(tmp_path, 'small')] == [(0, False), (1, True)]
 
 
 @pytest.mark.slow

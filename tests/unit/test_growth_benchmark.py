@@ -32,6 +32,15 @@ def test_a_row_ends_behind_the_size_that_took_long_and_counts_pixels_not_sides()
     assert growth.row(measure, 'cips:tiny', [64, 128], 2, args)['exponents'] == {}
 
 
+@pytest.mark.parametrize('configs', [[], ['cips:tiny', 'dcgan:tiny']])
+def test_the_most_that_a_process_held_is_of_one_configuration(monkeypatch, capsys, configs):
+    monkeypatch.setattr(growth, 'row', None)
+    monkeypatch.setattr(sys, 'argv', ['growth.py', 'seeds', *(['--config', *configs] if configs else [])])
+    with pytest.raises(SystemExit):
+        growth.main()
+    assert f'seeds takes one --config, not {len(configs)}' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('spec', [*growth.MAKERS, 'deepfill:small'])
 @pytest.mark.parametrize('side', growth.AXES['resolution'][0])
 def test_every_system_is_there_at_every_size(spec, side):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pegan_jax.config import ConfigError
+from pegan_jax.config import load_config, system_module
 from pegan_jax.data import masks
+from pegan_jax.train.report import abstract_batch
 
 
 def draw_many(kind, size):
@@ -159,15 +160,25 @@ def test_a_class_that_boxes_cannot_have_is_refused():
         masks.draw_in_bucket(0, 1, 64, 64, 'box', (0.01, 0.1))
 
 
-def test_a_sampler_of_a_folder_draws_every_mask(tmp_path):
+@pytest.mark.parametrize('system', ['pconv', 'deepfill'])
+def test_masks_of_a_folder_come_with_the_batch_and_are_in_no_program(tmp_path, system):
     for i in range(3):
-        image = np.zeros((8, 8), np.uint8)
+        image = np.zeros((16, 16), np.uint8)
         image[i] = 255
         Image.fromarray(image).save(tmp_path / f'{i}.png')
-    draw = jax.jit(masks.sampler('folder', 8, 8, str(tmp_path)))
-    rows = {int(np.argmax(draw(jax.random.key(i))[:, 0, 0])) for i in range(16)}
-    assert rows == {0, 1, 2} and draw(jax.random.key(0)).shape == (8, 8, 1)
-    key = jax.random.key(0)
-    np.testing.assert_array_equal(masks.sampler('brush', 32, 32)(key), masks.draw(key, 32, 32, 'brush'))
-    with pytest.raises(ConfigError, match='needs a folder of masks'):
-        masks.sampler('folder', 8, 8)
+    changes = ['model.img_resolution=16', 'data.resolution=16', 'model.masks=folder', f'model.mask_folder={tmp_path}']
+    config = load_config(f'{system}:tiny', changes)
+    gan = system_module(system).build(config)
+    drawn = gan.rows(7, range(16))['mask']
+    assert {int(np.argmax(mask[:, 0])) for mask in drawn} == {0, 1, 2} and (drawn.sum((1, 2)) == 16).all()
+    np.testing.assert_array_equal(gan.rows(7, [5, 5])['mask'], drawn[[5, 5]])
+    assert (gan.rows(8, range(16))['mask'] != drawn).any()
+
+    batch = {'image': np.zeros((16, 16, 16, 3), np.float32), 'index': np.arange(16), 'mask': drawn}
+    prepare = jax.jit(lambda batch, key: gan.prepare(batch, key, gan.stage_at(0, 0, 0))['mask'])
+    inputs, key = jax.jit(lambda batch, key: gan.sampler.inputs(batch, key)['mask']), jax.random.key(0)
+    np.testing.assert_array_equal(prepare(batch, key), drawn[:1, ..., None])
+    np.testing.assert_array_equal(inputs(batch, key), drawn[..., None])
+    for function in (prepare, inputs):
+        assert 'dense<"' not in function.lower(batch, key).as_text()
+    assert abstract_batch(config, 2)['mask'] == jax.ShapeDtypeStruct((2, *drawn.shape[1:]), drawn.dtype)
