@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import threading
 from types import SimpleNamespace
 
@@ -374,6 +375,13 @@ def test_awkward_sizes_fit(crop, size):
         image = pipeline.fit(gradient(*shape), size, crop)
         assert image.shape[0] >= size[0] and image.shape[1] >= size[1]
         assert crop in ('random', 'window') or image.shape[:2] == size
+
+
+def test_no_border_of_center_is_outside_of_the_image():
+    sides = (20, 27, 110, 160, 333, 480, 500, 640)
+    for size in ((36, 48), (100, 100), (300, 300), (362, 362), (512, 680)):
+        for shape in itertools.product(sides, sides):
+            assert pipeline.fit(np.zeros((*shape, 1), np.uint8), size, 'center').shape == (*size, 1)
 
 
 def test_reducing_does_not_alias():
