@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pegan_jax.data import edges, sources
-from pegan_jax.files import Path, scratch
+from pegan_jax.files import Path, of_bucket, scratch
 from pegan_jax.pixels import UnreadableImage, as_image, decode_image
 from pegan_jax.settings import ConfigError, DataConfig
 
@@ -118,7 +118,9 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
             if len({pixels.shape[:2] for pixels in pictures.values()}) > 1:
                 sizes = ' and '.join(f'{p.shape[1]} x {p.shape[0]}' for p in pictures.values())
                 raise UnreadableImage(f'the image and its edges differ in size, {sizes}')
-        except (UnreadableImage, OSError) as error:
+        except Exception as error:
+            if not (isinstance(error, UnreadableImage | OSError) or of_bucket(error)):
+                raise
             if index not in unreadable:
                 unreadable.add(index)
                 if len(unreadable).bit_count() == 1:  # the first, second, fourth, eighth ...

@@ -177,6 +177,23 @@ def test_images_that_fail_in_mid_run_are_replaced_by_the_next_ones_and_reported(
     assert len(reports) == 2 and reports[0].startswith('1 unreadable') and reports[1].startswith('2 unreadable')
 
 
+def test_an_image_that_a_bucket_does_not_give_is_replaced_and_a_fault_of_the_program_is_raised():
+    def source(fails):
+        class One(Numbered):
+            def __getitem__(self, index):
+                if index == 3:
+                    raise fails('429')
+                return super().__getitem__(index)
+
+        return One()
+
+    http = type('HttpError', (Exception,), {'__module__': 'gcsfs.retry'})  # which is no OSError
+    found = numbers(stream(COUNT, data=PLAIN, source=source(http)))
+    np.testing.assert_array_equal(found, [4 if n == 3 else n for n in numbers(stream(COUNT, data=PLAIN))])
+    with pytest.raises(KeyError):
+        stream(COUNT, data=PLAIN, source=source(KeyError))
+
+
 def test_a_source_that_fails_altogether_is_an_error():
     class Gone(Numbered):
         def __getitem__(self, index):
