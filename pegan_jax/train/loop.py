@@ -15,6 +15,7 @@ from pegan_jax.data import pipeline
 from pegan_jax.files import Path, as_path
 from pegan_jax.gan import GAN
 from pegan_jax.processes import StopSignal, agree, together
+from pegan_jax.settings import TrainConfig
 from pegan_jax.train.checkpoint import Checkpoints, read_networks, with_networks
 from pegan_jax.train.feed import Feed
 from pegan_jax.train.log import RunLog, check_logger
@@ -86,6 +87,11 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         feed, running = stack.enter_context(contextlib.closing(Feed(data, place))), []
         metrics, pictures = Metrics(checkpoints, runlog, feed, train.batch_size), Pictures(gan, config, frames)
         programs = stack.enter_context(contextlib.closing(Programs(gan, train, mesh, announce=metrics.paused)))
+        if own_steps is not None and train.total_kimg != TrainConfig.total_kimg:
+            lines.append(
+                f'train.total_kimg={train.total_kimg} does nothing: {config.system} trains {own_steps:,} steps, as '
+                'its section model says, such as model.iters_per_scale'
+            )
         for line in (contents.told(), *(changes or ()), *lines):
             runlog.say(line)
         if train.sample_every and step == 0:
@@ -133,7 +139,13 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
                     state = gan.enter(state, old, stage)
             program = programs.key(stage, step, nimg, total_steps)
             count = program[-1]
-            state, scalars = programs(program, state, feed.take(count, running))
+            try:
+                batches = feed.take(count, running)
+            except Exception:  # whatever it is, the steps since the last checkpoint are kept
+                if running and jax.process_count() == 1:  # several save together, and the others have their data
+                    save(measure=False)
+                raise
+            state, scalars = programs(program, state, batches)
             running = [scalars['finite']]
             step, nimg = step + count, nimg + count * train.batch_size
             metrics.add(step, nimg, scalars)

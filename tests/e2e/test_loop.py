@@ -19,7 +19,8 @@ import pytest
 import toy
 from PIL import Image
 
-from pegan_jax.train import checkpoint, loop, metrics, pictures, programs
+from pegan_jax.settings import TrainConfig
+from pegan_jax.train import checkpoint, loop, metrics, pictures, programs, report
 from pegan_jax.train.checkpoint import CheckpointError, Checkpoints, load_sampling, verify
 
 
@@ -258,6 +259,19 @@ def test_the_newest_and_the_best_checkpoints_are_kept(folder, tmp_path, monkeypa
     assert load_sampling(tmp_path / 'checkpoints', None)[2] == 10
     with pytest.raises(CheckpointError, match=r'has no checkpoint of step 6; there are 4, 8, 10'):
         load_sampling(tmp_path / 'checkpoints', 6)
+
+
+def test_a_length_of_its_own_is_told_where_another_one_is_asked_for(folder, tmp_path, monkeypatch, capsys):
+    build = toy.waves.build
+    monkeypatch.setattr(toy.waves, 'build', lambda config: build(config)._replace(num_steps=lambda: 2))
+    few = {'sample_every': 0, 'checkpoint_every': 0, 'keep_best': 0}
+    config = _config(folder, **few, total_kimg=0.048)
+    assert int(loop.run(config, tmp_path).step) == 2
+    told = capsys.readouterr().err
+    assert f'train.total_kimg=0.048 does nothing: {config.system} trains 2 steps' in told
+    assert '2, 0.016 kimg (a length of its own: train.total_kimg does nothing)' in report.dry_run(config)
+    loop.run(_config(folder, **few, total_kimg=TrainConfig.total_kimg), tmp_path)
+    assert 'does nothing' not in capsys.readouterr().err
 
 
 def test_logs_hold_every_interval_and_samples(folder, tmp_path):
