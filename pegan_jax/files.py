@@ -98,10 +98,21 @@ def _objects(path: epath.Path) -> tuple[Any, dict[str, dict]]:
     return system, {name.removeprefix(base).removeprefix('/'): about for name, about in found.items()}
 
 
+def _marks(about: dict) -> list[str]:
+    """What changes with an object, of what fsspec knows of it."""
+    return [str(about.get(mark)) for mark in ('size', 'etag', 'ETag', 'md5Hash', 'crc32c', 'generation')]
+
+
+def stamps_below(folder: epath.Path) -> dict[str, list]:
+    """{name: [bytes, what changes with its content]} of all objects below a folder in a bucket, by one listing."""
+    found = _objects(folder)[1]
+    return {n: [about['size'], _marks(about)] for n, about in found.items() if n and not n.endswith('/')}
+
+
 def below(folder: Path) -> list[str]:
     """Names of all files below a folder, relative to it, sorted."""
     if in_bucket(folder):
-        return sorted(name for name in _objects(folder)[1] if name and not name.endswith('/'))
+        return sorted(stamps_below(folder))
     return sorted(
         pathlib.Path(where, name).relative_to(folder).as_posix()
         for where, _, names in os.walk(folder, followlinks=True)
@@ -157,8 +168,7 @@ def on_disk(path: Path) -> pathlib.Path:
     found = {name: about for name, about in found.items() if about['type'] == 'file' and not name.endswith('/')}
     if not found:
         raise FileNotFoundError(2, 'there is no such object', str(path))
-    marks = ('size', 'etag', 'ETag', 'md5Hash', 'crc32c', 'generation')
-    about = sorted((name, *(str(about.get(mark)) for mark in marks)) for name, about in found.items())
+    about = sorted((name, *_marks(about)) for name, about in found.items())
     digest = hashlib.sha256(repr((str(path), about)).encode()).hexdigest()
     copy = CACHE.expanduser() / 'buckets' / digest / path.name
     if not copy.exists():

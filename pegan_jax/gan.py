@@ -132,15 +132,18 @@ def inputs_of(gan: GAN, index: np.ndarray, rows: Callable, key: jax.Array) -> An
     return gan.sampler.draw(index)
 
 
-def images_of(gan: GAN, variables: dict, inputs: Any, **options: Any) -> jax.Array:
-    """Images [N, H, W, C] of latents, without truncation and of the classes in turn, or of images with holes.
+def images_of(gan: GAN, variables: dict, inputs: Any, labels: jax.Array | None = None, **options: Any) -> jax.Array:
+    """Images [N, H, W, C] of latents, without truncation, or of images with holes.
 
-    options: of `Sampler.synthesise`.
+    Args:
+      labels: [N, c_dim], for a system that takes labels; None: the classes in turn.
+      options: of `Sampler.synthesise`.
     """
     sampler = gan.sampler
     if isinstance(sampler, Completer):
         return sampler.complete(variables, inputs)
-    labels = jax.nn.one_hot(jnp.arange(len(inputs)) % gan.c_dim, gan.c_dim) if gan.c_dim else None
+    if labels is None and gan.c_dim:
+        labels = jax.nn.one_hot(jnp.arange(len(inputs)) % gan.c_dim, gan.c_dim)
     w = inputs if sampler.map is None else sampler.map(variables, inputs, labels)
     return sampler.synthesise(variables, per_layer(sampler, w), **options)
 

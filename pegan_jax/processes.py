@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +17,7 @@ from jax.experimental import multihost_utils
 from pegan_jax.settings import ConfigError
 
 MESSAGE_BYTES = 2000
+PARTING = 5  # seconds in which the others, which end with the first process, can tell an error that is theirs too
 
 
 def together(action: Callable[[], Any], *, first_only: bool = False) -> Any:
@@ -96,6 +100,23 @@ def lost_peer(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def several() -> bool:
+    """Whether this process has met others."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def end_alone(lost: bool) -> None:
+    """Ends this process, as failed. JAX would first wait for the others, for minutes if they wait for this one.
+
+    lost: as another one has gone already.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if not lost and jax.process_index() == 0:
+        time.sleep(PARTING)
+    os._exit(1)
 
 
 class StopSignal:

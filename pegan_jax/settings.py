@@ -143,9 +143,10 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop. `batch_size` counts images of a step over all devices and processes; `*_every` count steps, 0 is never.
+    """The loop. `batch_size` counts images of a step over all devices and processes; `*_every` count steps.
 
-    total_kimg: length of the run in thousands of real images shown.
+    total_kimg: length of the run in thousands of real images shown; a SinGAN's is model.iters_per_scale for each scale.
+    sample_every, checkpoint_every: 0 is never; a checkpoint is saved at the end in any case.
     backend: 'jit' (shard_map under jit) or 'pmap'.
     keep: newest checkpoints kept.
     metrics: names of scores, such as ('fid10k', 'kid10k'), measured when a checkpoint is saved; see docs/metrics.md.

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from pegan_jax.cli import (
@@ -30,7 +31,7 @@ from pegan_jax.cli import (
 )
 from pegan_jax.cli.interrupts import Interrupts
 from pegan_jax.files import of_bucket
-from pegan_jax.processes import lost_peer
+from pegan_jax.processes import end_alone, lost_peer, several
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train.step import persistent_cache
 
@@ -110,12 +111,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _told(error: FileNotFoundError, args: argparse.Namespace) -> Exception | str:
-    """What the operating system says of a path that is not there, by the option that named it."""
-    for name, value in vars(args).items():
-        if str(value) == str(error.filename):
-            return f'--{name.replace("_", "-")} {value} does not exist; name a file or folder that is there.'
-    return error
+def _told(error: Exception, args: argparse.Namespace) -> Exception | str | None:
+    """What a user is told of an error; None of a fault of the program."""
+    if getattr(args, 'distributed', None) is not None and lost_peer(error):
+        told = ' '.join(str(error).split())[:300]
+        return f'another process of this run has ended or cannot be reached; start all of them again ({told}).'
+    if isinstance(error, FileNotFoundError) and error.filename:  # by the option that named the path, if one did
+        for name, value in vars(args).items():
+            if str(value) == str(error.filename):
+                return f'--{name.replace("_", "-")} {value} does not exist; name a file or folder that is there.'
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
+        return error
+    if of_bucket(error):
+        return f'the bucket cannot be used ({type(error).__name__}: {error}); check its name, network and credentials.'
+    return None
 
 
 def _run(argv: list[str]) -> int:
@@ -138,22 +147,14 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt:  # of a run that has nothing to save yet; it was heard, see Interrupts
         return 130
     except Exception as error:
-        if getattr(args, 'distributed', None) is not None and not args.debug and lost_peer(error):
-            told = ' '.join(str(error).split())[:300]
-            print(
-                f'error: another process of this run has ended or cannot be reached; start all of them again ({told}).',
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
-            os._exit(1)  # JAX would wait for the others before it ends
-        known = isinstance(error, UserError) or (isinstance(error, OSError) and error.filename)
-        if args.debug or not (known or of_bucket(error)):
+        told = None if args.debug else _told(error, args)
+        if told is not None:
+            print(f'error: {told}'.replace('\n', ' '), file=sys.stderr)
+        if getattr(args, 'distributed', None) is not None and ((lost := lost_peer(error)) or several()):
+            if told is None:
+                traceback.print_exception(error)
+            end_alone(lost)
+        if told is None:
             raise
-        if isinstance(error, FileNotFoundError):
-            error = _told(error, args)
-        elif not known:
-            error = (
-                f'the bucket cannot be used ({type(error).__name__}: {error}); check its name, network and credentials.'
-            )
-        print(f'error: {error}'.replace('\n', ' '), file=sys.stderr)
         return 1
     return 0

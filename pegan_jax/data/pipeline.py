@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pegan_jax.data import edges, sources
-from pegan_jax.files import Path, scratch
+from pegan_jax.files import Path, of_bucket, scratch
 from pegan_jax.pixels import UnreadableImage, as_image, decode_image
 from pegan_jax.settings import ConfigError, DataConfig
 
@@ -63,18 +63,15 @@ def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
         one; 'window' as well, but it makes no image smaller.
     Returns: uint8 [height, width, C], larger along one axis for 'random', and any for 'window'.
     """
-    (h, w), (height, width) = image.shape[:2], size
-    box = None
     if crop in ('center', 'scales'):
-        scale = min(h / height, w / width)
-        left, top = (w - scale * width) / 2, (h - scale * height) / 2
-        box = (left, top, w - left, h - top)
-    elif crop in ('random', 'window'):
+        return cut_patch(image, size, 1, 0, 0)
+    (h, w), (height, width) = image.shape[:2], size
+    if crop in ('random', 'window'):
         scale = max(height / h, width / w, 1.0 if crop == 'window' else 0.0)
         height, width = max(height, round(h * scale)), max(width, round(w * scale))
     if (h, w) == (height, width):
         return image
-    resized = as_image(image).resize((width, height), Image.Resampling.LANCZOS, box)
+    resized = as_image(image).resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(resized).reshape(height, width, -1)
 
 
@@ -99,6 +96,7 @@ def cut_patch(image: np.ndarray, size: tuple[int, int], scale: float, down: floa
     tall, wide = unit * height / scale, unit * width / scale
     top = (h - unit * height) / 2 + down * (unit * height - tall)
     left = (w - unit * width) / 2 + across * (unit * width - wide)
+    # Rounding may put a border outside of the image, which Pillow refuses.
     box = (max(left, 0), max(top, 0), min(left + wide, w), min(top + tall, h))
     # The filter reaches beyond the box, where the image goes on.
     resized = as_image(image).resize((width, height), Image.Resampling.LANCZOS, box)
@@ -120,7 +118,9 @@ def _loader(source: sources.Source, data: DataConfig) -> Any:
             if len({pixels.shape[:2] for pixels in pictures.values()}) > 1:
                 sizes = ' and '.join(f'{p.shape[1]} x {p.shape[0]}' for p in pictures.values())
                 raise UnreadableImage(f'the image and its edges differ in size, {sizes}')
-        except (UnreadableImage, OSError) as error:
+        except Exception as error:
+            if not (isinstance(error, UnreadableImage | OSError) or of_bucket(error)):
+                raise
             if index not in unreadable:
                 unreadable.add(index)
                 if len(unreadable).bit_count() == 1:  # the first, second, fourth, eighth ...

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from pegan_jax.files import Path, as_path, below, in_bucket, on_disk, scratch, size_of, whole
+from pegan_jax.files import Path, as_path, in_bucket, on_disk, scratch, stamps_below, whole
 from pegan_jax.pixels import UnreadableImage, decode_image
 from pegan_jax.settings import ConfigError, UserError
 
@@ -30,7 +30,8 @@ SUFFIXES = (
     '.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib', '.tif', '.tiff', '.gif', '.avif', '.jp2', '.j2k',
     '.jpx', '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.heic', '.heif',
 )  # fmt: skip
-RUN_FOLDERS = ('checkpoints', 'damaged', 'samples', 'scores', 'tensorboard', 'tfds')  # which a run makes in its workdir
+# Which a run makes in its workdir.
+RUN_FOLDERS = ('checkpoints', 'damaged', 'samples', 'scores', 'tensorboard', 'tfds', 'wandb')
 SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'}  # of data sets, which are no classes
 
 
@@ -94,7 +95,7 @@ class Files:
     labels: int32 [n] or float32 [n, c_dim], or None.
     edges: of every image the file of its edges, or None.
     classes: names of the classes.
-    passed_over: see `Contents`.
+    passed_over, files: see `Contents`; of a single image, which is read for it, no files.
     """
 
     root: Place
@@ -104,17 +105,16 @@ class Files:
     edges: tuple[Place, ...] | None = None
     classes: tuple[str, ...] = ()
     passed_over: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def contents(self) -> Contents:
         """What it holds."""
         if self.paths == (self.root,):
             digest = hashlib.sha256(self.root.read_bytes()).hexdigest()
             return Contents(str(self.root), 1, files={self.root.name: digest}, single=True)
-        zipped = isinstance(self.root, zipfile.Path)
-        files = {_name(self.root, path): _stamp(path)[zipped] for path in self.paths}
         counts = tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist()) if self.classes else ()
-        root = str(self.root.root.filename if zipped else self.root)
-        return Contents(root, len(files), self.classes, counts, dict(self.passed_over), files)
+        root = str(self.root.root.filename if isinstance(self.root, zipfile.Path) else self.root)
+        return Contents(root, len(self), self.classes, counts, dict(self.passed_over), dict(self.files))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -123,11 +123,6 @@ class Files:
         label = {} if self.labels is None else {'label': self.labels[index]}
         edge = {} if self.edges is None else {'edge': _read(self.edges[index])}
         return {'image': _read(self.paths[index]), **edge, **label}
-
-
-def _name(root: Place, path: Place) -> str:
-    """Name of a file below its root."""
-    return path.at if isinstance(path, zipfile.Path) else path.relative_to(root).as_posix()
 
 
 def _read(path: Place) -> bytes:
@@ -148,21 +143,21 @@ def _defect(path: Place, max_pixels: int) -> str | None:
     return None
 
 
-def _stamp(path: Place) -> list[int]:
-    """What tells that a file has not changed."""
+def _stamp(path: pathlib.Path | zipfile.Path) -> list[int]:
+    """Bytes of a file, and what changes with it."""
     if isinstance(path, zipfile.Path):
         info = path.root.getinfo(path.at)
         return [info.file_size, info.CRC]
-    if in_bucket(path):
-        return [size_of(path), path.stat().mtime]
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _defects(root: Place, names: list[str], max_pixels: int, workdir: Path) -> dict[str, str]:
-    """The unusable files among `names`, with the reason. Files that were good and have not changed are not read again.
+def _defects(root: Place, stamps: dict[str, list], max_pixels: int, workdir: Path) -> dict[str, str]:
+    """The unusable files, with the reason. Files that were good and have not changed are not read again.
 
     Those that were not are: a package may have been installed since, or storage may be back.
+
+    stamps: {name: what changes with it} of the files.
     """
     record = scratch(workdir) / 'checked_images.json'
     try:
@@ -170,8 +165,7 @@ def _defects(root: Place, names: list[str], max_pixels: int, workdir: Path) -> d
     except (OSError, ValueError, TypeError):  # there is none, or it is damaged
         known = {}
     prefix = f'{root if in_bucket(root) else pathlib.Path(str(root)).absolute()}:{max_pixels}:'
-    stamps = {n: _stamp(root / n) for n in names}
-    todo = [n for n in names if known.get(prefix + n) != [stamps[n], None]]
+    todo = [n for n, stamp in stamps.items() if known.get(prefix + n) != [stamp, None]]
     if todo:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             checks = pool.map(lambda n: _defect(root / n, max_pixels), todo)
@@ -180,23 +174,24 @@ def _defects(root: Place, names: list[str], max_pixels: int, workdir: Path) -> d
         record.parent.mkdir(parents=True, exist_ok=True)
         with whole(record) as unfinished:
             unfinished.write_text(json.dumps(known))
-    return {n: known[prefix + n][1] for n in names if known[prefix + n][1] is not None}
+    return {n: known[prefix + n][1] for n in stamps if known[prefix + n][1] is not None}
 
 
 def image_names(root: Place) -> list[str]:
     """Relative paths of the image files in a folder or ZIP file, sorted, without hidden files and folders."""
-    return _listed(root)[0]
+    return list(_listed(root)[0])
 
 
-def _listed(root: Place, workdir: Path | None = None) -> tuple[list[str], dict[str, int]]:
-    """The image files as `image_names` gives them, and how many others there are of each kind.
+def _listed(root: Place, workdir: Path | None = None) -> tuple[dict[str, list], dict[str, int]]:
+    """The image files as `image_names` gives them, with their stamps, and how many others there are of each kind.
 
+    A stamp is [bytes, what changes with the file]; those of a bucket come with the listing, not one by one.
     Links are followed. What a run writes in `workdir` is passed over without being counted.
     """
     if isinstance(root, zipfile.Path):
         names = [n for n in root.root.namelist() if not n.endswith('/')]
     elif in_bucket(root):
-        names, run = below(root), f'{workdir}/'.removeprefix(f'{root}/')
+        names, run = (stamps := stamps_below(root)), f'{workdir}/'.removeprefix(f'{root}/')
         if workdir == root:
             names = [n for n in names if n.partition('/')[0] not in RUN_FOLDERS]
         else:
@@ -223,7 +218,8 @@ def _listed(root: Place, workdir: Path | None = None) -> tuple[list[str], dict[s
         for n in set(visible) - set(images)
         if pathlib.PurePath(n).name not in ('dataset.json', 'checked_images.json')
     )
-    return images, dict(sorted(others.items()))
+    found = {n: stamps[n] if in_bucket(root) else _stamp(root / n) for n in images}
+    return found, dict(sorted(others.items()))
 
 
 def edge_files(names: list[str]) -> dict[str, str]:
@@ -301,12 +297,12 @@ def open_folder(folder: str, max_pixels: int, workdir: Path, labels: bool = Fals
         root = zipfile.Path(zipfile.ZipFile(root))
     elif not root.is_dir():
         raise ConfigError(f'data.folder={folder!r} is not a folder of images, nor a ZIP file; give the path of one.')
-    names, passed_over = _listed(root, workdir)
-    edge_of = edge_files(names)
-    names = sorted(set(names) - set(edge_of.values()))
+    stamps, passed_over = _listed(root, workdir)
+    edge_of = edge_files(list(stamps))
+    names = sorted(set(stamps) - set(edge_of.values()))
     if edge_of and not edges:
         logger.warning('%d files in %s are named as the edges of others (*_edge) and left out.', len(edge_of), folder)
-    bad = _defects(root, names, max_pixels, workdir)
+    bad = _defects(root, {n: stamps[n] for n in names}, max_pixels, workdir)
     if edges:
         without = [n for n in names if n not in edge_of]
         if without:
@@ -316,7 +312,7 @@ def open_folder(folder: str, max_pixels: int, workdir: Path, labels: bool = Fals
                 f'{without[0]}: {stem}_edge.png (or another type) is missing; make them with '
                 f"python -m pegan_jax edges --folder {folder} --out {folder}, or set data.edges='canny'."
             )
-        broken = _defects(root, sorted(edge_of.values()), max_pixels, workdir)
+        broken = _defects(root, {n: stamps[n] for n in sorted(edge_of.values())}, max_pixels, workdir)
         bad |= {n: f'{edge}, its edges: {broken[edge]}' for n, edge in edge_of.items() if edge in broken}
     if bad:
         shown = ''.join(f'\n  {n}: {reason}' for n, reason in list(bad.items())[:5])
@@ -332,13 +328,15 @@ def open_folder(folder: str, max_pixels: int, workdir: Path, labels: bool = Fals
         )
     paths = tuple(root / n for n in usable)
     edge_paths = tuple(root / edge_of[n] for n in usable) if edges else None
+    checksums = isinstance(root, zipfile.Path)
+    files = {n: stamps[n][checksums] for n in usable}
     if not labels:
-        return Files(root, paths, edges=edge_paths, passed_over=passed_over)
+        return Files(root, paths, edges=edge_paths, passed_over=passed_over, files=files)
     # All files are counted, so that a damaged one does not change the numbers of the classes.
     table, c_dim, classes = _labels(root, folder, names)
     values = np.array([table[n] for n in usable])
     values = values.astype(np.int32 if values.ndim == 1 else np.float32)
-    return Files(root, paths, values, c_dim, edge_paths, classes, passed_over)
+    return Files(root, paths, values, c_dim, edge_paths, classes, passed_over, files)
 
 
 def open_image(image: str, max_pixels: int) -> Files:

@@ -91,6 +91,11 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         feed, running = stack.enter_context(contextlib.closing(Feed(_with_rows(gan, train, data, nimg), place))), []
         metrics, pictures = Metrics(checkpoints, runlog, feed, train.batch_size), Pictures(gan, config, frames)
         programs = stack.enter_context(contextlib.closing(Programs(gan, train, mesh, announce=metrics.paused)))
+        if own_steps is not None and train.total_kimg != TrainConfig.total_kimg:
+            lines.append(
+                f'train.total_kimg={train.total_kimg} does nothing: {config.system} trains {own_steps:,} steps, as '
+                'its section model says, such as model.iters_per_scale'
+            )
         for line in (contents.told(), *(changes or ()), *lines):
             runlog.say(line)
         if train.sample_every and step == 0:
@@ -138,7 +143,13 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
                     state = gan.enter(state, old, stage)
             program = programs.key(stage, step, nimg, total_steps)
             count = program[-1]
-            state, scalars = programs(program, state, feed.take(count, running))
+            try:
+                batches = feed.take(count, running)
+            except Exception:  # whatever it is, the steps since the last checkpoint are kept
+                if running and jax.process_count() == 1:  # several save together, and the others have their data
+                    save(measure=False)
+                raise
+            state, scalars = programs(program, state, batches)
             running = [scalars['finite']]
             step, nimg = step + count, nimg + count * train.batch_size
             metrics.add(step, nimg, scalars)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -31,20 +32,23 @@ class Metrics:
 
     def __init__(self, checkpoints: Checkpoints, runlog: RunLog, feed: Feed, batch_size: int) -> None:
         self._checkpoints, self._runlog, self._feed, self._batch_size = checkpoints, runlog, feed, batch_size
-        self._fresh, self._ready, self._ready_perf, self._slow_intervals = [], [], {}, 0
-        self._since, self._bad_intervals = time.perf_counter(), 0
+        self._fresh, self._ready, self._slow_intervals = [], [], 0
+        self._thread, self._paused = futures.ThreadPoolExecutor(1), 0.0
+        # When the steps in _ready are done, and in how many seconds of them devices had no data.
+        self._end, self._idle = self._thread.submit(self._end_of, []), 0.0
+        self._since, self._bad_intervals = self._clock(), 0
         self._skipped, self._skipped_in_a_row = 0, 0
 
     @contextlib.contextmanager
     def paused(self, say: str | None = None) -> Iterator[None]:
         """Steps stand still: time spent inside does not count in images per second, and the host may use the device."""
-        jax.block_until_ready(self._fresh[-1:])
-        start = time.perf_counter()
+        self._end.result()
+        start = self._end_of(self._fresh)
         if say is not None:
             self._runlog.say(say)
         with jax.transfer_guard('allow'):
             yield
-        self._since += time.perf_counter() - start
+        self._paused += self._clock() - start
 
     def add(self, step: int, nimg: int, scalars: dict) -> None:
         """Takes the scalars, [count] each, of the steps up to `step`."""
@@ -52,27 +56,32 @@ class Metrics:
 
     def report(self) -> None:
         """Logs the interval before the last one, whose steps are done by now."""
-        self._log(self._ready, self._ready_perf)
-        now, steps = time.perf_counter(), sum(len(scalars['finite']) for *_, scalars in self._fresh)
-        took, self._ready = now - self._since, self._fresh
-        self._ready_perf = {
-            'perf/images_per_second': steps * self._batch_size / took,
-            'perf/waiting_for_data': min(1.0, self._feed.idle() / took),
-        }
-        self._fresh, self._since = [], now
+        self._log()
+        self._ready, self._fresh, self._idle = self._fresh, [], self._feed.idle()
+        # How far the host is ahead of the device changes, so that its own time tells nothing.
+        self._end = self._thread.submit(self._end_of, self._ready)
 
     def flush(self) -> None:
         """Logs everything; waits for the device."""
         self.report()
         self.report()
 
+    def _clock(self) -> float:
+        """Seconds, without those of pauses."""
+        return time.perf_counter() - self._paused
+
+    def _end_of(self, steps: list) -> float:
+        """Waits for steps; when they were done."""
+        jax.block_until_ready(steps[-1:])
+        return self._clock()
+
     def check_parameters(self, state: TrainState, step: int) -> None:
         """Raises NonFiniteError unless all parameters are finite; waits for the device."""
         if not _all_finite(state.params).item():
             raise NonFiniteError(self._message('a parameter', step))
 
-    def _log(self, steps: list, perf: dict[str, float]) -> None:
-        if not steps:
+    def _log(self) -> None:
+        if not (steps := self._ready):
             return
         values = []
         for (step, _, _), scalars in zip(steps, jax.device_get([scalars for *_, scalars in steps]), strict=True):
@@ -91,6 +100,12 @@ class Metrics:
         }
         self._check_skipped(values, steps[-1][0])
         self._warn_of_gradients(values, steps[-1][0])
+        end = self._end.result()
+        took, self._since = end - self._since, end
+        perf = {
+            'perf/images_per_second': len(values) * self._batch_size / took,
+            'perf/waiting_for_data': min(1.0, self._idle / took),
+        }
         self._runlog.scalars(steps[-1][0], steps[-1][1], {**means, **perf})
         self._tell_of_waiting(perf['perf/waiting_for_data'], steps[-1][0])
 

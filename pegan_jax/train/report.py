@@ -155,7 +155,9 @@ def dry_run(config: Config, topology: str | None = None) -> str:
     train, mesh = config.train, data_mesh(None if topology is None else described_devices(topology))
     options = step_options(train, mesh)
     gan = configs.system_module(config.system).build(config)
-    steps = train.total_steps if gan.num_steps is None else gan.num_steps()
+    steps, own_length = train.total_steps, ''
+    if gan.num_steps is not None:
+        steps, own_length = gan.num_steps(), ' (a length of its own: train.total_kimg does nothing)'
     state = jax.eval_shape(functools.partial(create_state, gan, train.seed))
     count = {net: sum(x.size for x in jax.tree.leaves(state.params[net])) for net in state.params}
     total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
@@ -216,7 +218,7 @@ def dry_run(config: Config, topology: str | None = None) -> str:
             configs.to_json(config),
             '',
             f'devices            {mesh.size} x {mesh.devices.flat[0].device_kind}, batch {train.batch_size}',
-            f'steps              {steps:,}',
+            f'steps              {steps:,}, {steps * train.batch_size / 1000:,g} kimg{own_length}',
             f'parameters         generator {count["g"]:,}; discriminator {count.get("d", 0):,}',
             f'state              {total / 2**20:,.1f} MiB on every device and in a checkpoint',
             f'FLOPs per image    {sampling:.3e} sampling; {training:.3e} training',

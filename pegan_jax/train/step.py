@@ -67,9 +67,14 @@ def _pmean(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.pmean(x, AXIS) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
 
 
+def _changed(new: dict, old: dict) -> dict:
+    """What is not the very same array as before; None for what is, which is equal in all parts and on all devices."""
+    return jax.tree.map(lambda x, y: None if x is y else x, new, old)
+
+
 def _pmean_changed(new: dict, old: dict) -> dict:
-    """Means over devices of what is not the very same array as before, which is equal on all devices already."""
-    return jax.tree.map(lambda x, y: x if x is y else _pmean(x), new, old)
+    """Means over devices of what `_changed` gives, and what was there in place of None."""
+    return jax.tree.map(lambda x, y: y if x is None or x is y else _pmean(x), new, old, is_leaf=lambda x: x is None)
 
 
 def _non_finite(tree: Any) -> jax.Array:
@@ -176,8 +181,10 @@ def device_step(
 
         def loss(params: dict, batch: dict, update=update, i=i, state=state, path=path):  # noqa: ANN001, ANN202
             params = _put(state.params, path, params)[path[0]]
-            value, aux = update.loss(params, state, batch, jax.random.fold_in(key, i), stage)
-            return value * update.interval, aux
+            value, (fields, scalars) = update.loss(params, state, batch, jax.random.fold_in(key, i), stage)
+            # Here, as arrays that come out of a loop or of `checkpoint` are others.
+            fields = _changed(fields, {name: getattr(state, name) for name in fields})
+            return value * update.interval, (fields, scalars)
 
         # The gradient of the *local* loss, then the mean over devices: under shard_map with its replication check on,
         # the gradient would already be summed over devices, and this mean would leave it too large by their number.

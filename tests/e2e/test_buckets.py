@@ -203,6 +203,30 @@ def test_folders_and_zip_files_in_buckets_are_data(data, folder, tmp_path):
         pipeline.open_source(DataConfig(folder=f'{data}/nowhere'), tmp_path)
 
 
+def test_a_second_launch_asks_for_a_listing_and_for_no_image_of_it(data, tmp_path, monkeypatch):
+    if data.startswith('gs'):
+        import gcsfs.core
+
+        system, name = gcsfs.core.GCSFileSystem, '_request'
+    else:
+        import s3fs
+
+        system, name = s3fs.S3FileSystem, '_call_s3'
+    request, asked = getattr(system, name), []
+
+    async def noted(self, *words, **options):
+        asked.append(f'{words} {options}')
+        return await request(self, *words, **options)
+
+    settings = DataConfig(folder=f'{data}/images', labels=True)
+    before = pipeline.open_source(settings, tmp_path).contents()
+    monkeypatch.setattr(system, name, noted)
+    assert pipeline.open_source(settings, tmp_path).contents() == before
+    assert asked and not [words for words in asked if '.png' in words]
+    place = files.as_path(f'{data}/images')
+    assert before.files == {name: files.size_of(place / name) for name in files.below(place)}
+
+
 def test_commands_read_and_write_buckets(bucket, data, tmp_path):
     run, out = f'{bucket}/runs/commands', files.as_path(f'{bucket}/results')
     loop.run(toy.settings(f'{data}/images', 'total_kimg=0.032'), run)

@@ -20,7 +20,7 @@ from pegan_jax.config import override
 from pegan_jax.data import pipeline
 from pegan_jax.pixels import UnreadableImage
 from pegan_jax.settings import DataConfig, UserError
-from pegan_jax.train import loop, metrics, pictures
+from pegan_jax.train import feed, loop, metrics, pictures
 from pegan_jax.train.checkpoint import steps_of, verify
 
 
@@ -125,6 +125,23 @@ def test_images_that_disappear_are_replaced_and_a_folder_that_does_ends_the_run(
     with pytest.raises(UnreadableImage, match=r'are all unreadable; is the storage still there\?'):
         next(batches)
     batches.close()
+
+
+def test_a_run_whose_data_fail_keeps_the_steps_since_its_last_checkpoint(folder, uninterrupted, tmp_path, monkeypatch):
+    taken, take = [], feed.Feed.take
+
+    def gone(self, *words):
+        taken.append(words)
+        if len(taken) == 7:
+            raise UnreadableImage('images [...] are all unreadable; is the storage still there?')
+        return take(self, *words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feed.Feed, 'take', gone)
+        with pytest.raises(UnreadableImage, match='is the storage still there'):
+            loop.run(toy.settings(folder), tmp_path)
+    assert steps_of(tmp_path / 'checkpoints') == [4, 6]
+    assert_equal(loop.run(toy.settings(folder), tmp_path), uninterrupted)
 
 
 @pytest.mark.parametrize('setting', ['stop', 'skip'])

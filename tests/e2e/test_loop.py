@@ -1,6 +1,8 @@
 """A run can be interrupted, damaged and moved, and ends in the state of the uninterrupted one."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -14,12 +16,16 @@ import time
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
 from PIL import Image
 
-from pegan_jax.train import checkpoint, loop, metrics, pictures, programs
+from pegan_jax import gan
+from pegan_jax.data import pipeline, sources
+from pegan_jax.settings import TrainConfig
+from pegan_jax.train import checkpoint, loop, metrics, pictures, programs, report
 from pegan_jax.train.checkpoint import CheckpointError, Checkpoints, load_sampling, verify
 
 
@@ -258,6 +264,50 @@ def test_the_newest_and_the_best_checkpoints_are_kept(folder, tmp_path, monkeypa
     assert load_sampling(tmp_path / 'checkpoints', None)[2] == 10
     with pytest.raises(CheckpointError, match=r'has no checkpoint of step 6; there are 4, 8, 10'):
         load_sampling(tmp_path / 'checkpoints', 6)
+
+
+def test_a_length_of_its_own_is_told_where_another_one_is_asked_for(folder, tmp_path, monkeypatch, capsys):
+    build = toy.waves.build
+    monkeypatch.setattr(toy.waves, 'build', lambda config: build(config)._replace(num_steps=lambda: 2))
+    few = {'sample_every': 0, 'checkpoint_every': 0, 'keep_best': 0}
+    config = _config(folder, **few, total_kimg=0.048)
+    assert int(loop.run(config, tmp_path).step) == 2
+    told = capsys.readouterr().err
+    assert f'train.total_kimg=0.048 does nothing: {config.system} trains 2 steps' in told
+    assert '2, 0.016 kimg (a length of its own: train.total_kimg does nothing)' in report.dry_run(config)
+    loop.run(_config(folder, **few, total_kimg=TrainConfig.total_kimg), tmp_path)
+    assert 'does nothing' not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('vectors', [False, True])
+def test_samples_have_the_labels_of_the_images_that_they_are_compared_with(folder, vectors):
+    count, c_dim = 30, 20
+    label = np.random.default_rng(0).random((count, c_dim), np.float32) if vectors else np.arange(count) * 7 % c_dim
+
+    def batches(batch_size, start_image):
+        for i in range(start_image, count, batch_size):
+            rows = slice(i, i + batch_size)
+            yield {'image': np.zeros((len(label[rows]), 4, 4, 3), np.uint8), 'label': label[rows]}
+
+    def images(_, labels):  # of a channel for each entry
+        return jnp.broadcast_to(labels[:, None, None], (len(labels), 2, 2, c_dim))
+
+    sampler = gan.Sampler(lambda seeds: gan.latents(seeds, 4), images, lambda _, z, labels: labels)
+    system = gan.GAN(None, (), {}, sampler, None, c_dim=c_dim)
+    found = pictures.Pictures(system, _config(folder), batches).images(types.SimpleNamespace(sampling={}), count)
+    np.testing.assert_array_equal(found[:, 0, 0], label if vectors else np.eye(c_dim)[label])
+
+
+def test_pictures_read_few_images_more_than_they_show(folder, monkeypatch):
+    read, get = [], sources.Files.__getitem__
+    config = _config(folder)
+    source = pipeline.open_source(config.data, folder.parent)
+    monkeypatch.setattr(sources.Files, '__getitem__', lambda self, i: read.append(i) or get(self, i))
+    batches = functools.partial(pipeline.batches, source, config.data, seed=0)
+    images = pictures.Pictures(toy.toy_gan(), config, batches)._first(64)['image']
+    assert len(read) <= 64 + 2 * pipeline.READ_AHEAD
+    with contextlib.closing(batches(batch_size=64)) as whole:
+        np.testing.assert_array_equal(images, next(whole)['image'])
 
 
 def test_logs_hold_every_interval_and_samples(folder, tmp_path):

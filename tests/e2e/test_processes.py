@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -111,19 +112,32 @@ def test_images_that_differ_between_hosts_end_all_processes(tmp_path):
 
 @pytest.mark.slow  # it takes as long as a heartbeat
 @pytest.mark.parametrize('victim', [0, 1])
-def test_a_process_that_dies_ends_the_other_within_a_minute(folder, tmp_path, victim):
-    processes = launch(folder, tmp_path, '--config.train.total_kimg=1e6', '--config.train.log_every=5', peers=address())
-    log, end = tmp_path / 'metrics.jsonl', time.time() + 100
+@pytest.mark.parametrize('fate', ['killed', 'without data'])
+def test_a_process_that_ends_alone_ends_the_other_within_a_minute(tmp_path, victim, fate):
+    peers, processes = address(), []
+    homes = [tmp_path / str(i) for i in range(2)]
+    for i, home in enumerate(homes):
+        (home / 'images').mkdir(parents=True)
+        toy.write_images(home / 'images', 8)
+        settings = ['--config.train.total_kimg=1e6', '--config.train.log_every=5']
+        processes += launch('~/images', tmp_path / 'run', *settings, env={'HOME': str(home)}, peers=peers, only=i)
+    log, end = tmp_path / 'run' / 'metrics.jsonl', time.time() + 100
     while not (log.is_file() and log.stat().st_size):
         assert all(p.poll() is None for p in processes) and time.time() < end, [p.communicate()[1] for p in processes]
         time.sleep(0.05)
-    processes[victim].kill()
+    if fate == 'killed':
+        processes[victim].kill()
+    else:
+        shutil.rmtree(homes[victim] / 'images')
     begin = time.time()
     _, errors = processes[1 - victim].communicate(timeout=90)
     took = time.time() - begin
     assert processes[1 - victim].returncode not in (0, None) and took < 60, (took, errors[-3000:])
     # Either finds it first: this program in what it exchanges with the others, or JAX by its heartbeat.
     assert 'another process of this run has ended' in errors or 'another task died' in errors, errors[-3000:]
+    if fate == 'without data':
+        _, errors = processes[victim].communicate(timeout=10)
+        assert processes[victim].returncode == 1 and 'are all unreadable; is the storage still there?' in errors
 
 
 @pytest.mark.slow

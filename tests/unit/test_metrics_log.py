@@ -84,6 +84,41 @@ def test_batches_come_in_order_and_time_counts_only_while_devices_stand_still():
     feed.close()
 
 
+class Late:
+    """A number on a device, where it is at some moment."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def block_until_ready(self):
+        time.sleep(max(0.0, self.at - time.perf_counter()))
+        return self
+
+    def __array__(self, *_, **__):
+        self.block_until_ready()
+        return np.ones(1)
+
+
+@pytest.mark.parametrize('pause', ['no pause', 'picture', 'picture in between', 'checkpoint'])
+def test_images_per_second_are_those_of_the_device_whatever_comes_between_the_steps(pause):
+    logged, free = [], 0.0
+    runlog = types.SimpleNamespace(scalars=lambda step, nimg, values: logged.append(values))
+    metrics = Metrics(None, runlog, types.SimpleNamespace(idle=lambda: 0.0), 4)
+    for step in range(1, 13):  # each takes 0.04 s, and is on its way at once
+        free = max(free, time.perf_counter()) + 0.04
+        metrics.add(step, 4 * step, {'finite': Late(free)})
+        if step % 3 == 0:
+            metrics.report()
+            if pause == 'checkpoint':
+                metrics.flush()
+        if pause != 'no pause' and step % 3 == (2 if pause == 'picture in between' else 0):
+            with metrics.paused():
+                time.sleep(0.1)
+    metrics.flush()
+    found = [values['perf/images_per_second'] for values in logged]
+    np.testing.assert_allclose(found, 4 / 0.04, rtol=0.3)
+
+
 def test_an_input_that_is_too_slow_is_told():
     said = []
     runlog = types.SimpleNamespace(scalars=lambda *_: None, say=said.append)

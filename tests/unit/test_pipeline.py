@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import threading
 from types import SimpleNamespace
 
@@ -174,6 +175,23 @@ def test_images_that_fail_in_mid_run_are_replaced_by_the_next_ones_and_reported(
     np.testing.assert_array_equal(numbers(broken), expected)
     reports = [r.message for r in caplog.records]
     assert len(reports) == 2 and reports[0].startswith('1 unreadable') and reports[1].startswith('2 unreadable')
+
+
+def test_an_image_that_a_bucket_does_not_give_is_replaced_and_a_fault_of_the_program_is_raised():
+    def source(fails):
+        class One(Numbered):
+            def __getitem__(self, index):
+                if index == 3:
+                    raise fails('429')
+                return super().__getitem__(index)
+
+        return One()
+
+    http = type('HttpError', (Exception,), {'__module__': 'gcsfs.retry'})  # which is no OSError
+    found = numbers(stream(COUNT, data=PLAIN, source=source(http)))
+    np.testing.assert_array_equal(found, [4 if n == 3 else n for n in numbers(stream(COUNT, data=PLAIN))])
+    with pytest.raises(KeyError):
+        stream(COUNT, data=PLAIN, source=source(KeyError))
 
 
 def test_a_source_that_fails_altogether_is_an_error():
@@ -374,6 +392,13 @@ def test_awkward_sizes_fit(crop, size):
         image = pipeline.fit(gradient(*shape), size, crop)
         assert image.shape[0] >= size[0] and image.shape[1] >= size[1]
         assert crop in ('random', 'window') or image.shape[:2] == size
+
+
+def test_no_border_of_center_is_outside_of_the_image():
+    sides = (20, 27, 110, 160, 333, 480, 500, 640)
+    for size in ((36, 48), (100, 100), (300, 300), (362, 362), (512, 680)):
+        for shape in itertools.product(sides, sides):
+            assert pipeline.fit(np.zeros((*shape, 1), np.uint8), size, 'center').shape == (*size, 1)
 
 
 def test_reducing_does_not_alias():

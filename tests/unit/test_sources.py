@@ -347,11 +347,13 @@ def test_what_is_passed_over_is_counted(folder, tmp_path):
 
 def test_a_workdir_inside_the_data_is_no_data(folder, tmp_path):
     for workdir in (folder / 'run', folder):
-        (workdir / 'samples').mkdir(parents=True)
-        (workdir / 'samples' / 'samples_00000000.png').write_bytes(encode(RED))
+        for where in ('samples', 'wandb/run-1/files/media/images'):
+            (workdir / where).mkdir(parents=True)
+            (workdir / where / 'samples_00000000.png').write_bytes(encode(RED))
         found = names(sources.open_folder(str(folder), LIMIT, workdir), folder)
         assert found == ['a.png', 'a/c/y.webp', 'a/z.JPG', 'b.png']
-        shutil.rmtree(workdir / 'samples')
+        for where in ('samples', 'wandb'):
+            shutil.rmtree(workdir / where)
 
 
 @pytest.mark.parametrize('kind', ['zip', 'folder'])

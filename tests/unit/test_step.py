@@ -190,6 +190,35 @@ def test_parts_of_a_batch_one_by_one_are_the_whole_batch_and_so_is_what_is_compu
     assert min(jax.tree.leaves(moved)) > 1e-3
 
 
+@pytest.mark.parametrize(
+    'options', [{}, {'parts': 3}, {'parts': 3, 'unroll': False}, {'remat': True}, {'parts': 3, 'remat': True}]
+)
+def test_a_buffer_that_does_not_change_is_neither_averaged_nor_exchanged(options):
+    noise = np.random.default_rng(0).normal(size=1000).astype(np.float32)  # of some, a third of three times is another
+
+    def loss(params, state, batch, key, stage):
+        x = jnp.mean(batch['image'])
+        return params * x, ({'buffers': {**state.buffers, 'g': {**state.buffers['g'], 'seen': x}}}, {})
+
+    plain = _gan(Stage(2))
+    gan = plain._replace(
+        init=lambda key: (
+            plain.init(key)[0],
+            {'g': {'noise': jnp.asarray(noise), 'seen': jnp.float32(0)}, 'd': {}},
+            {},
+        ),
+        updates=(Update('g', loss),),
+    )
+    images = np.full((6, 2, 2, 3), 255, np.uint8)
+    step = functools.partial(device_step, gan=gan, stage=Stage(2), due=(0,), seed=0, **options)
+    program = jax.make_jaxpr(step, axis_env=[('data', 1)])(_state(gan), {'image': jnp.asarray(images)})
+    exchanged = [line for line in str(program).splitlines() if ' psum' in line]
+    assert exchanged and not [line for line in exchanged if '[1000]' in line]
+    state, _ = _step(gan, _state(gan), images, **options)
+    np.testing.assert_array_equal(state.buffers['g']['noise'], noise)
+    assert float(state.buffers['g']['seen']) == 1
+
+
 def test_what_remat_computes_again_is_in_the_program():
     gan = toy.toy_gan()
     step = functools.partial(device_step, gan=gan, stage=gan.stage_at(0, 0, 0), due=(0, 1), seed=0)
