@@ -63,20 +63,21 @@ def test_the_cips_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
 @pytest.mark.hand
 def test_the_deepfill_notebook_runs_and_shows_its_pictures(tmp_path, monkeypatch):
     notebook = _executed('deepfill.ipynb', 'deepfill:guided,tiny', '0.032', tmp_path, monkeypatch)
-    image, filled, flow, sketched = _pictures(notebook)
-    assert image.shape == (256, 384, 3) and filled.shape == sketched.shape == (256, 1152, 3)
+    image, filled, flow, sketched, mine = _pictures(notebook)
+    assert image.shape == (256, 384, 3) and filled.shape == sketched.shape == mine.shape == (256, 1152, 3)
     holes, ours, smooth = (filled[:, 384 * i : 384 * (i + 1)].astype(int) for i in range(3))
     known = (holes != 255).any(axis=-1)
     # What is known is the image in all of them; in the hole, the model and the interpolation differ.
-    for picture in (holes, ours, smooth):
+    for picture in (holes, ours, smooth, mine[:, 384:768]):
         np.testing.assert_array_equal(picture[known], image[known])
     assert 0.7 < known.mean() < 0.95 and np.abs(ours - smooth)[~known].mean() > 2
     assert flow.shape == (256, 768, 3)
     np.testing.assert_array_equal(flow[:, :384], ours)
+    np.testing.assert_array_equal(mine[:, 768:], ours)
     lines, without, drawn = (sketched[:, 384 * i : 384 * (i + 1)].astype(int) for i in range(3))
-    # The hole is a quarter, black but for the lines. So early in training, they change hardly anything.
+    # The hole is a quarter, black but for the lines, and the lines change what is in it alone.
     assert 0.15 < (lines == 0).all(axis=-1).mean() < 0.26 and (lines[64:192, 96:288] == 255).all(axis=-1).any()
-    assert (without != drawn).any(axis=-1).mean() <= 0.26
+    assert 0.05 < (without != drawn).any(axis=-1).mean() <= 0.26
     assert (without != image).any(axis=-1).mean() > 0.15
 
 
