@@ -240,7 +240,8 @@ def test_the_command_line_takes_any_name_of_the_checkpoint(tmp_path, capsys):
     ],
 )
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path, change, match):
-    arrays = dict(interop.read(FIXTURES / 'tf_bundle_tiny'))
+    tree, _ = interop.read(FIXTURES / 'tf_bundle_tiny')
+    arrays = dict(tree)
     change(arrays)
     with pytest.raises(ForeignFileError, match=match):
         convert(foreign.write_bundle(tmp_path / 'a', arrays), tmp_path / 'out')
