@@ -276,9 +276,8 @@ def speed_worker(spec: str, dtype: str, seconds: float, out: pathlib.Path, tiny:
             continue
         after = matmul_peaks(side)
         peaks = {dtype: max(after[dtype], before[dtype]) for dtype in after}
-        devices = (
-            mesh.size if kind == 'step' and jax.default_backend() != 'cpu' else 1
-        )  # simulated ones share the cores
+        # Simulated devices share the cores.
+        devices = mesh.size if kind == 'step' and jax.default_backend() != 'cpu' else 1
         row['share_of_peak'] = {dtype: row['flops_per_second'] / devices / peak for dtype, peak in peaks.items()}
         append(out, row | {'peaks': peaks})
         took[kind] = (time.monotonic() - started, max(p['program_bytes'] for p in row['programs']))

@@ -125,11 +125,6 @@ def children(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file."""
-    return path.stat().length if in_bucket(path) else path.stat().st_size
-
-
 def remove(folder: Path) -> None:
     """Takes away a folder and all in it, if it is there."""
     if in_bucket(folder):

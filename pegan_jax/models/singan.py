@@ -116,7 +116,7 @@ class Config:
             raise ConfigError(f'model.scale_factor={self.scale_factor} must lie between 0 and 1, such as 0.75.')
         if self.sr_factor is not None and not self.sr_factor >= LEAST_SR_FACTOR:
             raise ConfigError(
-                f'model.sr_factor={self.sr_factor} must be at least {LEAST_SR_FACTOR}, which takes one step, such as 4.'
+                f'model.sr_factor={self.sr_factor} must be at least {LEAST_SR_FACTOR} (one step), such as 4.'
             )
         if self.paint_scale is not None:
             at_least(self, 'paint_scale', 1)

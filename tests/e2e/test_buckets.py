@@ -151,7 +151,8 @@ def test_a_changed_object_is_noticed_and_set_aside(bucket, folder, uninterrupted
     workdir = files.as_path(f'{bucket}/runs/damaged')
     loop.run(toy.settings(folder, 'total_kimg=0.064'), str(workdir))
     step = workdir / 'checkpoints' / '8'
-    name = max(files.below(step / 'training'), key=lambda n: files.size_of(step / 'training' / n))
+    stamps = files.stamps_below(step / 'training')
+    name = max(stamps, key=lambda n: stamps[n][0])  # the largest
     data = bytearray((step / 'training' / name).read_bytes())
     data[len(data) // 2] ^= 1
     (step / 'training' / name).write_bytes(bytes(data))
@@ -224,7 +225,7 @@ def test_a_second_launch_asks_for_a_listing_and_for_no_image_of_it(data, tmp_pat
     assert pipeline.open_source(settings, tmp_path).contents() == before
     assert asked and not [words for words in asked if '.png' in words]
     place = files.as_path(f'{data}/images')
-    assert before.files == {name: files.size_of(place / name) for name in files.below(place)}
+    assert before.files == {name: (place / name).stat().length for name in files.below(place)}
 
 
 def test_commands_read_and_write_buckets(bucket, data, tmp_path):
