@@ -122,6 +122,8 @@ def _start(model: Model, space: str, steps: int, label: Any) -> tuple[jax.Array,
         raise UserError(f'{model.config.system} has no w to project into; use stylegan2, stylegan3, cips or mspie.')
     if space not in ('w', 'w+'):
         raise UserError(f"space={space!r}; use 'w', one style for all layers, or 'w+', one for each.")
+    if space == 'w+' and sampler.num_ws is None:
+        raise UserError(f"space='w+': {model.config.system} of this configuration has one style; use 'w'.")
     if steps < 1:
         raise UserError(f'steps={steps} must be at least 1.')
     numbers = np.random.RandomState(W_SEED).randn(W_SAMPLES, *sampler.draw([0]).shape[1:])

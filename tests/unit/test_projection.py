@@ -99,6 +99,8 @@ def test_what_cannot_be_projected_is_told():
         project(model(), np.zeros((8, 9, 3), np.float32))
     with pytest.raises(ValueError, match="space='z'"):
         project(model(), np.zeros((16, 16, 3), np.float32), space='z')
+    with pytest.raises(ValueError, match="space='w\\+': cips of this configuration has one style; use 'w'"):
+        project(model('cips:no-modulation,tiny'), np.zeros((16, 16, 3), np.float32), space='w+')
 
 
 # By coordinates -------------------------------------------------------------------------------------------------------
