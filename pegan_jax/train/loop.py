@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -50,7 +51,8 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     # These may read files: before anything is written.
     own_steps = None if gan.num_steps is None else gan.num_steps()
     if gan.rows is not None:
-        together(lambda: gan.rows(train.seed, [0]))
+        rows = together(lambda: gan.rows(train.seed, range(64)))
+        agree({f'{name} files': hashlib.sha256(drawn.tobytes()).hexdigest() for name, drawn in rows.items()})
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(locked(workdir)), first_only=True)
         together(lambda: check_config(workdir, config), first_only=True)

@@ -23,10 +23,11 @@ def folder(tmp_path_factory):
     return toy.write_images(tmp_path_factory.mktemp('images'), 8)
 
 
-def launch(folder, workdir, *overrides, env=(), peers=None, only=None):
+def launch(folder, workdir, *overrides, env=(), peers=None, only=None, config=None):
     """The command line in one process, or in two that know each other."""
     common = {**os.environ, 'PYTHONPATH': str(pathlib.Path(toy.__file__).parent), **dict(env)}
-    command = [sys.executable, '-m', 'pegan_jax', 'train', '--config', f'{toy.__file__}:{folder}', '--workdir', workdir]
+    config = f'{toy.__file__}:{folder}' if config is None else config
+    command = [sys.executable, '-m', 'pegan_jax', 'train', '--config', config, '--workdir', workdir]
     found = []
     for i in range(1 if peers is None else 2) if only is None else [only]:
         extra = [] if peers is None else [f'--distributed={peers},2,{i}']
@@ -108,6 +109,22 @@ def test_images_that_differ_between_hosts_end_all_processes(tmp_path):
         told = process.communicate(timeout=60)[1]
         assert process.returncode == 1 and 'data.images is 8 in process 0 and 7 in process 1' in told, told
         assert 'with the same command, on the same data' in told
+
+
+def test_masks_that_differ_between_hosts_end_all_processes(tmp_path):
+    peers, processes = address(), []
+    masks = ['--config.model.masks=folder', '--config.model.mask_folder=~/masks']
+    for i in range(2):
+        (tmp_path / str(i) / 'masks').mkdir(parents=True)
+        hole = np.zeros((16, 16), np.uint8)
+        hole[:4, : 4 + i] = 255
+        Image.fromarray(hole).save(tmp_path / str(i) / 'masks' / 'a.png')
+        home = {'HOME': str(tmp_path / str(i))}
+        processes += launch(None, tmp_path / 'run', *masks, env=home, peers=peers, only=i, config='deepfill:tiny')
+    for process in processes:
+        told = process.communicate(timeout=60)[1]
+        assert process.returncode == 1 and 'not started alike: mask files is ' in told, told
+    assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.slow  # it takes as long as a heartbeat
