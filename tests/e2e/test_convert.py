@@ -289,6 +289,8 @@ def test_inspect_says_why_a_foreign_file_cannot_be_converted(tmp_path, golden, c
     assert 'cannot be converted as it is: has sines for activations' in capsys.readouterr().out
     assert main(['inspect', '--model', str(source), '--activation', 'sin']) == 0
     assert 'activation = sin' in capsys.readouterr().out
+    assert main(['inspect', '--model', str(source), '--step', '7']) == 1
+    assert f'--step 7 goes with the folder of a run; {source} is a file. Leave it out.' in capsys.readouterr().err
 
 
 # Refusals: each says what it is, and leaves nothing behind ------------------------------------------------------------
