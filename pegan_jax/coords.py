@@ -156,7 +156,7 @@ def crop(image: jax.Array, top: int, left: int, height: int, width: int) -> jax.
     """
     size = image.shape[-3:-1]
     for name, start, length, limit in (('top', top, height, size[0]), ('left', left, width, size[1])):
-        known = start if isinstance(start, (int, np.integer)) else 0
+        known = 0 if isinstance(start, jax.core.Tracer) else int(start)
         if not 1 <= length <= limit:
             raise UserError(f'a window of {length} samples lies outside of {limit}; use 1 to {limit} of them.')
         if not 0 <= known <= limit - length:

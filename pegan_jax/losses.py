@@ -117,7 +117,7 @@ def plain_distance(a: jax.Array, b: jax.Array, valid: jax.Array | None = None) -
     """Multi-scale squares of differences and of their gradients, without a network: images [N, H, W, C] -> [N].
 
     The mean of (a - b)^2, and of the squares of the differences between neighbours of a - b along both axes, at the
-    size of the images and at every half of it down to 8 pixels.
+    size of the images and at every half of it down to 8 pixels. A side of one pixel has no neighbours.
 
     Args:
       valid: [N, H, W, 1] of zeros and ones: means are over pixels, differences and squares of 2 x 2 pixels all of which
@@ -129,7 +129,7 @@ def plain_distance(a: jax.Array, b: jax.Array, valid: jax.Array | None = None) -
         masks = (
             (None,) * 3 if valid is None else (valid, valid[:, 1:] * valid[:, :-1], valid[:, :, 1:] * valid[:, :, :-1])
         )
-        totals.append(sum(masked_mean(jnp.square(p), m) for p, m in zip(parts, masks, strict=True)))
+        totals.append(sum(masked_mean(jnp.square(p), m) for p, m in zip(parts, masks, strict=True) if p.size))
         if valid is not None:
             counts.append(jnp.max(valid, axis=(1, 2, 3)))
         if min(difference.shape[1:3]) < 16:

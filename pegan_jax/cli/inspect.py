@@ -7,6 +7,7 @@ import jax
 from pegan_jax import config as configs
 from pegan_jax import interop
 from pegan_jax.cli import options
+from pegan_jax.settings import UserError
 from pegan_jax.train import exported
 from pegan_jax.train.report import layer_table
 from pegan_jax.weights import contents
@@ -24,7 +25,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     if not exported.is_name(args.model) and interop.is_foreign(args.model):
+        if args.step is not None:
+            raise UserError(f'--step {args.step} goes with the folder of a run; {args.model} is a file. Leave it out.')
         return _inspect_foreign(args)
+    if args.activation is not None:
+        raise UserError(f'--activation {args.activation} goes with a file of another program; leave it out.')
     model = options.load(args)
     print(f'{model.config.system}, step {model.step}, in {args.model}\n')
     print(configs.to_json(model.config), '\n')

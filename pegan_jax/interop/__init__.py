@@ -1,5 +1,6 @@
 """Import of checkpoints that other programs wrote."""
 
+import contextlib
 import inspect
 import json
 import os
@@ -14,7 +15,7 @@ import numpy as np
 
 from pegan_jax import hub
 from pegan_jax.config import Config, to_dict, to_json
-from pegan_jax.files import Path, as_path, in_bucket, on_disk, remove
+from pegan_jax.files import Path, as_path, in_bucket, remove
 from pegan_jax.interop import cips, deepfill, mmgen, mmgen_early, nvidia, singan, singan_original, stylegan2
 from pegan_jax.interop.imported import Imported
 from pegan_jax.settings import UserError
@@ -60,7 +61,7 @@ def convert(
     Returns: the inferred configuration.
     Raises: ForeignFileError; ValueError if `out` holds something.
     """
-    source, out = _on_disk(source), as_path(out)
+    source, out = _path(source), as_path(out)
     out = out if in_bucket(out) else out.absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f'{out} exists and is not an empty folder; choose another --out.')
@@ -69,7 +70,8 @@ def convert(
         importer = importer_of(tree)
         noises = None if noises is None else reader.read(noises)
         options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
-        imported = importer.load(tree, sampling_only=sampling_only, **options)
+        with _odd_files_refused():
+            imported = importer.load(tree, sampling_only=sampling_only, **options)
         imported = imported._replace(inferred=imported.inferred | _taken(importer, tree, part))
     except contents.ForeignFileError as error:
         raise contents.ForeignFileError(f'{source}: {error}') from None
@@ -119,7 +121,7 @@ def read(path: str | os.PathLike) -> tuple[Any, tuple[str, ...]]:
     are flattened, as people save them again, they come as their own program has them, and of a generator and its
     running mean the latter.
     """
-    path = _on_disk(path)
+    path = _path(path)
     if folder := singan_original.find(path):
         return singan_original.read(folder), ()
     index = tensor_bundle.find(path)
@@ -130,14 +132,14 @@ def read(path: str | os.PathLike) -> tuple[Any, tuple[str, ...]]:
     return tree, ()
 
 
-def _on_disk(path: str | os.PathLike) -> pathlib.Path:
+def _path(path: str | os.PathLike) -> Path:
     if hub.is_address(path):
         name = hub.parse(path).repository
         raise UserError(
             f'{path}: convert takes a file on this machine: download it first, with hf download {name} FILE '
             '--local-dir .'
         )
-    return on_disk(as_path(path))
+    return as_path(path)
 
 
 def _forms(tree: Any, depth: int, part: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -201,8 +203,21 @@ def infer(
     """The configuration that a checkpoint describes, and {setting: value} of what it tells; or ForeignFileError."""
     importer = importer_of(tree)
     options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
-    settings, inferred = importer.infer(tree, **options)
+    with _odd_files_refused():
+        settings, inferred = importer.infer(tree, **options)
     return settings, inferred | _taken(importer, tree, part)
+
+
+@contextlib.contextmanager
+def _odd_files_refused() -> Iterator[None]:
+    """Turns what goes wrong in an importer with a damaged or odd file into ForeignFileError; the cause stays in it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, ArithmeticError) as error:
+        what = f'{type(error).__name__}: {contents.shown(error)}'
+        raise contents.ForeignFileError(f'is damaged, or not what its names say ({what}).') from error
 
 
 def _taken(importer: types.ModuleType, tree: Any, part: tuple[str, ...]) -> dict[str, str]:
@@ -229,7 +244,7 @@ def _options(importer: types.ModuleType, **options: Any) -> dict[str, Any]:
     return given
 
 
-def _write(imported: Imported, source: pathlib.Path, licence: str, folder: Path) -> None:
+def _write(imported: Imported, source: Path, licence: str, folder: Path) -> None:
     origin = {'file': source.name, 'inferred': imported.inferred, 'licence': licence}
     (folder / IMPORTED).write_text(json.dumps(origin, indent=2))
     items = {'sampling': imported.sampling} if imported.state is None else split_state(imported.state)

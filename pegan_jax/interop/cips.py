@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig
-from pegan_jax.interop.imported import Imported, check_official, first_state
+from pegan_jax.interop.imported import Imported, check_official, count_of, first_state, shape_of
 from pegan_jax.models import cips
 from pegan_jax.settings import UserError
 from pegan_jax.weights import rules
@@ -126,22 +126,22 @@ def load(tree: Any, *, activation: str | None = None, sampling_only: bool = Fals
     config, inferred = infer(tree, activation=activation, sampling_only=sampling_only)
     gan = cips.build(config)
     params, buffers, stats = jax.eval_shape(gan.init, jax.random.key(0))
-    ema = _apply('g_ema', parts['g_ema'], G_RULES, params['g'])
+    ema = rules.fill('g_ema', parts['g_ema'], G_RULES, params['g'])
     if not training:
         return Imported(config, inferred, {'params': ema, 'buffers': {}}, None)
 
-    g = _apply('g', parts['g'], G_RULES, params['g'])
+    g = rules.fill('g', parts['g'], G_RULES, params['g'])
     of_d = d_rules(_d_side(parts['d']))
-    d = _apply('d', parts['d'], of_d, {'params': params['d'], 'buffers': buffers['d']})
+    d = rules.fill('d', parts['d'], of_d, {'params': params['d'], 'buffers': buffers['d']})
     state = first_state(gan, {'g': {'params': g, 'buffers': {}}, 'd': d}, ema, stats)
     opt = state.opt
     if 'g_optim' in tree:
         mu, nu, count = _moments('g_optim', tree['g_optim'], parts['g'])
-        mu, nu = (_apply('g_optim', m, G_RULES, params['g']) for m in (mu, nu))
+        mu, nu = (rules.fill('g_optim', m, G_RULES, params['g']) for m in (mu, nu))
         opt['g'] = optax.tree_utils.tree_set(opt['g'], mu=mu, nu=nu, count=jnp.int32(count))
     if 'd_optim' in tree:
         mu, nu, count = _moments('d_optim', tree['d_optim'], parts['d'])
-        mu, nu = (_apply('d_optim', m, of_d, {'params': params['d']})['params'] for m in (mu, nu))
+        mu, nu = (rules.fill('d_optim', m, of_d, {'params': params['d']})['params'] for m in (mu, nu))
         opt['d'] = optax.tree_utils.tree_set(opt['d'], mu=mu, nu=nu, count=jnp.int32(count))
     return Imported(config, inferred, state.sampling, state.replace(opt=opt))
 
@@ -192,36 +192,17 @@ def _parts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
     return {name: arrays(tree[name]) for name in ('g_ema', *nets)}
 
 
-def _apply(part: str, source: Mapping[str, np.ndarray], table: tuple[Rule, ...], target: Any) -> dict:
-    try:
-        return rules.apply(source, table, target)
-    except ForeignFileError as error:
-        raise ForeignFileError(f'{part}: {error}') from None
-
-
-def _shape(part: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
-    if name not in part:
-        raise ForeignFileError(f'is not a CIPS checkpoint: {name} is missing.')
-    if part[name].ndim != ndim:
-        raise ForeignFileError(f'{name} has the shape {part[name].shape}; expected {ndim} axes.')
-    return part[name].shape
-
-
-def _count(part: Mapping[str, np.ndarray], pattern: str) -> int:
-    return sum(re.fullmatch(pattern, name) is not None for name in part)
-
-
 def _generator_fields(g: Mapping[str, np.ndarray], activation: str | None) -> dict[str, Any]:
-    _, hidden_size, height, width = _shape(g, 'emb.input', 4)
+    _, hidden_size, height, width = shape_of(g, 'emb.input', 4)
     residual = 'to_rgb_last.bias' in g
     if residual:
-        levels = _count(g, r'linears\.\d+\.conv2\.conv\.weight')
-        widths = tuple(_shape(g, f'linears.{k + 1}.conv2.conv.weight', 5)[1] for k in range(levels))
+        levels = count_of(g, r'linears\.\d+\.conv2\.conv\.weight')
+        widths = tuple(shape_of(g, f'linears.{k + 1}.conv2.conv.weight', 5)[1] for k in range(levels))
     else:
-        levels = _count(g, r'to_rgbs\.\d+\.conv\.weight')
-        widths = tuple(_shape(g, f'to_rgbs.{k}.conv.weight', 5)[2] for k in range(levels))
+        levels = count_of(g, r'to_rgbs\.\d+\.conv\.weight')
+        widths = tuple(shape_of(g, f'to_rgbs.{k}.conv.weight', 5)[2] for k in range(levels))
     first, last = ('linears.0', 'to_rgb_last') if residual else ('conv1', 'to_rgbs.0')
-    z_dim = _shape(g, f'{first}.conv.modulation.weight', 2)[1]
+    z_dim = shape_of(g, f'{first}.conv.modulation.weight', 2)[1]
     if f'{first}.activate.bias' in g:
         if activation not in (None, 'lrelu'):
             raise ForeignFileError(f"has leaky ReLUs, so it cannot have activation={activation!r}; use 'lrelu'.")
@@ -233,10 +214,10 @@ def _generator_fields(g: Mapping[str, np.ndarray], activation: str | None) -> di
         )
     return {
         'img_resolution': height if height == width else (height, width),
-        'img_channels': _shape(g, f'{last}.conv.weight', 5)[1],
+        'img_channels': shape_of(g, f'{last}.conv.weight', 5)[1],
         'hidden_size': hidden_size,
         'z_dim': z_dim,
-        'mapping_layers': _count(g, r'style\.\d+\.weight'),
+        'mapping_layers': count_of(g, r'style\.\d+\.weight'),
         'channels': widths,
         'activation': activation,
         'wiring': 'residual' if residual else 'skip',
@@ -244,16 +225,16 @@ def _generator_fields(g: Mapping[str, np.ndarray], activation: str | None) -> di
 
 
 def _d_side(d: Mapping[str, np.ndarray]) -> int:
-    return 4 * 2 ** _count(d, r'convs\.\d+\.conv1\.0\.weight')
+    return 4 * 2 ** count_of(d, r'convs\.\d+\.conv1\.0\.weight')
 
 
 def _discriminator_fields(d: Mapping[str, np.ndarray], g: Mapping[str, Any]) -> dict[str, Any]:
-    if extra := _count(d, r'convs\.[1-9]\d*\.0\.weight'):
+    if extra := count_of(d, r'convs\.[1-9]\d*\.0\.weight'):
         raise ForeignFileError(
             f'has a discriminator with {extra} more first layers, which is not supported; '
             '--sampling-only leaves the discriminator out.'
         )
-    width, inputs = _shape(d, 'convs.0.0.weight', 4)[:2]
+    width, inputs = shape_of(d, 'convs.0.0.weight', 4)[:2]
     image = g['img_channels']
     if inputs not in (image, image + 2):
         raise ForeignFileError(
@@ -261,7 +242,7 @@ def _discriminator_fields(d: Mapping[str, np.ndarray], g: Mapping[str, Any]) -> 
         )
     side = _d_side(d)
     blocks = side.bit_length() - 3
-    widths = (width, *(_shape(d, f'convs.{j + 1}.conv2.1.weight', 4)[0] for j in range(blocks)))
+    widths = (width, *(shape_of(d, f'convs.{j + 1}.conv2.1.weight', 4)[0] for j in range(blocks)))
     return {
         'd_channels': widths,
         'd_sees_coords': inputs == image + 2,

@@ -110,17 +110,13 @@ def rules_of(layout: str, net: str) -> tuple[Rule, ...]:
     out = []
     for theirs, name in names(layout, net).items():
         if layout == 'official':
-            leaves = [('/kernel', 'params/{}/kernel', _same), ('/bias', 'params/{}/bias', rules.flat)]
-            leaves += [('/kernel_sn/u', 'buffers/{}/u', _same)] if net == 'd' else []
+            leaves = [('/kernel', 'params/{}/kernel', np.asarray), ('/bias', 'params/{}/bias', rules.flat)]
+            leaves += [('/kernel_sn/u', 'buffers/{}/u', np.asarray)] if net == 'd' else []
         else:
             leaves = [('.weight', 'params/{}/kernel', rules.conv), ('.bias', 'params/{}/bias', rules.flat)]
             leaves += [('.weight_u', 'buffers/{}/u', np.transpose)] if net == 'd' else []
         out += [Rule(re.escape(theirs + leaf), path.format(name), change) for leaf, path, change in leaves]
     return tuple(out)
-
-
-def _same(array: np.ndarray) -> np.ndarray:
-    return array
 
 
 def turn_colours(params: dict[str, dict], channels: int) -> None:
@@ -136,7 +132,9 @@ def turn_colours(params: dict[str, dict], channels: int) -> None:
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:
     """All arrays by name; of the port with the part of the file in front: 'G.stage1.conv1.conv.weight'."""
-    return dict(tree) if _layout(tree) == 'official' else contents.arrays(tree)
+    if _layout(tree) == 'official':
+        return {name: array for name, array in tree.items() if isinstance(array, np.ndarray)}
+    return contents.arrays(tree)
 
 
 def parts(tree: Any) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:

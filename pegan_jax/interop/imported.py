@@ -1,5 +1,6 @@
 """What every importer of a foreign program's checkpoints gives."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -44,6 +45,20 @@ def settings(what: str, arguments: Mapping[str, Any], table: Table) -> dict[str,
         if isinstance(table[name], str):
             fields[table[name]] = value
     return fields
+
+
+def shape_of(part: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
+    """Of an array of a network. Raises: ForeignFileError if it is not there, or has another number of axes."""
+    if name not in part:
+        raise ForeignFileError(f'is not complete: {name} is missing.')
+    if part[name].ndim != ndim:
+        raise ForeignFileError(f'{name} has the shape {part[name].shape}; expected {ndim} axes.')
+    return part[name].shape
+
+
+def count_of(part: Mapping[str, np.ndarray], pattern: str) -> int:
+    """How many arrays of a network have a name of this pattern."""
+    return sum(re.fullmatch(pattern, name) is not None for name in part)
 
 
 def plain(value: Any, budget: Budget, depth: int = 0) -> Any:

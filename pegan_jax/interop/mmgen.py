@@ -7,7 +7,6 @@ here: the colours of all layers that see or make them are swapped.
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 
 from pegan_jax.config import Config, ConfigError, DataConfig, load_config
-from pegan_jax.interop.imported import Imported, first_state
+from pegan_jax.interop.imported import Imported, count_of, first_state, shape_of
 from pegan_jax.models import mspie
 from pegan_jax.models.discriminator import num_halvings
 from pegan_jax.weights import contents, rules
@@ -78,11 +77,6 @@ def _noise(q: str) -> str:
     return f'buffers/synthesis/{"conv1" if q == "0" else f"convs_{int(q) - 1}"}/noise_const'
 
 
-def _quarter(kernel: np.ndarray) -> np.ndarray:
-    """The gain of upsampling by 2, which the file has in its filters and `ops` adds."""
-    return kernel / 4
-
-
 G_RULES = (
     Rule(r'style_mapping\.(\d+)\.linear\.weight_orig', _mapping('kernel'), rules.dense),
     Rule(r'style_mapping\.(\d+)\.bias', _mapping('bias'), rules.flat),
@@ -93,8 +87,8 @@ G_RULES = (
     Rule(_LAYER + r'\.activate\.bias', 'params/synthesis/{0}/bias', rules.flat),
     Rule(_LAYER + r'\.bias', 'params/synthesis/{0}/bias', lambda x: rules.swap_colours(rules.flat(x))),
     Rule(_LAYER + r'\.noise_injector\.weight', 'params/synthesis/{0}/noise_strength', rules.scalar),
-    Rule(_LAYER + r'\.conv\.blur\.kernel', 'buffers/synthesis/{0}/resample_filter', _quarter),
-    Rule(r'to_rgbs\.(\d+)\.upsample\.kernel', 'buffers/synthesis/rgb_filter_{0}', _quarter),
+    Rule(_LAYER + r'\.conv\.blur\.kernel', 'buffers/synthesis/{0}/resample_filter', rules.quarter),
+    Rule(r'to_rgbs\.(\d+)\.upsample\.kernel', 'buffers/synthesis/rgb_filter_{0}', rules.quarter),
     Rule(r'injected_noise_(\d+)', _noise, lambda x: x[0, 0]),
 )
 G_IGNORED = (r'head_pos_enc\._float_tensor',)  # of sinusoids: a marker of the device
@@ -143,23 +137,19 @@ def load(tree: Any, *, config: str | None = None, sampling_only: bool = False) -
     parts, gan = _parts(tree), mspie.build(settings)
     params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
     target = {net: {'params': params[net], 'buffers': buffers[net]} for net in ('g', 'd')}
-    nets = {net: _apply(net, parts[net], G_RULES, target['g']) for net in NETWORKS[:2] if net in parts}
+    nets = {
+        net: rules.fill(net, parts[net], G_RULES, target['g'], ignored=G_IGNORED)
+        for net in NETWORKS[:2]
+        if net in parts
+    }
     ema = nets.get('generator_ema', nets.get('generator'))
     if sampling_only or 'discriminator' not in parts:
         return Imported(settings, inferred, ema, None)
     g = nets.get('generator', ema)
-    d = _apply('discriminator', parts['discriminator'], d_rules(settings.model), target['d'])
+    d = rules.fill('discriminator', parts['discriminator'], d_rules(settings.model), target['d'])
     stats = {'pl_mean': np.asarray(arrays(tree).get(PATH_LENGTH, 0), np.float32).reshape(())}
     state = first_state(gan, {'g': {**ema, 'params': g['params']}, 'd': d}, ema['params'], stats)
     return Imported(settings, inferred, state.sampling, state)
-
-
-def _apply(net: str, source: Mapping[str, np.ndarray], table: tuple[Rule, ...], target: Any) -> dict:
-    ignored = () if net == 'discriminator' else G_IGNORED
-    try:
-        return rules.apply(source, table, target, ignored=ignored)
-    except ForeignFileError as error:
-        raise ForeignFileError(f'{net}: {error}') from None
 
 
 # StyleGAN2 and MS-PIE: settings ---------------------------------------------------------------------------------------
@@ -241,24 +231,12 @@ def _differences(model: mspie.Config, fields: Mapping[str, Any]) -> list[str]:
     return [f'{name} is {fields[name]}, not {has[name]}' for name in fields if fields[name] != has[name]]
 
 
-def _shape(part: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
-    if name not in part:
-        raise ForeignFileError(f'is not a StyleGAN2 or MS-PIE of mmgen: {name} is missing.')
-    if part[name].ndim != ndim:
-        raise ForeignFileError(f'{name} has the shape {part[name].shape}; expected {ndim} axes.')
-    return part[name].shape
-
-
-def _count(part: Mapping[str, np.ndarray], pattern: str) -> int:
-    return sum(re.fullmatch(pattern, name) is not None for name in part)
-
-
 def _generator_fields(g: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    levels = 1 + _count(g, r'to_rgbs\.\d+\.bias')
+    levels = 1 + count_of(g, r'to_rgbs\.\d+\.bias')
     names = ('conv1', *(f'convs.{2 * b}' for b in range(levels - 1)))
-    widths = tuple(_shape(g, f'{name}.conv.weight_orig', 5)[1] for name in names)
-    first = _shape(g, 'conv1.conv.weight_orig', 5)[2]
-    base, behind = (_shape(g, f'injected_noise_{q}', 4)[2:] for q in (0, 1))
+    widths = tuple(shape_of(g, f'{name}.conv.weight_orig', 5)[1] for name in names)
+    first = shape_of(g, 'conv1.conv.weight_orig', 5)[2]
+    base, behind = (shape_of(g, f'injected_noise_{q}', 4)[2:] for q in (0, 1))
     head = 'const' if 'constant_input.input' in g else 'csg' if first == 2 else 'spe'
     # Without padding the noise behind a resize is larger than the maps that follow.
     padding = behind[0] == 2 * base[0]
@@ -266,9 +244,9 @@ def _generator_fields(g: Mapping[str, np.ndarray]) -> dict[str, Any]:
     height, width = (side << levels - 1 for side in base)
     return {
         'img_resolution': height if height == width else (height, width),
-        'img_channels': _shape(g, 'to_rgb1.conv.weight_orig', 5)[1],
-        'z_dim': _shape(g, 'style_mapping.1.linear.weight_orig', 2)[0],
-        'mapping_layers': _count(g, r'style_mapping\.\d+\.bias'),
+        'img_channels': shape_of(g, 'to_rgb1.conv.weight_orig', 5)[1],
+        'z_dim': shape_of(g, 'style_mapping.1.linear.weight_orig', 2)[0],
+        'mapping_layers': count_of(g, r'style_mapping\.\d+\.bias'),
         'channels': widths,
         'head': head,
         'upsampling': 'deconv' if 'convs.0.conv.blur.kernel' in g else upsampling,
@@ -277,10 +255,10 @@ def _generator_fields(g: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _discriminator_fields(d: Mapping[str, np.ndarray], g: Mapping[str, Any]) -> dict[str, Any]:
-    blocks = _count(d, r'convs\.\d+\.conv1\.1\.bias')
-    widths = (_shape(d, 'convs.0.0.conv.weight_orig', 4)[0],)
-    widths += tuple(_shape(d, f'convs.{j + 1}.conv2.1.conv.weight_orig', 4)[0] for j in range(blocks))
-    bins, left = divmod(_shape(d, 'final_linear.0.linear.weight_orig', 2)[1], widths[-1])
+    blocks = count_of(d, r'convs\.\d+\.conv1\.1\.bias')
+    widths = (shape_of(d, 'convs.0.0.conv.weight_orig', 4)[0],)
+    widths += tuple(shape_of(d, f'convs.{j + 1}.conv2.1.conv.weight_orig', 4)[0] for j in range(blocks))
+    bins, left = divmod(shape_of(d, 'final_linear.0.linear.weight_orig', 2)[1], widths[-1])
     side, size = math.isqrt(bins), g['img_resolution']
     height, width = (size, size) if isinstance(size, int) else size
     unpooled = bins == (height >> blocks) * (width >> blocks)

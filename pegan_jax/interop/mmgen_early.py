@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, system_module
-from pegan_jax.interop.imported import Imported, first_state
+from pegan_jax.interop.imported import Imported, count_of, first_state, shape_of
 from pegan_jax.models import dcgan, pggan
 from pegan_jax.weights import contents, rules
 from pegan_jax.weights.contents import ForeignFileError, shown
@@ -168,33 +168,21 @@ def infer(tree: Any) -> tuple[Config, dict[str, Any]]:
     return config, fields
 
 
-def _shape(part: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
-    if name not in part:
-        raise ForeignFileError(f'is not complete: {name} is missing.')
-    if part[name].ndim != ndim:
-        raise ForeignFileError(f'{name} has the shape {part[name].shape}; expected {ndim} axes.')
-    return part[name].shape
-
-
-def _count(part: Mapping[str, np.ndarray], pattern: str) -> int:
-    return sum(re.fullmatch(pattern, name) is not None for name in part)
-
-
 def _pggan_fields(g: Mapping[str, np.ndarray], d: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    last = _count(g, r'torgb_layers\.\d+\.conv\.weight_orig') - 1
-    widths = [_shape(g, f'torgb_layers.{i}.conv.weight_orig', 4)[1] for i in range(last + 1)]
+    last = count_of(g, r'torgb_layers\.\d+\.conv\.weight_orig') - 1
+    widths = [shape_of(g, f'torgb_layers.{i}.conv.weight_orig', 4)[1] for i in range(last + 1)]
     # The weight of a transposed convolution has its inputs first. Where both are as many, it is taken for one, as all
     # published models are.
-    ups = [_shape(g, f'conv_blocks.{2 * i - 1}.conv.weight_orig', 4)[:2] for i in range(1, last + 1)]
+    ups = [shape_of(g, f'conv_blocks.{2 * i - 1}.conv.weight_orig', 4)[:2] for i in range(1, last + 1)]
     pairs = list(zip(widths[1:], widths, strict=False))
     # Without a critic, what is a label cannot be told from what is a latent.
-    c_dim = _shape(d, 'decision.linear1.weight_orig', 2)[0] - 1 if d else 0
+    c_dim = shape_of(d, 'decision.linear1.weight_orig', 2)[0] - 1 if d else 0
     unfused = ups == pairs and any(out != inputs for out, inputs in pairs)
     return {
         'img_resolution': 4 * 2**last,
-        'img_channels': _shape(g, 'torgb_layers.0.conv.weight_orig', 4)[0],
+        'img_channels': shape_of(g, 'torgb_layers.0.conv.weight_orig', 4)[0],
         'c_dim': c_dim,
-        'z_dim': _shape(g, 'noise2feat.linear.weight_orig', 2)[1] - c_dim,
+        'z_dim': shape_of(g, 'noise2feat.linear.weight_orig', 2)[1] - c_dim,
         'channel_base': widths[-1] * 2 ** (last + 1),
         'channel_max': widths[0],
         'upsampling': 'unfused' if unfused else 'fused',
@@ -202,14 +190,14 @@ def _pggan_fields(g: Mapping[str, np.ndarray], d: Mapping[str, np.ndarray]) -> d
 
 
 def _dcgan_fields(g: Mapping[str, np.ndarray], d: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    z_dim, base = _shape(g, 'noise2feat.conv.weight', 4)[:2]
+    z_dim, base = shape_of(g, 'noise2feat.conv.weight', 4)[:2]
     fields = {
-        'img_resolution': 8 * 2 ** _count(g, r'upsampling\.\d+\.conv\.weight'),
-        'img_channels': _shape(g, 'output_layer.conv.bias', 1)[0],
+        'img_resolution': 8 * 2 ** count_of(g, r'upsampling\.\d+\.conv\.weight'),
+        'img_channels': shape_of(g, 'output_layer.conv.bias', 1)[0],
         'z_dim': z_dim,
         'base_channels': base,
     }
-    return fields | ({'d_base_channels': _shape(d, 'downsamples.0.conv.weight', 4)[0]} if d else {})
+    return fields | ({'d_base_channels': shape_of(d, 'downsamples.0.conv.weight', 4)[0]} if d else {})
 
 
 def load(tree: Any, *, sampling_only: bool = False) -> Imported:
@@ -251,10 +239,7 @@ def network(config: Config, name: str, source: Mapping[str, np.ndarray]) -> dict
     constant = family.constant(config.model) if net == 'g' else {}
     target = {'params': shapes[0][net], 'buffers': {} if constant else shapes[1][net]}
     ignored = family.ignored if net == 'd' or config.system == 'dcgan' else ()
-    try:
-        out = rules.apply(source, family.rules(config.model)[net], target, ignored=ignored)
-    except ForeignFileError as error:
-        raise ForeignFileError(f'{name}: {error}') from None
+    out = rules.fill(name, source, family.rules(config.model)[net], target, ignored=ignored)
     turn_colours(config.system, out['params'])
     return {'params': out['params'], 'buffers': constant or out['buffers']}
 

@@ -295,15 +295,12 @@ def variables(name: str, network: Network, table: tuple[Rule, ...], target: dict
     """{'params', 'buffers'} of a network, with the tree of `target`.
 
     The filters of layers that do not resample, which files carry as well, are left out, and CREPS's positions.
-    Raises: ForeignFileError as `rules.apply`.
+    Raises: ForeignFileError as `rules.fill`.
     """
     source = {k.replace('.', '/'): v for k, v in (network.params | network.buffers).items()}
     wanted = {jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in jax.tree.leaves_with_path(target)}
     unused = {k for k in source if k.endswith(('resample_filter', 'input/coords')) and f'buffers/{k}' not in wanted}
-    try:
-        return rules.apply({k: v for k, v in source.items() if k not in unused}, table, target)
-    except ForeignFileError as error:
-        raise ForeignFileError(f'{name}: {error}') from None
+    return rules.fill(name, {k: v for k, v in source.items() if k not in unused}, table, target)
 
 
 def load(tree: Any, *, sampling_only: bool = False) -> Imported:

@@ -181,10 +181,7 @@ def networks(
         shapes = jax.eval_shape(lambda x, s=s: block(model, s).init(jax.random.key(0), x, False), x)
         target['params'][f'block{s}'] = shapes['params']
         target['stats'][f'block{s}'] = shapes.get('batch_stats', {})
-    try:
-        out = rules.apply(source, RULES, target, ignored=IGNORED)
-    except ForeignFileError as error:
-        raise ForeignFileError(f'{prefix}blocks: {error}') from None
+    out = rules.fill(f'{prefix}blocks', source, RULES, target, ignored=IGNORED)
     if bgr:
         turn_colours(model, out['params'], block)
     return out

@@ -73,11 +73,6 @@ def _modulated(array: np.ndarray) -> np.ndarray:
     return rules.conv(array[0])
 
 
-def _quarter(kernel: np.ndarray) -> np.ndarray:
-    """The gain of upsampling by 2, which the file has in its filters and `ops` adds."""
-    return kernel / 4
-
-
 def _each(pattern: str, path: Callable[[str], Any]) -> tuple[Rule, ...]:
     """The rules for one kind of layer; path: leaf -> path of it."""
     return (
@@ -98,8 +93,12 @@ _PORT_G = (
     *_each(r'convs\.(\d+)', _of_convs),
     *_each(r'to_rgb1', lambda leaf: f'params/synthesis/b4/torgb/{leaf}'),
     *_each(r'to_rgbs\.(\d+)', lambda leaf: lambda n: f'params/synthesis/b{8 << int(n)}/torgb/{leaf}'),
-    Rule(r'convs\.(\d+)\.conv\.blur\.kernel', lambda n: _of_convs('resample_filter')(n, 'buffers'), _quarter),
-    Rule(r'to_rgbs\.(\d+)\.upsample\.kernel', lambda n: f'buffers/synthesis/b{8 << int(n)}/resample_filter', _quarter),
+    Rule(r'convs\.(\d+)\.conv\.blur\.kernel', lambda n: _of_convs('resample_filter')(n, 'buffers'), rules.quarter),
+    Rule(
+        r'to_rgbs\.(\d+)\.upsample\.kernel',
+        lambda n: f'buffers/synthesis/b{8 << int(n)}/resample_filter',
+        rules.quarter,
+    ),
     Rule(r'noises\.noise_(\d+)', _noise, lambda x: x[0, 0]),
 )
 _PORT = _Layout(_PORT_G, cips.d_rules, (), r'style\.\d+\.weight', lambda d: d['convs.0.0.weight'].shape[0])
@@ -150,10 +149,6 @@ def official(model: stylegan2.Config, variables: dict) -> dict[str, np.ndarray]:
 # The first release ----------------------------------------------------------------------------------------------------
 
 
-def _same(array: np.ndarray) -> np.ndarray:
-    return array
-
-
 def _flipped(array: np.ndarray) -> np.ndarray:
     """The kernel of an upsampling convolution, which their program turns around."""
     return array[::-1, ::-1]
@@ -164,22 +159,22 @@ def _first_dense(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1, 4, 4, array.shape[1]).transpose(1, 2, 0, 3).reshape(array.shape)
 
 
-def _tf_layer(theirs: str, ours: str, change: Callable = _same) -> tuple[Rule, ...]:
+def _tf_layer(theirs: str, ours: str, change: Callable = np.asarray) -> tuple[Rule, ...]:
     """The rules for a modulated convolution."""
     ours = f'params/synthesis/b{{0}}/{ours}/'
     pattern = rf'synthesis/(\d+)x\d+/{theirs}/'
     return (
         Rule(pattern + 'weight', ours + 'weight', change),
-        Rule(pattern + 'mod_weight', ours + 'affine/kernel', _same),
+        Rule(pattern + 'mod_weight', ours + 'affine/kernel', np.asarray),
         Rule(pattern + 'mod_bias', ours + 'affine/bias', lambda x: x + 1),
         Rule(pattern + 'noise_strength', ours + 'noise_strength', rules.scalar),
-        Rule(pattern + 'bias', ours + 'bias', _same),
+        Rule(pattern + 'bias', ours + 'bias', np.asarray),
     )
 
 
 _TF_G = (
-    Rule(r'mapping/Dense(\d+)/weight', _mapping_layer('kernel', 0), _same),
-    Rule(r'mapping/Dense(\d+)/bias', _mapping_layer('bias', 0), _same),
+    Rule(r'mapping/Dense(\d+)/weight', _mapping_layer('kernel', 0), np.asarray),
+    Rule(r'mapping/Dense(\d+)/bias', _mapping_layer('bias', 0), np.asarray),
     Rule(r'dlatent_avg', 'buffers/mapping/w_avg', rules.flat),
     Rule(r'synthesis/4x4/Const/const', 'params/synthesis/b4/const', lambda x: x[0].transpose(1, 2, 0)),
     *_tf_layer('Conv', 'conv1'),
@@ -195,14 +190,14 @@ def _tf_d(side: int) -> tuple[Rule, ...]:
     names = {'FromRGB': 'fromrgb', 'Conv0': 'conv0', 'Conv1_down': 'conv1', 'Skip': 'skip', 'Conv': 'conv'}
     return (
         *(
-            Rule(rf'(\d+)x\d+/{theirs}/{leaf}', f'params/b{{0}}/{ours}/{kind}', _same)
+            Rule(rf'(\d+)x\d+/{theirs}/{leaf}', f'params/b{{0}}/{ours}/{kind}', np.asarray)
             for theirs, ours in names.items()
             for leaf, kind in (('weight', 'kernel'), ('bias', 'bias'))
         ),
         Rule(r'4x4/Dense0/weight', 'params/b4/fc/kernel', _first_dense),
-        Rule(r'4x4/Dense0/bias', 'params/b4/fc/bias', _same),
-        Rule(r'Output/weight', 'params/b4/out/kernel', _same),
-        Rule(r'Output/bias', 'params/b4/out/bias', _same),
+        Rule(r'4x4/Dense0/bias', 'params/b4/fc/bias', np.asarray),
+        Rule(r'Output/weight', 'params/b4/out/kernel', np.asarray),
+        Rule(r'Output/bias', 'params/b4/out/bias', np.asarray),
     )
 
 
@@ -476,16 +471,12 @@ def _generator(net: str, source: Mapping[str, np.ndarray], layout: _Layout, targ
 
 
 def _apply(net: str, source: Mapping, table: tuple[Rule, ...], target: dict, ignored: tuple[str, ...] = ()) -> dict:
-    """`rules.apply`; filters that the file does not hold are those of both programs."""
+    """`rules.fill`; filters that the file does not hold are those of both programs."""
     fir = {path: filters.setup_filter((1, 3, 3, 1)) for path in _filters(target)}
     given = {rules.renamed(name, array, table)[0] for name, array in source.items()}
     source = {**source, **{path: taps for path, taps in fir.items() if path not in given}}
-    try:
-        return rules.apply(
-            source, (*table, Rule(r'(buffers/.*resample_filter)', '{0}', _same)), target, ignored=ignored
-        )
-    except ForeignFileError as error:
-        raise ForeignFileError(f'{net}: {error}') from None
+    table = (*table, Rule(r'(buffers/.*resample_filter)', '{0}', np.asarray))
+    return rules.fill(net, source, table, target, ignored=ignored)
 
 
 def _filters(target: dict) -> list[str]:

@@ -15,6 +15,7 @@ from pegan_jax.ops.targets import platform
 
 Factor = int | tuple[int, int]
 Padding = int | tuple[int, int, int, int]
+INTEGERS = (int, np.integer)
 
 # PEGAN_KERNELS=1: the Pallas kernels of `ops.kernels` in place of what XLA makes of `upfirdn2d` and `filtered_lrelu`,
 # and on a TPU the kernel of contextual attention. They are off: on an H100 those of `ops.kernels` are no faster, on a
@@ -24,18 +25,18 @@ KERNELS = os.environ.get('PEGAN_KERNELS', '0') == '1'
 
 def as_pair(name: str, value: Factor) -> tuple[int, int]:
     """(x, y) of a factor."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
+    pair = tuple(value) if np.ndim(value) else (value, value)
+    if len(pair) != 2 or not all(isinstance(v, INTEGERS) and v >= 1 for v in pair):
         raise ValueError(f'{name}={value!r}; expected an integer of at least 1, or two of them for (x, y).')
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def as_sides(padding: Padding) -> tuple[int, int, int, int]:
     """(left, right, top, bottom) of a padding."""
-    sides = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
-    if len(sides) != 4 or not all(isinstance(v, int) for v in sides):
+    sides = tuple(padding) if np.ndim(padding) else (padding,) * 4
+    if len(sides) != 4 or not all(isinstance(v, INTEGERS) for v in sides):
         raise ValueError(f'padding={padding!r}; expected an integer, or four of them for (left, right, top, bottom).')
-    return sides
+    return tuple(map(int, sides))
 
 
 def _taps(f: jax.Array | None) -> tuple[int, int]:

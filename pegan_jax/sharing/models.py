@@ -1,6 +1,7 @@
 """A model as a file of safetensors, with its configuration."""
 
 import os
+import re
 
 import numpy as np
 from safetensors.numpy import save
@@ -24,7 +25,7 @@ def export(model: Model, out: str | os.PathLike, *, dtype: str = 'float32') -> P
         config.json. What export wrote there before is replaced.
       dtype: 'float32'; 'float16' or 'bfloat16' for half of the bytes.
     Returns: the file.
-    Raises: UserError for the folder of a run, and as `exported.write`.
+    Raises: UserError for the folder of a run, a name with another suffix, and as `exported.write`.
     """
     file = file_of(out, exported.FILE)
     meta = {'step': model.step, 'images': model.images, 'classes': list(model.classes), 'imported': model.imported}
@@ -56,13 +57,19 @@ def file_of(out: str | os.PathLike, name: str) -> Path:
 
     Folders are made.
 
-    Raises: UserError for the folder of a run.
+    Raises: UserError for the folder of a run, and for a name with the suffix of something else.
     """
     out = as_path(out)
-    file = out if out.suffix == os.path.splitext(name)[1] and not out.is_dir() else out / name
-    if (file.parent / 'checkpoints').is_dir():
+    wanted, found = os.path.splitext(name)[1], out.suffix.lower()
+    file = out if found == wanted and not out.is_dir() else out / name
+    if (file.parent / 'checkpoints').is_dir() and (file.parent / CONFIG).is_file():
         raise UserError(f'{file.parent} is the folder of a run; choose another place.')
     if out.is_file() and file != out:
-        raise UserError(f'{out} is a file; choose a folder, or a file that ends in {os.path.splitext(name)[1]}.')
+        raise UserError(f'{out} is a file; choose a folder, or a file that ends in {wanted}.')
+    if found != wanted and re.fullmatch(r'\.[a-z][a-z0-9]+', found) and not out.is_dir():
+        other = f', add --format {found[1:]}' if found[1:] in ('safetensors', 'stablehlo') else ''
+        raise UserError(
+            f'{out}: no {found} is written in this format; write FILE{wanted}{other}, or name a folder without {found}.'
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     return file

@@ -40,15 +40,20 @@ def export_program(
     Args:
       out: a file that ends in .stablehlo, or a folder, which gets model.stablehlo.
       platforms: where the program can run, of PLATFORMS.
-      noise: of StyleGAN2: 'const' (default) or 'none'.
-    Raises: UserError for another platform.
+      noise: 'const' (default) or 'none', of systems with noise.
+    Raises: UserError for another platform or noise, and a name with another suffix.
     """
     if unknown := [name for name in platforms if name not in PLATFORMS]:
         raise UserError(f'platforms has {unknown[0]!r}; there are {", ".join(PLATFORMS)}.')
     if not platforms:
         raise UserError(f'platforms is empty; name some of {", ".join(PLATFORMS)}.')
-    function, arguments = _completion(model) if isinstance(model.gan.sampler, Completer) else _sampling(model, noise)
+    completes = isinstance(model.gan.sampler, Completer)
+    if noise not in (None, 'const', 'none'):
+        raise UserError(f"noise={noise!r}; a program has 'const' or 'none'.")
+    if noise is not None and (completes or 'noise' not in model.sampler.options):
+        raise UserError(f'noise={noise!r}: {model.config.system} has no noise of its own; leave it out.')
     file = file_of(out, FILE)
+    function, arguments = _completion(model) if completes else _sampling(model, noise)
     # The forms that a CPU takes of convolutions follow from the number of images, which is not known here.
     with ops.for_platform('gpu'):
         content = export.export(jax.jit(function), platforms=platforms)(*arguments.values()).serialize()

@@ -33,7 +33,7 @@ HALVES = {'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16}
 
 def find(place: Path) -> Path | None:
     """The file of an exported model: the path itself if it ends in .safetensors, or FILE in a folder; or None."""
-    if place.suffix == '.safetensors' and place.is_file():
+    if place.suffix.lower() == '.safetensors' and place.is_file():
         return place
     return place / FILE if place.is_dir() and (place / FILE).is_file() else None
 

@@ -76,10 +76,7 @@ def load_vgg(path: str | pathlib.Path) -> dict:
 
 def _apply(path: str | pathlib.Path, found: dict, table: list, net: nn.Module, **options: Any) -> dict:
     target = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
-    try:
-        return rules.apply(found, table, target, **options)
-    except contents.ForeignFileError as error:
-        raise contents.ForeignFileError(f'{path}: {error}') from None
+    return rules.fill(path, found, table, target, **options)
 
 
 # HED ------------------------------------------------------------------------------------------------------------------

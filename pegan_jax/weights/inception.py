@@ -180,7 +180,7 @@ def load_inception(path: str | pathlib.Path) -> tuple[dict, np.ndarray]:
     table = [rules.Rule(r'fc\.weight', 'fc', rules.dense), *_TABLE]
     shapes = jax.eval_shape(InceptionV3().init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))['params']
     target = shapes | {'fc': jax.ShapeDtypeStruct((FEATURES, CLASSES), np.float32)}
-    params = _filled(path, found, table, target, [r'fc\.bias', r'AuxLogits\..*'])
+    params = rules.fill(path, _folded(found, target), table, target, ignored=[r'fc\.bias', r'AuxLogits\..*'])
     return params, params.pop('fc')
 
 
@@ -191,7 +191,7 @@ def load_stem(path: str | pathlib.Path) -> dict:
     """
     target = jax.eval_shape(Stem().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
     found = {k: v for k, v in contents.arrays(reader.read(path)).items() if k.startswith('Conv2d_')}
-    return _filled(path, found, _TABLE, target, [])
+    return rules.fill(path, _folded(found, target), _TABLE, target)
 
 
 _TABLE = [
@@ -204,13 +204,6 @@ _TABLE = [
         r'((?:Conv|Mixed)\w+(?:\.\w+)?)\.bias', lambda name: f'{name.replace("_branch", "/branch")}/bias', rules.flat
     ),
 ]
-
-
-def _filled(path: str | pathlib.Path, found: dict, table: list, target: dict, ignored: list[str]) -> dict:
-    try:
-        return rules.apply(_folded(found, target), table, target, ignored=ignored)
-    except contents.ForeignFileError as error:
-        raise contents.ForeignFileError(f'{path}: {error}') from None
 
 
 def _folded(found: dict, target: dict) -> dict:

@@ -87,7 +87,7 @@ def load_lpips(paths: Sequence[str | pathlib.Path]) -> dict:
         first, _, rest = name.partition('.')
         if first == 'VGG16_0':  # Flax's layout: convolutions are numbered, kernels are HWIO
             number, _, kind = rest.removeprefix('Conv_').partition('.')
-            if number.isdigit() and int(number) < len(INDICES):
+            if number.isdecimal() and int(number) < len(INDICES):
                 name = f'features.{INDICES[int(number)]}.{"weight" if kind == "kernel" else kind}'
                 array = array.transpose(3, 2, 0, 1) if kind == 'kernel' and array.ndim == 4 else array
         elif first.startswith('NetLinLayer_'):
@@ -101,10 +101,7 @@ def load_lpips(paths: Sequence[str | pathlib.Path]) -> dict:
     vgg = jax.eval_shape(VGG16().init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
     heads = {f'head_{n}': jax.ShapeDtypeStruct((block[-1][1],), np.float32) for n, block in enumerate(BLOCKS)}
     where = ' and '.join(map(str, paths))
-    try:
-        params = rules.apply(kept, table, {'vgg': vgg, 'heads': heads}, ignored=[r'classifier\..*'])
-    except contents.ForeignFileError as error:
-        raise contents.ForeignFileError(f'{where}: {error}') from None
+    params = rules.fill(where, kept, table, {'vgg': vgg, 'heads': heads}, ignored=[r'classifier\..*'])
     if any((head < 0).any() for head in params['heads'].values()):
         raise contents.ForeignFileError(f'{where}: a head has a negative weight; those of LPIPS have none.')
     return params
@@ -159,7 +156,4 @@ def load_classifier(path: str | pathlib.Path) -> dict:
     ]
     found = {k: v for k, v in contents.arrays(reader.read(path)).items() if not k.startswith('classifier.6.')}
     shapes = jax.eval_shape(VGG16Classifier().init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))['params']
-    try:
-        return rules.apply(found, table, shapes)
-    except contents.ForeignFileError as error:
-        raise contents.ForeignFileError(f'{path}: {error}') from None
+    return rules.fill(path, found, table, shapes)

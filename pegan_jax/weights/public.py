@@ -4,8 +4,9 @@ Nothing is fetched unless it is asked for. A file in the cache keeps its hash: i
 used, and a file that has changed since is refused.
 """
 
+import contextlib
 import hashlib
-import json
+import http.client
 import pathlib
 import urllib.error
 import urllib.request
@@ -142,25 +143,34 @@ def _fetch(public: Public, path: pathlib.Path) -> None:
                 while piece := answer.read(2**20):
                     file.write(piece)
                     bar.update(len(piece))
+            size = unfinished.stat().st_size
+            if total not in (None, size):
+                raise UserError(f'{public.url} broke off at {size:,} of {total:,} bytes; nothing was kept; try again.')
             digest = sha256_of(unfinished)
             if not digest.startswith(public.digest):
                 raise UserError(
                     f'{public.url} gave a file whose SHA-256 begins with {digest[:8]}, not {public.digest}; '
                     'nothing was kept.'
                 )
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise UserError(f'{public.url} cannot be fetched ({error}); save it as {path} by other means.') from None
 
 
 def _recorded(path: pathlib.Path) -> str:
-    """SHA-256 of a file in the cache, which is the one of its first use. Raises: UserError if it is not."""
-    record, digest = path.with_name('sha256.json'), sha256_of(path)
-    known = json.loads(record.read_text()) if record.is_file() else {}
-    if known.setdefault(path.name, digest) != digest:
-        raise UserError(
-            f'{path} has changed since it was first used: its SHA-256 was {known[path.name][:12]}..., it is '
-            f'{digest[:12]}.... If that is meant, delete its line in {record}.'
-        )
-    with whole(record) as unfinished:
-        unfinished.write_text(json.dumps(known, indent=1) + '\n')
+    """SHA-256 of a file in the cache, which is the one of its first use. Raises: UserError if it is not.
+
+    It is in a file of its own beside it, NAME.sha256, which is written once: where nothing may be written, as in a
+    folder that many share, a file that has none is used without.
+    """
+    record, digest = path.with_name(f'{path.name}.sha256'), sha256_of(path)
+    if record.is_file():
+        known = record.read_bytes().decode('ascii', 'replace').strip()
+        if known != digest:
+            raise UserError(
+                f'{path} has changed since it was first used: its SHA-256 was {known[:12]}..., it is '
+                f'{digest[:12]}.... If that is meant, delete {record}.'
+            )
+        return digest
+    with contextlib.suppress(OSError), whole(record) as unfinished:
+        unfinished.write_text(f'{digest}\n')
     return digest

@@ -36,12 +36,12 @@ def read(path: str | os.PathLike) -> Any:
     path = as_path(path)
     if not path.is_file():
         raise ForeignFileError(f'{path} is not a file.')
-    path = on_disk(path)
-    size = path.stat().st_size
+    local = on_disk(path)
+    size = local.stat().st_size
     if size > MAX_BYTES:
         raise ForeignFileError(f'{path} has {size:,} bytes; at most {MAX_BYTES:,} are read.')
     try:
-        with path.open('rb') as stream:
+        with local.open('rb') as stream:
             head = stream.read(kinds.HEAD)
             stream.seek(0)
             if problem := kinds.refusal(head):

@@ -1,5 +1,6 @@
 """Renames and reshapes the arrays of a foreign checkpoint, strictly: nothing left over, nothing unfilled."""
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pegan_jax.weights.contents import ForeignFileError, shown
+
+MORE_DIGITS = r'\d{6}'  # than a layer's number or a side of images has
 
 
 class Rule(NamedTuple):
@@ -55,6 +58,14 @@ def apply(source: Mapping[str, np.ndarray], rules: Sequence[Rule], target: Any, 
     )
 
 
+def fill(what: str | os.PathLike, source: Mapping, rules: Sequence[Rule], target: Any, **options: Any) -> dict:
+    """As `apply`; its error begins with `what`: a file, or a network in it."""
+    try:
+        return apply(source, rules, target, **options)
+    except ForeignFileError as error:
+        raise ForeignFileError(f'{what}: {error}') from None
+
+
 def _path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator='/')
 
@@ -62,14 +73,24 @@ def _path_name(path: tuple) -> str:
 def renamed(name: str, array: np.ndarray, rules: Sequence[Rule]) -> tuple[str | None, np.ndarray | None]:
     """The path and the changed array of the first rule that matches a name; (None, None) if none does."""
     for rule in rules:
-        if match := re.fullmatch(rule.pattern, name, flags=re.ASCII):
-            groups = [g.replace('.', '_') for g in match.groups()]
-            path = rule.path(*groups) if callable(rule.path) else rule.path.format(*groups)
+        match = re.fullmatch(rule.pattern, name, flags=re.ASCII)
+        if match and (path := _path_of(rule, match)):
             try:
                 return path, rule.transform(array)
-            except (ValueError, IndexError) as error:
+            except (ValueError, IndexError, TypeError) as error:
                 raise ForeignFileError(f'{shown(name)} has the shape {array.shape}: {error}') from None
     return None, None
+
+
+def _path_of(rule: Rule, match: re.Match) -> str | None:
+    """Where a rule sends a name; None if a number in the name is that of no layer: paths have powers of two in them."""
+    groups = [g.replace('.', '_') for g in match.groups()]
+    if any(re.search(MORE_DIGITS, g) for g in groups):
+        return None
+    try:
+        return rule.path(*groups) if callable(rule.path) else rule.path.format(*groups)
+    except ValueError:  # a negative power, or one of thousands of digits
+        return None
 
 
 def _problems(what: str, array: np.ndarray, leaf: Any) -> list[str]:
@@ -104,6 +125,11 @@ def dense(array: np.ndarray) -> np.ndarray:
 def conv(array: np.ndarray) -> np.ndarray:
     """(out, in, k, k) -> [k, k, in, out]."""
     return array.transpose(2, 3, 1, 0)
+
+
+def quarter(kernel: np.ndarray) -> np.ndarray:
+    """An upsampling filter without the gain of a factor of 2 per axis, which `ops` adds."""
+    return kernel / 4
 
 
 def pointwise(array: np.ndarray) -> np.ndarray:

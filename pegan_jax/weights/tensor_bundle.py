@@ -17,7 +17,7 @@ import google_crc32c
 import ml_dtypes
 import numpy as np
 
-from pegan_jax.files import as_path, on_disk
+from pegan_jax.files import Path, as_path, on_disk
 from pegan_jax.weights.contents import MAX_BYTES, ForeignFileError, from_bytes, shown
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class _Entry(NamedTuple):
     crc: int
 
 
-def find(path: str | os.PathLike) -> pathlib.Path | None:
+def find(path: str | os.PathLike) -> Path | None:
     """The index file of the checkpoint that `path` names, or None if it names none.
 
     Args:
@@ -64,7 +64,7 @@ def find(path: str | os.PathLike) -> pathlib.Path | None:
     return index if index.is_file() else None
 
 
-def _newest(text: pathlib.Path) -> pathlib.Path | None:
+def _newest(text: Path) -> Path | None:
     with text.open('rb') as stream:
         content = stream.read(2**20).decode('utf-8', 'replace')
     found = re.search(r'^\s*model_checkpoint_path:\s*"([^"\n]*)"', content, re.MULTILINE)
@@ -88,24 +88,24 @@ def read(index: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises: ForeignFileError for files that are damaged or cut off, and for what is not read: compressed tables,
       big-endian files, partitioned variables.
     """
-    index = on_disk(as_path(index))
+    index = as_path(index)
     try:
-        _size(index, MAX_INDEX_BYTES)
-        entries, shards = _index(index.read_bytes())
+        entries, shards = _index(_checked(index, MAX_INDEX_BYTES).read_bytes())
         prefix = index.name.removesuffix('.index')
-        files = [index.with_name(f'{prefix}.data-{i:05d}-of-{shards:05d}') for i in range(shards)]
+        files = [_checked(index.with_name(f'{prefix}.data-{i:05d}-of-{shards:05d}'), MAX_BYTES) for i in range(shards)]
         return _arrays(entries, files)
     except ForeignFileError as error:
         raise ForeignFileError(f'{index}: {error}') from None
 
 
-def _size(path: pathlib.Path, limit: int) -> int:
+def _checked(path: Path, limit: int) -> pathlib.Path:
+    """The file; of one in a bucket, a copy on this machine. Raises: ForeignFileError if it is missing, or larger."""
     if not path.is_file():
         raise ForeignFileError(f'the file {path.name} is missing.')
-    size = path.stat().st_size
-    if size > limit:
+    path = on_disk(path)
+    if (size := path.stat().st_size) > limit:
         raise ForeignFileError(f'{path.name} has {size:,} bytes; at most {limit:,} are read.')
-    return size
+    return path
 
 
 def _unmasked(masked: int) -> int:
@@ -118,7 +118,7 @@ def _unmasked(masked: int) -> int:
 
 
 def _arrays(entries: dict[str, _Entry], files: list[pathlib.Path]) -> dict[str, np.ndarray]:
-    sizes = [_size(file, MAX_BYTES) for file in files]
+    sizes = [file.stat().st_size for file in files]
     # Arrays that lay on top of each other could ask for far more memory than the files have bytes.
     declared = sum(entry.size for entry in entries.values())
     if declared > sum(sizes):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import pickle
 import signal
 import socket
 import subprocess
@@ -13,20 +14,23 @@ import sys
 import time
 import zipfile
 
+import foreign
 import jax
 import numpy as np
 import pytest
 import toy
 from PIL import Image
 
-from pegan_jax import evaluation, files, load
+from pegan_jax import evaluation, files, interop, load
 from pegan_jax.cli import main
 from pegan_jax.data import pipeline
+from pegan_jax.interop import singan_original
 from pegan_jax.scoring import record
 from pegan_jax.settings import ConfigError, DataConfig, UserError
 from pegan_jax.train import loop
 from pegan_jax.train.checkpoint import COMMITTED, CheckpointError, load_sampling, steps_of, verify
 from pegan_jax.train.log import RunLog
+from pegan_jax.weights.contents import ForeignFileError
 
 # What the libraries need to find the servers is in their own settings: fsspec's, Google's and Amazon's, tensorstore's.
 SETTINGS = {
@@ -258,6 +262,23 @@ def test_converted_networks_go_to_a_bucket_and_come_from_one(bucket, capsys):
     assert load(f'{bucket}/runs/given').config == load(out).config
     assert main(['convert', str(place), '--out', out]) == 1
     assert 'is not an empty folder' in capsys.readouterr().err
+
+
+def test_checkpoints_of_several_files_are_read_by_their_folder_and_by_each_file(bucket, tmp_path):
+    foreign.write_bundle(tmp_path, {'inpaint_net/conv1/kernel': np.zeros((5, 5, 5, 4), np.float32)})
+    for name in singan_original.FILES:
+        (tmp_path / f'{name}.pth').write_bytes(pickle.dumps([]))
+    for file in tmp_path.iterdir():
+        kind = 'singan' if file.suffix == '.pth' else 'tf'
+        files.as_path(f'{bucket}/several/{kind}/{file.name}').write_bytes(file.read_bytes())
+    for name in ('tf', 'tf/snap-7.index', 'tf/snap-7', 'tf/checkpoint', 'singan', 'singan/reals.pth'):
+        place = f'{bucket}/several/{name}'
+        assert interop.is_foreign(place)
+        tree, _ = interop.read(place)
+        assert tree.keys() == ({'inpaint_net/conv1/kernel'} if name.startswith('tf') else set(singan_original.FILES))
+    files.as_path(f'{bucket}/several/tf/snap-7.index').write_bytes(b'other')
+    with pytest.raises(ForeignFileError, match=f'^{bucket}/several/tf/snap-7.index: is no index'):
+        interop.read(f'{bucket}/several/tf')
 
 
 def test_a_prepared_dataset_in_a_bucket_is_copied_and_read(bucket, tmp_path):

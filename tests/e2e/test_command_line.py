@@ -164,6 +164,7 @@ def test_dry_run_reports_without_training(tmp_path, capsys):
         ('render --model {run} --out {tmp}/a.jpg', "the suffix is '.jpg'; use .png, or .npy for float32"),
         ('render --model {run} --zoom 0 --out {tmp}/a.png', '--zoom 0.0 must be positive'),
         ('inspect --model {run} --step 3', 'has no checkpoint of step 3; there are'),
+        ('inspect --model {run} --activation sin', '--activation sin goes with a file of another program; leave it'),
         ('sample --model {run} --out {tmp}/a.png --config.train.seed=1', 'is for the command train'),
         ('sample --model {run} --seeds 0 --out {run}/config.json/a.png', 'config.json'),
         ('sample --model {run} --seeds 0 --columns 0 --out {tmp}/a.png', '--columns 0 must be at least 1'),

@@ -289,6 +289,8 @@ def test_inspect_says_why_a_foreign_file_cannot_be_converted(tmp_path, golden, c
     assert 'cannot be converted as it is: has sines for activations' in capsys.readouterr().out
     assert main(['inspect', '--model', str(source), '--activation', 'sin']) == 0
     assert 'activation = sin' in capsys.readouterr().out
+    assert main(['inspect', '--model', str(source), '--step', '7']) == 1
+    assert f'--step 7 goes with the folder of a run; {source} is a file. Leave it out.' in capsys.readouterr().err
 
 
 # Refusals: each says what it is, and leaves nothing behind ------------------------------------------------------------
@@ -311,7 +313,7 @@ def _refused(source, out, match, **options):
         ({'style.2.bias': np.zeros(8, np.float32)}, r'style.2.bias for mapping/fc1/bias is \(8,\), expected \(7,\)'),
         ({'conv1.noise.weight': np.full(1, np.nan, np.float32)}, 'not finite: conv1.noise.weight'),
         ({'conv1.noise.weight': np.zeros(1, np.int64)}, 'wrong type: conv1.noise.weight'),
-        ({'emb.input': None}, 'is not a CIPS checkpoint: emb.input is missing'),
+        ({'emb.input': None}, 'is not complete: emb.input is missing'),
         ({'emb.input': np.zeros((1, 6, 8), np.float32)}, r'emb.input has the shape \(1, 6, 8\); expected 4 axes'),
         ({'emb.input': np.zeros((1, 6, 2, 2), np.float32)}, 'does not describe a CIPS model: model.img_resolution=2'),
         ({'to_rgbs.1.conv.weight': np.zeros((1, 3, 9, 1, 1), np.float32)}, 'wrong shape: linears.2.conv.weight'),

@@ -96,6 +96,8 @@ def test_the_command_line_names_both_files(tmp_path, capsys):
         (lambda _, noises: noises['fixed_noises'].pop(), 'a list of 3 arrays'),
         (lambda _, noises: noises['noise_weights'].pop(), 'the noises do not fit'),
         (lambda _, noises: noises.pop('noise_weights'), "not a dictionary with 'noise_weights'"),
+        (lambda _, noises: noises.update(noise_weights=['x']), r'is damaged, or .* \(ValueError: could not convert'),
+        (lambda _, noises: noises.update(curr_stage='x'), r'is damaged, or .* \(ValueError: invalid literal'),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, change, match):
@@ -176,6 +178,7 @@ def test_the_four_files_of_the_original_program(tmp_path, name):
     'change, match',
     [
         (lambda files: files.pop('Zs'), 'has a Gs.pth but not Zs.pth; the four files'),
+        (lambda files: files['NoiseAmp'].__setitem__(0, [1.0, 2.0]), 'is damaged, or not what its names say'),
         (lambda files: files['NoiseAmp'].pop(), '3 generators, 3 noises and 2 amplitudes'),
         (lambda files: files['Gs'][1]['_modules'].pop('tail'), 'block1/tail/conv/kernel'),
         (lambda files: files['Zs'].__setitem__(0, files['Zs'][0][:, :, 1:]), 'does not fit the image of 12x15'),

@@ -257,6 +257,33 @@ def test_commands_take_it_like_a_run(workdir, cips, tmp_path, capsys):
         assert told in capsys.readouterr().err
 
 
+def test_a_file_is_known_by_its_suffix_and_a_folder_by_having_none(cips, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path('checkpoints').mkdir()  # of something else: no run is here
+    for out, file in (
+        ('m.safetensors', 'm.safetensors'),
+        ('UP.SAFETENSORS', 'UP.SAFETENSORS'),
+        ('psi0.7', 'psi0.7/model.safetensors'),
+    ):
+        assert str(sharing.export(cips, out)) == file
+        assert_same(load(file), cips)
+    pathlib.Path('there.pt').mkdir()
+    assert sharing.export(cips, 'there.pt') == pathlib.Path('there.pt/model.safetensors')
+    there = sorted(pathlib.Path().iterdir())
+    for out, told in (
+        ('g_ema.pt', r'g_ema\.pt: no \.pt is written .* FILE\.safetensors, or name a folder without \.pt\.$'),
+        ('m.stablehlo', r'write FILE\.safetensors, add --format stablehlo, or name a folder without \.stablehlo'),
+    ):
+        with pytest.raises(UserError, match=told):
+            sharing.export(cips, out)
+    with pytest.raises(UserError, match=r'write FILE\.stablehlo, add --format safetensors, or'):
+        sharing.export_program(cips, 'm2.safetensors')
+    pathlib.Path('config.json').write_text('{}')
+    with pytest.raises(UserError, match='is the folder of a run'):
+        sharing.export(cips, 'm2.safetensors')
+    assert sorted(p for p in pathlib.Path().iterdir() if p.name != 'config.json') == there
+
+
 def test_training_begins_with_it(workdir, cips, tmp_path):
     file = sharing.export(cips, tmp_path / 'a.safetensors')
     template = jax.eval_shape(functools.partial(create_state, cips.gan, 0))
@@ -347,9 +374,19 @@ def test_convolutions_of_many_channels_take_a_free_number_of_images_too(tmp_path
         np.testing.assert_allclose(found, want[:count], rtol=0, atol=1e-4 * np.abs(want).max())
 
 
-def test_a_program_of_no_known_platform_is_refused(cips, tmp_path):
-    with pytest.raises(UserError, match="platforms has 'gpu'; there are cpu, cuda, rocm, tpu"):
-        sharing.export_program(cips, tmp_path / 'a', platforms=('gpu',))
+@pytest.mark.parametrize(
+    'spec, options, match',
+    [
+        ('cips:tiny', {'platforms': ('gpu',)}, "platforms has 'gpu'; there are cpu, cuda, rocm, tpu"),
+        ('cips:tiny', {'noise': 'nonsense'}, "noise='nonsense'; a program has 'const' or 'none'"),
+        ('cips:tiny', {'noise': 'random'}, "noise='random'; a program has 'const' or 'none'"),
+        ('dcgan:tiny', {'noise': 'const'}, "noise='const': dcgan has no noise of its own; leave it out"),
+        ('deepfill:tiny', {'noise': 'none'}, "noise='none': deepfill has no noise of its own; leave it out"),
+    ],
+)
+def test_a_program_with_other_settings_is_refused(spec, options, match, tmp_path):
+    with pytest.raises(UserError, match=match):
+        sharing.export_program(model_of(spec), tmp_path / 'a', **options)
     assert not (tmp_path / 'a').exists()
 
 

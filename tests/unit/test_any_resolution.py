@@ -175,6 +175,13 @@ def test_the_distance_counts_what_is_valid_alone():
     np.testing.assert_array_equal(losses.plain_distance(a, b, 0 * everything), 0)
 
 
+@pytest.mark.parametrize('shape', [(2, 1, 9, 3), (2, 9, 1, 3), (2, 1, 1, 3)])
+def test_the_distance_of_images_of_one_row_is_that_of_the_rest(shape):
+    a = np.random.default_rng(0).random(shape, np.float32)
+    want = sum((d**2).mean((1, 2, 3)) for d in (a, np.diff(a, axis=1), np.diff(a, axis=2)) if d.size)
+    np.testing.assert_allclose(losses.plain_distance(a, np.zeros_like(a)), want, rtol=1e-5)
+
+
 def second_stage():
     """A GAN of 16 x 16 pixels with its teacher, whose parameters the generator has, and its first state."""
     config = load_config('stylegan3:tiny,scales')

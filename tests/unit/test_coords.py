@@ -100,8 +100,11 @@ def test_transforms_move_the_content_as_they_say(matrix, dot, want):
 def test_a_crop_outside_is_refused():
     g = coords.grid(4, 6)
     for top, left, height, width in ((-1, 0, 2, 2), (3, 0, 2, 2), (0, 5, 2, 2), (0, 0, 5, 2), (0, 0, 0, 2)):
-        with pytest.raises(ValueError, match='outside'):
-            coords.crop(g, top, left, height, width)
+        for known in (int, np.asarray, jnp.int32):
+            with pytest.raises(ValueError, match='outside'):
+                coords.crop(g, known(top), known(left), height, width)
+    clamped = jax.jit(coords.crop, static_argnums=(3, 4))(g, 3, 0, 2, 2)  # traced: nobody can tell
+    np.testing.assert_array_equal(clamped, g[2:, :2])
 
 
 def test_multiscale_crops_take_every_stride_th_sample():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pegan_jax import filters, ops
-from pegan_jax.ops import products
+from pegan_jax.ops import fir, products
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -422,6 +422,9 @@ IMAGE, KERNEL = jnp.zeros((2, 5, 6, 4)), jnp.zeros((3, 3, 4, 2))
         (lambda: ops.upfirdn2d(IMAGE[0], None), r'x has shape \(5, 6, 4\)'),
         (lambda: ops.upfirdn2d(IMAGE, jnp.zeros((2, 2, 2))), r'filter of shape \(2, 2, 2\)'),
         (lambda: ops.upfirdn2d(IMAGE, None, up=0), 'up=0'),
+        (lambda: ops.upfirdn2d(IMAGE, None, up=np.int64(0)), r'up=np.int64\(0\)'),
+        (lambda: ops.upfirdn2d(IMAGE, None, up=1.0), 'up=1.0; expected an integer'),
+        (lambda: ops.upfirdn2d(IMAGE, None, padding=1.0), 'padding=1.0; expected an integer'),
         (lambda: ops.upfirdn2d(IMAGE, None, down=(1, 2, 3)), r'down=\(1, 2, 3\)'),
         (lambda: ops.upfirdn2d(IMAGE, None, padding=(1, 2)), r'padding=\(1, 2\).*four'),
         (lambda: ops.upfirdn2d(IMAGE, jnp.zeros(12)), 'fewer than the 12 taps'),
@@ -439,3 +442,13 @@ IMAGE, KERNEL = jnp.zeros((2, 5, 6, 4)), jnp.zeros((3, 3, 4, 2))
 def test_arguments_that_do_not_fit_are_named(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+@pytest.mark.parametrize('number', [2, np.int64(2), np.uint8(2)])
+def test_integers_of_numpy_are_integers(number):
+    for value in (number, (number, number), np.array([number, number])):
+        pair = fir.as_pair('up', value)
+        assert pair == (2, 2) and all(type(v) is int for v in pair)
+    for value in (number, 4 * (number,)):
+        sides = fir.as_sides(value)
+        assert sides == (2, 2, 2, 2) and all(type(v) is int for v in sides)

@@ -1,8 +1,9 @@
 """Published weights: where their files are looked for, what is refused, and LPIPS in the files that there are."""
 
-import json
+import http.server
 import pickle
 import sys
+import threading
 from collections import OrderedDict
 
 import foreign
@@ -44,12 +45,61 @@ def test_a_fetched_file_keeps_its_hash_and_a_changed_one_is_refused(published):
     source, cache = published
     found = public.find('net', {}, cache, fetch=True)
     assert found.path == cache / 'weights' / 'net.pth' and found.path.read_bytes() == b'weights'
-    assert json.loads((cache / 'weights' / 'sha256.json').read_text()) == {'net.pth': found.sha256}
+    record = cache / 'weights' / 'net.pth.sha256'
+    assert record.read_text() == f'{found.sha256}\n'
+    written = record.stat().st_ino
     source.unlink()
     assert public.find('net', {}, cache, fetch=True) == found  # it is there
+    assert record.stat().st_ino == written  # and so is its record
     found.path.write_bytes(b'other')
-    with pytest.raises(UserError, match=r'net\.pth has changed since it was first used: its SHA-256 was'):
-        public.find('net', {}, cache, fetch=True)
+    for known in (found.sha256, '', '\xff{'):  # a damaged record is none that fits
+        record.write_text(known, 'latin1')
+        with pytest.raises(UserError, match=r'net\.pth has changed since it was .*delete .*/net\.pth\.sha256\.$'):
+            public.find('net', {}, cache, fetch=True)
+    record.unlink()  # as the message says
+    assert public.find('net', {}, cache).sha256 == public.sha256_of(found.path) == record.read_text().strip()
+
+
+def test_a_cache_that_only_its_owner_writes_is_used(published, monkeypatch):
+    source, cache = published
+    path = cache / 'weights' / 'net.pth'
+    path.parent.mkdir(parents=True)
+    path.write_bytes(source.read_bytes())
+
+    def refused(path):
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    monkeypatch.setattr(public, 'whole', refused)
+    assert public.find('net', {}, cache) == (path, public.sha256_of(source))
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('headers', [{'Content-Length': '1000000'}, {'Transfer-Encoding': 'chunked'}])
+def test_a_download_that_breaks_off_is_not_kept(published, monkeypatch, headers):
+    class Breaking(http.server.BaseHTTPRequestHandler):
+        protocol_version = 'HTTP/1.1'
+
+        def do_GET(self):
+            self.send_response(200)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(b'fff00\r\n' + b'x' * 400_000)
+            self.close_connection = True
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(('127.0.0.1', 0), Breaking) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}/net.pth'
+        monkeypatch.setitem(public.FILES, 'net', public.Public('a network', address))
+        told = (
+            r'broke off at 400,007 of 1,000,000 bytes; nothing was kept; try again|cannot be fetched \(IncompleteRead'
+        )
+        with pytest.raises(UserError, match=told):
+            public.find('net', {}, published[1], fetch=True)
+    assert not any(path.is_file() for path in published[1].rglob('*'))
 
 
 def test_a_file_that_cannot_be_had_or_is_another_one_is_not_kept(published):

@@ -1,5 +1,7 @@
 """Rules: every source name is used once and every target is filled, or the error says what is wrong."""
 
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
@@ -56,6 +58,24 @@ def test_whatever_does_not_fit_is_named(change, message):
     source = {k: v for k, v in (_source() | change).items() if v is not None}
     with pytest.raises(ForeignFileError, match=message):
         rules.apply(source, RULES, TARGET)
+
+
+@pytest.mark.parametrize('number', ['0', '40000', '20000000000', '1' + 30 * '0', 5000 * '9'])
+def test_a_number_that_is_that_of_no_layer_is_left_over_and_takes_no_memory(number):
+    powers = Rule(r'side\.(\d+)', lambda n: f'b{4 << int(n) - 1}/weight', rules.flat)
+    tracemalloc.start()
+    with pytest.raises(ForeignFileError, match=rf'left over: side\.{number[:90]}'):
+        rules.apply({f'side.{number}': np.zeros(1)}, [powers], {})
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert rules.renamed('side.3', np.zeros(1), [powers])[0] == 'b16/weight'
+
+
+@pytest.mark.parametrize('array', [np.zeros(()), np.array(['text']), np.array([None])])
+def test_an_array_that_cannot_be_changed_is_named(array):
+    table = [Rule('a', 'a', rules.flattened_dense(4, 4)), Rule('b', 'b', rules.quarter)]
+    with pytest.raises(ForeignFileError, match=r'^d: (a|b) has the shape \(1?,?\): '):
+        rules.fill('d', {'b' if array.ndim else 'a': array}, table, {})
 
 
 def test_a_path_that_two_names_claim_is_refused():
