@@ -151,10 +151,11 @@ def _check_together(args: argparse.Namespace) -> None:
                 raise UserError(f'--{option} makes one file, but --out {args.out.path} is a folder; write FILE.')
     if args.columns is not None and args.out.folder:
         raise UserError(f'--columns is of one picture, but --out {args.out.path} is a folder; leave it out.')
-    if args.video in sampling.CAMERAS and args.seeds is not None and len(args.seeds) > math.prod(args.grid or (1, 1)):
+    rows, columns = args.grid or (1, 1)
+    if args.video in sampling.CAMERAS and args.seeds is not None and len(args.seeds) > rows * columns:
         raise UserError(
-            f'--video {args.video} has {math.prod(args.grid or (1, 1))} images side by side, and --seeds names '
-            f'{len(args.seeds)}; give --grid ROWSxCOLUMNS for all of them.'
+            f'--video {args.video} has a --grid of {rows}x{columns}, and --seeds names {len(args.seeds)}; give a '
+            'larger one, or fewer seeds.'
         )
 
 

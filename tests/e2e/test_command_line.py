@@ -162,7 +162,7 @@ def test_dry_run_reports_without_training(tmp_path, capsys):
         ('sample --model {run} --style-mix 1:0 --out {tmp}/a/', '--style-mix makes one file'),
         (
             'sample --model {run} --video zoom --seeds 0-2 --grid 1x2 --out {tmp}/a.gif',
-            '--video zoom has 2 images side by side, and --seeds names 3',
+            '--video zoom has a --grid of 1x2, and --seeds names 3',
         ),
         ('sample --model {run} --grid 2x2 --out {tmp}/a.gif', '--grid is of a video; add --video'),
         ('sample --model {run} --fps 9 --out {tmp}/a.gif', '--fps is of a video; add --video'),
