@@ -11,6 +11,7 @@ from pegan_jax.pixels import as_image, with_channels
 from pegan_jax.settings import UserError
 
 SUFFIXES = ('.gif', '.mp4')
+LONGEST = 65_535  # hundredths of a second that a .gif can show a frame for
 
 
 def check(path: Path) -> None:
@@ -36,9 +37,13 @@ def write(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     whole hundredths of a second, two at least, as viewers slow down what is shorter. In an .mp4 transparent pixels are
     over black, and an odd last row or column is left out, which most players want.
 
-    Raises: UserError as `check`, and for no frames.
+    Raises: UserError as `check`, for no frames, and for a .gif whose frames would last longer than the format can say.
     """
     check(path)
+    if path.suffix.lower() == '.gif' and fps < 100 / LONGEST:
+        raise UserError(
+            f'{path.name}: fps={fps:g}, and a .gif shows a frame for {LONGEST / 100:g} seconds at most; use more.'
+        )
     frames = iter(frames)
     first = next(frames, None)
     if first is None:

@@ -19,6 +19,7 @@ from pegan_jax.files import as_path
 from pegan_jax.models import singan, singan_pyramid
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
+from pegan_jax.sampling.pictures import check_size
 from pegan_jax.settings import UserError
 
 HARMONISE_RADIUS, EDIT_RADIUS = 7, 20  # of the disk that widens a mask, in pixels
@@ -50,7 +51,7 @@ def samples(
     _parts(model)
     if not len(seeds):
         raise UserError('seeds is empty; give at least one, such as seeds=[0].')
-    options = {'size': size, 'start_scale': start_scale}
+    options = {'size': None if size is None else check_size(size), 'start_scale': start_scale}
     return np.concatenate([np.asarray(model.synthesise(singan.draw([seed]), **options)) for seed in seeds])
 
 

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import pathlib
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -271,9 +272,12 @@ def watch(workdir: Path, scorer: Scorer, score: Callable[[Model], None], *, seco
         """The newest one, if there is one, and those without all results."""
         return [*steps_of(workdir / 'checkpoints')[-1:], *steps_to_score(workdir, results)]
 
-    seen = None
+    seen, told = None, jax.process_index() > 0
     while True:
         newest, *missing = of_first(together(steps, first_only=True) or []) or [None]
+        if newest is None and not told:
+            print(f'waiting for the first checkpoint of {workdir}', file=sys.stderr)
+            told = True
         for step in missing or [newest] * (newest != seen):
             model = together(functools.partial(loaded, step))
             if not everywhere(model is not None):

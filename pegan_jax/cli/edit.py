@@ -30,15 +30,20 @@ examples:
 """
 
 
+# What each mode takes, and what is meant where that is left out; of files, what it needs.
 MODES = {
-    'samples': (),
-    'inject': ('image',),
-    'paint': ('image',),
-    'edit': ('image', 'mask'),
-    'harmonise': ('image', 'mask'),
-    'super-resolution': (),
-    'animate': (),
+    'samples': ('seeds', 'size', 'start_scale'),
+    'inject': ('image', 'scale', 'seeds'),
+    'paint': ('image', 'scale', 'seeds'),
+    'edit': ('image', 'mask', 'scale', 'seeds'),
+    'harmonise': ('image', 'mask', 'scale', 'seeds'),
+    'super-resolution': ('seeds',),
+    'animate': ('seeds', 'start_scale', 'frames', 'alpha', 'beta'),
 }
+DEFAULTS = {
+    'image': None, 'mask': None, 'scale': 1, 'seeds': (0,), 'size': None, 'start_scale': 0, 'frames': 100,
+    'alpha': 0.1, 'beta': 0.9,
+}  # fmt: skip
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -52,30 +57,33 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar='FILE',
         help='a picture as large as --image, not black where it was changed',
     )
-    p.add_argument('--scale', type=int, default=1, help='scale at which --image enters, from 1 (default) to the finest')
+    p.add_argument('--scale', type=int, help='scale at which --image enters, from 1 (default) to the finest')
     p.add_argument(
-        '--seeds', type=options.numbers, default=[0], metavar='0,3,8-11', help='seeds of the noise (default: 0)'
+        '--seeds',
+        type=options.numbers,
+        metavar='0,3,8-11',
+        help='seeds of the noise (default: 0); an animation has one',
     )
     p.add_argument(
         '--size', type=options.size, metavar='H[xW]', help='size of samples; default: that of the training image'
     )
-    p.add_argument('--start-scale', type=int, default=0, help='scales below it show the training image (default 0)')
-    p.add_argument('--frames', type=int, default=100, help='frames of an animation (default 100, at 10 per second)')
-    p.add_argument(
-        '--alpha', type=options.real, default=0.1, help='pull of an animation towards the image (default 0.1)'
-    )
-    p.add_argument('--beta', type=options.real, default=0.9, help='smoothness of an animation (default 0.9)')
+    p.add_argument('--start-scale', type=int, help='scales below it show the training image (default 0)')
+    p.add_argument('--frames', type=int, help='frames of an animation (default 100, at 10 per second)')
+    p.add_argument('--alpha', type=options.real, help='pull of an animation towards the image (default 0.1)')
+    p.add_argument('--beta', type=options.real, help='smoothness of an animation (default 0.9)')
     p.add_argument('--out', type=options.path, required=True, metavar='FILE.png|FILE.gif|FILE.mp4', help='the result')
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    options.check_used(args, f'--mode {args.mode}', DEFAULTS, MODES[args.mode])
     for name in ('image', 'mask'):
-        given, needed = getattr(args, name) is not None, name in MODES[args.mode]
-        if given != needed:
-            raise UserError(f'--mode {args.mode} {"needs" if needed else "does not take"} --{name}.')
+        if name in MODES[args.mode] and getattr(args, name) is None:
+            raise UserError(f'--mode {args.mode} needs --{name}.')
     if args.mode == 'animate':
         animation.check(args.out)
+        if len(args.seeds) > 1:
+            raise UserError(f'--mode animate makes one film, and --seeds names {len(args.seeds)}; name one.')
     model, seed = options.load(args), args.seeds[0]
     data = model.config.data
     if args.mode != 'animate':

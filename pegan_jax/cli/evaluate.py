@@ -82,7 +82,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--size', type=options.size, metavar='H[xW]', help='size of the images; default: as in training, or 256'
     )
     p.add_argument('--metrics', help='names of scores; default for completions: l1,l2,psnr,ssim,tv')
-    p.add_argument('--seed', type=int, default=0, help='seed of the masks, or of the first sample (default 0)')
+    p.add_argument('--seed', type=int, help='seed of the masks, or of the first sample (default 0)')
     p.add_argument('--batch-size', type=int, help='images computed at once (default: 32 samples, 8 completions)')
     p.add_argument(
         '--out',
@@ -92,38 +92,51 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     options.add_distributed(p)
     samples = p.add_argument_group('samples')
-    samples.add_argument(
-        '--truncation-psi', type=options.real, default=1.0, metavar='PSI', help='truncation; 1 (default) is off'
-    )
+    samples.add_argument('--truncation-psi', type=options.real, metavar='PSI', help='truncation; 1 (default) is off')
     samples.add_argument('--truncation-cutoff', type=int, metavar='N', help='truncate the first N styles only')
     samples.add_argument(
         '--noise-mode',
         choices=('const', 'random', 'none'),
-        default='random',
         help='noise of the generator (default: random, as published)',
     )
     networks = options.add_networks(p)
     networks.add_argument(
-        '--resize', choices=RESIZE, default='published',
-        help="how images are resized for Inception-v3: as in its graph, or 'clean', antialiased as in clean-fid",
+        '--resize', choices=RESIZE,
+        help="how images are resized for Inception-v3: as in its graph, 'published' (default), or 'clean', antialiased "
+        'as in clean-fid',
     )  # fmt: skip
     completions = p.add_argument_group('completions')
-    completions.add_argument(
-        '--images', type=int, default=64, help='how many images are completed, from the first (default 64)'
-    )
-    completions.add_argument('--kinds', default='box,brush,union', help='kinds of masks (default: box,brush,union)')
-    completions.add_argument('--masks', type=int, default=8, help='masks per kind and class of hole ratio (default 8)')
+    completions.add_argument('--images', type=int, help='how many images are completed, from the first (default 64)')
+    completions.add_argument('--kinds', help='kinds of masks (default: box,brush,union)')
+    completions.add_argument('--masks', type=int, help='masks per kind and class of hole ratio (default 8)')
+
+
+# Options that some scores do not take, and what is meant where they are left out.
+DEFAULTS = {
+    'truncation_psi': 1.0, 'truncation_cutoff': None, 'noise_mode': 'random', 'seed': 0, 'resize': RESIZE[0],
+    'images': 64, 'kinds': 'box,brush,union', 'masks': 8,
+}  # fmt: skip
+OF_DATA = ('resize',)
+OF_SAMPLES = (*OF_DATA, 'truncation_psi', 'truncation_cutoff', 'noise_mode', 'seed')
+OF_COMPLETIONS = ('seed', 'images', 'kinds', 'masks')
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    options.at_least_one(args, 'images', 'masks', *(() if args.batch_size is None else ('batch_size',)))
+    numbers = [name for name in ('images', 'masks', 'batch_size') if getattr(args, name) is not None]
+    options.at_least_one(args, *numbers)
     if args.distributed is not None and args.method is not None:
         raise UserError('--distributed divides the samples of a --model, or --fake; with --method leave it out.')
+    if args.out is not None and args.watch is not None:
+        raise UserError('--watch reads in metrics.jsonl of the run what is scored, and writes there; leave --out out.')
+    if args.out is not None and args.out.is_dir():
+        raise UserError(f'--out {args.out} is a folder; name a file, such as {args.out / "scores.json"}.')
     options.join(args)
     if args.fake is not None or args.watch is not None:
         if args.method is not None or args.step is not None:
             raise UserError('--method and --step belong to --model; leave them out.')
+        of_data = args.fake is not None
+        options.check_used(args, '--fake' if of_data else '--watch', DEFAULTS, OF_DATA if of_data else OF_SAMPLES)
         return _score(args, None)
     if args.model is None and args.method is None:
         raise UserError(
@@ -132,7 +145,11 @@ def run(args: argparse.Namespace) -> None:
         )
     model = None if args.model is None else together(lambda: options.load(args))
     if model is None or args.method is not None or isinstance(model.gan.sampler, Completer):
+        if args.distributed is not None:
+            raise UserError('--distributed divides samples, and this model completes images; leave it out.')
+        options.check_used(args, 'a score of completions', DEFAULTS, OF_COMPLETIONS)
         return _complete(args, model)
+    options.check_used(args, 'a score of samples', DEFAULTS, OF_SAMPLES)
     return _score(args, model)
 
 
@@ -208,8 +225,6 @@ def _complete(args: argparse.Namespace, model: Model | None) -> None:
     )
     evaluation.check_metrics(metrics, data.size)
     if args.out is not None:
-        if args.out.is_dir():
-            raise UserError(f'--out {args.out} is a folder; name a file, such as {args.out / "scores.json"}.')
         args.out.parent.mkdir(parents=True, exist_ok=True)
     methods = {}
     if model is not None:

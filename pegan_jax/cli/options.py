@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pegan_jax import animation, hub, sampling
-from pegan_jax.files import Path, as_path, on_disk, whole
+from pegan_jax.files import Path, as_path, in_bucket, on_disk, whole
 from pegan_jax.pixels import as_image
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train import exported
@@ -42,6 +42,16 @@ def model(text: str) -> str | Path:
         return hub.parse(text) and text if hub.is_address(text) else path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def disk(text: str) -> pathlib.Path:
+    """A folder that is read in pieces, which only a disk gives."""
+    if in_bucket(folder := path(text)):
+        raise argparse.ArgumentTypeError(
+            f'{text} is in a bucket, and what is kept here is read in pieces, as only disks give it; name a folder on '
+            'a disk, such as ~/cache, which several processes may share.'
+        )
+    return folder
 
 
 def source(text: str) -> pathlib.Path:
@@ -217,8 +227,9 @@ def add_networks(p: argparse.ArgumentParser) -> Any:
     )  # fmt: skip
     group.add_argument('--fetch', action='store_true', help='get files that are not here from their public address')
     group.add_argument(
-        '--cache', type=path, metavar='DIR', default=path(TrainConfig.compilation_cache),
-        help='weights and features are kept here (default ~/.cache/pegan_jax); several processes need one for all',
+        '--cache', type=disk, metavar='DIR', default=path(TrainConfig.compilation_cache),
+        help='weights and features are kept here, on a disk (default ~/.cache/pegan_jax); several processes need one '
+        'for all',
     )  # fmt: skip
     return group
 
@@ -248,11 +259,19 @@ def styles(args: argparse.Namespace) -> dict:
 
 
 def read_ws(path: pathlib.Path) -> np.ndarray:
-    """The array w [N, num_ws, w_dim] of an .npz file, or that of an .npy file. Raises: UserError if it has none."""
+    """The array w [N, num_ws, w_dim] of an .npz file, or that of an .npy file.
+
+    Raises: UserError if it has none, or one of no image, of no real numbers, or of numbers that are not finite.
+    """
     found = read_arrays(path, '--ws', 'what project wrote')
     if isinstance(found, dict) and 'w' not in found:
         raise UserError(f'--ws {path} has no array w; it has {", ".join(found)}.')
-    return found['w'] if isinstance(found, dict) else found
+    w = found['w'] if isinstance(found, dict) else found
+    if w.dtype.kind not in 'iuf' or w.ndim < 2 or not w.size:
+        raise UserError(f'--ws {path} is {w.dtype} {w.shape}; expected real numbers [N, num_ws, w_dim] or [N, w_dim].')
+    if not np.isfinite(w).all():
+        raise UserError(f'--ws {path} has numbers that are not finite; make the styles again.')
+    return w
 
 
 def read_arrays(path: pathlib.Path, option: str, wanted: str) -> dict[str, np.ndarray] | np.ndarray:
@@ -265,6 +284,15 @@ def read_arrays(path: pathlib.Path, option: str, wanted: str) -> dict[str, np.nd
             return dict(found)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f'{option} {path} is no .npz file of NumPy; give {wanted} ({error}).') from None
+
+
+def check_used(args: argparse.Namespace, what: str, defaults: Mapping[str, Any], used: Container[str]) -> None:
+    """Gives options that are left out their defaults. Raises: UserError for an option that `what` would ignore."""
+    for name, default in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+        elif name not in used:
+            raise UserError(f'{what} does not take --{name.replace("_", "-")}; leave it out.')
 
 
 def at_least_one(args: argparse.Namespace, *names: str) -> None:

@@ -41,6 +41,8 @@ examples:
   --image face.png --space w+ --steps 500 --video found/search.mp4 --out found
 """
 
+MOST_FRAMES = 300  # of a film: memory holds them
+
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
@@ -68,7 +70,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--video',
         type=options.path,
         metavar='FILE.mp4|FILE.gif',
-        help='film of the search: target and image, step by step',
+        help=f'film of the search: target and image, in {MOST_FRAMES} steps at most',
     )
     p.add_argument('--out', type=options.path, required=True, metavar='FOLDER', help='folder for images and latents')
     options.add_networks(p)
@@ -108,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
         def watch(step: int, distance: float, image: Callable[[], np.ndarray]) -> None:
             bar.set_postfix(distance=f'{distance:.4g}')
             bar.update()
-            if args.video is not None:
+            if args.video is not None and step % -(-args.steps // MOST_FRAMES) == 0:
                 frames.append(to_uint8(image()))
 
         if observed is None:

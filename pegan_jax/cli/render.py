@@ -176,6 +176,8 @@ def _check(args: argparse.Namespace) -> None:
                     raise UserError(f'--{other} and --{name} exclude each other; leave one out.')
     if args.tiles is not None and args.bits != 8:
         raise UserError(f'--bits {args.bits}: tiles have 8 bits per channel; leave it out.')
+    if args.out.suffix.lower() == '.npy' and args.bits != 8:
+        raise UserError(f'--bits {args.bits}: a .npy keeps float32; leave it out, or write a .png.')
     if args.blend is None and args.shares != 'x':
         raise UserError(f'--shares {args.shares} divides the image among seeds; name the others with --blend.')
     if args.blend is not None and len(args.blend) > 3:

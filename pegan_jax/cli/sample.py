@@ -40,7 +40,6 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--seeds',
         type=options.numbers,
-        default=list(range(32)),
         metavar='0,3,8-11',
         help='seeds of the images (default: 0-31)',
     )
@@ -58,14 +57,15 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         '--translate', type=options.tuple_of(options.real, 'X,Y'), default=(0.0, 0.0), metavar='X,Y',
-        help='move the content right and down, in image widths, as the official script of StyleGAN3 does',
+        help='move the content right and down, in shorter sides of the training images, as the official script of '
+        'StyleGAN3 does',
     )  # fmt: skip
     p.add_argument(
         '--rotate', type=options.real, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise'
     )
     p.add_argument(
         '--ws',
-        type=options.path,
+        type=options.source,
         metavar='FILE.npz',
         help='draw the styles w [N, num_ws, w_dim] of a file in place of seeds',
     )
@@ -85,8 +85,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument('--frames', type=int, help='frames from seed to seed (default 120), or of a camera (default 240)')
     p.add_argument('--fps', type=options.real, help='frames per second (default: 60 for an .mp4, 20 for a .gif)')
-    p.add_argument('--columns', type=int, default=8, help='columns of the grid (default 8)')
-    p.add_argument('--batch-size', type=int, default=8, help='images computed at once (default 8)')
+    p.add_argument('--columns', type=int, help='columns of the grid (default 8)')
+    p.add_argument('--batch-size', type=int, help='images computed at once (default 8)')
     p.add_argument(
         '--out', type=options.picture_or_folder, required=True, metavar='FILE.png|FOLDER',
         help='a picture for a grid, or a folder for single files, in which a second launch goes on',
@@ -118,10 +118,12 @@ def _direction(text: str) -> _Direction:
 
 
 # What may be given beside an option that stands in the place of plain seeds.
+_VIEW = ('noise-mode', 'size', 'rotate', 'translate', 'batch-size')
 _BESIDE = {
-    'video': ('class', 'truncation-psi', 'truncation-cutoff', 'noise-mode', 'size', 'rotate', 'translate'),
-    'ws': ('noise-mode', 'size', 'rotate', 'translate'),
-    'direction': ('class', 'truncation-psi'),
+    'video': ('seeds', 'class', 'truncation-psi', 'truncation-cutoff', *_VIEW),
+    'ws': ('columns', *_VIEW),
+    'direction': ('seeds', 'class', 'truncation-psi'),
+    'style-mix': ('seeds', 'class', 'truncation-psi', 'truncation-cutoff', *_VIEW),
 }
 
 
@@ -131,7 +133,8 @@ def _check_together(args: argparse.Namespace) -> None:
         'video': args.video, 'ws': args.ws, 'direction': args.direction, 'style-mix': args.style_mix,
         'class': args.label is not None, 'truncation-psi': args.truncation_psi != 1, 'noise-mode': args.noise_mode,
         'truncation-cutoff': args.truncation_cutoff is not None, 'size': args.size, 'rotate': args.rotate,
-        'translate': any(args.translate),
+        'translate': any(args.translate), 'seeds': args.seeds is not None, 'columns': args.columns is not None,
+        'batch-size': args.batch_size is not None,
     }  # fmt: skip
     for name in ('grid', 'frames', 'fps'):
         if getattr(args, name) is not None and not args.video:
@@ -146,17 +149,26 @@ def _check_together(args: argparse.Namespace) -> None:
                 raise UserError(f'--{option} does not go with --{extra[0]}; leave one of them out.')
             if args.out.folder:
                 raise UserError(f'--{option} makes one file, but --out {args.out.path} is a folder; write FILE.')
+    if args.columns is not None and args.out.folder:
+        raise UserError(f'--columns is of one picture, but --out {args.out.path} is a folder; leave it out.')
+    rows, columns = args.grid or (1, 1)
+    if args.video in sampling.CAMERAS and args.seeds is not None and len(args.seeds) > rows * columns:
+        raise UserError(
+            f'--video {args.video} has a --grid of {rows}x{columns}, and --seeds names {len(args.seeds)}; give a '
+            'larger one, or fewer seeds.'
+        )
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    options.at_least_one(args, 'columns', 'batch_size', *(['frames'] if args.frames is not None else []))
+    given = [name for name in ('columns', 'batch_size', 'frames') if getattr(args, name) is not None]
+    options.at_least_one(args, *given)
     out, folder = args.out
     if args.video:
         animation.check(out)
     _check_together(args)
-    if args.style_mix and folder:
-        raise UserError(f'--style-mix makes one picture, but --out {out} is a folder; write FILE.png.')
+    args.seeds = list(range(32)) if args.seeds is None else args.seeds
+    args.columns, args.batch_size = args.columns or 8, args.batch_size or 8
     model = options.load(args)
     chosen = {'size': args.size, 'noise_mode': args.noise_mode, **options.styles(args)}
     if args.rotate or any(args.translate):
@@ -165,7 +177,7 @@ def run(args: argparse.Namespace) -> None:
     if args.direction:
         _write_walk(args, model, out)
     elif args.video:
-        _write_video(args, model, out, chosen)
+        _write_video(args, model, out, {**chosen, 'batch_size': args.batch_size})
     elif folder:
         _write_folder(args, model, out, chosen)
     else:

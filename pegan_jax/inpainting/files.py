@@ -286,7 +286,7 @@ def inpaint_files(
     The transparency of an image comes back as it is, and its colours under it count as known; where it is its own mask,
     it comes back opaque. A model of RGBA completes transparency too. A grey model takes files without colours, whatever
     their mode, and its results are grey. An image whose mask has no hole is written as it is, with a warning. What
-    cannot be read does not keep the other images from being completed.
+    cannot be read or filled does not keep the other images from being completed.
 
     Args:
       model: None: `biharmonic`.
@@ -326,18 +326,16 @@ def inpaint_files(
                     with _noted(pair, failures):
                         options = {'invert': invert_mask, 'colour': mask_colour}
                         loaded.append(_load(pair, channels, options, invert_sketch, max_pixels))
-                for item, pixels in zip(loaded, _filled(model, loaded, step, strategy), strict=True):
-                    out = item.pair.out
-                    out.parent.mkdir(parents=True, exist_ok=True)
-                    alpha = item.picture.alpha
-                    if alpha is not None and item.pair.mask == item.pair.image:
-                        alpha = np.where(item.mask, np.uint8(255), alpha)
-                    save(out, item.picture._replace(pixels=pixels, alpha=alpha))
-                    if flow:
+                batch = _filled(model, loaded, step) if together else [None] * len(loaded)
+                for item, pixels in zip(loaded, batch, strict=True):
+                    with _noted(item.pair, failures):
                         arrays = (item.picture.pixels, item.mask, item.sketch)
+                        if pixels is None:
+                            pixels = inpaint_by(strategy, model, *arrays)
                         by_crop = functools.partial(inpaint_by, strategy, flow=True)
-                        colours = (attention_flow if together else by_crop)(model, *arrays)
-                        save(_flow_path(out), Picture(colours))
+                        colours = (attention_flow if together else by_crop)(model, *arrays) if flow else None
+                    if item.pair not in failures:
+                        _save(item, pixels, colours)
                 bar.update(len(group[i : i + step]))
     if len(files) == 1 and failures:
         raise UserError(*failures.values())
@@ -350,11 +348,12 @@ def inpaint_files(
 
 @contextlib.contextmanager
 def _noted(pair: Pair, failures: dict[Pair, str]) -> Iterator[None]:
-    """Notes why a file cannot be used."""
+    """Notes why an image cannot be filled."""
     try:
         yield
     except UserError as error:
-        failures[pair] = str(error)
+        named = any(str(path) in str(error) for path in pair if path is not None)
+        failures[pair] = str(error) if named else f'{pair.image}: {error}'
     except OSError as error:
         failures[pair] = f'{error.filename or pair.image}: {error.strerror or error}.'
 
@@ -396,11 +395,19 @@ def _load(pair: Pair, channels: int, of_mask: dict[str, Any], invert_sketch: boo
     return _Loaded(pair, picture, mask, read_sketch(pair.sketch, size, invert=invert_sketch, max_pixels=max_pixels))
 
 
-def _filled(model: Model | None, loaded: Sequence[_Loaded], count: int, strategy: Strategy) -> Iterator[np.ndarray]:
-    """The completed pixels; of a model, `count` at once: the batch is filled up, so that one program serves all."""
-    if model is None or strategy.name != 'original':
-        yield from (inpaint_by(strategy, model, item.picture.pixels, item.mask, item.sketch) for item in loaded)
-        return
+def _save(item: _Loaded, pixels: np.ndarray, colours: np.ndarray | None) -> None:
+    """Writes a completed image, and the colours of its flow."""
+    out, alpha = item.pair.out, item.picture.alpha
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if alpha is not None and item.pair.mask == item.pair.image:
+        alpha = np.where(item.mask, np.uint8(255), alpha)
+    save(out, item.picture._replace(pixels=pixels, alpha=alpha))
+    if colours is not None:
+        save(_flow_path(out), Picture(colours))
+
+
+def _filled(model: Model, loaded: Sequence[_Loaded], count: int) -> Iterator[np.ndarray]:
+    """The completed pixels, `count` at once: the batch is filled up, so that one program serves all."""
     if not loaded:
         return
     items = [*loaded, *[loaded[-1]] * (count - len(loaded))]

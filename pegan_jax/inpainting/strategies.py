@@ -111,14 +111,14 @@ def windows(mask: np.ndarray, margin: int) -> list[tuple[slice, slice]]:
     """Windows (rows, columns) around the holes of a mask [H, W], `margin` pixels wider, that do not overlap."""
     from scipy.ndimage import find_objects, label, maximum_filter  # takes long to import
 
-    near = maximum_filter(mask.astype(np.uint8), 2 * margin + 1)
-    found = [_rounded(window, mask.shape) for window in find_objects(label(near)[0])]
+    found = find_objects(label(maximum_filter(mask.astype(np.uint8), 2 * margin + 1))[0])
     while True:
-        pair = next(((a, b) for i, a in enumerate(found) for b in found[:i] if _overlap(a, b)), None)
-        if pair is None:
-            return found
-        both = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(*pair, strict=True))
-        found = [window for window in found if window not in pair] + [_rounded(both, mask.shape)]
+        taken, rounded = np.zeros(mask.shape, bool), [_rounded(window, mask.shape) for window in found]
+        for window in rounded:
+            taken[window] = True
+        found = find_objects(label(taken)[0])  # those that overlap or touch are one
+        if len(found) == len(rounded):
+            return rounded
 
 
 def _rounded(window: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, slice]:
@@ -130,7 +130,3 @@ def _rounded(window: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice
         low = min(max(part.start - (rounded - length) // 2, 0), side - rounded)
         out.append(slice(low, low + rounded))
     return tuple(out)
-
-
-def _overlap(a: tuple[slice, slice], b: tuple[slice, slice]) -> bool:
-    return all(p.start < q.stop and q.start < p.stop for p, q in zip(a, b, strict=True))

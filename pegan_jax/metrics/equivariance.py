@@ -247,5 +247,10 @@ def equivariance(
 
 
 def decibels(squares: float, count: float) -> float:
-    """Peak signal-to-noise ratio of images in [-1, 1], from the sum of `count` squared differences."""
+    """Peak signal-to-noise ratio of images in [-1, 1], from the sum of `count` squared differences.
+
+    Raises: UserError for a count of 0: the images are so small that nothing of a moved one is known.
+    """
+    if not count:
+        raise UserError('nothing is known of the moved images: they are too small; EQ-R needs sides of 13 pixels.')
     return 10 * math.log10(4 * count / squares) if squares else math.inf

@@ -110,8 +110,10 @@ class Config:
         for name in ('noise_amp', 'gp_weight', 'recon_weight'):
             at_least(self, name, 0.0)
         at_least(self, 'num_layers', 3)
-        if self.kernel_size % 2 == 0 or self.kernel_size < 1:
-            raise ConfigError(f'model.kernel_size={self.kernel_size} must be odd, such as 3.')
+        if self.kernel_size % 2 == 0 or self.kernel_size < 3:
+            raise ConfigError(
+                f'model.kernel_size={self.kernel_size} must be odd and at least 3: smaller ones see no neighbours.'
+            )
         if not 0 < self.scale_factor < 1:
             raise ConfigError(f'model.scale_factor={self.scale_factor} must lie between 0 and 1, such as 0.75.')
         if self.sr_factor is not None and not self.sr_factor >= LEAST_SR_FACTOR:

@@ -20,7 +20,7 @@ LEAST_SR_FACTOR = 1.13  # below it, `sr_schedule` rounds to no step
 
 @dataclass(frozen=True)
 class Pyramid:
-    """sizes: (height, width) of every scale, coarse to fine; ratio: of the sides of neighbours, below 1."""
+    """sizes: (height, width) of every scale, coarse to fine; ratio: of the sides of neighbours, at most 1."""
 
     sizes: tuple[tuple[int, int], ...]
     ratio: float
@@ -32,7 +32,7 @@ def pyramid_sizes(height: int, width: int, model: Any) -> Pyramid:
     With A = ceil(log(min_size / short side) / log(scale_factor)) + 1 and B the same for shrinking the long side to
     max_size, there are N + 1 = A - B + 1 scales, and the ratio is (min_size / short side of the shrunk image)^(1 / N).
 
-    Raises: ConfigError for an image too small to have two scales.
+    Raises: ConfigError for an image too small to have two scales, as it is or shrunk to max_size.
     """
     short, long = min(height, width), max(height, width)
     if short < model.min_size:
@@ -40,26 +40,27 @@ def pyramid_sizes(height: int, width: int, model: Any) -> Pyramid:
             f'the image has {height} x {width} pixels, its shorter side fewer than model.min_size={model.min_size}; '
             'take a larger image or a smaller min_size.'
         )
+    shrink = min(model.max_size / long, 1)
+    side = _mmgen_side if model.rules == 'mmgen' else _original_side
+    work = (side(height, shrink), side(width, shrink)) if shrink < 1 else (height, width)
+    if min(work) < model.min_size:
+        raise ConfigError(
+            f'an image of {height} x {width} pixels, shrunk to model.max_size={model.max_size}, has a shorter side of '
+            f'{min(work)}, fewer than model.min_size={model.min_size}; raise max_size or lower min_size.'
+        )
     # For super-resolution, the released program truncates, and divides by the width.
     enlarges = model.sr_factor is not None
     log_factor = math.log(1 / sr_schedule(model.sr_factor)[1] if enlarges else model.scale_factor)
-    whole, side = (int, width) if enlarges else (math.ceil, long)
+    whole, longest = (int, width) if enlarges else (math.ceil, long)
     count = whole(math.log(model.min_size / short) / log_factor) + 1
-    count -= whole(math.log(min(model.max_size, long) / side) / log_factor)
-    shrink = min(model.max_size / long, 1)
+    count -= whole(math.log(min(model.max_size, long) / longest) / log_factor)
     if count < 1:
         raise ConfigError(
             f'an image of {height} x {width} pixels with model.min_size={model.min_size} and model.max_size='
             f'{model.max_size} has no second scale; raise max_size or lower min_size.'
         )
-    if model.rules == 'mmgen':
-        work = (_mmgen_side(height, shrink), _mmgen_side(width, shrink)) if shrink < 1 else (height, width)
-        ratio = (model.min_size / min(work)) ** (1 / count)
-        side, base = _mmgen_side, (height, width)
-    else:
-        base = (math.ceil(height * shrink), math.ceil(width * shrink))
-        ratio = (model.min_size / min(base)) ** (1 / count)
-        side = _original_side
+    base = (height, width) if model.rules == 'mmgen' else work
+    ratio = (model.min_size / min(work)) ** (1 / count)
     factors = [ratio ** (count - i) for i in range(count + 1)]
     return Pyramid(tuple((side(base[0], f), side(base[1], f)) for f in factors), ratio)
 

@@ -213,8 +213,8 @@ def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
       path: the --workdir of a run, what `convert` made, what `export` made (a folder, or a file .safetensors), the
         name of a model that ships, such as worlds64, or the address of one on the hub, hf://user/name or
         hf://user/name@revision.
-      step: of the checkpoint; None is the newest, 'best' the one with the lowest sliced Wasserstein distance. An
-        exported model has one.
+      step: of the checkpoint; None is the newest, 'best' the best one by the run's first score (`train.metrics`), or
+        the lowest sliced Wasserstein distance where it has none. An exported model has one.
     Raises: CheckpointError if there is none or it is damaged, ForeignFileError likewise of an exported model, UserError
       for what is neither.
     """

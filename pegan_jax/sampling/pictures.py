@@ -1,5 +1,6 @@
 """Batches of images of seeds: `sample`, `interpolate`, `style_mix`."""
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,17 @@ from pegan_jax import coords
 from pegan_jax.gan import per_layer
 from pegan_jax.sampling.model import Label, Model
 from pegan_jax.settings import UserError
+
+
+def check_size(size: Sequence[int]) -> tuple[int, int]:
+    """(height, width). Raises: UserError unless these are two whole numbers above 0."""
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise UserError(f'size={size!r}; give (height, width) in whole pixels, such as size=(128, 128).')
+    return height, width
 
 
 def _options(
@@ -25,8 +37,7 @@ def _options(
     if grid is not None and not hasattr(grid, 'ndim'):
         raise UserError('grid is no array; render takes grids that are computed as they are needed.')
     options = {} if grid is None else {'grid': grid}
-    if size is not None and np.shape(size) != (2,):
-        raise UserError(f'size={size!r}; give (height, width), such as size=(128, 128).')
+    size = None if size is None else check_size(size)
     if size is not None or transform is not None:
         if grid is not None:
             raise UserError('a grid already tells size and transform; leave those out.')

@@ -24,6 +24,7 @@ from pegan_jax.sampling.pictures import frame_view, of_styles, sample
 from pegan_jax.settings import UserError
 
 Seed = int | np.ndarray | jax.Array  # or styles [w_dim] or [num_ws, w_dim], such as a projection finds
+OF_SEEDS = ('label', 'truncation_psi', 'truncation_cutoff')  # options that tell which style a seed stands for
 
 # Styles of every position ---------------------------------------------------------------------------------------------
 
@@ -61,10 +62,23 @@ def _styles(model: Model, seed: Seed, others: tuple[int, ...], styles: dict) -> 
     """w of a seed, or styles that are given, and of other seeds: [1 + len(others), ...]."""
     if isinstance(seed, (int, np.integer)):
         return model.styles([seed, *others], **styles)
+    if not others:
+        _check_given(styles)
     given = np.asarray(seed, np.float32)
     model.check_styles(given.shape)
     parts = [given[None], *([model.styles(others, **styles)] if others else [])]
     return jnp.concatenate([per_layer(model.sampler, w) for w in parts])
+
+
+def _check_given(styles: dict) -> None:
+    """Raises: UserError for options of `Model.styles` beside styles that are given: they are those of a seed."""
+    for name, value in styles.items():
+        if name in OF_SEEDS and value is not None and not (name == 'truncation_psi' and value == 1):
+            option = 'class' if name == 'label' else name.replace('_', '-')
+            raise UserError(
+                f'{name}={value}: styles that are given are shown as they are; leave out {name}, or --{option}, or '
+                'give a seed.'
+            )
 
 
 # Pieces ---------------------------------------------------------------------------------------------------------------
@@ -143,7 +157,7 @@ def render(
       chunk: coordinates computed at once, on all devices together.
       progress: show a bar.
       out: array [*grid.shape[:-1], C], such as a np.memmap, to be filled and returned.
-      styles: truncation_psi, truncation_cutoff and label, as in `sample`.
+      styles: truncation_psi, truncation_cutoff and label of seeds, as in `sample`.
     Returns: float32 [*grid.shape[:-1], C].
     Raises: ValueError for what the system cannot show, by its name; chunk or supersample below 1, coordinates that are
       not finite, an `out` of another shape; and as `Model.styles`.
@@ -202,7 +216,9 @@ def _whole_image(
             chosen = {'size': size}
     if isinstance(seed, (int, np.integer)):
         return sample(model, [seed], **chosen, **styles)[0]
-    return of_styles(model, np.asarray(seed)[None], **chosen, **styles)[0]
+    _check_given(styles)
+    beside = {name: value for name, value in styles.items() if name not in OF_SEEDS}
+    return of_styles(model, np.asarray(seed)[None], **chosen, **beside)[0]
 
 
 def render_file(

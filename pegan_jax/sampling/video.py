@@ -56,7 +56,7 @@ def interpolation(
     def frames() -> Iterator[np.ndarray]:
         for frame in range(keys * w_frames):
             moment = jnp.asarray(spline(frame / w_frames), jnp.float32)
-            yield image_grid(to_uint8(pictures(model, moment, seeds[:count], batch_size=count, **options)), columns)
+            yield image_grid(to_uint8(pictures(model, moment, seeds[:count], **options)), columns)
 
     return keys * w_frames, frames()
 

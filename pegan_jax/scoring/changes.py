@@ -22,7 +22,12 @@ MOVES = {('eqt', 'int'): 'eqt50k_int', ('eqt', 'frac'): 'eqt50k_frac', ('eqr', '
 
 
 def check(generator: Generator, score: Score, system: str) -> None:
-    """Raises: UserError for a system without what is changed."""
+    """Raises: UserError for a system without what is changed, and for truncation, which these scores do not have."""
+    if generator.truncation_psi != 1 or generator.truncation_cutoff is not None:
+        raise UserError(
+            f'{score.name} is of images without truncation, as published; leave out --truncation-psi and '
+            '--truncation-cutoff, or score it by itself.'
+        )
     if score.kind in ('eqt', 'eqr'):
         if generator.gan.sampler.view is None:
             raise UserError(f'{score.name}: {system} has no coordinates to move.')

@@ -24,7 +24,7 @@ from pegan_jax.scoring.parts import Features, collect
 from pegan_jax.settings import UserError
 
 LEAST_REALS = {'fid': 2, 'fd': 2, 'kid': 2, 'cmmd': 2, 'fwd': 2}  # others take one
-LEAST_SIDE = {'vgg16': 16, 'lpips': 16, 'stem': 19}
+LEAST_SIDE = {'vgg16': 16, 'lpips': 16, 'stem': 23, 'msssim': 16, 'eqr': 13}  # of networks and kinds; others take 8
 # Of `_full` scores, as in NVlabs/stylegan3; that of CMMD is this library's.
 MOST_REALS = {'kid': 1_000_000, 'pr': 200_000, 'dc': 200_000, 'cmmd': 200_000}
 
@@ -161,8 +161,11 @@ def check(scores: Sequence[Score], size: tuple[int, int], *, generated: bool) ->
                 f'{score.name} takes sides that are multiples of 16, and at most 256 x 256 pixels, not {size[1]} x '
                 f'{size[0]}; give --size.'
             )
-        if min(size) < LEAST_SIDE.get(score.network, 16 if score.kind == 'msssim' else 8):
-            raise UserError(f'{score.name}: images of {size[1]} x {size[0]} pixels are too small.')
+        least = max(LEAST_SIDE.get(name, 8) for name in (score.kind, score.network))
+        if min(size) < least:
+            raise UserError(
+                f'{score.name}: images of {size[1]} x {size[0]} pixels are too small; their sides must have {least}.'
+            )
 
 
 class Scorer(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pegan_jax import editing, load
+from pegan_jax import editing, load, sample
 from pegan_jax.cli import main
 from pegan_jax.config import ConfigError, load_config
 from pegan_jax.models import singan, singan_pyramid
@@ -70,6 +70,9 @@ def test_the_run_has_as_many_steps_as_its_scales_need(trained):
     model = load(folder / 'straight')
     assert singan.sizes_of(model.variables['buffers']) == [(16, 22), (18, 24)]
     assert model.step == 2 * ITERATIONS
+    np.testing.assert_array_equal(editing.samples(model, [0], size=[20, 30]), sample(model, [0], size=(20, 30)))
+    with pytest.raises(ValueError, match='in whole pixels'):
+        editing.samples(model, [0], size=(20.5, 30))
 
 
 def test_a_run_goes_on_exactly_in_the_middle_of_a_scale(trained):
@@ -130,6 +133,9 @@ def test_every_use_makes_its_picture(trained, tmp_path, words, size):
     [
         ('--mode inject', '--mode inject needs --image'),
         ('--mode samples --image {photo}', '--mode samples does not take --image'),
+        ('--mode samples --alpha 0.2', '--mode samples does not take --alpha'),
+        ('--mode animate --scale 1', '--mode animate does not take --scale'),
+        ('--mode animate --seeds 3-5', '--mode animate makes one film, and --seeds names 3'),
         ('--mode inject --image {photo} --scale 2', 'scales 1 to 1'),
         ('--mode edit --image {photo} --mask {other}', 'must agree'),
         ('--mode super-resolution', 'singan:sr'),

@@ -392,11 +392,18 @@ def test_the_command_shows_arcs_planets_and_spheres(round_model, saved, tmp_path
     [
         ('--arc 90', 'this cips is not on a cylinder'),
         ('--view planet', 'this cips is not on a cylinder'),
-        ('--coords {here}/none.npy --size 3', '--size and --coords exclude each other'),
-        ('--coords {here}/none.npy', 'none.npy'),
+        ('--coords {here}/nowhere.npy --size 3', '--size and --coords exclude each other'),
+        ('--coords {here}/nowhere.npy', 'nowhere.npy'),
         ('--coords {here}/text.npy', 'text.npy is no array of NumPy'),
         ('--coords {here}/flat.npy', 'expected real numbers [..., 2]'),
         ('--ws {here}/text.npy', 'is no .npz file of NumPy'),
+        ('--ws {here}/letters.npy', 'is <U1 (1, 1); expected real numbers [N, num_ws, w_dim]'),
+        ('--ws {here}/number.npy', 'is float64 (); expected real numbers'),
+        ('--ws {here}/none.npy', 'is float64 (0, 16); expected real numbers'),
+        ('--ws {here}/nan.npy', 'has numbers that are not finite'),
+        ('--ws {here}/w.npy --truncation-psi 0.5', 'leave out truncation_psi, or --truncation-psi'),
+        ('--ws {here}/w.npy --class 5', 'leave out label, or --class'),
+        ('--out {here}/b.npy --bits 16', '--bits 16: a .npy keeps float32'),
         ('--shares around', 'name the others with --blend'),
         ('--blend 1,2', 'blends two seeds, --blend names 2 others'),
         ('--blend 1,2,3,4 --shares a.png', 'names 4 seeds; up to three'),
@@ -408,7 +415,10 @@ def test_the_command_shows_arcs_planets_and_spheres(round_model, saved, tmp_path
 )
 def test_what_cannot_be_rendered_is_told_in_one_line(model, saved, tmp_path, capsys, options, message):
     (tmp_path / 'text.npy').write_text('x')
-    np.save(tmp_path / 'flat.npy', np.zeros((4, 3)))
+    w = np.zeros((1, model.w_avg.shape[-1]))
+    arrays = {'flat': np.zeros((4, 3)), 'letters': np.array([['a']]), 'number': np.array(3.0), 'nan': np.nan * w}
+    for name, array in (arrays | {'none': np.zeros((0, 16)), 'w': w}).items():
+        np.save(tmp_path / f'{name}.npy', array)
     words = options.format(here=tmp_path).split()
     assert main(['render', '--model', str(saved(model)), '--out', str(tmp_path / 'out.png'), *words]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -92,6 +92,22 @@ def test_a_watched_run_has_every_checkpoint_scored_once(workdir, evaluated, monk
     assert evaluated('--watch', workdir, '--metrics', 'rows18') == (0, '')  # nothing is left, and nothing will come
 
 
+def test_a_run_that_has_not_begun_is_waited_for_and_that_is_said_once(evaluated, tmp_path, capsys, monkeypatch):
+    class EnoughError(Exception):
+        pass
+
+    waits = iter([None, None])
+
+    def sleep(_):
+        if next(waits, 'end') == 'end':
+            raise EnoughError
+
+    monkeypatch.setattr(evaluation.time, 'sleep', sleep)
+    with pytest.raises(EnoughError):
+        evaluated('--watch', tmp_path / 'none', '--metrics', 'rows18')
+    assert capsys.readouterr().err == f'waiting for the first checkpoint of {tmp_path / "none"}\n'
+
+
 def test_files_that_another_call_uses_stay(tmp_path):
     parts = [tmp_path / f'{i}.npy' for i in range(3)]
     for part in parts:
@@ -127,6 +143,13 @@ def test_what_cannot_be_scored_is_one_line(workdir, folder, evaluated, tmp_path)
         (['--fake', folder, '--metrics', 'swd10'], 'name them with --real'),
         (['--fake', folder, '--real', folder, '--metrics', 'swd22'], 'takes 22 images, and there are 21'),
         (['--fake', folder, '--real', folder, '--metrics', 'swd9', '--step', '3'], 'belong to --model'),
+        (
+            ['--fake', folder, '--real', folder, '--metrics', 'swd9', '--seed', '3'],
+            '--fake does not take --seed',
+        ),
+        (['--model', workdir, '--metrics', 'swd9', '--kinds', 'box'], 'a score of samples does not take --kinds'),
+        (['--model', workdir, '--metrics', 'swd9', '--out', tmp_path], f'--out {tmp_path} is a folder; name a file'),
+        (['--watch', workdir, '--metrics', 'swd9', '--out', tmp_path / 'a.jsonl'], 'writes there; leave --out out'),
         (['--fake', tmp_path / 'none', '--real', folder, '--metrics', 'swd9'], 'none'),
         (['--fake', folder, '--real', single, '--metrics', 'fd_worlds9'], 'at least 2 real images, and there are 1'),
         (['--fake', folder, '--real', single, '--metrics', 'pr_worlds9'], 'at least 4 real images, and there are 1'),
@@ -134,6 +157,12 @@ def test_what_cannot_be_scored_is_one_line(workdir, folder, evaluated, tmp_path)
     ):
         status, error = evaluated(*words)
         assert status == 1 and match in error and error.count('\n') == 1, error
+
+
+def test_features_are_not_kept_in_a_bucket(capsys):
+    with pytest.raises(SystemExit):
+        main(['evaluate', '--fake', 'a', '--real', 'b', '--metrics', 'swd9', '--cache', 'gs://bucket/cache'])
+    assert 'gs://bucket/cache is in a bucket, and what is kept here is read in pieces' in capsys.readouterr().err
 
 
 def test_a_run_scores_its_checkpoints_and_keeps_the_best(folder, tmp_path, evaluated, monkeypatch):

@@ -60,6 +60,16 @@ def test_any_number_of_samples_counts():
             equivariance.equivariance(images, **({'key': KEY, 'unit': 16} | changes))
 
 
+def test_the_least_image_that_turns_has_a_pixel_that_is_known():
+    x = jnp.zeros((1, 13, 13, 1))
+    for angle in (0.4, np.pi / 4):
+        f, pseudo = (equivariance.band_limit(equivariance.rotation(a), up) for a, up in ((angle, 4), (-angle, 1)))
+        known = equivariance.turned(x, jnp.float32(angle), f)[1] * equivariance.blurred(x, pseudo)[1]
+        assert known.sum() == 1
+    with pytest.raises(UserError, match='nothing is known of the moved images'):
+        equivariance.decibels(0.0, 0)
+
+
 # Operators ------------------------------------------------------------------------------------------------------------
 
 

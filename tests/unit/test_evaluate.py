@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pegan_jax import evaluation, inpainting
-from pegan_jax.cli import main
+from pegan_jax.cli import main, options
 from pegan_jax.config import ConfigError, DataConfig
 from pegan_jax.data import masks
 from pegan_jax.metrics import image as measures
@@ -132,6 +132,7 @@ def test_the_command_compares_on_a_folder_and_writes_json(tmp_path, capsys, monk
         (['--metrics', 'fid'], "unknown metric 'fid'"),
         (['--kinds', 'brushes'], "unknown kind of mask 'brushes'"),
         (['--masks', '0'], '--masks 0 must be at least 1'),
+        (['--truncation-psi', '0.5'], 'a score of completions does not take --truncation-psi'),
         (['--data', str(tmp_path / 'nothing')], 'nothing'),
         (['--size', '10x24'], 'ssim has a window of 11 pixels; images of 24 x 10 are too small'),
         (['--out', str(folder)], f'--out {folder} is a folder; name a file'),
@@ -141,3 +142,9 @@ def test_the_command_compares_on_a_folder_and_writes_json(tmp_path, capsys, monk
         assert match in capsys.readouterr().err
     assert main(['evaluate', '--data', str(folder)]) == 1
     assert 'name a trained --model, or --method biharmonic' in capsys.readouterr().err
+
+
+def test_completions_are_scored_by_one_process(capsys, monkeypatch):
+    monkeypatch.setattr(options, 'join', lambda args: None)
+    assert main(['evaluate', '--model', 'fill64', '--metrics', 'l1', '--distributed']) == 1
+    assert '--distributed divides samples, and this model completes images; leave it out' in capsys.readouterr().err

@@ -429,6 +429,19 @@ def test_one_bad_file_does_not_cost_the_good_ones(tmp_path):
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a.png', 'c.png']
 
 
+def test_an_image_that_cannot_be_filled_is_named_and_does_not_cost_the_others(tmp_path):
+    dust = np.zeros((200, 200), bool)
+    dust[::3, ::3] = True
+    for name, size in (('a', 200), ('b', 80), ('c', 90)):
+        write(tmp_path / 'images' / f'{name}.png', photo(size, size))
+        write(tmp_path / 'masks' / f'{name}.png', dust if name == 'a' else hole(size, size))
+    files = inpainting.pairs(tmp_path / 'images', tmp_path / 'masks', tmp_path / 'out')
+    smaller = inpainting.Strategy('resize', limit=64)
+    with pytest.raises(UserError, match=r'1 of 3 images could not be filled, .*/a\.png: limit=64: a hole is in every'):
+        inpainting.inpaint_files(_Model(), files, strategy=smaller)
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['b.png', 'c.png']
+
+
 def test_masks_beside_the_images_are_named_after_them(tmp_path):
     for name in 'ab':
         write(tmp_path / f'{name}.png', photo())

@@ -192,3 +192,22 @@ def test_the_command_fits_what_is_given_and_tells_the_rest(tmp_path, capsys):
     out = tmp_path / 'wide.npy'
     words = ['--model', str(workdir), '--ws', str(tmp_path / 'found' / 'projected_w.npz'), '--out', str(out)]
     assert main(['render', *words, '--size', '24', '--extent=-2,2,-2,2']) == 0 and np.load(out).shape == (24, 24, 3)
+
+
+def test_a_film_of_any_search_has_a_bounded_number_of_frames(tmp_path, monkeypatch):
+    from pegan_jax.cli import project as command
+
+    def search(loaded, target, *, steps, watch, **rest):
+        images = np.linspace(-1, 1, steps)[:, None, None, None] * np.ones((16, 16, 3))
+        for step, image in enumerate(images):
+            watch(step, 0.0, lambda image=image: image)
+        return projection.Projection(np.zeros((1, 4)), images[-1], 0.0, 'nothing', {})
+
+    monkeypatch.setattr(command, 'project', search)
+    monkeypatch.setattr(command.options, 'load', lambda args: model('cips:tiny'))
+    monkeypatch.setattr(command, 'MOST_FRAMES', 3)
+    Image.new('RGB', (16, 16)).save(tmp_path / 'photo.png')
+    film = ['--steps', '7', '--video', str(tmp_path / 'film.gif'), '--out', str(tmp_path / 'found')]
+    assert main(['project', '--model', 'worlds32', '--image', str(tmp_path / 'photo.png'), *film]) == 0
+    with Image.open(tmp_path / 'film.gif') as image:
+        assert image.n_frames == 3

@@ -226,6 +226,8 @@ def test_scores_and_spectra_draw_the_noise_of_cips_anew_and_samples_have_none(mo
         ('canvas_model', {'noise_mode': 'none'}, 'stylegan3 takes no noise when sampling; it takes size'),
         ('model', {'grid': np.zeros((2, 2, 2)), 'size': (4, 4)}, 'a grid already tells size and transform'),
         ('model', {'size': 128}, r'size=128; give \(height, width\)'),
+        ('model', {'size': (16.5, 16)}, r'size=\(16.5, 16\); give \(height, width\) in whole pixels'),
+        ('model', {'size': ('16', '16')}, 'in whole pixels'),
         ('model', {'grid': lazy_grid(4, 4)}, 'grid is no array; render takes'),
         ('model', {'batch_size': 0}, 'batch_size=0 must be at least 1'),
         ('model', {'transform': np.eye(3)[None]}, 'CIPS takes one matrix'),
@@ -261,6 +263,17 @@ def test_matrices_that_would_be_ignored_in_part_are_refused(canvas_model):
 def test_single_coordinates_of_a_whole_image_are_refused(canvas_model):
     with pytest.raises(ValueError, match='stylegan3 makes whole images, not single coordinates: no warp'):
         render(canvas_model, 0, coords.grid(4, 4), label=0)
+
+
+@pytest.mark.parametrize('kind', ['noisy_model', 'model'])
+def test_styles_that_are_given_are_shown_as_they_are(kind, request):
+    model = request.getfixturevalue(kind)
+    ws = np.asarray(model.styles([0]))[0]
+    plain = {'label': None, 'truncation_psi': 1.0, 'truncation_cutoff': None}
+    np.testing.assert_allclose(render(model, ws, **plain), sample(model, [0], batch_size=1)[0], atol=1e-5)
+    for name, value in (('label', 0), ('truncation_psi', 0.5), ('truncation_cutoff', 1)):
+        with pytest.raises(ValueError, match=f'{name}={value}: styles that are given are shown as they are'):
+            render(model, ws, **plain | {name: value})
 
 
 def test_interpolation_ends_at_the_samples_and_may_move_the_view(canvas_model):

@@ -188,6 +188,8 @@ def test_what_cannot_be_scored_is_refused_before_features_are_computed(tmp_path)
         ('fwd10', (40, 64), True, 'multiples of 16'),
         ('fwd10', (512, 256), True, 'at most 256 x 256'),
         ('msssim10', (8, 8), True, 'too small'),
+        ('sifid10', (64, 22), True, 'sides must have 23'),
+        ('eqr10', (12, 12), True, 'sides must have 13'),
     ):
         with pytest.raises(UserError, match=match):
             check(parse_all(name), size, generated=generated)
@@ -267,6 +269,13 @@ def test_systems_without_w_have_paths_in_z(generator):
     with pytest.raises(UserError, match='ppl2_wend: dcgan has no w; use ppl2_zend'):
         changes.check(bare, parse_all('ppl2_wend')[0], 'dcgan')
     changes.check(bare, parse_all('ppl2_zend')[0], 'dcgan')
+
+
+@pytest.mark.parametrize('changed', [{'truncation_psi': 0.5}, {'truncation_cutoff': 2}])
+def test_changes_are_scored_without_truncation(generator, changed):
+    for name in ('ppl2_wend', 'eqt10_int'):
+        with pytest.raises(UserError, match=f'{name} is of images without truncation, as published'):
+            changes.check(generator._replace(**changed), parse_all(name)[0], 'toy')
 
 
 @pytest.mark.parametrize(('moving', 'low', 'high'), [(True, 35, np.inf), (False, 0, 25)])

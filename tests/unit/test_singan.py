@@ -121,13 +121,17 @@ def test_images_without_a_second_scale_are_refused():
     with pytest.raises(ConfigError, match=r'20 x 90 pixels.*model.min_size=25'):
         singan_pyramid.pyramid_sizes(20, 90, singan.Config())
     with pytest.raises(ConfigError, match='no second scale'):
-        singan_pyramid.pyramid_sizes(30, 3000, singan.Config(max_size=30))
+        singan_pyramid.pyramid_sizes(33, 81, singan.Config(max_size=60))
+    for rules in ('original', 'mmgen'):  # a photograph so wide that, shrunk, it is less high than min_size
+        with pytest.raises(ConfigError, match=r'model.max_size=250, has a shorter side of 20, .* model.min_size=25'):
+            singan_pyramid.pyramid_sizes(80, 1000, singan.Config(rules=rules))
 
 
 @pytest.mark.parametrize(
     'changes, match',
     [
         ({'kernel_size': 4}, 'kernel_size=4 must be odd'),
+        ({'kernel_size': 1}, 'kernel_size=1 must be odd and at least 3'),
         ({'num_layers': 2}, 'num_layers=2 must be at least 3'),
         ({'scale_factor': 1.0}, 'scale_factor=1.0 must lie'),
         ({'encoding': 'spe', 'spe_dim': 3}, 'spe_dim=3 must be even'),

@@ -1,6 +1,7 @@
 """Large photographs: windows around holes, smaller images, and the command's options."""
 
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -64,6 +65,10 @@ def test_holes_that_are_near_share_a_window_and_thousands_of_specks_take_no_time
     assert len(strategies.windows(near, 32)) == 1 and len(strategies.windows(far, 32)) == 2
     specks = np.random.default_rng(0).random((2000, 2000)) < 0.01
     assert len(strategies.windows(specks, 32)) == 1
+    few, start = np.zeros((3000, 4000), bool), time.perf_counter()
+    few.flat[np.random.default_rng(0).integers(few.size, size=1500)] = True
+    covered = sum(few[window].sum() for window in strategies.windows(few, 8))
+    assert covered == few.sum() and time.perf_counter() - start < 10
 
 
 def test_dust_that_fills_every_pixel_of_a_smaller_image_is_refused():

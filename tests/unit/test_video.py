@@ -30,6 +30,14 @@ def test_one_seed_stands_still_and_seeds_repeat_in_cells():
     np.testing.assert_array_equal(first[: len(first) // 2], first[len(first) // 2 :])
 
 
+def test_the_frames_of_a_loop_are_made_by_as_many_images_as_one_likes():
+    loaded = model()
+    for batch_size in (1, 8):
+        _, frames = interpolation(loaded, [0, 1], cells=(2, 1), w_frames=1, batch_size=batch_size)
+        images = to_uint8(sample(loaded, [0, 1], batch_size=batch_size))
+        np.testing.assert_allclose(next(frames).astype(int), image_grid(images, 1), atol=1)
+
+
 def test_a_camera_leaves_the_frame_and_comes_back():
     loaded = model('cips:tiny')
     count, frames = camera(loaded, [1], 'translate', frames=8)
@@ -60,6 +68,9 @@ def test_files_hold_the_frames_and_appear_when_they_are_complete(tmp_path):
         animation.write(tmp_path / 'b.gif', broken(), 10)
     with pytest.raises(ValueError, match='has no frames'):
         animation.write(tmp_path / 'b.gif', iter([]), 10)
+    with pytest.raises(ValueError, match=r'fps=0\.001, and a \.gif shows a frame for 655\.35 seconds'):
+        animation.write(tmp_path / 'b.gif', iter(frames), 0.001)
+    animation.write(tmp_path / 'a.GIF', iter(frames), 100 / 65_535)
     assert [p.name for p in tmp_path.iterdir()] == ['a.GIF']
 
 
