@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from pegan_jax.data import mask_files, sources
@@ -66,6 +66,8 @@ def _open(path: Path, max_pixels: int, data: bytes | None = None) -> Image.Image
         image = Image.open(path if data is None else io.BytesIO(data), formats=formats)
     except UnreadableImage as error:
         raise UserError(f'{path} is {error}.') from None
+    except UnidentifiedImageError:  # whose words are the path, or an object of this program
+        raise UserError(f'{path} cannot be read as an image: it is damaged, or none of {", ".join(formats)}.') from None
     except Exception as error:  # what Pillow raises for damaged files, of many types
         raise UserError(f'{path} cannot be read as an image: {error}.') from None
     if image.width * image.height > max_pixels:
