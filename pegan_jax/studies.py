@@ -1,11 +1,11 @@
 """Findings of papers, measured again: configurations and seeds on one budget, scored alike, into tables and pictures.
 
 A study is nothing but its cells. `run` trains and scores what is missing, seed by seed over all cells, so that a study
-that was stopped is balanced; a later call goes on, also with more seeds or a larger budget.
+that was stopped is balanced; a later call goes on, also with more seeds or a larger budget. Only PGGAN, whose stages
+share half of the budget, begins anew with another one.
 """
 
 import fnmatch
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -70,7 +70,7 @@ def _grown(setting: Setting) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# Fields of the model by kind of cell.
+# Fields of the model by kind of cell, of a setting with the length of the training.
 SIZES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     'dcgan': lambda s: {'base_channels': 64, 'd_base_channels': 32, 'z_dim': 32, 'img_resolution': s.side},
     'stylegan2': _narrow,
@@ -142,17 +142,19 @@ PLANS = {
 
 
 def cells_of(plan: Plan, patterns: Sequence[str] = ()) -> list[str]:
-    """Names of the cells that match one of the patterns, such as 'DCGAN*', or all. Raises: UserError if none does."""
-    found = [name for name in plan.cells if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)]
-    if not found:
-        raise UserError(f'no cell is called {", ".join(patterns)}; there are {", ".join(plan.cells)}.')
-    return found
+    """Names of the cells that match one of the patterns, such as 'DCGAN*', or all.
+
+    Raises: UserError for a pattern that no cell matches.
+    """
+    if wrong := [p for p in patterns if not fnmatch.filter(plan.cells, p)]:
+        raise UserError(f'no cell is called {", ".join(wrong)}; there are {", ".join(plan.cells)}.')
+    return [name for name in plan.cells if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)]
 
 
 def configuration(plan: Plan, setting: str, cell: str, seed: int, kimg: float) -> Config:
     """That of one training."""
     config, kind = plan.cells[cell]
-    chosen = plan.settings[setting]
+    chosen = plan.settings[setting]._replace(kimg=kimg)
     shared = {
         'data.resolution': chosen.side * 3 // 2 if kind == 'scales' else chosen.side,
         'data.num_worlds': chosen.worlds, 'data.cache': True, 'train.batch_size': chosen.batch_size,
@@ -187,7 +189,7 @@ def run(
             if (cell, seed, kimg) in {(row['cell'], row['seed'], row['kimg']) for row in results(out, setting)}:
                 continue
             config, start = configuration(plan, setting, cell, seed, kimg), time.monotonic()
-            workdir = out / f'{slug(cell)}-{seed}'
+            workdir = workdir_of(plan, out, setting, cell, seed, kimg)
             begun = bool(steps_of(workdir / 'checkpoints'))
             state = train.run(config, workdir)
             if int(state.nimg) < config.train.total_images:
@@ -213,6 +215,12 @@ def _has(model: Model, score: Score) -> bool:
     return score.kind not in ('eqt', 'eqr') or 'transform' in model.sampler.options
 
 
+def workdir_of(plan: Plan, out: Path, setting: str, cell: str, seed: int, kimg: float) -> Path:
+    """That of one training; a longer one goes on in it, but with stages, which are parts of the whole length."""
+    length = f'-{kimg:g}kimg' if plan.cells[cell][1] == 'pggan' else ''
+    return (out if setting == 'small' else out / setting) / f'{slug(cell)}-{seed}{length}'
+
+
 def slug(cell: str) -> str:
     """'DCGAN: no padding, CSG' -> 'dcgan-no-padding-csg'"""
     return '-'.join(''.join(c if c.isalnum() else ' ' for c in cell.lower()).split())
@@ -220,9 +228,7 @@ def slug(cell: str) -> str:
 
 def results(out: Path, setting: str) -> list[dict[str, Any]]:
     """Rows of OUT/results.jsonl, oldest first, of a setting."""
-    path = out / 'results.jsonl'
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return [row for row in rows if row['setting'] == setting]
+    return [row for row in record.rows(out / 'results.jsonl') if row['setting'] == setting]
 
 
 # Reports --------------------------------------------------------------------------------------------------------------
@@ -255,8 +261,10 @@ def _cell(values: list[float] | None) -> str:
     return f'{np.mean(values):.4g}{spread}'
 
 
-def report(plan: Plan, out: Path, setting: str, kimg: float) -> list[Path]:
+def report(plan: Plan, out: Path, setting: str, kimg: float, *, say: Callable[[str], None] = print) -> list[Path]:
     """Writes the table, a chart of every score, and images of the same latents by every cell's first seed.
+
+    The images are those of the checkpoints that were scored; of cells whose checkpoint is gone there are none.
 
     Returns: their paths. Raises: UserError where nothing is trained for so long.
     """
@@ -273,12 +281,16 @@ def report(plan: Plan, out: Path, setting: str, kimg: float) -> list[Path]:
             f'{name}, {kimg:g} kimg', values, f'{name}; {"higher" if higher else "lower"} is better'
         )
     shown = {}
+    steps = {row['cell']: row['step'] for row in rows if row['seed'] == 0 and row['kimg'] == kimg}
     for cell in found:
-        workdir = out / f'{slug(cell)}-0'
-        if workdir.is_dir():
-            model = load(workdir)
-            images = to_uint8(np.asarray(sample(model, range(SHOWN), label=model.classes_of(range(SHOWN)))))
-            shown[cell] = [(f'seed {i}', with_channels(image, 3)) for i, image in enumerate(images)]
-    pictures['samples'] = drawing.picture_table(f'{plan.title}: the same latents', shown)
+        workdir, step = workdir_of(plan, out, setting, cell, 0, kimg), steps.get(cell)
+        if step not in steps_of(workdir / 'checkpoints'):
+            say(f'{cell}: no images, because {workdir} does not have the checkpoint that was scored, step {step}.')
+            continue
+        model = load(workdir, step)
+        images = to_uint8(np.asarray(sample(model, range(SHOWN), label=model.classes_of(range(SHOWN)))))
+        shown[cell] = [(f'seed {i}', with_channels(image, 3)) for i, image in enumerate(images)]
+    if shown:
+        pictures['samples'] = drawing.picture_table(f'{plan.title}: the same latents', shown)
     about = {'title': plan.title, 'expected': plan.expected, 'kimg': kimg, 'table': markdown(found).splitlines()}
     return drawing.save(drawing.Study(found, pictures), out, 'study', about)

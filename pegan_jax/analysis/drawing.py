@@ -134,15 +134,19 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     ramp: bool = False,
 ) -> Image.Image:
-    """Curves (x, y) by name, with axes and a legend; ramp: colours in the order of SEQUENTIAL, for many."""
+    """Curves (x, y) by name, with axes and a legend; ramp: colours in the order of SEQUENTIAL, for many.
+
+    Points that are not finite are left out; the legend tells how many.
+    """
+    curves = dict(_finite(name, *curve) for name, curve in curves.items())
     scale, small = 2, ImageFont.load_default(12 * 2)
     names = 54 + int(max(map(small.getlength, curves)) / scale)
     left, right, top, bottom = 70, max(170, names), 40, 48
     width, height = 590 + right, 420
-    xs, ys = (np.concatenate([np.asarray(c[k], float) for c in curves.values()]) for k in (0, 1))
-    low, high = y_range or (ys.min(), ys.max())
+    xs, ys = np.concatenate(list(curves.values()), axis=1)
+    (x0, x1), (low, high) = _ends(xs), y_range or _ends(ys)
     pad = 0 if y_range else 0.05 * ((high - low) or 1.0)
-    x0, x1, y0, y1 = xs.min(), xs.max(), low - pad, high + pad
+    y0, y1 = low - pad, high + pad
     out = Image.new('RGB', (width * scale, height * scale), 'white')
     draw = ImageDraw.Draw(out)
 
@@ -182,12 +186,15 @@ def line_chart(
 
 
 def dot_chart(title: str, values: dict[str, Sequence[float]], label: str) -> Image.Image:
-    """Numbers by name, a row each: a dot for every one, and a bar at their mean."""
+    """Numbers by name, a row each: a dot for every one, and a bar at their mean.
+
+    Those that are not finite are left out; the name tells how many.
+    """
+    values = dict(_finite(name, numbers) for name, numbers in values.items())
     scale, step, small = 2, 26, ImageFont.load_default(24)
     left = 24 + max(int(small.getlength(name)) for name in values) // scale
     width, height, (top, bottom, right) = left + 420, 40 + step * len(values) + 48, (40, 48, 30)
-    every = np.concatenate([np.asarray(v, float) for v in values.values()])
-    low, high = every.min(), every.max()
+    low, high = _ends(np.concatenate(list(values.values()), axis=1))
     pad = 0.05 * ((high - low) or 1.0)
     x0, x1 = low - pad, high + pad
     out = Image.new('RGB', (width * scale, height * scale), 'white')
@@ -199,9 +206,11 @@ def dot_chart(title: str, values: dict[str, Sequence[float]], label: str) -> Ima
     for tick in _ticks(x0, x1):
         draw.line([at(tick), scale * top, at(tick), scale * (height - bottom)], (225, 225, 225), scale)
         draw.text((at(tick), scale * (height - bottom + 6)), f'{tick:g}', 'black', small, anchor='mt')
-    for i, (name, numbers) in enumerate(values.items()):
+    for i, (name, (numbers,)) in enumerate(values.items()):
         y, colour = scale * (top + step * (i + 0.5)), LINES[0]
         draw.text((scale * 8, y), name, 'black', small, anchor='lm')
+        if not len(numbers):
+            continue
         mean = at(float(np.mean(numbers)))
         draw.line([mean, y - 9 * scale, mean, y + 9 * scale], colour, 3 * scale)
         for x in map(at, numbers):
@@ -210,6 +219,19 @@ def dot_chart(title: str, values: dict[str, Sequence[float]], label: str) -> Ima
     middle = scale * (left + (width - left - right) / 2)
     draw.text((middle, scale * (height - 6)), label, 'black', small, anchor='mb')
     return out.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _finite(name: str, *columns: Sequence[float]) -> tuple[str, np.ndarray]:
+    """A name that tells how many of the points are not finite, and the others, [number of columns, n]."""
+    points = np.array([np.asarray(column, float) for column in columns])
+    finite = np.isfinite(points).all(axis=0)
+    lost = len(finite) - int(finite.sum())
+    return name + (f' ({lost} not finite)' if lost else ''), points[:, finite]
+
+
+def _ends(numbers: np.ndarray) -> tuple[float, float]:
+    """The least and the largest number; 0 and 1 if there are none."""
+    return (numbers.min(), numbers.max()) if numbers.size else (0.0, 1.0)
 
 
 def _ticks(low: float, high: float, whole: bool = False) -> np.ndarray:

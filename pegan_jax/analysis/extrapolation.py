@@ -6,7 +6,7 @@ the same windows, which no training sees. Any model can be asked: it is a functi
 
     from pegan_jax.analysis import extrapolation
 
-    def images(index, grid):  # of latents index [N] at positions grid [H, W, 2]: float32 [N, H, W, 3] in [-1, 1]
+    def images(index, grid):  # of latents index [N] at positions grid [H, W, 2]: float32 [N, H, W, 3 or 1] in [-1, 1]
         return my_network(my_latents(index), grid)
 
     curves = extrapolation.curves(images, 'my network', side=32, folder='features')
@@ -84,8 +84,8 @@ REFERENCES = {
 }
 
 
-def of_model(model: Model) -> Generate:
-    """A trained model as a function of latents and a grid of `window`.
+def of_model(model: Model, seed: int = 0) -> Generate:
+    """A trained model as a function of latents, of the seeds from `seed` on, and a grid of `window`.
 
     CIPS computes the positions; a model whose scenes can be moved moves them; one that has a size alone makes an image
     that is large enough, about the same middle, of which the window is a part.
@@ -99,7 +99,8 @@ def of_model(model: Model) -> Generate:
 
     def images(index: np.ndarray, grid: np.ndarray) -> np.ndarray:
         right, down = (int(n) for n in np.rint(np.asarray(grid).mean((0, 1)) * side / 2))
-        w = model.styles([int(i) for i in index], label=model.classes_of(index))
+        seeds = [seed + int(i) for i in index]
+        w = model.styles(seeds, label=model.classes_of(seeds))
         if native is not None:
             at = native + (native[1, 1] - native[0, 0]) * np.array([right, down])
             return np.asarray(model.synthesise(w, grid=at.astype(np.float32)))
@@ -114,13 +115,20 @@ def of_model(model: Model) -> Generate:
     return images
 
 
-def _rows(images: Generate, identity: str, grid: np.ndarray) -> Images:
+def _shown(pixels: np.ndarray, grey: bool) -> np.ndarray:
+    """uint8 RGB of pixels [..., C], grey where they are compared with a model of one channel."""
+    return with_channels(with_channels(pixels, 1) if grey else pixels, 3)
+
+
+def _rows(images: Generate, identity: str, grid: np.ndarray, grey: bool = False) -> Images:
     def read(start: int, stop: int) -> np.ndarray:
-        parts = [images(np.arange(i, i + BATCH), grid) for i in range(start, stop, BATCH)]
-        return np.concatenate([with_channels(to_uint8(part), 3) for part in parts])[: stop - start]
+        made = np.concatenate([to_uint8(images(np.arange(i, i + BATCH), grid)) for i in range(start, stop, BATCH)])
+        if made.shape[-1] == 1 and not grey:
+            raise UserError(f'images of {identity} have one channel; compare them with grey worlds by grey=True.')
+        return _shown(made[: stop - start], grey)
 
     corners = [np.asarray(grid)[i, i].tolist() for i in (0, -1)]
-    about = {'images': identity, 'worlds': worlds_digest(), 'window': corners}
+    about = {'images': identity, 'worlds': worlds_digest(), 'window': corners} | ({'grey': True} if grey else {})
     return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
 
 
@@ -133,16 +141,18 @@ def curves(
     count: int = 1000,
     distances: Sequence[float] = DISTANCES,
     directions: Sequence[str] = tuple(DIRECTIONS),
+    grey: bool = False,
 ) -> dict[str, dict[str, list[float]]]:
     """Scores of windows over their distance from the frame.
 
     Args:
-      images: (index [N], grid [side, side, 2]) -> float32 [N, side, side, 3] in [-1, 1]; index i gives the same scene
-        wherever the window is.
+      images: (index [N], grid [side, side, 2]) -> float32 [N, side, side, 3 or 1] in [-1, 1]; index i gives the same
+        scene wherever the window is.
       identity: differs whenever images may differ: their features are kept in `folder` by this name.
       side: of images in training, which were `data.worlds`.
       folder: where features are kept, and those of other calls are found.
       count: images of each of SCORES, which are those of `evaluate`.
+      grey: compare as grey images, as those of one channel are.
     Returns: {direction: {score: [one per distance]}}.
     """
     scorer = scorer_of(parse_all(','.join(f'{score}{count}' for score in SCORES)), as_path(folder))
@@ -151,17 +161,23 @@ def curves(
         rows = []
         for distance in distances:
             grid = window(side, direction, distance)
-            real = _rows(true_worlds(REAL_WORLDS), f'worlds {REAL_WORLDS}', grid)
-            rows.append(scorer(_rows(images, identity, grid), real)[0])
+            real = _rows(true_worlds(REAL_WORLDS), f'worlds {REAL_WORLDS}', grid, grey)
+            rows.append(scorer(_rows(images, identity, grid, grey), real)[0])
         found[direction] = {name: [row[name] for row in rows] for name in rows[0]}
     return found
 
 
-def extrapolation_study(models: dict[str, Model], count: int = 1000, folder: str | os.PathLike = 'features') -> Study:
+def extrapolation_study(
+    models: dict[str, Model], count: int = 1000, folder: str | os.PathLike = 'features', seed: int = 0
+) -> Study:
     """Curves of models that were trained on worlds, beside REFERENCES; and what they show on a wide window.
 
-    Args: models: by the name to show, of one size; count: images of each score.
-    Raises: ValueError for models of several sizes, or that were not trained on worlds, and as `of_model`.
+    With models of one channel all is grey.
+
+    Args: models: by the name to show, of one size and one number of channels; count: images of each score; seed: of the
+      first one.
+    Raises: ValueError for models of several sizes or numbers of channels, or that were not trained on worlds, and as
+      `of_model`.
     """
     sides = {model.size for model in models.values()}
     if len(sides) > 1 or len(set(next(iter(sides)))) > 1:
@@ -169,11 +185,18 @@ def extrapolation_study(models: dict[str, Model], count: int = 1000, folder: str
     for name, model in models.items():
         if not is_worlds(model.config.data):
             raise UserError(f'{name} was not trained on worlds; only of these the outside is known.')
-    side = next(iter(sides))[0]
-    asked = {name: (of_model(model), digest_of(model.variables)) for name, model in models.items()}
+    channels = {name: model.config.data.channels for name, model in models.items()}
+    if len(set(channels.values())) > 1:
+        told = ', '.join(f'{name} {number}' for name, number in channels.items())
+        raise UserError(f'models have different numbers of channels ({told}); compare those of one number.')
+    side, grey = next(iter(sides))[0], 1 in channels.values()
+    asked = {
+        name: (of_model(model, seed), digest_of(model.variables) + (f', seed {seed}' if seed else ''))
+        for name, model in models.items()
+    }
     asked |= {name: (images, name) for name, images in REFERENCES.items()}
     found = {
-        name: curves(images, identity, side=side, folder=folder, count=count)
+        name: curves(images, identity, side=side, folder=folder, count=count, grey=grey)
         for name, (images, identity) in asked.items()
     }
     pictures, first = {}, next(iter(found.values()))
@@ -187,7 +210,8 @@ def extrapolation_study(models: dict[str, Model], count: int = 1000, folder: str
     index, rows = np.arange(3), {}
     for name, (images, _) in asked.items():
         wide = np.concatenate([images(index, window(side, 'right', d)) for d in (0.0, 1.0, 2.0)], axis=2)
-        rows[name] = [(f'latent {i}', with_channels(to_uint8(image), 3)) for i, image in zip(index, wide, strict=True)]
+        shown = _shown(to_uint8(wide), grey)
+        rows[name] = [(f'latent {i}', image) for i, image in zip(index, shown, strict=True)]
     pictures['wide'] = picture_table('From the frame to two frames on the right of it', rows)
     numbers: dict[str, Any] = {'distances': list(DISTANCES), 'count': count}
     for name, of in found.items():

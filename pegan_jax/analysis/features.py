@@ -5,6 +5,7 @@ convolution sees: 'own', what the generator has; 'iid', standard normal numbers;
 positions, and no noise.
 """
 
+import collections
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -68,9 +69,10 @@ def stack_features(layers: Sequence[tuple[jax.Array, jax.Array]], size: tuple[in
 def record_maps(run: Callable[[], jax.Array], head: Callable[[jax.Array], jax.Array]) -> dict[str, jax.Array]:
     """All maps [N, H, W, C] that the Flax modules called by run() return, by path; its own result is 'image'.
 
+    Of several calls by one path, such as those of SinGAN's scales, the later ones are 'path (2)', 'path (3)' ...
     Left out are modules around others, and to-RGB layers. The input of the first layer, x, becomes head(x).
     """
-    maps, first = {}, []
+    maps, calls, first = {}, collections.Counter(), []
 
     def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         is_layer = context.method_name == '__call__' and args and getattr(args[0], 'ndim', 0) == 4
@@ -79,13 +81,15 @@ def record_maps(run: Callable[[], jax.Array], head: Callable[[jax.Array], jax.Ar
             args = (head(args[0]), *args[1:])
         y = call(*args, **kwargs)
         if context.method_name == '__call__' and getattr(y, 'ndim', 0) == 4 and context.module.path:
-            maps['/'.join(context.module.path)] = y
+            path = '/'.join(context.module.path)
+            calls[path] += 1
+            maps[path if calls[path] == 1 else f'{path} ({calls[path]})'] = path, y
         return y
 
     with nn.intercept_methods(intercept):
         image = run()
-    inner = [name for name in maps if not any(other.startswith(f'{name}/') for other in maps)]
-    return {name: maps[name] for name in inner if 'rgb' not in name} | {'image': image}
+    inner = [path for path in calls if not any(other.startswith(f'{path}/') for other in calls) and 'rgb' not in path]
+    return {name: y for name, (path, y) in maps.items() if path in inner} | {'image': image}
 
 
 def network_features(gan: GAN, variables: dict) -> Features:
@@ -96,17 +100,18 @@ def network_features(gan: GAN, variables: dict) -> Features:
     Raises: ValueError for generators without maps or latents.
     """
     sampler = gan.sampler
-    if isinstance(sampler, Completer) or sampler.pixelwise:
+    # Latents that are keys stand for noise in every scale, which no head replaces.
+    if isinstance(sampler, Completer) or sampler.pixelwise or sampler.draw([0]).dtype.kind != 'f':
         raise UserError('this study is about maps of convolutions on latents; use a system that has them.')
-    shape, dtype = sampler.draw([0]).shape[1:], sampler.draw([0]).dtype
+    shape = sampler.draw([0]).shape[1:]
 
     def features(key: jax.Array, count: int, head: Head) -> dict[str, jax.Array]:
         z_key, noise_key, head_key = jax.random.split(key, 3)
         options = {'scale': 0} if 'scale' in sampler.options else {}
         if 'noise' in sampler.options:
             options['noise'] = 'none' if head == 'identical' else jax.random.split(noise_key, count)
-        draw = jax.random.normal if jnp.issubdtype(dtype, jnp.floating) else jax.random.bits
-        run = functools.partial(images_of, gan, variables, draw(z_key, (count, *shape), dtype), **options)
+        z = jax.random.normal(z_key, (count, *shape))
+        run = functools.partial(images_of, gan, variables, z, **options)
         return record_maps(run, functools.partial(_head, head, head_key))
 
     return features

@@ -62,8 +62,10 @@ def heat_map(spectrum: np.ndarray) -> np.ndarray:
     return coloured(decibels, -40, 20)
 
 
-def real_and_generated(model: Model, count: int) -> tuple[np.ndarray, np.ndarray]:
+def real_and_generated(model: Model, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Images of a model's data and as many of its own, uint8 [N, H, W, C]; of one that completes, real ones with a box.
+
+    Its own are of the seeds from `seed` on.
 
     CIPS draws its noise anew, as the released program does; without its embedding most of its detail is noise.
 
@@ -74,8 +76,9 @@ def real_and_generated(model: Model, count: int) -> tuple[np.ndarray, np.ndarray
         mask = np.repeat(box_mask(*real.shape[1:3])[..., 0], len(real), axis=0)
         return real, inpaint(model, real, mask)
     noisy = model.sampler.pixelwise and 'noise' in model.sampler.options
-    options = {'label': model.classes_of(range(count)), 'noise_mode': 'random' if noisy else None}
-    made = to_uint8(np.asarray(sample(model, range(count), **options)))
+    seeds = range(seed, seed + count)
+    options = {'label': model.classes_of(seeds), 'noise_mode': 'random' if noisy else None}
+    made = to_uint8(np.asarray(sample(model, seeds, **options)))
     height, width = made.shape[1:3]
     if height > real.shape[1] or width > real.shape[2]:
         raise UserError(
@@ -84,15 +87,17 @@ def real_and_generated(model: Model, count: int) -> tuple[np.ndarray, np.ndarray
     return middle(real, (height, width)), made
 
 
-def spectrum_study(models: dict[str, Model], count: int = 256) -> Study:
+def spectrum_study(models: dict[str, Model], count: int = 256, seed: int = 0) -> Study:
     """Heat maps, slices at 0 and 45 degrees and radial profiles of `count` real and generated images of every model.
+
+    Generated ones are of the seeds from `seed` on.
 
     Numbers: root mean square differences of generated and real profiles, in dB, up to half of the side; and of radial
     powers relative to frequency 0 (`radial_power`, Anokhin et al. 2021, figure 7), which `radial` shows of all models.
     """
     numbers, maps, charts, radial = {}, {}, {}, {}
     for number, (name, model) in enumerate(models.items()):
-        real, made = real_and_generated(model, count)
+        real, made = real_and_generated(model, count, seed)
         spectrum_of = functools.partial(power_spectrum, mean=real.mean(), deviation=real.std())
         spectra = {'real': spectrum_of(real), 'generated': spectrum_of(made)}
         maps[name] = [(kind, heat_map(spectrum)) for kind, spectrum in spectra.items()]

@@ -93,6 +93,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    if args.step is not None and args.model is None:
+        raise UserError(f'--step {args.step} is of a checkpoint of --model; leave it out, or name a model.')
     if args.study in MODELS:
         run_models(args)
         return
@@ -161,8 +163,8 @@ def run_models(args: argparse.Namespace) -> None:
         'filters': lambda: analysis.filter_study(models, args.seed),
         'noise': lambda: analysis.noise_study(models, count, args.seed),
         'sticking': lambda: analysis.sticking_study(models, count, args.seed),
-        'spectrum': lambda: analysis.spectrum_study(models, count),
-        'extrapolation': lambda: analysis.extrapolation_study(models, count, args.out),
+        'spectrum': lambda: analysis.spectrum_study(models, count, args.seed),
+        'extrapolation': lambda: analysis.extrapolation_study(models, count, args.out, args.seed),
         'latents': lambda: analysis.latent_study(models, count, args.seed),
         'halves': lambda: analysis.halves_study(models, count, args.seed),
         'detail': lambda: analysis.detail_study(models, count, args.seed),

@@ -14,6 +14,7 @@ from pegan_jax.analysis.features import record_maps
 from pegan_jax.explorer import queries
 from pegan_jax.explorer.maps import png
 from pegan_jax.explorer.queries import Query, Style
+from pegan_jax.gan import Sampler
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
 from pegan_jax.sampling.pictures import pictures
@@ -62,9 +63,11 @@ def picture(model: Model, wanted: Style, where: Place) -> bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def _program(model: Model, fixed: tuple) -> Callable:
+def _program(sampler: Sampler, fixed: tuple) -> Callable:
+    """(variables, w, arrays) -> `record_maps`, compiled."""
+
     def maps(variables: dict, w: jax.Array, arrays: dict) -> dict[str, jax.Array]:
-        run = functools.partial(model.sampler.synthesise, variables, w, **arrays, **dict(fixed))
+        run = functools.partial(sampler.synthesise, variables, w, **arrays, **dict(fixed))
         found = record_maps(run, lambda x: x)
         names.extend(found)  # when it is traced: compiled functions do not keep the order
         return found
@@ -72,28 +75,32 @@ def _program(model: Model, fixed: tuple) -> Callable:
     names = []
     program = jax.jit(maps)
 
-    def ordered(w: jax.Array, arrays: dict) -> dict[str, jax.Array]:
-        found = program(model.variables, w, arrays)
+    def ordered(variables: dict, w: jax.Array, arrays: dict) -> dict[str, jax.Array]:
+        found = program(variables, w, arrays)
         return {name: found[name] for name in names}
 
     return ordered
 
 
-@functools.lru_cache(maxsize=2)
+@queries.kept(2)
 def layers(model: Model, wanted: Style, where: Place) -> dict[str, np.ndarray]:
     """The maps [H, W, C] of all layers of an image, float32, in the order in which they are computed."""
     asked = {name: value for name, value in _options(model, where).items() if value is not None}
     options = model.sampler.view(asked.get('size'), asked.get('transform')) if asked else {}
     arrays = {name: value for name, value in options.items() if isinstance(value, (jax.Array, np.ndarray))}
     fixed = tuple((name, value) for name, value in options.items() if name not in arrays)
-    found = _program(model, fixed)(queries.styles(model, wanted), arrays)
+    found = _program(model.sampler, fixed)(model.variables, queries.styles(model, wanted), arrays)
     return {name: np.asarray(value[0], np.float32) for name, value in found.items()}
 
 
 def table(model: Model, wanted: Style, where: Place) -> list[dict]:
-    """Name, size, mean and standard deviation of the output of every layer."""
+    """Name, size, mean and standard deviation of the output of every layer, None for what is not finite."""
+
+    def told(number: np.floating) -> float | None:  # JSON has no others
+        return float(number) if np.isfinite(number) else None
+
     return [
-        {'name': name, 'shape': value.shape, 'mean': float(value.mean()), 'std': float(value.std())}
+        {'name': name, 'shape': value.shape, 'mean': told(value.mean()), 'std': told(value.std())}
         for name, value in layers(model, wanted, where).items()
     ]
 

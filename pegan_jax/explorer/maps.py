@@ -5,10 +5,10 @@ square image they are its coordinates. A view is a lattice of pixels: pixel (row
 rotate(angle) (x + pitch j, y + pitch i), so that what is seen at an angle is computed there, not turned afterwards.
 """
 
-import functools
 import io
 import math
 import shlex
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,9 +24,13 @@ from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 
 SIDE = 128  # of a tile, in pixels: all have one shape, so that one program makes them
-TILES = 512  # kept
+TILES = 512  # kept of a model
 FAR = 1e6  # positions are within
 LARGEST = 2**30  # pixels that are saved through the page
+
+
+class Stopped(Exception):
+    """Nobody waits for a file any longer."""
 
 
 class Frame(NamedTuple):
@@ -39,7 +43,7 @@ class Frame(NamedTuple):
     scale: tuple[float, float]
 
 
-@functools.lru_cache(maxsize=32)
+@queries.kept(1)
 def frame(model: Model) -> Frame:
     """The frame of a model. Raises: UserError for a model that does not compute pixels one by one."""
     if not model.sampler.pixelwise:
@@ -82,7 +86,7 @@ def points(model: Model, wanted: View) -> np.ndarray:
     return np.stack([turned[0] * scale[0], turned[1] * scale[1]], axis=-1).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=TILES)
+@queries.kept(TILES)
 def tile(model: Model, wanted: Style, place: View) -> bytes:
     """A tile as PNG. Raises: UserError as `queries.styles`."""
     image = sampling.render(model, queries.styles(model, wanted)[0], points(model, place), chunk=SIDE * SIDE)
@@ -114,15 +118,24 @@ def _lattice(model: Model, place: View) -> tuple[dict, np.ndarray | None]:
     return dict(zip('xy', ends, strict=True)), (np.diag([*scale, 1.0]) @ turn).astype(np.float32)
 
 
-def save(model: Model, wanted: Style, place: View, path: Path, bits: int) -> None:
-    """A view of any size into a PNG, by `render_file`. Raises: UserError for more than LARGEST pixels."""
+def save(model: Model, wanted: Style, place: View, path: Path, bits: int, stop: threading.Event) -> None:
+    """A view of any size into a PNG, by `render_file`.
+
+    Raises: UserError for more than LARGEST pixels; Stopped soon after `stop` is set.
+    """
     if place.height * place.width > LARGEST:
         raise UserError(
             f'{place.width} x {place.height} are more than a gigapixel; copy the command and run it in a terminal, '
             'where it takes no memory and tells how far it is.'
         )
+
+    def unless_stopped(piece: np.ndarray) -> np.ndarray:
+        if stop.is_set():
+            raise Stopped
+        return piece
+
     extent, matrix = _lattice(model, place)
-    grid = sampling.lazy_grid(place.height, place.width, **extent, matrix=matrix)
+    grid = sampling.lazy_grid(place.height, place.width, **extent, matrix=matrix, warp=unless_stopped)
     sampling.render_file(model, queries.styles(model, wanted)[0], grid, path, bits=bits, chunk=SIDE * SIDE)
 
 

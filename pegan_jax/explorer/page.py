@@ -1,10 +1,12 @@
 """The page and what it asks for, as an ASGI application; and who may ask."""
 
 import asyncio
+import functools
 import importlib.resources
 import pathlib
 import secrets
 import tempfile
+import threading
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,6 +29,7 @@ from pegan_jax.settings import UserError
 
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 AT_ONCE = 2  # computations
+LOOKED = 0.2  # seconds between two looks whether somebody waits
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
     "base-uri 'none'"
@@ -112,8 +115,12 @@ class Guard:
             await JSONResponse({'error': reason}, 403)(scope, receive, send)
             return
 
+        began = False
+
         async def with_policy(message: Message) -> None:
+            nonlocal began
             if message['type'] == 'http.response.start':
+                began = True
                 framed = '' if self.embedded else "; frame-ancestors 'none'"
                 headers = MutableHeaders(scope=message)
                 headers['content-security-policy'] = POLICY + framed
@@ -122,7 +129,12 @@ class Guard:
                 headers['cache-control'] = 'no-store'
             await send(message)
 
-        await self.app(scope, receive, with_policy)
+        try:
+            await self.app(scope, receive, with_policy)
+        except asyncio.CancelledError:  # the server ends, and uvicorn would print where this was
+            if began:
+                raise
+            await JSONResponse({'error': 'the server has been ended.'}, 503)(scope, receive, with_policy)
 
 
 class Routes:
@@ -130,7 +142,7 @@ class Routes:
 
     def __init__(self, models: Mapping[str, Model]) -> None:
         self._models, self._photos = dict(models), photos.Photos()
-        self._turn, self._filling = asyncio.Semaphore(AT_ONCE), asyncio.Lock()
+        self._turn, self._filling, self._saving = asyncio.Semaphore(AT_ONCE), asyncio.Lock(), asyncio.Lock()
 
     def _model(self, request: Request) -> Model:
         index = queries.whole(request.query_params, 'model', 0, len(self._models) - 1, 0)
@@ -142,6 +154,35 @@ class Routes:
             if await request.is_disconnected():
                 return Response(status_code=499)
             return respond(await asyncio.to_thread(work))
+
+    async def _compute_alone(
+        self,
+        request: Request,
+        lock: asyncio.Lock,
+        busy: str,
+        work: Callable[[threading.Event], Any],
+        respond: Callable[[Any], Response],
+    ) -> Response:
+        """respond(work(stop)), computed in a thread by the holder of the lock; not at all if nobody waits for it.
+
+        stop is set when nobody waits for it any longer, or the server ends; what looks at it ends early.
+        Raises: UserError, with the words of `busy`, while another one holds the lock.
+        """
+        if lock.locked():
+            raise UserError(f'{busy}, maybe from another tab; try again when that is done.')
+        stop = threading.Event()
+        async with lock:
+            if await request.is_disconnected():
+                return Response(status_code=499)
+            task = asyncio.create_task(asyncio.to_thread(work, stop))
+            try:
+                while not (await asyncio.wait([task], timeout=LOOKED))[0]:
+                    if await request.is_disconnected():
+                        stop.set()
+            except asyncio.CancelledError:
+                stop.set()
+                raise
+            return Response(status_code=499) if stop.is_set() and task.exception() else respond(task.result())
 
     async def index(self, request: Request) -> Response:
         return FileResponse(str(STATIC / 'index.html'))
@@ -158,14 +199,21 @@ class Routes:
     async def save(self, request: Request) -> Response:
         model, query = self._model(request), request.query_params
         style, place, bits = queries.style(query), maps.view(query), 16 if query.get('bits') == '16' else 8
-        folder = tempfile.TemporaryDirectory(prefix='pegan_jax-')
-        path = pathlib.Path(folder.name) / 'view.png'
-        try:
-            await asyncio.to_thread(maps.save, model, style, place, path, bits)
-        except BaseException:
-            folder.cleanup()
-            raise
-        return FileResponse(path, filename='view.png', background=BackgroundTask(folder.cleanup))
+
+        def work(stop: threading.Event) -> tempfile.TemporaryDirectory:
+            folder = tempfile.TemporaryDirectory(prefix='pegan_jax-')
+            try:
+                maps.save(model, style, place, pathlib.Path(folder.name) / 'view.png', bits, stop)
+            except BaseException:
+                folder.cleanup()
+                raise
+            return folder
+
+        def respond(folder: tempfile.TemporaryDirectory) -> Response:
+            path, background = pathlib.Path(folder.name) / 'view.png', BackgroundTask(folder.cleanup)
+            return FileResponse(path, filename='view.png', background=background)
+
+        return await self._compute_alone(request, self._saving, 'another file is being computed', work, respond)
 
     async def command(self, request: Request) -> Response:
         query = request.query_params
@@ -222,11 +270,9 @@ class Routes:
         model = self._filler(query)
         photo, chosen = self._photos.get(query.get('photo', '')), photos.strategy(query)
         hole, lines = photos.planes(await _body(request), photo.pixels.shape[:2])
-        if self._filling.locked():
-            raise UserError('another photograph is being filled, maybe from another tab; try again when that is done.')
-        async with self._filling:
-            work = (photos.fill, model, photo, hole, lines, chosen, query.get('flow') == '1')
-            return _png(await asyncio.to_thread(*work))
+        work = functools.partial(photos.fill, model, photo, hole, lines, chosen, query.get('flow') == '1')
+        busy = 'another photograph is being filled'
+        return await self._compute_alone(request, self._filling, busy, lambda stop: work(), _png)
 
     def _fill_command(self, query: QueryParams) -> str:
         shown = [query.get(word) == '1' for word in ('sketch', 'flow')]

@@ -85,6 +85,8 @@ def fill(
     seen = inpainting.as_seen(photo, channels, NAMELESS)
     sketch = lines if model is not None and lines.any() and model.completer.guided else None
     if flow:
+        if model is None:
+            raise UserError('biharmonic has no attention to show; choose a DeepFillv2.')
         inpainting.check_attention(model)
     filled = inpainting.inpaint_by(chosen, model, seen.pixels, hole, sketch, flow=flow)
     return png(_opaque_or_not(filled, seen), **seen.kept)

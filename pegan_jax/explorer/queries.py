@@ -2,8 +2,9 @@
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +74,25 @@ def style(query: Query) -> Style:
     return Style(seed, psi, label, to, 0.0 if to is None else number(query, 't', 0, 1, 0.0), layers)
 
 
-@functools.lru_cache(maxsize=64)
+def kept(maxsize: int) -> Callable:
+    """`functools.lru_cache` for functions of a model and more: so many results of every model, while it is there."""
+
+    def decorate(function: Callable) -> Callable:
+        caches = weakref.WeakKeyDictionary()
+
+        @functools.wraps(function)
+        def call(model: Model, *args: Any) -> Any:
+            if (cache := caches.get(model)) is None:
+                found = weakref.ref(model)  # a cache that held its model would keep it for ever
+                cache = caches[model] = functools.lru_cache(maxsize)(lambda *args: function(found(), *args))
+            return cache(*args)
+
+        return call
+
+    return decorate
+
+
+@kept(64)
 def _of_seed(model: Model, seed: int, psi: float, label: int | None) -> jax.Array:
     return per_layer(model.sampler, model.styles([seed], psi, label=label))
 

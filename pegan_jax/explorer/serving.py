@@ -35,7 +35,9 @@ def _server(models: Mapping[str, Model], token: str | None, embedded: bool) -> u
     # a thread that ends inside of XLA aborts it.
     threading.Thread(target=maps.prepare, args=(list(models.values()),)).start()
     app = page(models, token=token, embedded=embedded)
-    return uvicorn.Server(uvicorn.Config(app, log_level='warning', access_log=False, timeout_graceful_shutdown=1))
+    # Its own configuration of logs would close what other libraries of this process write to.
+    quiet = {'log_config': None, 'log_level': 'warning', 'access_log': False}
+    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet))
 
 
 def serve(models: Mapping[str, Model], *, host: str = LOOPBACK[0], port: int = 8000, show: bool = False) -> None:

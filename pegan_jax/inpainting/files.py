@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from pegan_jax.data import mask_files, sources
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = {'.png': 'PNG', '.tif': 'TIFF', '.tiff': 'TIFF'}  # of results: formats that keep every pixel
 LINE = 0.6 * 255  # of sketches: lighter pixels are lines
 MASK = '_mask'  # behind the name of an image, its mask
+FAR = 8  # times the side of the images of training, from which on a model sees too little of an image
 LARGE = 4_000_000  # pixels of an image, from which on a model takes long
 _ORIENTATION = 0x0112  # EXIF
 
@@ -66,6 +67,8 @@ def _open(path: Path, max_pixels: int, data: bytes | None = None) -> Image.Image
         image = Image.open(path if data is None else io.BytesIO(data), formats=formats)
     except UnreadableImage as error:
         raise UserError(f'{path} is {error}.') from None
+    except UnidentifiedImageError:  # whose words are the path, or an object of this program
+        raise UserError(f'{path} cannot be read as an image: it is damaged, or none of {", ".join(formats)}.') from None
     except Exception as error:  # what Pillow raises for damaged files, of many types
         raise UserError(f'{path} cannot be read as an image: {error}.') from None
     if image.width * image.height > max_pixels:
@@ -306,7 +309,7 @@ def inpaint_files(
     _check_outputs(files, flow)
     channels = 3 if model is None else model.config.data.channels
     together = model is not None and strategy.name == 'original'  # images of one padded size
-    groups, failures = {}, {}
+    groups, failures, advised = {}, {}, False
     for pair in files:
         with _noted(pair, failures):
             size = _pair_size(pair, max_pixels)
@@ -315,6 +318,12 @@ def inpaint_files(
                     '%s has %.0f megapixels, which take some %.0f GB of memory, and minutes on a CPU; the strategies '
                     'resize and crop take less.',
                     pair.image, math.prod(size) / 1e6, math.prod(size) * 0.45e-6,
+                )  # fmt: skip
+            if together and not advised and max(size) > FAR * (side := max(model.config.data.size)):
+                advised = True
+                logger.warning(
+                    '%s has a side of %d pixels, and training had %d: --strategy resize --limit %d may look better.',
+                    pair.image, max(size), side, max(2 * side, 64),
                 )  # fmt: skip
             groups.setdefault(padded_size(model, size) if together else size, []).append(pair)
     with tqdm(total=len(files), unit='image', disable=not progress) as bar:

@@ -121,7 +121,10 @@ class Model:
 
     def check_styles(self, shape: tuple[int, ...]) -> None:
         """Raises: UserError unless styles of one image have this shape: [w_dim], or with several [num_ws, w_dim]."""
-        width, count = self.w_avg.shape[-1], self.sampler.num_ws
+        w = jax.eval_shape(functools.partial(self.styles, [0], label=self.classes_of([0])))
+        if not jnp.issubdtype(w.dtype, jnp.floating):
+            raise UserError(f'{self.config.system} has no styles: its latents are keys of noise.')
+        width, count = w.shape[-1], self.sampler.num_ws
         takes = [[width]] if count is None else [[width], [count, width]]
         if list(shape) not in takes:
             raise UserError(f'styles have the shape {shape}; this model takes {" or ".join(map(str, takes))}.')

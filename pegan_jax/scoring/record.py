@@ -1,5 +1,6 @@
 """Results of scores: a line of JSON each, with everything that is needed to repeat them."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -44,15 +45,19 @@ def append(path: Path, step: int | None, values: dict[str, float], about: dict[s
         file.write(text.encode())
 
 
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file, oldest first, without those that are cut off or just being written; [] if there is none."""
+    found = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 def scored(path: Path, results: Sequence[str]) -> set[int]:
     """Steps of which the file has all these results."""
     steps = {}
-    lines = path.read_text().splitlines() if path.is_file() else []
-    for line in lines:
-        try:
-            found = json.loads(line)
-        except ValueError:  # it is just being written
-            continue
+    for found in rows(path):
         if 'step' in found:
             steps.setdefault(found['step'], set()).update(found)
     return {step for step, names in steps.items() if names.issuperset(results)}

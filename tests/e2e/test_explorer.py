@@ -14,9 +14,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
+import weakref
 
 import jax
 import numpy as np
@@ -32,6 +34,7 @@ from pegan_jax.explorer import canvas, maps, photos, queries
 from pegan_jax.inpainting import Strategy
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
+from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
@@ -158,22 +161,50 @@ def test_nothing_is_compiled_while_the_view_pans_zooms_turns_and_blends(client, 
     assert not [r.getMessage() for r in caplog.records if 'Compiling' in r.getMessage()]
 
 
-def test_tiles_are_kept_and_their_number_is_bounded(client):
-    before = maps.tile.cache_info()
+@pytest.fixture
+def renders(monkeypatch):
+    """Grids that are rendered."""
+    found, real = [], sampling.render
+    monkeypatch.setattr(sampling, 'render', lambda *args, **options: found.append(args[2]) or real(*args, **options))
+    return found
+
+
+def test_tiles_are_kept(client, renders):
     first = ask(client, 'tile', model=CIPS, x=5, y=5, pitch=0.01).content
     assert ask(client, 'tile', model=CIPS, x=5, y=5, pitch=0.01).content == first
-    after = maps.tile.cache_info()
-    assert (after.hits - before.hits, after.misses - before.misses) == (1, 1) and after.maxsize == maps.TILES
+    assert len(renders) == 1
 
 
-def test_a_request_that_nobody_waits_for_is_not_computed(models):
-    app = explorer.page(models)
-    scope = {
-        'type': 'http', 'method': 'GET', 'path': '/api/tile', 'raw_path': b'/api/tile', 'root_path': '',
-        'query_string': b'model=0&x=77&y=0&pitch=0.01', 'headers': [(b'host', b'localhost:1')], 'scheme': 'http',
+def test_what_is_kept_of_a_model_is_bounded_and_goes_with_it():
+    asked = []
+
+    @queries.kept(2)
+    def double(model, number):
+        asked.append(number)
+        return 2 * number
+
+    model = dataclasses.replace(untrained('cips:tiny'))
+    assert [double(model, number) for number in (1, 2, 2, 3, 1)] == [2, 4, 4, 6, 2] and asked == [1, 2, 3, 1]
+    double(untrained('cips:tiny'), 3)
+    assert asked[4:] == [3]
+    maps.frame(model)
+    queries.styles(model, queries.Style(0))
+    there = weakref.ref(model)
+    del model
+    gc.collect()
+    assert there() is None
+
+
+def scope_of(path, query):
+    return {
+        'type': 'http', 'method': 'GET', 'path': path, 'raw_path': path.encode(), 'root_path': '',
+        'query_string': query, 'headers': [(b'host', b'localhost:1')], 'scheme': 'http',
         'server': ('localhost', 1), 'client': ('localhost', 2), 'http_version': '1.1', 'asgi': {'version': '3.0'},
     }  # fmt: skip
-    sent = []
+
+
+def test_a_request_that_nobody_waits_for_is_not_computed(models, renders):
+    app, scope, sent = explorer.page(models), scope_of('/api/tile', b'model=0&x=77&y=0&pitch=0.01'), []
 
     async def receive():
         return {'type': 'http.disconnect'}
@@ -181,9 +212,8 @@ def test_a_request_that_nobody_waits_for_is_not_computed(models):
     async def send(message):
         sent.append(message)
 
-    before = maps.tile.cache_info().misses
     asyncio.run(app(scope, receive, send))
-    assert sent[0]['status'] == 499 and maps.tile.cache_info().misses == before
+    assert sent[0]['status'] == 499 and not renders
 
 
 def test_the_way_between_two_seeds_begins_and_ends_at_them_and_layers_mix(client, models):
@@ -240,6 +270,56 @@ def test_a_view_is_saved_at_any_size_and_its_commands_make_the_same_file(
     exec(found['python'].replace("'cips:tiny'", repr(str(workdir))), {})
     for got in (by_command, np.asarray(Image.open('view.png')).astype(int)):
         assert got.shape == saved.shape and np.abs(got - saved).max() <= 1
+
+
+def test_a_file_that_nobody_waits_for_is_given_up(models, tmp_path):
+    path, stop = tmp_path / 'view.png', threading.Event()
+    stop.set()
+    with pytest.raises(maps.Stopped):
+        maps.save(models['cips:tiny'], queries.Style(0), maps.View(-1.0, -1.0, 0.1, 0.0, 8, 8), path, 8, stop)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('how, status', [('the browser leaves', 499), ('the server ends', 503)])
+def test_one_file_is_computed_at_a_time_until_nobody_waits_for_it(models, tmp_path, monkeypatch, how, status):
+    app, scope = explorer.page(models), scope_of('/api/save', b'model=0&x=0&y=0&pitch=1&width=2&height=2')
+    begun, ended = threading.Event(), threading.Event()
+
+    def save(model, style, place, path, bits, stop):
+        begun.set()
+        assert stop.wait(30) and path.parent.is_dir()
+        ended.set()
+        raise maps.Stopped
+
+    monkeypatch.setattr(maps, 'save', save)
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+
+    async def ask_twice():
+        sent, others, left = [], [], asyncio.Event()
+
+        async def receive():
+            await left.wait()
+            return {'type': 'http.disconnect'}
+
+        def send_to(messages):
+            async def send(message):
+                messages.append(message)
+
+            return send
+
+        first = asyncio.create_task(app(scope, receive, send_to(sent)))
+        assert await asyncio.to_thread(begun.wait, 30)
+        await app(scope, receive, send_to(others))
+        if how == 'the browser leaves':
+            left.set()
+        else:
+            first.cancel()
+        await first
+        return sent, others
+
+    sent, others = asyncio.run(ask_twice())
+    assert others[0]['status'] == 400 and b'another file is being computed, maybe from another tab' in others[1]['body']
+    assert sent[0]['status'] == status and ended.wait(30) and not list(tmp_path.iterdir())
 
 
 def test_names_in_commands_are_words_of_a_shell(models):
@@ -304,6 +384,17 @@ def test_a_canvas_is_moved_as_sample_moves_it(client, models, tmp_path, monkeypa
     assert 'dcgan moves nothing' in refusal(ask(client, 'picture', model=DCGAN, dx=0.5))
 
 
+def test_python_lines_of_a_canvas_between_two_seeds_make_what_is_seen(models, tmp_path, monkeypatch):
+    model, wanted, place = models['dcgan:tiny'], queries.Style(3, to=5, t=0.25), canvas.Place(None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pegan_jax, 'load', lambda path: model)
+    exec(canvas.command(model, wanted, place)['python'], {})
+    want = np.asarray(Image.open(io.BytesIO(canvas.picture(model, wanted, place)))).astype(int)
+    assert np.abs(np.asarray(Image.open('image.png')) - want).max() <= 1
+    with pytest.raises(UserError, match=r'styles have the shape \(7,\); this model takes \['):
+        model.check_styles((7,))
+
+
 def test_a_system_that_moves_but_does_not_turn_says_so():
     found = canvas.describe(untrained('creps:tiny'))
     assert found == {'sized': True, 'moved': True, 'turned': False}
@@ -337,6 +428,14 @@ def test_layers_are_those_that_the_network_computes(client, models):
     spectrum = image_of(ask(client, 'layer', **place, layer=name, kind='spectrum'))
     assert picture.shape == (*rows[1]['shape'][:2], 3) and spectrum.shape == picture.shape[:2]
     assert 'is no layer of this image; it has' in refusal(ask(client, 'layer', **place, layer='nothing'))
+
+
+def test_layers_that_are_not_finite_are_told(models, monkeypatch):
+    found = {'conv': np.full((2, 2, 3), np.nan, np.float32), 'image': np.zeros((2, 2, 3), np.float32)}
+    monkeypatch.setattr(canvas, 'layers', lambda *args: found)
+    with TestClient(explorer.page(models), base_url=HOME) as client:
+        rows = ask(client, 'layers', model=DCGAN).json()
+    assert [(row['mean'], row['std']) for row in rows] == [(None, None), (0, 0)]
 
 
 def test_the_spectrum_of_a_wave_is_two_points():
@@ -436,7 +535,8 @@ def test_what_is_no_photograph_or_too_large_or_painted_wrongly_gets_a_clear_answ
     def load(data):
         return refusal(client.post('/api/photo', content=data))
 
-    assert 'cannot be read as an image' in load(b'hello') and 'cannot be read as an image' in load(b'')
+    for data in (b'hello', b''):
+        assert load(data).startswith('this file cannot be read as an image: it is damaged, or none of PNG, ')
     assert 'cannot be decoded' in load(png(photo)[:300])
     huge = bytearray(png(photo))
     huge[16:24] = (8_000).to_bytes(4, 'big') * 2  # what its header says of width and height
@@ -460,13 +560,12 @@ def test_what_is_no_photograph_or_too_large_or_painted_wrongly_gets_a_clear_answ
         ({'model': PCONV, 'strategy': 'magic'}, "strategy='magic'; use original, resize, crop"),
         ({'model': PCONV, 'strategy': 'crop', 'margin': 2}, 'margin=2 must be at least 8'),
         ({'model': PCONV, 'flow': 1}, 'has no attention'),
+        ({'model': 'biharmonic', 'flow': 1}, 'biharmonic has no attention to show'),
     ):
         assert message in refusal(fill(client, painted[2], photo=name, **wrong))
 
 
 def test_a_second_filling_at_the_same_time_is_told_to_wait(models, photo, painted, monkeypatch):
-    import threading
-
     begun, free, real = threading.Event(), threading.Event(), photos.fill
 
     def slow(*arguments):

@@ -364,6 +364,24 @@ def test_the_whole_frame_is_seen_first_with_its_outline(page, models):
     assert differs.sum() > 1000 and np.min(edges, axis=0).max() <= 2
 
 
+def test_layers_that_make_no_sense_are_told_and_change_nothing(page):
+    page.open(f'{INSIDE}&to=9&t=0.5&layers=1-2', SMALL, mobile=True)
+    page.ready()
+    for typed, layers, wrong in (
+        (' 0 - 3', '0-3', False),
+        ('0,3', '0-3', True),
+        ('3-1', '0-3', True),
+        ('4', '4-4', False),
+    ):
+        page.fill('layers', typed)
+        page.ready()
+        told = page.find('layers').get_property('validationMessage')
+        assert (page.state()['layers'], 'a range such as 0-3' in told) == (layers, wrong)
+    page.fill('layers', '')
+    page.ready()
+    assert 'layers' not in page.state()
+
+
 def test_seeds_truncation_and_the_way_to_another_seed_are_those_of_the_library(page, models):
     model = load(models['cips'])
     page.open(INSIDE, SMALL, mobile=True)
@@ -603,6 +621,7 @@ def test_a_mask_and_a_sketch_are_drawn_and_filled_as_the_library_fills_them(page
     page.click('pen', 'tool')
     page.drag([(middle[0] - 60, middle[1] - 10), (middle[0] + 60, middle[1] + 10)])
     page.click('biharmonic', 'filler')
+    page.fill('strategy', 'crop')
     page.fill('margin', 16)
     page.click('run')
     page.wait("document.querySelectorAll('#photo .strip button').length === 3")
@@ -623,6 +642,22 @@ def test_a_mask_and_a_sketch_are_drawn_and_filled_as_the_library_fills_them(page
     np.testing.assert_array_equal(
         page.downloaded('my photo_filled.png'), inpainting.inpaint_by(strategy, None, image, mask)
     )
+
+
+def test_a_photograph_far_larger_than_those_of_training_is_made_smaller_unless_somebody_chose(page, photo):
+    def chosen():
+        return page.find('strategy').get_property('value'), page.find('limit').get_property('value')
+
+    page.open('view=photo')
+    assert chosen() == ('crop', '1024')
+    choose(page, photo)  # of 200 x 150 pixels, for a model of 32 x 32
+    assert chosen() == ('resize', '64') and page.find('limit').is_displayed() and not page.find('margin').is_displayed()
+    page.js("document.querySelector('#photo [data-filler]').click()")  # no model is left
+    assert chosen()[0] == 'crop'
+    page.fill('strategy', 'original')
+    page.js("document.querySelector('#photo [data-filler]').click()")
+    choose(page, photo)
+    assert chosen()[0] == 'original'
 
 
 def test_the_slider_parts_before_and_after_and_results_stand_side_by_side(page, photo):

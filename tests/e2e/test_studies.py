@@ -34,20 +34,33 @@ def test_every_cell_is_a_configuration_of_its_setting(name):
     assert len({studies.slug(cell) for cell in plan.cells}) == len(plan.cells)
 
 
-def test_a_longer_training_of_a_cell_is_the_same_run():
-    for cell in studies.PLANS['padding'].cells:
-        short, long = (
-            studies.configuration(studies.PLANS['padding'], 'small', cell, 0, kimg).model for kimg in (16.0, 64.0)
-        )
-        assert short == long
+def test_a_longer_training_of_a_cell_is_the_same_run_unless_it_has_stages(tmp_path):
+    plan = studies.PLANS['padding']
+    for cell in plan.cells:
+        short, long = (studies.configuration(plan, 'small', cell, 0, kimg).model for kimg in (16.0, 64.0))
+        folders = {studies.workdir_of(plan, tmp_path, 'small', cell, 0, kimg) for kimg in (16.0, 64.0)}
+        assert (short != long, len(folders)) == ((True, 2) if cell.startswith('PGGAN') else (False, 1))
+
+
+@pytest.mark.parametrize('kimg', [4.0, 8.0, 100.0])
+def test_stages_take_half_of_every_length(kimg):
+    model = studies.configuration(studies.PLANS['padding'], 'small', 'PGGAN: zero padding', 0, kimg).model
+    assert sum(model.stage_kimg) == pytest.approx(kimg / 2, abs=0.01) and model.fade_kimg < kimg / 4
+    assert model.ema_decay == pytest.approx(0.5 ** (16 / (30 * kimg)))
+
+
+def test_settings_have_workdirs_of_their_own(tmp_path):
+    found = [studies.workdir_of(TWO, tmp_path, setting, 'StyleGAN3: R', 1, 8.0) for setting in ('small', 'gpu')]
+    assert found == [tmp_path / 'stylegan3-r-1', tmp_path / 'gpu' / 'stylegan3-r-1']
 
 
 def test_cells_are_chosen_by_their_names():
     plan = studies.PLANS['padding']
     assert len(studies.cells_of(plan, ['DCGAN*'])) == 4
     assert studies.cells_of(plan, ['MS-PIE: f', 'DCGAN: no padding']) == ['DCGAN: no padding', 'MS-PIE: f']
-    with pytest.raises(UserError, match=r'no cell is called LSGAN; there are DCGAN: zero padding, '):
-        studies.cells_of(plan, ['LSGAN'])
+    for patterns in (['LSGAN'], ['DCGAN*', 'LSGAN']):
+        with pytest.raises(UserError, match=r'no cell is called LSGAN; there are DCGAN: zero padding, '):
+            studies.cells_of(plan, patterns)
 
 
 def test_a_table_has_means_and_spreads_and_leaves_out_what_is_not_there():
@@ -86,6 +99,41 @@ def test_a_row_of_a_training_in_several_launches_has_no_seconds(tmp_path, monkey
     assert not studies.run(TWO, tmp_path, **chosen) and not studies.results(tmp_path, 'small')
     assert studies.run(TWO, tmp_path, **chosen)
     assert [(row['seed'], 'seconds' in row) for row in studies.results(tmp_path, 'small')] == [(0, False), (1, True)]
+
+
+def test_a_report_shows_images_of_the_checkpoints_that_were_scored(tmp_path, monkeypatch):
+    cells = list(TWO.cells)
+    rows = [
+        {'step': step, 'cell': cell, 'seed': 0, 'kimg': kimg, 'setting': 'small', 'scores': {'swd16': 1.0}}
+        for cell, step, kimg in ((cells[0], 100, 1.0), (cells[0], 400, 4.0), (cells[1], 100, 1.0))
+    ]
+    cut = '\n{"step": 1, "cel'
+    (tmp_path / 'results.jsonl').write_text('\n'.join(map(json.dumps, rows)) + cut)
+    loaded = []
+    monkeypatch.setattr(
+        studies, 'load', lambda *args: loaded.append(args) or SimpleNamespace(classes_of=lambda _: None)
+    )
+    monkeypatch.setattr(studies, 'sample', lambda *args, **options: np.zeros((studies.SHOWN, 4, 4, 3)))
+
+    def report(kimg):
+        told = []
+        paths = studies.report(TWO, tmp_path, 'small', kimg, say=told.append)
+        return [path.name for path in paths], told
+
+    charts = ['study.json', 'study_swd16.png']
+    names, told = report(1.0)
+    assert names == charts and len(told) == 2
+    assert told[0] == (
+        f'{cells[0]}: no images, because {tmp_path / "dcgan-zero-padding-0"} does not have the checkpoint that was '
+        'scored, step 100.'
+    )
+    (tmp_path / 'dcgan-zero-padding-0' / 'checkpoints' / '400').mkdir(parents=True)  # it went on
+    (tmp_path / 'stylegan3-r-0' / 'checkpoints' / '100').mkdir(parents=True)
+    names, told = report(1.0)
+    assert names == [*charts, 'study_samples.png'] and len(told) == 1 and loaded == [(tmp_path / 'stylegan3-r-0', 100)]
+    assert report(4.0) == ([*charts, 'study_samples.png'], []) and loaded[1:] == [
+        (tmp_path / 'dcgan-zero-padding-0', 400)
+    ]
 
 
 @pytest.mark.slow

@@ -1,15 +1,25 @@
 """What zero padding and encodings do to features: estimates against closed forms, and the claims of the studies."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from pegan_jax import coords, load_config, ops
-from pegan_jax.analysis.drawing import Study, save
+from pegan_jax import analysis, coords, load_config, ops
+from pegan_jax.analysis.drawing import Study, dot_chart, line_chart, save
 from pegan_jax.analysis.encodings import encoding_grids, principal_colours
-from pegan_jax.analysis.features import network_features, random_layers, random_network, stack, stack_features
+from pegan_jax.analysis.features import (
+    network_features,
+    random_layers,
+    random_network,
+    record_maps,
+    stack,
+    stack_features,
+)
 from pegan_jax.analysis.padding import (
     Moments,
     affected_width,
@@ -218,11 +228,50 @@ def test_every_study_writes_pictures_and_numbers(tmp_path, study, pictures):
         (['padding', '--samples', '0'], 'samples=0 must be a multiple'),
         (['encodings', '--config', 'mspie:tiny'], 'no random generator'),
         (['position', '--config', 'cips:tiny'], 'use a system that has them'),
+        (['padding', '--model', 'mountain'], 'use a system that has them'),
+        (['padding', '--step', '100'], '--step 100 is of a checkpoint of --model'),
+        (['spectrum', '--config', 'cips:tiny', '--step', 'best'], '--step best is of a checkpoint of --model'),
     ],
 )
 def test_studies_that_make_no_sense_are_refused(tmp_path, capsys, words, match):
     assert main(['analyze', *words, '--out', str(tmp_path / 'out')]) == 1
     assert match in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('study', ['spectrum', 'extrapolation'])
+def test_a_study_of_models_draws_from_the_seed_on(tmp_path, monkeypatch, study):
+    asked = []
+    monkeypatch.setattr(analysis, f'{study}_study', lambda *args: asked.append(args[-1]) or Study({}, {}))
+    assert main(['analyze', study, '--model', 'worlds32', '--seed', '5', '--out', str(tmp_path)]) == 0
+    assert asked == [5]
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, -np.inf])
+def test_charts_leave_out_what_is_not_finite_and_say_so(wrong):
+    for finite in ([], [2.0]):
+        dots = dot_chart('title', {'a': [wrong, *finite], 'b': [1.0, 3.0]}, 'label')
+        want = dot_chart('title', {'a (1 not finite)': finite, 'b': [1.0, 3.0]}, 'label')
+        np.testing.assert_array_equal(np.asarray(dots), np.asarray(want))
+    both = ([0.0, 2.0], [1.0, 3.0])
+    lines = line_chart('title', {'a': ([0, 1, 2], [1, wrong, 3])}, 'x', 'y')
+    np.testing.assert_array_equal(
+        np.asarray(lines), np.asarray(line_chart('title', {'a (1 not finite)': both}, 'x', 'y'))
+    )
+    for chart in (dot_chart('title', {'a': [wrong]}, 'x'), line_chart('title', {'a': ([0], [wrong])}, 'x', 'y')):
+        assert np.asarray(chart).std() > 5
+
+
+def test_every_call_of_one_path_has_maps():
+    class Scales(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            conv = nn.Conv(2, (1, 1), name='conv')
+            return conv(conv(conv(x)))
+
+    params = {'conv': {'kernel': 2 * jnp.eye(2)[None, None], 'bias': jnp.zeros(2)}}
+    run = functools.partial(Scales().apply, {'params': params}, jnp.ones((1, 3, 3, 2)))
+    maps = record_maps(run, lambda x: x)
+    assert {name: float(y.mean()) for name, y in maps.items()} == {'conv': 2, 'conv (2)': 4, 'conv (3)': 8, 'image': 8}
 
 
 def test_a_study_that_cannot_be_written_leaves_the_earlier_one(tmp_path):

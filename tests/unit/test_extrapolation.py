@@ -1,6 +1,7 @@
 """Extrapolation: windows are where they say, models show them, and scores know what is true there."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -48,6 +49,8 @@ def test_models_show_the_part_of_a_larger_image_that_the_window_is(name):
     images = extrapolation.of_model(loaded)
     side = loaded.config.data.size[0]
     frame, moved = (images(index, extrapolation.window(side, 'right', d)) for d in (0.0, 0.5))
+    later = extrapolation.of_model(loaded, 1)(index[:1], extrapolation.window(side, 'right', 0.0))
+    np.testing.assert_allclose(later, frame[1:], atol=1e-5)
     larger = np.asarray(loaded.synthesise(loaded.styles([0, 1]), **loaded.sampler.view((side, 2 * side), None)))
     np.testing.assert_allclose(moved, larger[:, :, side:], atol=1e-4)
     if name != 'mspie:k,tiny':  # whose larger image is another one
@@ -84,6 +87,59 @@ def test_features_of_true_windows_are_kept_for_the_program_that_drew_them(monkey
     keys = [extrapolation._rows(worlds, 'worlds', grid).key(0, 4)]
     monkeypatch.setattr(extrapolation, 'worlds_digest', lambda: 'another')
     assert extrapolation._rows(worlds, 'worlds', grid).key(0, 4) not in keys
+
+
+def coloured_worlds(index, grid):
+    return np.broadcast_to(np.concatenate([grid, -grid[..., :1]], axis=-1), (len(index), *grid.shape[:2], 3))
+
+
+def test_images_of_one_channel_are_compared_with_grey_worlds(tmp_path, monkeypatch):
+    asked = []
+
+    def scorer(fake, real):
+        asked.append((fake, real))
+        return {'swd8': 0.0}, None
+
+    monkeypatch.setattr(extrapolation, 'scorer_of', lambda *args: scorer)
+    monkeypatch.setattr(extrapolation, 'true_worlds', lambda first: coloured_worlds)
+
+    def sky(index, grid):
+        return np.broadcast_to(grid[..., :1], (len(index), *grid.shape[:2], 1)).astype(np.float32)
+
+    options = dict(side=SIDE, folder=tmp_path, count=8, distances=(0.0,), directions=('right',))
+    extrapolation.curves(sky, 'a sky', grey=True, **options)
+    extrapolation.curves(sky, 'a sky', **options)
+    (fake, real), (coloured, other) = asked
+    for images in (fake, real):
+        pixels = images.read(0, 8)
+        assert pixels.shape == (8, SIDE, SIDE, 3) and np.ptp(pixels, axis=-1).max() == 0
+    assert np.ptp(other.read(0, 8), axis=-1).max() > 50 and real.key(0, 8) != other.key(0, 8)
+    with pytest.raises(UserError, match='images of a sky have one channel; compare them with grey worlds by grey=True'):
+        coloured.read(0, 8)
+
+
+def test_a_study_of_grey_models_has_grey_references(tmp_path, monkeypatch):
+    config = load_config('cips:tiny', ['data.channels=1', 'model.img_channels=1'])
+    found, identities = [], []
+    monkeypatch.setattr(extrapolation, 'of_model', lambda model, seed: coloured_worlds)
+    monkeypatch.setattr(extrapolation, 'REFERENCES', {'other worlds': coloured_worlds})
+    monkeypatch.setattr(extrapolation, 'digest_of', lambda variables: 'digest')
+
+    def curves(images, identity, *, grey, **options):
+        found.append(grey)
+        identities.append(identity)
+        return {direction: {'swd8': [1.0] * 5} for direction in extrapolation.DIRECTIONS}
+
+    monkeypatch.setattr(extrapolation, 'curves', curves)
+    monkeypatch.setattr(extrapolation, 'line_chart', lambda *args: None)
+    pictures = []
+    monkeypatch.setattr(extrapolation, 'picture_table', lambda title, rows: pictures.append(rows))
+    grey, other = (SimpleNamespace(config=c, size=(16, 16), variables={}) for c in (config, load_config('cips:tiny')))
+    extrapolation.extrapolation_study({'a': grey}, 8, tmp_path, 5)
+    assert found == [True] * 2 and identities[0] == 'digest, seed 5'
+    assert all(np.ptp(image, axis=-1).max() == 0 for row in pictures[0].values() for _, image in row)
+    with pytest.raises(UserError, match=r'different numbers of channels \(a 1, b 3\)'):
+        extrapolation.extrapolation_study({'a': grey, 'b': other}, 8, tmp_path)
 
 
 @pytest.mark.slow

@@ -274,6 +274,13 @@ def test_masks_are_white_in_holes_and_grey_ones_are_cut_with_a_warning(tmp_path,
     np.testing.assert_array_equal(run(tmp_path, image, layer), want)
 
 
+def test_an_image_far_larger_than_those_of_training_gets_advice(tmp_path, caplog):
+    for width, options, told in ((256, {}, 0), (264, {}, 1), (264, {'strategy': inpainting.Strategy('crop')}, 0)):
+        caplog.clear()
+        run(tmp_path, photo(width=width), hole(width=width), **options)
+        assert caplog.text.count('and training had 32: --strategy resize --limit 64 may look better') == told
+
+
 def test_a_mask_without_a_hole_changes_nothing_and_says_so_and_one_without_known_pixels_is_refused(tmp_path, caplog):
     image = photo()
     np.testing.assert_array_equal(run(tmp_path, image, hole() & False), image)

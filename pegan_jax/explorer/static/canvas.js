@@ -243,8 +243,7 @@ export class CanvasView {
       row.insertCell().textContent = name === 'image' ? name : name.slice(common);
       row.cells[0].title = name;
       row.insertCell().textContent = `${shape[1]}×${shape[0]}×${shape[2]}`;
-      row.insertCell().textContent = mean.toFixed(3);
-      row.insertCell().textContent = std.toFixed(3);
+      for (const number of [mean, std]) row.insertCell().textContent = number === null ? 'not finite' : number.toFixed(3);
       row.onclick = () => { this.layer = name; this.layerPictures(); };
     }
     if (!rows.some(row => row.name === this.layer)) this.layer = rows.at(-1).name;

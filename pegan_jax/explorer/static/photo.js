@@ -9,6 +9,8 @@ const KEYS = {b: 'brush', e: 'eraser', p: 'pen', h: 'hand'};
 const TYPED = 'textarea, select, input:not([type="checkbox"]):not([type="range"])';
 const OF_A_PHOTOGRAPH = ['photo', 'file', 'name', 'image', 'strokes', 'undone', 'results'];
 const SMALLEST = 0.02;  // CSS pixels per pixel of the photograph
+const FAR = 4;  // times the side of the images of training: from there on a model sees too little of a photograph
+const SMALLER = 2;  // times that side, where what models paint is still clean
 const PAST = 3;  // photographs before "Go on from it" that are kept
 
 function layer(width, height) {
@@ -81,6 +83,7 @@ export class PhotoView {
     this.hole = layer(this.image.width, this.image.height);
     this.lines = layer(this.image.width, this.image.height);
     $(this.root, 'results').hidden = true;
+    this.suggest();
     this.repaint();
   }
 
@@ -120,11 +123,13 @@ export class PhotoView {
     });
     $(root, 'tools').querySelector('[data-tool="pen"]').hidden = !this.fillers.some(filler => filler.guided);
     $(root, 'flow-label').hidden = !this.fillers.some(filler => filler.attention);
-    $(root, 'strategy').onchange = () => {
-      const name = $(root, 'strategy').value;
-      $(root, 'margin-label').hidden = name !== 'crop';
-      $(root, 'limit-label').hidden = name !== 'resize';
-    };
+    for (const role of ['strategy', 'margin', 'limit']) {
+      $(root, role).addEventListener('input', () => {
+        this.decided = true;
+        this.lengths();
+      });
+    }
+    list.addEventListener('change', () => this.suggest());
     $(root, 'size').oninput = () => this.refresh();
     const input = $(root, 'file'), drop = $(root, 'drop');
     input.onchange = () => { if (input.files[0]) this.open(input.files[0]); input.value = ''; };
@@ -163,6 +168,24 @@ export class PhotoView {
       event.preventDefault();
     });
     window.addEventListener('keyup', event => { if (event.key === ' ') this.space = false; });
+  }
+
+  /** Shows the length that the strategy has. */
+  lengths() {
+    const name = $(this.root, 'strategy').value;
+    $(this.root, 'margin-label').hidden = name !== 'crop';
+    $(this.root, 'limit-label').hidden = name !== 'resize';
+  }
+
+  /** Until somebody chooses: a photograph far larger than what the first model learnt from is made smaller for it. */
+  suggest() {
+    if (this.decided || !this.image) return;
+    const ticked = ({index}) => $(this.root, 'fillers').querySelector(`[data-filler="${index}"]`).checked;
+    const side = Math.max(...this.fillers.find(filler => filler.size && ticked(filler))?.size ?? [Infinity]);
+    const far = Math.max(this.image.width, this.image.height) > FAR * side;
+    $(this.root, 'strategy').value = far ? 'resize' : 'crop';
+    if (far) $(this.root, 'limit').value = Math.max(SMALLER * side, $(this.root, 'limit').min);
+    this.lengths();
   }
 
   use(tool) {

@@ -12,9 +12,11 @@ export class StyleControls {
     this.changed = changed;
     this.thumbnail = thumbnail;
     this.first = 0;
-    for (const role of ['seed', 'class', 'to', 'layers', 'psi', 't']) {
+    for (const role of ['seed', 'class', 'to', 'psi', 't']) {
       $(root, role).addEventListener('input', () => this.apply());
     }
+    $(root, 'layers').addEventListener('input', () => { if (this.typed()) this.apply(); });
+    $(root, 'layers').addEventListener('change', event => event.target.reportValidity());
     root.addEventListener('click', event => {
       const button = event.target.closest('button');
       if (!button) return;
@@ -39,8 +41,19 @@ export class StyleControls {
     for (const [role, first] of [['seed', 0], ['to', ''], ['layers', ''], ['psi', 1], ['t', 0]]) {
       $(this.root, role).value = state[role] ?? first;
     }
+    this.layers = '';
+    this.typed();
     this.first = SHOWN * Math.floor(this.value.seed / SHOWN);
     this.draw();
+  }
+
+  /** Takes the layers that are typed, such as 3 or 0-3; those before stay while it is something else. */
+  typed() {
+    const input = $(this.root, 'layers'), [, first, last = first] = input.value.match(/^\s*(\d+)\s*(?:-\s*(\d+)\s*)?$/) ?? [];
+    const sense = Number(first) <= Number(last) && Number(last) < this.model.layers, all = !input.value.trim();
+    input.setCustomValidity(sense || all ? '' : `Write a layer from 0 to ${this.model.layers - 1}, or a range such as 0-3.`);
+    if (sense || all) this.layers = all ? '' : `${Number(first)}-${Number(last)}`;
+    return sense || all;
   }
 
   /** What the server and the address get. */
@@ -52,8 +65,7 @@ export class StyleControls {
     if (this.model.blend && of('to') !== '') {
       value.to = of('to');
       value.t = of('t');
-      if (this.model.layers && /^\d+-\d+$/.test(of('layers'))) value.layers = of('layers');
-      if (this.model.layers && /^\d+$/.test(of('layers'))) value.layers = `${of('layers')}-${of('layers')}`;
+      if (this.model.layers && this.layers) value.layers = this.layers;
     }
     return value;
   }
