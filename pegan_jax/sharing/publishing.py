@@ -1,6 +1,5 @@
 """A model on the Hugging Face Hub, with a card that tells what it is."""
 
-import json
 import os
 import pathlib
 import re
@@ -16,6 +15,7 @@ from pegan_jax.config import to_json
 from pegan_jax.gan import Completer
 from pegan_jax.pixels import as_image, image_grid, to_uint8
 from pegan_jax.sampling import Model, sample
+from pegan_jax.scoring import record
 from pegan_jax.scoring.images import Generator
 from pegan_jax.settings import UserError
 from pegan_jax.sharing.models import export
@@ -80,13 +80,8 @@ def scores_of(place: str | os.PathLike, step: int) -> list[dict[str, Any]]:
 
     place: as of `load`; only a folder has them.
     """
-    file = exported.place(place) / 'metrics.jsonl'
     found = {}
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:  # it is just being written
-            continue
+    for entry in record.rows(exported.place(place) / 'metrics.jsonl'):
         if entry.get('step') == step and (about := entry.get('evaluation')):
             data, told = (about.get('real') or {}).get('data') or '', _settings(about)
             for name in entry.keys() - {'step', 'time', 'kimg', 'evaluation'}:
