@@ -33,13 +33,22 @@ def test_a_model_is_that_of_its_configuration_and_has_a_card(name):
     assert f'{model.images:,} images' in card
 
 
-@pytest.mark.parametrize('name', [file.stem for file in FILES if file.stem != 'fill64'])
+@pytest.mark.parametrize('name', [file.stem for file in FILES if file.stem not in ('fill64', 'smileys32')])
 def test_a_model_draws_scenes_that_differ_with_a_sky_above_the_ground(name):
     images = np.asarray(pegan_jax.sample(pegan_jax.load(name), range(32)))
     assert images.std(0).mean() > (0.05 if name == 'mountain' else 0.2), 'variants of one photograph differ less'
     assert np.abs(np.diff(images, axis=2)).mean() < 0.3 * images.std(), 'neighbours are as different as strangers'
     blue = (images[..., 2] - images[..., 0]).mean((0, 2))  # over red, of every row
     assert blue[: len(blue) // 3].mean() > blue[-(len(blue) // 3) :].mean() + 0.3
+
+
+def test_smileys32_draws_yellow_disks_on_white_with_eyes_and_mouths_that_differ():
+    images = np.asarray(pegan_jax.sample(pegan_jax.load('smileys32'), range(32)))
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    face, corners = images[:, np.hypot(x, y) < 0.6], images[:, np.hypot(x, y) > 1.2]
+    assert corners.mean() > 0.9 and np.median(face[..., 0] - face[..., 2]) > 0.8
+    assert (face.mean(-1) < -0.3).mean(1).min() > 0.01, 'a face without eyes and mouth'
+    assert face.std(0).mean() > 0.3, 'all faces are alike'
 
 
 def test_the_mountain_gives_its_photograph_back_and_a_wide_one_keeps_its_order():
