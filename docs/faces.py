@@ -1,4 +1,4 @@
-"""Draws faces of a model four times finer than it was trained, the training images nearest to them, and a way between two.
+"""Draws faces of a model four times finer than it was trained, the training images nearest to them, and a way between.
 
 python docs/faces.py --model smileys32 --images smileys --out docs/smileys.png
 """
