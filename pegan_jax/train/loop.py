@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -51,8 +52,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     # These may read files: before anything is written.
     own_steps = None if gan.num_steps is None else gan.num_steps()
     if gan.rows is not None:
-        rows = together(lambda: gan.rows(train.seed, range(64)))
-        agree({f'{name} files': hashlib.sha256(drawn.tobytes()).hexdigest() for name, drawn in rows.items()})
+        agree(together(lambda: _digests(gan.rows(train.seed, range(64)))))
     with contextlib.ExitStack() as stack:
         together(lambda: stack.enter_context(locked(workdir)), first_only=True)
         together(lambda: check_config(workdir, config), first_only=True)
@@ -198,6 +198,11 @@ def _first_state(
                 f'{len(left)} arrays do not fit and begin anew: {", ".join(left[:8])}{", ..." * (len(left) > 8)}'
             )
     return with_networks(replicated_state(gan, train.seed, mesh), networks), config, lines
+
+
+def _digests(rows: dict[str, np.ndarray]) -> dict[str, str]:
+    """What tells whether processes read the same files: {'mask files': a hash}."""
+    return {f'{name} files': hashlib.sha256(drawn.tobytes()).hexdigest() for name, drawn in rows.items()}
 
 
 def _with_rows(gan: GAN, train: TrainConfig, data: Iterator[dict], nimg: int) -> Iterator[dict]:
