@@ -87,7 +87,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         'neighbours (64); images for a spectrum (256), artefacts (32), each score of extrapolation (1000), other '
         'studies (2 to 4)',
     )  # fmt: skip
-    p.add_argument('--seed', type=int, default=0, help='seed of random weights and of samples (default 0)')
+    p.add_argument('--seed', type=int, help='seed of random weights and of samples (default 0)')
     p.add_argument('--out', type=options.path, required=True, metavar='FOLDER', help='folder for pictures and JSON')
 
 
@@ -95,6 +95,9 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     if args.step is not None and args.model is None:
         raise UserError(f'--step {args.step} is of a checkpoint of --model; leave it out, or name a model.')
+    if args.seed is not None and args.model is not None and args.study in ('encodings', 'gates', 'skips'):
+        raise UserError(f'--seed {args.seed}: the study {args.study} of a --model draws no numbers; leave it out.')
+    args.seed = args.seed or 0
     if args.study in MODELS:
         run_models(args)
         return

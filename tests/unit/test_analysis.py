@@ -229,6 +229,7 @@ def test_every_study_writes_pictures_and_numbers(tmp_path, study, pictures):
         (['encodings', '--config', 'mspie:tiny'], 'no random generator'),
         (['position', '--config', 'cips:tiny'], 'use a system that has them'),
         (['padding', '--model', 'mountain'], 'use a system that has them'),
+        (['gates', '--model', 'fill64', '--seed', '5'], 'the study gates of a --model draws no numbers'),
         (['padding', '--step', '100'], '--step 100 is of a checkpoint of --model'),
         (['spectrum', '--config', 'cips:tiny', '--step', 'best'], '--step best is of a checkpoint of --model'),
     ],
