@@ -75,6 +75,8 @@ class Page:
     def open(self, state='', size=(1280, 800), mobile=False, ratio=1):
         self.resize(size, mobile, ratio)
         self.driver.get('about:blank')
+        self.wait('location.href === "about:blank"')
+        self.driver.get_log('browser')  # requests of the page that was left are cancelled, which it may tell
         self.driver.get(f'{self.address}#{state}')
         self.wait('document.querySelector("main:not([hidden])")')
 
@@ -208,6 +210,7 @@ class Page:
 def page(server, tmp_path_factory):
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
+    options.page_load_strategy = 'none'  # the tests wait for what they need; drivers sometimes miss the event of loading
     profile, downloads = tmp_path_factory.mktemp('profile'), tmp_path_factory.mktemp('downloads')
     for flag in (
         'headless=new', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking',
@@ -287,7 +290,8 @@ def test_the_map_pans_zooms_and_turns_to_what_the_library_renders(page, models):
     page.ready()
     assert_shows(page, model, page.state())
     for _ in range(4):
-        page.driver.back()
+        page.js('history.back()')
+        time.sleep(0.3)
         page.ready()
     page.ready()
     assert page.state() == first
