@@ -178,7 +178,9 @@ def dry_run(config: Config, topology: str | None = None) -> str:
 
     platform = mesh.devices.flat[0].platform
     # At its default effort TPU's compiler takes twenty minutes and more for steps that take it one minute like this.
-    effort = {'exec_time_optimization_effort': -1.0} if platform == 'tpu' and topology is not None else None
+    effort = None
+    if platform == 'tpu' and topology is not None:
+        effort = {'exec_time_optimization_effort': -1.0, 'memory_fitting_effort': -1.0}
     lowered, begin = trace(platform).lower(), time.perf_counter()
 
     def too_large(reason: str) -> UserError:
