@@ -28,4 +28,4 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=1))
     if broken := [f'{finding.name} ({finding.advice})' for finding in findings if finding.broken]:
-        raise UserError(f'nothing works before this is mended: {"; ".join(broken)}.')
+        raise UserError(f'nothing works until this is fixed: {"; ".join(broken)}.')
