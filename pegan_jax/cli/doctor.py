@@ -7,7 +7,7 @@ from pegan_jax import machine
 from pegan_jax.settings import UserError
 
 HELP = 'Look at this machine: versions, devices, speed, extras, weights, disk; say what to type for what is missing.'
-EPILOG = """The status is 1 where nothing works: JAX finds no device, or a dependency is missing or has a version that
+EPILOG = """The status is 1 if nothing works: JAX finds no device, or a dependency is missing or has a version that
 does not fit. Otherwise it is 0: extras and weights do not matter until something needs them."""
 
 
