@@ -1,8 +1,8 @@
-"""Findings of papers, measured again: configurations and seeds on one budget, scored alike, into tables and pictures.
+"""Measurements of papers, repeated: configurations and seeds on one budget, scored alike, in tables and pictures.
 
-A study is nothing but its cells. `run` trains and scores what is missing, seed by seed over all cells, so that a study
-that was stopped is balanced; a later call goes on, also with more seeds or a larger budget. Only PGGAN, whose stages
-share half of the budget, begins anew with another one.
+A study consists of its cells. `run` trains and scores what is missing, seed by seed over all cells, so that a study
+that was stopped is balanced; a later call resumes, also with more seeds or a larger budget. Only PGGAN, whose stages
+share half of the budget, starts again with another budget.
 """
 
 import fnmatch
@@ -29,7 +29,7 @@ SHOWN = 8  # latents of the pictures
 
 
 class Setting(NamedTuple):
-    """side: of images, in pixels; of several scales the smallest. worlds: so many to learn. seeds, kimg: of a cell."""
+    """side: of images, in pixels; of several scales, the smallest. worlds: number to learn. seeds, kimg: per cell."""
 
     side: int
     worlds: int
@@ -41,9 +41,9 @@ class Setting(NamedTuple):
 class Plan(NamedTuple):
     """A study.
 
-    title, expected: what is measured again, and what the papers report.
+    title, expected: what is measured, and what the papers report.
     cells: {name: (configuration, a key of SIZES)}; names of kinds that are compared begin alike, up to a colon.
-    settings: by name. metrics: of `evaluate`.
+    settings: by name. metrics: names that `evaluate` takes.
     """
 
     title: str
@@ -70,7 +70,7 @@ def _grown(setting: Setting) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# Fields of the model by kind of cell, of a setting with the length of the training.
+# Fields of the model by kind of cell, from a setting with the length of the training.
 SIZES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     'dcgan': lambda s: {'base_channels': 64, 'd_base_channels': 32, 'z_dim': 32, 'img_resolution': s.side},
     'stylegan2': _narrow,
@@ -87,8 +87,9 @@ SETTINGS = {'small': Setting(32, 4096, 16, 2, 16.0), 'gpu': Setting(64, 16384, 6
 PLANS = {
     'padding': Plan(
         'Zero padding, its absence, and positional encodings (Xu et al. 2021)',
-        'Upsampling before a convolution beats the transposed one; without padding images are worse; sinusoids give '
-        'much of it back, in DCGAN more than all; of several scales row f is best, without padding the grid, row i.',
+        'Upsampling before a convolution beats a transposed convolution; images are worse without padding; sinusoids '
+        'recover much of the loss, in DCGAN more than all of it; with several scales row f is best, and without '
+        'padding the grid, row i.',
         {
             **{
                 f'{title}: {name}': (f'{config}{words},tiny', kind)
@@ -112,7 +113,7 @@ PLANS = {
     ),
     'cips': Plan(
         'The ablation of CIPS (Anokhin et al. 2021, table 3)',
-        'Without the coordinate embedding images are worst, and yet nearest to real ones in their spectrum.',
+        'Without the coordinate embedding, images are worst but have the spectrum nearest to that of real ones.',
         {
             'CIPS': ('cips:tiny', 'cips'),
             **{
@@ -152,7 +153,7 @@ def cells_of(plan: Plan, patterns: Sequence[str] = ()) -> list[str]:
 
 
 def configuration(plan: Plan, setting: str, cell: str, seed: int, kimg: float) -> Config:
-    """That of one training."""
+    """The configuration of one training."""
     config, kind = plan.cells[cell]
     chosen = plan.settings[setting]._replace(kimg=kimg)
     shared = {
@@ -179,7 +180,7 @@ def run(
 
     Args:
       out: a folder; every training has a workdir in it.
-      cells: of `cells_of`.
+      cells: names from `cells_of`.
       seeds, kimg: how many trainings of each cell, and how long; None: those of the setting.
     """
     seeds = plan.settings[setting].seeds if seeds is None else seeds
@@ -211,12 +212,12 @@ def run(
 
 
 def _has(model: Model, score: Score) -> bool:
-    """Whether a score of moved coordinates is one of a model: it is left empty where there are none to move."""
+    """Whether a score applies to a model: scores that move coordinates need a model that has some to move."""
     return score.kind not in ('eqt', 'eqr') or 'transform' in model.sampler.options
 
 
 def workdir_of(plan: Plan, out: Path, setting: str, cell: str, seed: int, kimg: float) -> Path:
-    """That of one training; a longer one goes on in it, but with stages, which are parts of the whole length."""
+    """The workdir of one training; a longer one resumes in it, except with stages, which are parts of the length."""
     length = f'-{kimg:g}kimg' if plan.cells[cell][1] == 'pggan' else ''
     return (out if setting == 'small' else out / setting) / f'{slug(cell)}-{seed}{length}'
 
@@ -227,7 +228,7 @@ def slug(cell: str) -> str:
 
 
 def results(out: Path, setting: str) -> list[dict[str, Any]]:
-    """Rows of OUT/results.jsonl, oldest first, of a setting."""
+    """Rows of one setting in OUT/results.jsonl, oldest first."""
     return [row for row in record.rows(out / 'results.jsonl') if row['setting'] == setting]
 
 
@@ -235,7 +236,7 @@ def results(out: Path, setting: str) -> list[dict[str, Any]]:
 
 
 def summary(plan: Plan, rows: Sequence[dict[str, Any]], kimg: float) -> dict[str, dict[str, list[float]]]:
-    """{cell: {score: its values, one per seed}} of what was trained for so long, in the order of the plan."""
+    """{cell: {score: its values, one per seed}} of what was trained for `kimg`, in the order of the plan."""
     found = {}
     for cell in plan.cells:
         of_cell = [row['scores'] for row in rows if row['cell'] == cell and row['kimg'] == kimg]
@@ -245,7 +246,7 @@ def summary(plan: Plan, rows: Sequence[dict[str, Any]], kimg: float) -> dict[str
 
 
 def markdown(found: dict[str, dict[str, list[float]]]) -> str:
-    """A table of means and, of several seeds, standard deviations."""
+    """A table of means and, for several seeds, standard deviations."""
     names = list(dict.fromkeys(name for scores in found.values() for name in scores))
     lines = ['| cell | seeds | ' + ' | '.join(names) + ' |', '|---' * (len(names) + 2) + '|']
     for cell, scores in found.items():
@@ -264,9 +265,9 @@ def _cell(values: list[float] | None) -> str:
 def report(plan: Plan, out: Path, setting: str, kimg: float, *, say: Callable[[str], None] = print) -> list[Path]:
     """Writes the table, a chart of every score, and images of the same latents by every cell's first seed.
 
-    The images are those of the checkpoints that were scored; of cells whose checkpoint is gone there are none.
+    The images come from the checkpoints that were scored; cells whose checkpoint is gone have none.
 
-    Returns: their paths. Raises: UserError where nothing is trained for so long.
+    Returns: their paths. Raises: UserError if nothing was trained for `kimg`.
     """
     rows = results(out, setting)
     found = summary(plan, rows, kimg)

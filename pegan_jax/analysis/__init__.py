@@ -1,4 +1,4 @@
-"""Studies: of where a generator knows its position from (Xu et al. 2021), of coordinates, of holes, of aliasing."""
+"""Studies of how a generator knows its position (Xu et al. 2021), of coordinates, of holes and of aliasing."""
 
 from pegan_jax.analysis.artefacts import artefact_study
 from pegan_jax.analysis.directions import directions_study, walk

@@ -1,4 +1,4 @@
-"""Waves in images: energy in narrow bands, and whether samples between pixels take it away."""
+"""Waves in images: energy in narrow bands, and whether samples between pixels remove it."""
 
 import numpy as np
 from PIL import Image
@@ -21,9 +21,9 @@ LINES = (np.eye(AROUND), np.eye(AROUND)[::-1], np.ones((1, AROUND)), np.ones((AR
 def narrow_band_energy(images: np.ndarray) -> np.ndarray:
     """The share of high frequencies' power that is in narrow peaks, [N], of float images [N, H, W, C].
 
-    The power of the grey image under a Hann window, from FLOOR cycles per pixel on. A peak is PEAK times the medians of
-    the AROUND frequencies about it along rows, columns and both diagonals, as an edge is a line in the spectrum and a
-    wave a point; its energy is what is above the largest of these medians.
+    Power is that of the grey image under a Hann window, from FLOOR cycles per pixel on. A peak exceeds PEAK times the
+    medians of the AROUND frequencies about it along rows, columns and both diagonals, because an edge is a line in the
+    spectrum and a wave a point; its energy is what exceeds the largest of these medians.
     """
     grey = images[..., :3] @ np.array(GREY) if images.shape[-1] >= 3 else images[..., 0]
     height, width = grey.shape[1:]
@@ -38,7 +38,7 @@ def narrow_band_energy(images: np.ndarray) -> np.ndarray:
 
 
 def _windowed_power(grey: np.ndarray) -> np.ndarray:
-    """|F|^2 of [N, H, W] without means, under a Hann window: borders that differ are no edge."""
+    """|F|^2 of [N, H, W] without means, under a Hann window, so that differing borders make no edge."""
     window = np.outer(*(np.hanning(n + 2)[1:-1] for n in grey.shape[1:]))
     return np.abs(np.fft.fft2((grey - grey.mean((1, 2), keepdims=True)) * window)) ** 2
 
@@ -112,7 +112,7 @@ def _levels(images: np.ndarray) -> np.ndarray:
 
 
 def _beyond(finer: np.ndarray) -> float:
-    """The share of the power, without the mean, of images twice as fine, that smaller ones cannot show."""
+    """The share of the power of images twice as fine, without their mean, that smaller ones cannot show."""
     grey = finer[..., :3].mean(-1)
     power = _windowed_power(grey).mean(0)
     outside = np.maximum(*np.meshgrid(*(np.abs(np.fft.fftfreq(n)) for n in grey.shape[1:]), indexing='ij')) >= 0.25

@@ -46,7 +46,7 @@ def walk(
     """Images of w + strength scale direction: float32 [seeds, strengths, H, W, C].
 
     Args:
-      direction: [w_dim], of length 1; scale: of one unit of strength, such as the deviation of w along it.
+      direction: [w_dim], of length 1; scale: the size of one unit of strength, such as the deviation of w along it.
     """
     w = np.asarray(model.styles(seeds, truncation_psi, label=label))
     moved = w[:, None] + np.asarray(strengths, np.float32)[None, :, None] * scale * direction
@@ -62,7 +62,7 @@ def directions_study(
     Returns: the study, with a picture for each kind; {'pca', 'pca_scale', 'sefa', 'sefa_scale'}: directions
       [count, w_dim] and the deviations of w along them [count].
     """
-    closed = closed_form_directions(model)  # whose error tells models without w
+    closed = closed_form_directions(model)  # which refuses models without w
     w = np.asarray(model.styles(range(samples), label=label))
     arrays, pictures, numbers, strengths = {}, {}, {}, np.linspace(-3, 3, 7)
     kinds = {'pca': principal_directions(model, samples, label), 'sefa': closed}

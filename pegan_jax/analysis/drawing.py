@@ -1,4 +1,4 @@
-"""What a study gives, numbers and pictures, and how pictures are drawn."""
+"""The numbers and pictures that a study gives, and how pictures are drawn."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ def coloured(x: np.ndarray, low: float, high: float, ramp: tuple = SEQUENTIAL) -
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
-    """[H, W, C] in [-1, 1] -> uint8 [H, W, 3]; of four channels the first three."""
+    """[H, W, C] in [-1, 1] -> uint8 [H, W, 3]; a fourth channel is left out."""
     return np.broadcast_to(to_uint8(image[..., :3]), (*image.shape[:2], 3))
 
 
@@ -95,7 +95,7 @@ def number_table(title: str, columns: Sequence[str], rows: dict[str, Sequence[fl
 
 
 def stack(title: str, pictures: dict[str, np.ndarray]) -> Image.Image:
-    """Wide uint8 pictures [h, w, 3] under each other and a title, each 640 x 128 under its name."""
+    """Wide uint8 pictures [h, w, 3] one below another under a title, each 640 x 128 under its name."""
     size, step = (640, 128), 152
     out = Image.new('RGB', (size[0] + 16, 34 + step * len(pictures)), 'white')
     draw = ImageDraw.Draw(out)
@@ -222,7 +222,7 @@ def dot_chart(title: str, values: dict[str, Sequence[float]], label: str) -> Ima
 
 
 def _finite(name: str, *columns: Sequence[float]) -> tuple[str, np.ndarray]:
-    """A name that tells how many of the points are not finite, and the others, [number of columns, n]."""
+    """The name, with the number of points that are not finite, and the finite ones, [number of columns, n]."""
     points = np.array([np.asarray(column, float) for column in columns])
     finite = np.isfinite(points).all(axis=0)
     lost = len(finite) - int(finite.sum())

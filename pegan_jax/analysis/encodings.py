@@ -1,4 +1,4 @@
-"""The spaces that positional encodings span, and what the two halves of that of CIPS bring."""
+"""The spaces that positional encodings span, and what the two halves of CIPS's encoding contribute."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from pegan_jax.settings import UserError
 def principal_colours(grids: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
     """Grids [H, W, C] as colours [H, W, 3] in [0, 1], their three principal components in a common basis and scale.
 
-    Returns: the colours, and the share of the variance of each component, all of them.
+    Returns: the colours, and the share of the variance of every component.
     """
     rows = np.concatenate([g.reshape(-1, g.shape[-1]) for g in grids]).astype(np.float64)
     centre = rows.mean(0)
@@ -141,7 +141,7 @@ def halves_study(models: dict[str, Model], count: int = 4, seed: int = 0) -> Stu
     Numbers: the share of each half's power, without its mean, beyond a quarter of a cycle per pixel, and how much
     samples change without it (mean absolute difference of colours, which span 2). Pictures: `components` as colours
     beside the mean magnitude over channels; `magnitudes` by radius; `zeroed`, samples with zeros in either half.
-    Raises: UserError for a model that is no CIPS.
+    Raises: UserError for a model that is not a CIPS.
     """
     numbers, rows, curves, images = {}, {}, {}, {}
     for name, model in models.items():

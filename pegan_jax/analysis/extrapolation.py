@@ -1,4 +1,4 @@
-"""What a generator knows beyond its frame: windows ever farther outside, against the worlds as they are there.
+"""What a generator knows beyond its frame: windows ever farther outside, against the true worlds there.
 
 The procedural worlds are known everywhere. A model learns their frame, [-1, 1]^2, and is asked for windows of the same
 size and pitch, moved to the right or down by a distance, in frames. Their scores are against the true distribution of
@@ -6,7 +6,7 @@ the same windows, which no training sees. Any model can be asked: it is a functi
 
     from pegan_jax.analysis import extrapolation
 
-    def images(index, grid):  # of latents index [N] at positions grid [H, W, 2]: float32 [N, H, W, 3 or 1] in [-1, 1]
+    def images(index, grid):  # latents index [N], positions grid [H, W, 2]: float32 [N, H, W, 3 or 1] in [-1, 1]
         return my_network(my_latents(index), grid)
 
     curves = extrapolation.curves(images, 'my network', side=32, folder='features')
@@ -54,7 +54,7 @@ def _world(seeds: jax.Array, grid: jax.Array, footprint: float) -> jax.Array:
 
 
 def true_worlds(first: int = FAKE_WORLDS, fold: Callable[[np.ndarray], np.ndarray] | None = None) -> Generate:
-    """Images of worlds from number `first` on; with a fold of positions, what continues their frame without them."""
+    """Images of worlds from number `first` on; with a fold of positions, a continuation of their frame alone."""
 
     def images(index: np.ndarray, grid: np.ndarray) -> np.ndarray:
         at = grid if fold is None else fold(grid)
@@ -75,7 +75,7 @@ def _stretched(p: np.ndarray) -> np.ndarray:
     return np.clip(p, -1 + 1 / len(p), 1 - 1 / len(p))
 
 
-# The best that there can be, and what needs no knowledge: other worlds; their frame repeated, mirrored, or its border.
+# The best possible: other worlds. What needs no knowledge: their frame repeated, mirrored, or its border stretched.
 REFERENCES = {
     'other worlds': true_worlds(),
     'frame repeated': true_worlds(fold=_repeated),
@@ -85,10 +85,10 @@ REFERENCES = {
 
 
 def of_model(model: Model, seed: int = 0) -> Generate:
-    """A trained model as a function of latents, of the seeds from `seed` on, and a grid of `window`.
+    """A trained model as a function of latents (seeds from `seed` on) and a grid of `window`.
 
-    CIPS computes the positions; a model whose scenes can be moved moves them; one that has a size alone makes an image
-    that is large enough, about the same middle, of which the window is a part.
+    CIPS computes the positions; a model whose scenes can be moved moves them; one that takes only a size makes an
+    image about the same middle that is large enough to contain the window.
     Raises: UserError for a model that has one view only, or completes images.
     """
     sampler, size = model.sampler, model.size
@@ -116,7 +116,7 @@ def of_model(model: Model, seed: int = 0) -> Generate:
 
 
 def _shown(pixels: np.ndarray, grey: bool) -> np.ndarray:
-    """uint8 RGB of pixels [..., C], grey where they are compared with a model of one channel."""
+    """uint8 RGB of pixels [..., C], grey if they are compared with a model of one channel."""
     return with_channels(with_channels(pixels, 1) if grey else pixels, 3)
 
 
@@ -149,10 +149,10 @@ def curves(
       images: (index [N], grid [side, side, 2]) -> float32 [N, side, side, 3 or 1] in [-1, 1]; index i gives the same
         scene wherever the window is.
       identity: differs whenever images may differ: their features are kept in `folder` by this name.
-      side: of images in training, which were `data.worlds`.
-      folder: where features are kept, and those of other calls are found.
-      count: images of each of SCORES, which are those of `evaluate`.
-      grey: compare as grey images, as those of one channel are.
+      side: that of training images, which were `data.worlds`.
+      folder: keeps features, and those of other calls.
+      count: images for each of SCORES, as in `evaluate`.
+      grey: compare as grey images, as images of one channel are.
     Returns: {direction: {score: [one per distance]}}.
     """
     scorer = scorer_of(parse_all(','.join(f'{score}{count}' for score in SCORES)), as_path(folder))
@@ -174,9 +174,9 @@ def extrapolation_study(
 
     With models of one channel all is grey.
 
-    Args: models: by the name to show, of one size and one number of channels; count: images of each score; seed: of the
-      first one.
-    Raises: ValueError for models of several sizes or numbers of channels, or that were not trained on worlds, and as
+    Args: models: by the name to show, all of the same size and number of channels; count: images for each score;
+      seed: that of the first image.
+    Raises: ValueError for models that differ in size or number of channels or were not trained on worlds, and as
       `of_model`.
     """
     sides = {model.size for model in models.values()}
@@ -184,7 +184,7 @@ def extrapolation_study(
         raise UserError(f'models have the sizes {sorted(sides)}; compare those of one square size.')
     for name, model in models.items():
         if not is_worlds(model.config.data):
-            raise UserError(f'{name} was not trained on worlds; only of these the outside is known.')
+            raise UserError(f'{name} was not trained on worlds; the outside is known for these alone.')
     channels = {name: model.config.data.channels for name, model in models.items()}
     if len(set(channels.values())) > 1:
         told = ', '.join(f'{name} {number}' for name, number in channels.items())

@@ -1,8 +1,8 @@
-"""Maps of generators, which the studies measure, at random inputs; and sums over batches of them.
+"""Maps of generators at random inputs, which the studies measure, and sums over batches of them.
 
 A *feature source* is a function (key, count, head) -> {layer: maps [count, H, W, C]}; `head` says what the first
-convolution sees: 'own', what the generator has; 'iid', standard normal numbers; 'identical', one random vector at all
-positions, and no noise.
+convolution sees: 'own', the generator's own input; 'iid', standard normal numbers; 'identical', one random vector at
+all positions, and no noise.
 """
 
 import collections
@@ -55,7 +55,7 @@ def _head(head: Head, key: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def stack_features(layers: Sequence[tuple[jax.Array, jax.Array]], size: tuple[int, int], *, padding: bool) -> Features:
-    """The maps of `stack` on i.i.d. numbers, its own head. `size`: of the last maps, with padding of all maps."""
+    """The maps of `stack` on i.i.d. numbers, its own head. `size`: that of the last maps; with padding, of all."""
     lost = 0 if padding else sum(kernel.shape[0] - 1 for kernel, _ in layers)
 
     def features(key: jax.Array, count: int, head: Head) -> dict[str, jax.Array]:
@@ -69,8 +69,8 @@ def stack_features(layers: Sequence[tuple[jax.Array, jax.Array]], size: tuple[in
 def record_maps(run: Callable[[], jax.Array], head: Callable[[jax.Array], jax.Array]) -> dict[str, jax.Array]:
     """All maps [N, H, W, C] that the Flax modules called by run() return, by path; its own result is 'image'.
 
-    Of several calls by one path, such as those of SinGAN's scales, the later ones are 'path (2)', 'path (3)' ...
-    Left out are modules around others, and to-RGB layers. The input of the first layer, x, becomes head(x).
+    Later calls by the same path, such as those of SinGAN's scales, are 'path (2)', 'path (3)' ...
+    Modules around others and to-RGB layers are left out. The input of the first layer, x, becomes head(x).
     """
     maps, calls, first = {}, collections.Counter(), []
 
@@ -93,10 +93,10 @@ def record_maps(run: Callable[[], jax.Array], head: Callable[[jax.Array], jax.Ar
 
 
 def network_features(gan: GAN, variables: dict) -> Features:
-    """The maps of a generator at random latents, with new noise for every image where it has any, by layer.
+    """The maps of a generator at random latents, by layer, with new noise for every image if it has any.
 
     Args:
-      gan: of a system whose generator has maps; variables: {'params', 'buffers'} of the generator.
+      gan: one whose generator has maps; variables: {'params', 'buffers'} of the generator.
     Raises: ValueError for generators without maps or latents.
     """
     sampler = gan.sampler
@@ -126,7 +126,7 @@ def random_network(config: str, key: jax.Array) -> Features:
 
 
 def default_sources(key: jax.Array, *, depth: int = 6, width: int = 16, size: int = 16) -> dict[str, Features]:
-    """One random stack of 3x3 convolutions without and with zero padding; `size`: of the last maps."""
+    """One random stack of 3x3 convolutions without and with zero padding; `size`: that of the last maps."""
     layers = random_layers(key, depth, width)
     return {
         name: stack_features(layers, (size, size), padding=name == 'zero padding')

@@ -1,7 +1,7 @@
 """What StyleGAN3's filters keep and let through, layer by layer (Karras et al. 2021, sections 3.1 and 3.2).
 
 A layer's signal has a sampling rate, a cutoff and a stopband. Its nonlinearity makes new frequencies at a higher rate;
-what is above half of the layer's rate when samples are dropped comes back as other frequencies: aliases.
+those above half of the layer's rate when samples are dropped come back as other frequencies: aliases.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ COLUMNS += ('asked up', 'up dB', 'asked down', 'down dB', 'diagonal')
 
 
 def response(f: np.ndarray, rate: float, frequencies: np.ndarray, diagonal: bool = False) -> np.ndarray:
-    """|H| of a filter [n] or [n, n] at frequencies [K], along an axis or the diagonal, there lengths as well."""
+    """|H| of a filter [n] or [n, n] at frequencies [K] along an axis, or at lengths [K] along the diagonal."""
     n = len(f)
     t = (np.arange(n) - (n - 1) / 2) / rate
     along = frequencies / math.sqrt(2) if diagonal else frequencies
@@ -33,7 +33,7 @@ def response(f: np.ndarray, rate: float, frequencies: np.ndarray, diagonal: bool
 
 
 def stopband_attenuation(f: np.ndarray, rate: float, stopband: float, diagonal: bool = False) -> float:
-    """What a filter leaves of frequencies from the stopband to half the rate, at least: dB below frequency 0."""
+    """The least attenuation of a filter between the stopband and half the rate, in dB below frequency 0."""
     high = np.linspace(stopband, rate / 2 * (math.sqrt(2) if diagonal else 1), 2000)
     return float(-20 * np.log10(response(f, rate, high, diagonal).max()))
 
@@ -41,8 +41,8 @@ def stopband_attenuation(f: np.ndarray, rate: float, stopband: float, diagonal: 
 def layer_table(model: stylegan3.Config) -> dict[str, dict[str, Any]]:
     """{layer: its numbers}, of COLUMNS, in cycles per unit; a stopband begins where a filter's transition ends.
 
-    'asked' is Kaiser's formula for the taps and the transition band of a filter, in dB. The rest is measured,
-    'diagonal' of the downsampling filter, where separable ones pass what is as high.
+    'asked' is Kaiser's formula for the taps and the transition band of a filter, in dB. The rest is measured;
+    'diagonal' is for the downsampling filter along the diagonal, where separable ones pass frequencies as high.
     """
     table = {}
     for i, layer in enumerate(stylegan3.layers(model)):
@@ -79,8 +79,8 @@ def layer_table(model: stylegan3.Config) -> dict[str, dict[str, Any]]:
 def alias_energy(model: stylegan3.Config, variables: dict, ws: jax.Array) -> dict[str, dict[str, float]]:
     """{layer: {'filtered', 'bare'}}: power that comes back as aliases where samples are dropped, in dB of all power.
 
-    Of the layer's own input: its nonlinearity, at the rate at which it runs, and the power beyond half of the layer's
-    rate, behind the downsampling filter and without it. Layers that drop no samples are left out.
+    The nonlinearity is applied to the layer's own input, at the rate at which it runs. The power beyond half of the
+    layer's rate is measured after the downsampling filter and without it. Layers that drop no samples are left out.
     """
     module = stylegan3.Generator(model)
     _, seen = jax.jit(

@@ -18,13 +18,13 @@ from pegan_jax.models import deepfill
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 
-SEPARATES = 0.75  # area under the ROC curve, from which on (or under 1 minus it) a gate tells holes apart
+SEPARATES = 0.75  # a gate tells holes apart from this area under the ROC curve on, or below 1 minus it
 
 
 class Separation(NamedTuple):
-    """How two sets of gates differ, of each channel.
+    """How two sets of gates differ, for each channel.
 
-    first, second: means, [C]. auc: the probability that a gate of the first is larger, [C]; 1/2 tells nothing.
+    first, second: means, [C]. auc: the probability that a gate of the first set is larger, [C]; 1/2 tells nothing.
     """
 
     first: np.ndarray
@@ -38,9 +38,9 @@ class Separation(NamedTuple):
 
 
 def gates_of(model: deepfill.Config, params: dict, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
-    """{layer: gates [N, h, w, C] in (0, 1)} in the order of the layers; of partial convolutions the valid positions.
+    """{layer: gates [N, h, w, C] in (0, 1)} in the order of the layers; for partial convolutions, valid positions.
 
-    Args: inputs of `deepfill.Generator`.
+    Args: inputs: those of `deepfill.Generator`.
     Raises: ValueError for vanilla convolutions.
     """
     if model.conv_type == 'vanilla':
@@ -78,13 +78,13 @@ def separation(first: np.ndarray, second: np.ndarray) -> Separation:
 
 
 def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
-    """Gates of every layer inside of a hole in the middle, beside what partial convolutions call valid.
+    """Gates of every layer inside a hole in the middle, beside what partial convolutions call valid.
 
-    They are compared with those outside of the hole, and with those at the same places of the same images without a
-    hole: images differ from place to place, such that gates outside differ for other reasons too. Positions that are
-    partly in the hole do not count. Pictures, a column per layer: `coarse` and `refined` show, of the first image, the
-    mean of the gates and the two that the hole opens and closes most, and partial convolution's mask; `separating` has
-    the shares of gates that tell the hole apart, in both ways.
+    They are compared with those outside the hole, and with those at the same places of the same images without a
+    hole: images differ from place to place, so gates outside differ for other reasons too. Positions that are partly
+    in the hole do not count. Pictures have a column per layer: `coarse` and `refined` show, for the first image, the
+    mean of the gates, the two that the hole opens and closes most, and partial convolution's mask; `separating` has
+    the shares of gates that tell the hole apart, for both comparisons.
 
     Args:
       models: by the name to show; of the system 'deepfill', with gated convolutions.

@@ -13,7 +13,7 @@ from pegan_jax.settings import UserError
 
 
 def share_of_hole(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The share of hole of the pixels that lie under each position of a smaller map: [N, H, W, 1] -> [N, h, w]."""
+    """The share of hole pixels under each position of a smaller map: [N, H, W, 1] -> [N, h, w]."""
     n, height, width, _ = mask.shape
     blocks = np.asarray(mask).reshape(n, size[0], height // size[0], size[1], width // size[1])
     return blocks.mean(axis=(2, 4))

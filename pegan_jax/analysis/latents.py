@@ -12,11 +12,11 @@ PSIS = (1.0, 0.7, 0.4, 0.0)
 
 
 def latent_study(models: dict[str, Model], count: int = 3, seed: int = 0) -> Study:
-    """Interpolations between `count` pairs of neighbouring seeds, and the way of every seed to the mean style, psi = 0.
+    """Interpolations between `count` pairs of neighbouring seeds, and from every seed to the mean style, psi = 0.
 
     Numbers: the largest change from image to image over the mean one (1 is an even walk), and the total variation of
     images at every psi, in percent, which tells what texture the mean style of a model keeps.
-    Pictures: `interpolation` and `truncation`, of all models under each other.
+    Pictures: `interpolation` and `truncation`, with one model below another.
     Raises: UserError for a model without a mean style.
     """
     numbers, between, towards = {}, {}, {}

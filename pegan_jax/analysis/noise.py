@@ -12,9 +12,9 @@ BATCH = 8
 
 
 def deviation(model: Model, w: jax.Array, count: int, key: jax.Array) -> np.ndarray:
-    """Standard deviation over `count` draws of noise, of every pixel, [N, H, W], as a root mean square of channels.
+    """Standard deviation of every pixel over `count` draws of noise, [N, H, W], a root mean square over channels.
 
-    Args: w: styles [N, ...] of `Model.styles`.
+    Args: w: styles [N, ...] from `Model.styles`.
     """
     maps = []
     for i in range(len(w)):

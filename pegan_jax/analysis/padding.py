@@ -94,7 +94,7 @@ def moments(features: Features, key: jax.Array, samples: int, *, head: Head = 'o
 def position_products(
     features: Features, layer: str, key: jax.Array, samples: int, *, head: Head = 'own', batch: int = 64
 ) -> tuple[np.ndarray, np.ndarray]:
-    """R(i, j) = E[F(i) F(j)], averaged over channels, of all pairs of positions of one layer, and its standard error.
+    """R(i, j) = E[F(i) F(j)], averaged over channels, for all pairs of positions of one layer, and its standard error.
 
     Returns: R [H, W, H, W], and the error, an average over pairs, from two halves of the samples.
     Raises: ValueError as `moments`.
@@ -128,7 +128,7 @@ def border_distance(height: int, width: int) -> np.ndarray:
 
 
 def _middle(x: np.ndarray) -> np.ndarray:
-    """The middle quarter along both axes, [h, w, ...], of 1 or 2 positions at least."""
+    """The middle quarter along both axes, [h, w, ...], with at least 1 or 2 positions."""
     for axis in (0, 1):
         n = x.shape[axis]
         keep = max(n // 4, 1)
@@ -238,8 +238,8 @@ def autocorrelation_study(
 ) -> Study:
     """R(i, i + d) of one layer at i.i.d. inputs around a corner, an edge and the middle, and the mean over all pairs.
 
-    Without padding it is a function of d alone. Only of layers before any resize: resizing makes it depend on where
-    between two samples a position lies, padding or not.
+    Without padding it is a function of d alone. Use only layers before any resize: resizing makes it depend on where
+    between two samples a position lies, with or without padding.
 
     Raises: ValueError as `moments`.
     """

@@ -35,7 +35,7 @@ def panorama_study(models: dict[str, Model], count: int = 4, seed: int = 0) -> S
     Numbers: `seam` of whole circles and of blends; the largest `mirror_symmetry` of every panorama, and, by chance,
     against the mirror images of the others; how far columns of a blend are from the two panoramas that it blends, in
     the middle of each. Pictures: `panoramas`, `mirror` (a curve of every seed) and `views` as planets and spheres.
-    Raises: UserError for a model that is flat.
+    Raises: UserError for a flat model.
     """
     numbers, pictures = {}, {}
     for number, (name, model) in enumerate(models.items()):

@@ -44,7 +44,7 @@ def read_out(features: Features, key: jax.Array, samples: int, *, head: Head = '
     results = {}
     for name, (gram, cross, _) in in_order(features, key, batch, head, fitted).items():
         size = shapes[name].shape[1:3]
-        # Relative to the diagonal, in case that features are equal to each other, or constant.
+        # Relative to the diagonal, in case features are equal to each other, or constant.
         weights = np.linalg.lstsq(gram + 1e-6 * np.diag(np.diag(gram)), cross, rcond=None)[0]
         gram, cross, total = held[name]
         squares = (np.asarray(coords.grid(*size), np.float64) ** 2).sum((0, 1)) * len(keys[1::2]) * batch
@@ -58,7 +58,7 @@ def read_out(features: Features, key: jax.Array, samples: int, *, head: Head = '
 def position_study(sources: dict[str, Features], key: jax.Array, samples: int, *, batch: int = 64) -> Study:
     """How well a linear map tells the position of a feature vector, layer by layer (`read_out`).
 
-    Every source is read twice: as it is, and with one vector at all positions of its input, where only padding and
+    Every source is read twice: as it is, and with one vector at all positions of its input, so that only padding and
     resizing can tell. Pictures: `r2`, and `position`, the x that is read off on average.
 
     Raises: ValueError as `moments`.

@@ -37,7 +37,7 @@ def cell_grid(model: Model, factor: int) -> np.ndarray:
     """The grid, `factor` times finer, whose cells cover what the pixels of training cover: [factor H, factor W, 2].
 
     CIPS puts the middles of the outer pixels at -1 and 1; the borders of their squares are at H / (H - 1). So pixels
-    of this grid are those of the same image in a higher resolution, which `coords.grid(factor H, factor W)` is not.
+    of this grid are those of the same image at a higher resolution, which `coords.grid(factor H, factor W)` is not.
     """
     height, width = model.size
     grid = frame_grid(model)
@@ -69,11 +69,11 @@ def _mean_curve(images: Sequence[np.ndarray]) -> np.ndarray:
 def detail_study(models: dict[str, Model], count: int = 4, seed: int = 0) -> Study:
     """Images four times finer than training, beside Lanczos and bicubic enlargements, and the truth of the worlds.
 
-    Samples are compared with the truth by their radial spectra (`spectral_distance`). Of worlds that no training saw,
-    of which only the image in the size of training is given, a fit in w+ is rendered finer, and compared pixel by
-    pixel; at the size of training, it is rendered with one sample per pixel and with 4 and 16 (a box filter).
+    Samples are compared with the truth by their radial spectra (`spectral_distance`). Worlds that no training saw are
+    fitted in w+ to their image in the size of training alone. The fit is rendered finer, and compared with the truth
+    pixel by pixel; at the size of training, it is rendered with 1, 4 and 16 samples per pixel (a box filter).
 
-    Pictures: `seeds`, `worlds` and `spectra` of every model; the last two of models of the worlds only.
+    Pictures: `seeds`, `worlds` and `spectra` of every model; the last two for models of the worlds only.
     Raises: UserError for a model without coordinates.
     """
     require_coordinates(models)
@@ -143,10 +143,11 @@ def _fitted_worlds(model: Model, truth: np.ndarray, real: np.ndarray, grid: np.n
 
 
 def foveation_study(models: dict[str, Model], count: int = 4, seed: int = 0) -> Study:
-    """Images of which 5, 25, 50 and 100 % of the pixels are synthesised, dense in the middle, the rest interpolated.
+    """Images with 5, 25, 50 and 100 % of the pixels synthesised, dense in the middle, and the rest interpolated.
 
-    Numbers: pixels that were synthesised, of how many, and PSNR against the whole image, the mean over seeds; of the
-    whole image itself none. Pictures: `images` of the first seeds, and which pixels; `psnr`, a curve of every model.
+    Numbers: how many pixels were synthesised, out of how many, and PSNR against the whole image, the mean over seeds,
+    but none for the whole image itself. Pictures: `images` of the first seeds, and which pixels; `psnr`, a curve of
+    every model.
     Raises: UserError for a model without coordinates.
     """
     require_coordinates(models)
@@ -186,12 +187,12 @@ GIVEN = ('scattered:0.02', 'scattered:0.05', 'scattered:0.1', 'scattered:0.25', 
 
 
 def inversion_study(models: dict[str, Model], count: int = 2, seed: int = 0) -> Study:
-    """How well w that is fitted to some of the pixels of an image gives the others.
+    """How well a w that is fitted to some of the pixels of an image predicts the others.
 
-    Images are the model's own (seeds), where an exact w exists, and of its data, which no training saw where these are
-    worlds. Given are shares of scattered pixels, a tenth dense in the middle, and the means of blocks of 4 x 4.
+    Images are the model's own (seeds), for which an exact w exists, and those of its data; worlds are ones that no
+    training saw. The fit gets shares of the pixels, scattered; a tenth, dense in the middle; or means of 4 x 4 blocks.
 
-    Numbers: PSNR of what is given and of what is held out (of blocks: of all pixels), means over `count` images.
+    Numbers: PSNR of given and of held-out pixels (for blocks, of all pixels), means over `count` images.
     Pictures: `images` and `psnr`, against the share of scattered pixels.
     Raises: UserError for a model without coordinates.
     """

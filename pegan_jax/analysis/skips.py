@@ -34,9 +34,9 @@ def skip_study(models: dict[str, Model], images: np.ndarray) -> Study:
     """What the skips of a U-Net bring to the middle of a hole, as a share of what they bring to known positions.
 
     This is why DeepFillv2 has no skips (Yu et al. 2019, section 3.3). `magnitude` is the root mean square of the
-    features; `spread` is that of their differences between images: what does not differ, tells nothing of the image.
+    features; `spread` is that of their differences between images: what does not differ tells nothing about the image.
     Every U-Net is measured twice: as it is, and told that all pixels are valid, which makes its partial convolutions
-    ordinary ones but at the image's borders. Pictures: `magnitude` and `spread`, a column per skip.
+    ordinary ones except at the image's borders. Pictures: `magnitude` and `spread`, a column per skip.
 
     Args: models: by the name to show, of the system 'pconv'; images: at least two, as for `gate_study`.
     Raises: ValueError for other models.

@@ -19,10 +19,11 @@ PADDED = 4  # sides of the transform, in longer sides of the images
 
 
 def power_spectrum(images: np.ndarray, mean: float, deviation: float) -> np.ndarray:
-    """Mean power of images [N, H, W, C], 0 to 255, [S + 1, S + 1]: frequency 0 in the middle, the first edge again.
+    """Mean power of images [N, H, W, C], 0 to 255, [S + 1, S + 1]: frequency 0 in the middle, the first edge repeated.
 
-    Images less the mean, over the deviation, both of the data; times a Kaiser window (beta 8) along both axes, whose
-    squares add up to 1; in a square of zeros, S four times the longer side; mean of channels and images.
+    Images minus the data's mean, over the data's deviation, are multiplied by a Kaiser window (beta 8) along both axes,
+    whose squares add up to 1, and put in a square of zeros, S four times the longer side. The mean is over channels and
+    images.
     """
     height, width = images.shape[1:3]
     window = np.outer(np.kaiser(height, 8), np.kaiser(width, 8))
@@ -63,9 +64,9 @@ def heat_map(spectrum: np.ndarray) -> np.ndarray:
 
 
 def real_and_generated(model: Model, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Images of a model's data and as many of its own, uint8 [N, H, W, C]; of one that completes, real ones with a box.
+    """Images of a model's data and as many of its own, uint8 [N, H, W, C].
 
-    Its own are of the seeds from `seed` on.
+    Its own come from the seeds from `seed` on; a model that completes images fills a box in the real ones.
 
     CIPS draws its noise anew, as the released program does; without its embedding most of its detail is noise.
 
@@ -90,7 +91,7 @@ def real_and_generated(model: Model, count: int, seed: int = 0) -> tuple[np.ndar
 def spectrum_study(models: dict[str, Model], count: int = 256, seed: int = 0) -> Study:
     """Heat maps, slices at 0 and 45 degrees and radial profiles of `count` real and generated images of every model.
 
-    Generated ones are of the seeds from `seed` on.
+    Generated ones come from the seeds from `seed` on.
 
     Numbers: root mean square differences of generated and real profiles, in dB, up to half of the side; and of radial
     powers relative to frequency 0 (`radial_power`, Anokhin et al. 2021, figure 7), which `radial` shows of all models.

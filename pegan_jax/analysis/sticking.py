@@ -1,7 +1,7 @@
 """Whether details stick to pixels (Karras et al. 2021, figure 1): averages of neighbours, and a strip of a latent walk.
 
 Details that move with what they belong to are blurred by an average over neighbouring latents, and a strip of pixels
-shows their paths. Details that stick to pixels stay sharp, and make the strip one of horizontal streaks.
+shows their paths. Details that stick to pixels stay sharp, and turn the strip into horizontal streaks.
 """
 
 import jax
@@ -28,7 +28,7 @@ def neighbours(model: Model, seed: int, count: int, key: jax.Array, radius: floa
 
 
 def detail(images: np.ndarray) -> np.ndarray:
-    """What a Gaussian of 1.5 pixels takes away of images [..., H, W, C]."""
+    """What a Gaussian blur of 1.5 pixels removes from images [..., H, W, C]."""
     from scipy import ndimage  # takes long to import
 
     sigma = (0,) * (images.ndim - 3) + (1.5, 1.5, 0)
@@ -36,9 +36,9 @@ def detail(images: np.ndarray) -> np.ndarray:
 
 
 def detail_kept(images: np.ndarray) -> float:
-    """Power of details in the mean of images [N, H, W, C] over that in single ones, less 1 / N of independent ones.
+    """Power of details in the mean of images [N, H, W, C] over that in single ones, less the 1 / N of independent ones.
 
-    0: nothing of them is at the same place; 1: all is.
+    0: no details are in the same place; 1: all are.
     """
     mean, single = np.mean(detail(images.mean(0)) ** 2), np.mean(detail(images) ** 2)
     return float((mean / max(single, 1e-12) - 1 / len(images)) / (1 - 1 / len(images)))
@@ -50,7 +50,7 @@ def strip(frames: np.ndarray) -> np.ndarray:
 
 
 def streaks(pixels: np.ndarray) -> float:
-    """The share of the details of a strip [h, T, C] that all its columns have: 1 where everything sticks."""
+    """The share of the details of a strip [h, T, C] that all its columns have: 1 if everything sticks."""
     from scipy import ndimage  # takes long to import
 
     details = pixels - ndimage.gaussian_filter1d(np.asarray(pixels, np.float64), 1.5, axis=0, mode='nearest')

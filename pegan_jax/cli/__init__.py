@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         'pegan_jax',
-        description='GANs that know where a pixel is. COMMAND --help has the options of a command, with examples.',
+        description='GANs that know where a pixel is. COMMAND --help lists the options of a command, with examples.',
         epilog=EPILOG,
         formatter_class=form,
     )
@@ -83,13 +83,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status.
 
-    Errors that are meant for users are one line: UserErrors, and what the operating system says of a path. All others
-    are faults of the program, which are raised as they are.
+    Errors that are meant for users are one line: UserErrors, and what the operating system says about a path. All
+    others are faults of the program, which are raised as they are.
     """
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except BrokenPipeError:
-        # Who reads the output, such as `head`, has seen enough. Python would complain again when it closes stdout.
+        # The reader of the output, such as `head`, has seen enough. Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -112,7 +112,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _told(error: Exception, args: argparse.Namespace) -> Exception | str | None:
-    """What a user is told of an error; None of a fault of the program."""
+    """What a user is told about an error; None for a fault of the program."""
     if getattr(args, 'distributed', None) is not None and lost_peer(error):
         told = ' '.join(str(error).split())[:300]
         return f'another process of this run has ended or cannot be reached; start all of them again ({told}).'

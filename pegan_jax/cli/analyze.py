@@ -16,26 +16,26 @@ EPILOG = """Every study writes pictures and numbers into --out.
   padding     means, spreads and autocorrelation of maps without and with zero padding, layer by layer
   position    how well a linear map tells the position of a feature vector, layer by layer
   encodings   the spaces that a learned constant, the Cartesian grid and sinusoids span, at 5x5 and 7x7
-  gates       what the gates of DeepFillv2 tell of a hole, layer by layer, beside the mask of partial convolutions
+  gates       what the gates of DeepFillv2 tell about a hole, layer by layer, beside the mask of partial convolutions
   directions  directions of w along which images change: principal components (GANSpace), closed form (SeFa)
   skips       what the skips of the U-Net of partial convolutions bring to the middle of a hole
   filters     rates, cutoffs and attenuations of StyleGAN3's layers, and aliases with and without their filters
   noise       what differs between draws of noise, in StyleGAN2, MS-PIE and CIPS
   sticking    details that stay where they are when a style changes: means of neighbours, and a strip of a walk
   spectrum    average power spectra of real and generated images by radius, for every system
-  extrapolation  windows ever farther outside of the frame, against the procedural worlds as they are there
+  extrapolation  windows ever farther outside the frame, against the true procedural worlds there
   latents     rows of images between latents, and towards the mean style
 
-A CIPS has the experiments of its paper, and some that the paper leaves open:
+Experiments of the CIPS paper, and some that it leaves open:
   halves      the halves of its encoding: principal components, spectra, and samples without one of them
   detail      four times finer than training, beside Lanczos, bicubic and the truth of the procedural worlds
   foveation   5, 25, 50 and 100 % of the pixels, dense in the middle
-  inversion   w from a few pixels: PSNR of those that were held out, against the share that was given
+  inversion   w from a few pixels: PSNR of held-out pixels, against the share of given ones
   artefacts   waves: energy in narrow bands, and what a low-pass over a finer render leaves of it
   panorama    a CIPS on a cylinder: the seam, mirror symmetry by azimuth, two styles on opposite sides
 
 The generators are a random stack of convolutions without and with padding, or those of --config with random weights,
-or that of --model. The studies from filters on take several.
+or that of --model. The studies from filters on take several of them.
 
 examples:
   padding --out studies

@@ -7,7 +7,7 @@ from pegan_jax import machine
 from pegan_jax.settings import UserError
 
 HELP = 'Look at this machine: versions, devices, speed, extras, weights, disk; say what to type for what is missing.'
-EPILOG = """The status is 1 where nothing works: JAX finds no device, or a dependency is missing or has a version that
+EPILOG = """The status is 1 if nothing works: JAX finds no device, or a dependency is missing or has a version that
 does not fit. Otherwise it is 0: extras and weights do not matter until something needs them."""
 
 
@@ -28,4 +28,4 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=1))
     if broken := [f'{finding.name} ({finding.advice})' for finding in findings if finding.broken]:
-        raise UserError(f'nothing works before this is mended: {"; ".join(broken)}.')
+        raise UserError(f'nothing works until this is fixed: {"; ".join(broken)}.')

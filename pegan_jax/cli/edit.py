@@ -30,7 +30,7 @@ examples:
 """
 
 
-# What each mode takes, and what is meant where that is left out; of files, what it needs.
+# What each mode takes, and what is meant if that is left out; for files, what it needs.
 MODES = {
     'samples': ('seeds', 'size', 'start_scale'),
     'inject': ('image', 'scale', 'seeds'),

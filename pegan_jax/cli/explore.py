@@ -10,9 +10,9 @@ HELP = 'Look around in trained models with a browser: a map of any coordinates, 
 EPILOG = """Serves a page on this machine alone, and prints its address; Ctrl-C ends it. It writes a file only when you
 save one. Needs the extra: pip install 'pegan_jax[explore]'.
 
---model may be repeated: models of one kind are chosen on the page, or fill holes side by side. On a machine elsewhere,
-leave --host as it is and forward the port: ssh -L 8000:localhost:8000 MACHINE. With another --host whoever
-has the address with its token can use the page, and reads nothing but it; the connection is not encrypted.
+--model may be repeated: models of one kind are chosen on the page, or fill holes side by side. On a remote machine,
+leave --host as it is and forward the port: ssh -L 8000:localhost:8000 MACHINE. With another --host, anyone who
+has the address with its token can use the page, but read nothing else; the connection is not encrypted.
 
 examples:
   --model runs/quickstart

@@ -10,7 +10,7 @@ HELP = 'Write a trained model as a file to give away: its weights, or a program 
 
 EPILOG = """formats:
   safetensors  The weights that sampling needs, and the configuration, without the names of folders on this machine.
-               All commands take it as --model, load reads it, train.init_from begins there. --out is a file that ends
+               All commands take it as --model, load reads it, train.init_from starts from it. --out is a file that ends
                in .safetensors, or a folder.
   official     The weights as safetensors under the names of the program that published the system: CIPS, and the
                PyTorch port of StyleGAN2.
@@ -34,11 +34,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument(
         '--dtype', choices=('float32', 'float16', 'bfloat16'),
-        help='numbers in a safetensors file; 16 bits take half of the bytes, rounded (default: float32)',
+        help='numbers in a safetensors file; 16 bits halve the bytes and round the numbers (default: float32)',
     )  # fmt: skip
     p.add_argument(
         '--platforms', metavar='NAME,...',
-        help=f'where a program can run, out of {", ".join(sharing.PLATFORMS)} (default: cpu,cuda,tpu)',
+        help=f'where a program can run, from {", ".join(sharing.PLATFORMS)} (default: cpu,cuda,tpu)',
     )  # fmt: skip
 
 

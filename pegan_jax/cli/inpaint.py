@@ -13,9 +13,9 @@ from pegan_jax.settings import UserError
 HELP = 'Fill the holes of images; all other pixels stay as they are.'
 
 EPILOG = """White in the mask is the hole, black is known. Labels, colours and transparency are understood too; the
-command says what it has guessed. Known pixels are written as they are, so the format must have no losses.
+command says what it has guessed. Known pixels are written as they are, so the format must be lossless.
 
-In folders, images, masks and sketches belong together by their names without suffix; photo_mask.png is the mask of
+In folders, images, masks and sketches are matched by their names without suffix; photo_mask.png is the mask of
 photo.jpg, also in the same folder. One mask may serve a whole folder of images. A file that cannot be read does not
 keep the others from being filled.
 

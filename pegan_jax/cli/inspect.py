@@ -12,7 +12,7 @@ from pegan_jax.train import exported
 from pegan_jax.train.report import layer_table
 from pegan_jax.weights import contents
 
-HELP = 'List what a checkpoint holds, of a run or of another program.'
+HELP = 'List what a checkpoint of a run or of another program holds.'
 EPILOG = ''
 
 

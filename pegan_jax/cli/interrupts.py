@@ -1,4 +1,4 @@
-"""Ctrl-C is heard at once, also while the main thread is inside of a compilation, where Python's own handlers wait."""
+"""Ctrl-C is heard at once, even while the main thread is inside a compilation, where Python's own handlers wait."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pegan_jax.files import remove_unfinished
 class Interrupts:
     """Ends the process on Ctrl-C with one line and no half-written file.
 
-    saves: the command takes the first one itself, to save and stop; the second one ends it.
+    saves: the command handles the first Ctrl-C itself, to save and stop; the second one ends it.
     """
 
     def __init__(self, saves: bool) -> None:

@@ -45,7 +45,7 @@ def model(text: str) -> str | Path:
 
 
 def disk(text: str) -> pathlib.Path:
-    """A folder that is read in pieces, which only a disk gives."""
+    """A folder that is read in pieces, which needs a disk."""
     if in_bucket(folder := path(text)):
         raise argparse.ArgumentTypeError(
             f'{text} is in a bucket, and what is kept here is read in pieces, as only disks give it; name a folder on '
@@ -55,7 +55,7 @@ def disk(text: str) -> pathlib.Path:
 
 
 def source(text: str) -> pathlib.Path:
-    """A file or folder to read; of one in a bucket, a copy on this machine."""
+    """A file or folder to read; if it is in a bucket, a copy on this machine."""
     try:
         return on_disk(path(text))
     except FileNotFoundError:
@@ -174,7 +174,7 @@ def join(args: argparse.Namespace) -> None:
 
 
 def _peers(text: str) -> dict:
-    """'host:port,count,index' -> arguments of jax.distributed.initialize; '' -> none, it looks for itself."""
+    """'host:port,count,index' -> arguments of jax.distributed.initialize; '' -> none: JAX finds them itself."""
     if not text:
         return {}
     try:
@@ -214,22 +214,21 @@ def add_activation(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--activation',
         choices=('lrelu', 'sin', 'sinrelu'),
-        help='activation of a CIPS, where its file does not tell it',
+        help='activation of a CIPS, if its file does not tell it',
     )
 
 
 def add_networks(p: argparse.ArgumentParser) -> Any:
-    """Files of feature networks. Returns: their group, for what else a command says of them."""
+    """Files of feature networks. Returns: their group, to which a command may add options."""
     group = p.add_argument_group('networks')
     group.add_argument(
         '--weights', type=_weights, action='append', default=[], metavar='NAME=FILE',
         help=f'the file of a network: {", ".join(FILES)}',
     )  # fmt: skip
-    group.add_argument('--fetch', action='store_true', help='get files that are not here from their public address')
+    group.add_argument('--fetch', action='store_true', help='fetch files that are not here from their public addresses')
     group.add_argument(
         '--cache', type=disk, metavar='DIR', default=path(TrainConfig.compilation_cache),
-        help='weights and features are kept here, on a disk (default ~/.cache/pegan_jax); several processes need one '
-        'for all',
+        help='folder for weights and features, on a disk (default ~/.cache/pegan_jax); several processes must share it',
     )  # fmt: skip
     return group
 
@@ -261,7 +260,7 @@ def styles(args: argparse.Namespace) -> dict:
 def read_ws(path: pathlib.Path) -> np.ndarray:
     """The array w [N, num_ws, w_dim] of an .npz file, or that of an .npy file.
 
-    Raises: UserError if it has none, or one of no image, of no real numbers, or of numbers that are not finite.
+    Raises: UserError if there is none, or if it holds no image, no real numbers, or numbers that are not finite.
     """
     found = read_arrays(path, '--ws', 'what project wrote')
     if isinstance(found, dict) and 'w' not in found:
@@ -310,7 +309,7 @@ def write_picture(out: Path, image: np.ndarray) -> None:
 
 
 def check_picture(out: Path, channels: int) -> None:
-    """Raises: UserError unless the suffix is of a format in which Pillow writes images of so many channels."""
+    """Raises: UserError unless Pillow writes images with this number of channels in the suffix's format."""
     Image.init()
     kind = Image.EXTENSION.get(out.suffix.lower())
     if kind not in Image.SAVE:

@@ -24,10 +24,10 @@ from pegan_jax.weights.perceptual import lpips
 HELP = 'Find the latent whose image is nearest to a photograph.'
 
 EPILOG = """Writes target.png, projected.png and projected_w.npz, whose array w [1, num_ws, w_dim] sample --ws takes.
-The image is cut to the aspect of the model and resized. The distance is LPIPS on VGG-16 where --weights names its file
-or --distance lpips asks for it; otherwise squares of images and of their gradients at several sizes.
+The image is cropped to the aspect of the model and resized. The distance is LPIPS on VGG-16 if --weights names its file
+or --distance lpips asks for it; otherwise the squared errors of images and of their gradients at several sizes.
 
-A CIPS is a function of coordinates, so a part of the pixels is enough: --given fits these alone, by their squares.
+A CIPS is a function of coordinates, so a part of the pixels is enough: --given fits these alone, by squared errors.
 given.png shows them, and render --ws shows the rest, finer or wider. The command prints PSNR for the pixels that are
 given and for those that are held out.
 

@@ -8,7 +8,7 @@ from pegan_jax.cli import options
 HELP = 'Put a trained model on the Hugging Face Hub, with a card; load and --model read it from there.'
 
 EPILOG = """Uploads what export writes, samples, and a card with the scores that evaluate wrote into the model's folder.
-Names of folders on this machine are left out. A card that is there already stays. Needs the extra: pip install
+Names of folders on this machine are left out. An existing card stays as it is. Needs the extra: pip install
 'pegan_jax[hub]'; log in first: hf auth login.
 
 examples:
@@ -21,7 +21,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     options.add_model(p)
     p.add_argument(
-        '--to', required=True, metavar='hf://USER/NAME[@BRANCH]', help='the repository; it is made if it is not there'
+        '--to', required=True, metavar='hf://USER/NAME[@BRANCH]', help='the repository; it is created if it is missing'
     )
     p.add_argument(
         '--licence', required=True, metavar='NAME',
@@ -29,7 +29,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument(
         '--dtype', choices=('float32', 'float16', 'bfloat16'), default='float32',
-        help='numbers in the file; 16 bits take half of the bytes, rounded (default: float32)',
+        help='numbers in the file; 16 bits halve the bytes and round the numbers (default: float32)',
     )  # fmt: skip
     p.add_argument('--private', action='store_true', help='make it a private repository; refuse a public one')
 

@@ -17,14 +17,14 @@ EPILOG = """The grid of --size samples over --extent is cropped, then its conten
 
 CIPS computes any coordinates. StyleGAN3 and CREPS compute a canvas of --size at the pixel pitch of training, moved so
 that it shows --extent (CREPS without --rotate); MS-PIE, SinGAN, DCGAN and PGGAN take a --size. These make whole images:
-no single coordinates (--coords, --crop, --foveate, --supersample), no style of every position (--blend). StyleGAN2 has
+no single coordinates (--coords, --crop, --foveate, --supersample), no style per position (--blend). StyleGAN2 has
 one view.
 
 A CIPS on a cylinder (model.panorama_width) shows --arc of the circle, or the --view planet, sky or sphere. Azimuths and
-arcs are in degrees; in --extent x goes once around from -1 to 1.
+arcs are in degrees; in --extent, x goes once around from -1 to 1.
 
---blend gives every position its own style: that of --seed and of up to three others. --shares says how much of the
-others: from left to right (x), from top to bottom (y), from azimuth 0 to its opposite (around), or a picture over the
+--blend gives every position its own style, mixed from --seed and up to three others. --shares says how much the others
+count: from left to right (x), from top to bottom (y), from azimuth 0 to its opposite (around), or a picture over the
 training frame (on a cylinder, over the circle), whose grey is the share of one other seed, or whose red, green and blue
 are those of several.
 
@@ -53,16 +53,17 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     style = p.add_mutually_exclusive_group()
     style.add_argument('--seed', type=options.seed, default=0, help='seed of the image (default 0)')
     style.add_argument(
-        '--ws', type=options.source, metavar='FILE.npz', help='styles that project found, in place of a seed'
+        '--ws', type=options.source, metavar='FILE.npz', help='styles that project found, instead of a seed'
     )
     p.add_argument(
         '--size', type=options.height_and_width, metavar='H[xW]',
-        help='pixels; default: the training size. H alone is a square; of --arc, --azimuth, --view sphere the height',
+        help='pixels; default: the training size. H alone is a square, or the height for --arc, --azimuth and --view '
+        'sphere',
     )  # fmt: skip
     p.add_argument(
         '--extent', type=options.tuple_of(options.real, 'X0,X1,Y0,Y1'), metavar='X0,X1,Y0,Y1',
         help='coordinates of the borders; the training frame is -1,1,-1,1; default: -1,1 along the shorter side, and '
-        'as much more along the longer one that nothing is stretched',
+        'more along the longer one, so that nothing is stretched',
     )  # fmt: skip
     p.add_argument(
         '--coords', type=options.source, metavar='FILE.npy', help='an array [H, W, 2] of any coordinates (x, y)'
@@ -72,7 +73,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         type=options.tuple_of(options.real, 'DX,DY'),
         default=(0.0, 0.0),
         metavar='DX,DY',
-        help='move the content; of a CIPS in coordinates, right and down: 1,0 is half a frame',
+        help='move the content right and down; for a CIPS, in coordinates: 1,0 is half a frame',
     )
     p.add_argument(
         '--rotate', type=options.real, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise'
@@ -114,7 +115,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     options.add_styles(p)
     p.add_argument('--chunk', type=int, help='coordinates computed at once (default 65536); bounds the memory')
     p.add_argument('--bits', type=int, choices=(8, 16), default=8, help='bits per channel of a PNG (default 8)')
-    p.add_argument('--tiles', type=int, metavar='SIDE', help='a pyramid of tiles of this side, into a folder --out')
+    p.add_argument(
+        '--tiles', type=int, metavar='SIDE', help='write a pyramid of tiles of this side to the folder --out'
+    )
     p.add_argument(
         '--out', type=options.path, required=True, metavar='FILE.png|FILE.npy|FOLDER',
         help='the image; .npy keeps float32, not clamped',

@@ -23,7 +23,7 @@ EPILOG = """examples:
   --seeds 0-31 --out grid.png                                      a grid of images
   --seeds 0-31 --truncation-psi 0.7 --out images                   a folder of files
   --seeds 0-49999 --out images                                     thousands, in bounded memory
-  --seeds 0-3 --class 5 --out class.png                            of a model with labels
+  --seeds 0-3 --class 5 --out class.png                            a class, for a model with labels
   --seeds 0-2 --class 0,1,2 --out classes.png                      a class for each seed
   --seeds 0-3 --style-mix 10-14:0-6 --out mix.png                  the first seven styles from seeds 10 to 14
   --seeds 0-31 --video --grid 2x4 --out loop.mp4                   a loop through four seeds in each of eight cells
@@ -46,7 +46,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     options.add_styles(p)
     p.add_argument(
         '--style-mix', type=_mix, metavar='SEEDS:LAYERS',
-        help='draw a table: rows are --seeds, columns these seeds, whose styles replace these layers (from 0)',
+        help='draw a table: rows for --seeds, columns for SEEDS, whose styles replace LAYERS (from 0)',
     )  # fmt: skip
     p.add_argument(
         '--size',
@@ -67,7 +67,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--ws',
         type=options.source,
         metavar='FILE.npz',
-        help='draw the styles w [N, num_ws, w_dim] of a file in place of seeds',
+        help='draw the styles w [N, num_ws, w_dim] of a file instead of seeds',
     )
     p.add_argument(
         '--direction', type=_direction, metavar='FILE.npz:KIND:K:LOW..HIGH',
@@ -89,7 +89,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--batch-size', type=int, help='images computed at once (default 8)')
     p.add_argument(
         '--out', type=options.picture_or_folder, required=True, metavar='FILE.png|FOLDER',
-        help='a picture for a grid, or a folder for single files, in which a second launch goes on',
+        help='a picture for a grid, or a folder for single files, where a second launch resumes',
     )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def _direction(text: str) -> _Direction:
     return _Direction(options.source(found[1]), found[2], int(found[3]), options.real(found[4]), options.real(found[5]))
 
 
-# What may be given beside an option that stands in the place of plain seeds.
+# What may be given together with an option that replaces plain seeds.
 _VIEW = ('noise-mode', 'size', 'rotate', 'translate', 'batch-size')
 _BESIDE = {
     'video': ('seeds', 'class', 'truncation-psi', 'truncation-cutoff', *_VIEW),
@@ -128,7 +128,7 @@ _BESIDE = {
 
 
 def _check_together(args: argparse.Namespace) -> None:
-    """Raises: UserError for options of which one would be ignored."""
+    """Raises: UserError for combinations in which an option would be ignored."""
     given = {
         'video': args.video, 'ws': args.ws, 'direction': args.direction, 'style-mix': args.style_mix,
         'class': args.label is not None, 'truncation-psi': args.truncation_psi != 1, 'noise-mode': args.noise_mode,

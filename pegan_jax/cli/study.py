@@ -6,12 +6,12 @@ from pegan_jax import studies
 from pegan_jax.cli import options
 from pegan_jax.settings import UserError
 
-HELP = "Measure a paper's findings again: train its variants on one budget, score them alike, and draw what came out."
+HELP = "Repeat a paper's measurements: train its variants on one budget, score them alike, and draw the results."
 
-EPILOG = """Trains and scores what --out does not have, seed by seed over all cells; a second call goes on, also with
-more --seeds or a larger --kimg, for which PGGAN alone begins anew, as its stages share half of it. Runs of --setting
-gpu are in OUT/gpu. Rows go to OUT/results.jsonl; a table, charts and images of the same latents are drawn at the end,
-or with --report of what is there.
+EPILOG = """Trains and scores what --out does not have, seed by seed over all cells; a second call resumes, also with
+more --seeds or a larger --kimg. With another --kimg PGGAN alone starts again, as its stages share half of it. Runs of
+--setting gpu are in OUT/gpu. Rows go to OUT/results.jsonl; a table, charts and images of the same latents are drawn at
+the end, or, with --report, from what is there.
 
 examples:
   padding --out runs/padding

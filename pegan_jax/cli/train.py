@@ -9,10 +9,10 @@ from pegan_jax.cli import options
 from pegan_jax.config import ConfigError, load_config
 from pegan_jax.train.report import dry_run
 
-HELP = 'Train a model, or go on with the run in --workdir.'
+HELP = 'Train a model, or resume the run in --workdir.'
 EPILOG = """--config.SECTION.FIELD=VALUE changes one setting, for example --config.optim.g_lr=0.001,
 --config.data.folder=photos or --config.train.total_kimg=100. --dry-run shows all of them. The first lines of
-configs/NAME.py say what may stand behind the colon.
+configs/NAME.py say what may follow the colon.
 
 examples:
   --config quickstart --workdir runs/quickstart

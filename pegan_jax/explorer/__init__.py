@@ -1,4 +1,4 @@
-"""A page in the browser on trained models: a map of any coordinates, canvases with handles, photographs with holes.
+"""A browser page for trained models: a map of any coordinates, canvases with handles, photographs with holes.
 
 `serve` runs it for the command of the same name, `explore` beside a notebook. Needs the extra `explore`.
 """

@@ -24,7 +24,7 @@ LARGEST = 2**24  # pixels of a canvas
 
 
 class Place(NamedTuple):
-    """What of the scene is seen: (height, width) or None, content moved by (x, y) and turned by an angle in degrees."""
+    """The view of the scene: (height, width) or None, content moved by (x, y) and turned by an angle in degrees."""
 
     size: tuple[int, int] | None
     x: float = 0.0
@@ -44,7 +44,7 @@ def place(query: Query) -> Place:
 
 
 def _options(model: Model, where: Place) -> dict:
-    """`size` and `transform` of `pictures`; a model that moves things always gets a matrix, for one program."""
+    """`size` and `transform` of `pictures`; a model that moves things always gets a matrix, so one program serves."""
     if 'transform' not in model.sampler.options:
         if (where.x, where.y, where.angle) != (0, 0, 0):
             raise UserError(f'{model.config.system} moves nothing; leave out dx, dy and angle.')
@@ -106,7 +106,7 @@ def table(model: Model, wanted: Style, where: Place) -> list[dict]:
 
 
 def layer_picture(model: Model, wanted: Style, where: Place, name: str, kind: str, channel: int) -> bytes:
-    """A layer as PNG: three channels as colours, or its spectrum. Raises: UserError for a layer that there is not.
+    """A layer as PNG: three channels as colours, or its spectrum. Raises: UserError for an unknown layer.
 
     kind: 'channels', from `channel` on, mean +- 2.5 standard deviations of each over the range of colours; 'spectrum',
       the logarithm of the mean power of all channels, frequency 0 in the middle, 80 dB over the range of greys.
@@ -118,7 +118,7 @@ def layer_picture(model: Model, wanted: Style, where: Place, name: str, kind: st
 
 
 def colours(maps: np.ndarray, channel: int) -> np.ndarray:
-    """Three channels of maps [H, W, C], each about its mean, as uint8 [H, W, 3]; of fewer than three, the first."""
+    """Three channels of maps [H, W, C], each about its mean, as uint8 [H, W, 3]; with fewer than three, one in grey."""
     count = maps.shape[-1]
     index = [min(channel, count - 1)] * 3 if count < 3 else np.minimum(np.arange(channel, channel + 3), count - 1)
     chosen = maps[..., index]
@@ -170,7 +170,7 @@ def command(model: Model, wanted: Style, where: Place) -> dict[str, str | None]:
 
 
 def describe(model: Model) -> dict:
-    """What the page has to know of a model with a canvas."""
+    """What the page has to know about a model with a canvas."""
     moved = 'transform' in model.sampler.options
     return {'sized': model.sampler.view is not None, 'moved': moved, 'turned': moved and _turns(model)}
 

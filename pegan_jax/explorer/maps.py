@@ -1,6 +1,6 @@
-"""The map view: tiles of any place, at any pitch and angle, of a model that computes every pixel on its own.
+"""The map view: tiles of any place, at any pitch and angle, from a model that computes every pixel on its own.
 
-Positions on the map are in units in which pixels of training are squares and the shorter side of the frame is 2: of a
+Positions on the map are in units in which pixels of training are squares and the shorter side of the frame is 2: for a
 square image they are its coordinates. A view is a lattice of pixels: pixel (row i, column j) is at
 rotate(angle) (x + pitch j, y + pitch i), so that what is seen at an angle is computed there, not turned afterwards.
 """
@@ -58,7 +58,7 @@ def frame(model: Model) -> Frame:
 
 
 class View(NamedTuple):
-    """A lattice of pixels: the position of the first one before turning, the distance of two, degrees."""
+    """A lattice of pixels: the first one's position before turning, the distance between two, the angle in degrees."""
 
     x: float
     y: float
@@ -101,7 +101,7 @@ def prepare(models: Sequence[Model]) -> None:
 
 
 def png(pixels: np.ndarray, **kept: Any) -> bytes:
-    """uint8 [H, W, C] as a PNG file, compressed little, which is quick; kept: what else it says, as of `Picture`."""
+    """uint8 [H, W, C] as a PNG file, compressed little, which is quick; kept: its metadata, as in `Picture`."""
     file = io.BytesIO()
     as_image(pixels).save(file, 'PNG', compress_level=1, **kept)
     return file.getvalue()
@@ -175,5 +175,5 @@ def command(model: Model, wanted: Style, place: View, bits: int) -> dict[str, st
 
 
 def describe(model: Model) -> dict:
-    """What the page has to know of a model with a map."""
+    """What the page has to know about a model with a map."""
     return {'frame': frame(model).half, 'tile': SIDE}

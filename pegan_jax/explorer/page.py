@@ -38,12 +38,12 @@ STATIC = importlib.resources.files('pegan_jax.explorer') / 'static'
 
 
 def page(models: Mapping[str, Model], *, token: str | None = None, embedded: bool = False) -> ASGIApp:
-    """The application for models by the names that it shows.
+    """The application for models, which it shows by these names.
 
     Args:
       token: what every request has to bring as `token` in its address; None: requests have to be for this machine, and
         to come from the page itself.
-      embedded: inside of a notebook, which may stand between with an address of its own: with a token only.
+      embedded: inside a notebook, which may serve the page from an address of its own; needs a token.
     """
     routes = Routes(models)
     app = Starlette(
@@ -80,9 +80,9 @@ def _failed(request: Request, error: Exception) -> Response:
 
 
 class Guard:
-    """Lets requests pass that may, and forbids the page to load anything from elsewhere, or to be framed.
+    """Lets permitted requests pass, and forbids the page to load anything from elsewhere, or to be framed.
 
-    Without it, any other page in the same browser could ask this server, also under a name that it made resolve to it.
+    Without it, any other page in the same browser could query this server, even by a name that it made resolve to it.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, embedded: bool) -> None:
@@ -284,7 +284,7 @@ def _png(data: bytes) -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    """What a request brings. Raises: UserError for more than MAX_BYTES."""
+    """The body of a request. Raises: UserError for more than MAX_BYTES."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
@@ -295,7 +295,7 @@ async def _body(request: Request) -> bytes:
 
 
 def describe(name: str, model: Model) -> dict:
-    """What the page has to know of a model."""
+    """What the page has to know about a model."""
     about = {
         'name': name, 'system': model.config.system, 'step': model.step, 'size': model.size,
         'channels': model.config.data.channels,

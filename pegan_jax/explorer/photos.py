@@ -75,7 +75,7 @@ def strategy(query: Query) -> Strategy:
 def fill(
     model: Model | None, photo: Picture, hole: np.ndarray, lines: np.ndarray, chosen: Strategy, flow: bool
 ) -> bytes:
-    """The photograph with its hole filled, as PNG with what its file said besides; model None: biharmonic.
+    """The photograph with its hole filled, as PNG with the metadata of its file; model None: biharmonic.
 
     Raises: UserError for no hole, or one that is everywhere, and as `inpainting.inpaint`.
     """

@@ -48,7 +48,7 @@ def one_of(query: Query, name: str, known: tuple[str, ...]) -> str:
 
 
 class Style(NamedTuple):
-    """Which image of a model: seed, truncation, class; and, with `to`, how far it has gone to another seed.
+    """Which image of a model: seed, truncation, class; and, with `to`, how far it has moved to another seed.
 
     layers: the first and the last layer that go to the other seed; None: all do.
     """
@@ -75,7 +75,7 @@ def style(query: Query) -> Style:
 
 
 def kept(maxsize: int) -> Callable:
-    """`functools.lru_cache` for functions of a model and more: so many results of every model, while it is there."""
+    """`functools.lru_cache` for functions of a model and more: `maxsize` results per model, while the model exists."""
 
     def decorate(function: Callable) -> Callable:
         caches = weakref.WeakKeyDictionary()
@@ -100,7 +100,7 @@ def _of_seed(model: Model, seed: int, psi: float, label: int | None) -> jax.Arra
 def styles(model: Model, wanted: Style) -> jax.Array:
     """w of a style, one per layer where layers have their own: [1, num_ws, w_dim], else [1, ...].
 
-    Raises: UserError as `Model.styles`, for layers that there are not, and for a way between latents that are keys.
+    Raises: UserError as `Model.styles`, for layers that do not exist, and for blends of latents that are keys.
     """
     w = _of_seed(model, wanted.seed, wanted.psi, wanted.label)
     if wanted.to is None:

@@ -32,7 +32,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _server(models: Mapping[str, Model], token: str | None, embedded: bool) -> uvicorn.Server:
     # Programs are compiled, or read from the cache, while a browser starts. A process that ends waits for that, because
-    # a thread that ends inside of XLA aborts it.
+    # a thread that ends inside XLA aborts it.
     threading.Thread(target=maps.prepare, args=(list(models.values()),)).start()
     app = page(models, token=token, embedded=embedded)
     # Its own configuration of logs would close what other libraries of this process write to.
@@ -45,7 +45,7 @@ def serve(models: Mapping[str, Model], *, host: str = LOOPBACK[0], port: int = 8
 
     Args:
       models: by name, see `page`.
-      host: the address to listen on; one that is not of this machine alone gets a token, which is printed.
+      host: the address to listen on; if other machines can reach it, the page gets a token, which is printed.
       port: 0 is any free one.
       show: open a browser.
     Raises: UserError for an address that cannot be used.
@@ -69,7 +69,7 @@ class _Serving(threading.Thread):
         self._server = server
 
     def end(self) -> None:
-        """Lets the server end, without waiting: collectors of garbage call it in any thread."""
+        """Tells the server to end, without waiting: the garbage collector calls it in any thread."""
         self._server.should_exit = True
 
     def close(self) -> None:
@@ -122,8 +122,8 @@ def explore(*models: Model | str | os.PathLike, port: int = 0, height: int = 780
 
     Args:
       models: from `load`, or what it takes: working directories of runs, names of models that ship.
-      port: 0 is any free one; an explorer of this process that has it is closed.
-      height: of the page in the notebook, in pixels.
+      port: 0 is any free one; an explorer of this process on the same port is closed.
+      height: that of the page in the notebook, in pixels.
     Returns: what a notebook shows when it is the last value of a cell; `address`, and `close()` to end it.
     Raises: UserError for no models, or an address that cannot be used; CheckpointError as `load`.
     """

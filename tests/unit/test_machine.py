@@ -84,7 +84,7 @@ def test_a_dependency_that_is_too_old_or_missing_is_broken(monkeypatch, capsys):
     assert main(['doctor']) == 1
     error = capsys.readouterr().err
     assert error == (
-        "error: nothing works before this is mended: jax (pip install 'jax<0.13,>=0.10.2'); "
+        "error: nothing works until this is fixed: jax (pip install 'jax<0.13,>=0.10.2'); "
         "optax (pip install 'optax<0.3,>=0.2.8').\n"
     )
 
