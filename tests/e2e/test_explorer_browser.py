@@ -210,7 +210,7 @@ class Page:
 def page(server, tmp_path_factory):
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    options.page_load_strategy = 'none'  # the tests wait for what they need; drivers sometimes miss the event of loading
+    options.page_load_strategy = 'none'  # tests wait for what they need; drivers sometimes miss the event of loading
     profile, downloads = tmp_path_factory.mktemp('profile'), tmp_path_factory.mktemp('downloads')
     for flag in (
         'headless=new', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking',
