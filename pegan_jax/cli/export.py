@@ -9,9 +9,9 @@ from pegan_jax.settings import UserError
 HELP = 'Write a trained model as a file to give away: its weights, or a program that runs without this library.'
 
 EPILOG = """formats:
-  safetensors  The weights that sampling needs, and the configuration, without the names of folders on this machine.
-               All commands take it as --model, load reads it, train.init_from starts from it. --out is a file that ends
-               in .safetensors, or a folder.
+  safetensors  The weights that sampling needs, and the configuration, with only the last names of paths on this
+               machine. All commands take it as --model, load reads it, train.init_from starts from it. --out is a file
+               that ends in .safetensors, or a folder.
   official     The weights as safetensors under the names of the program that published the system: CIPS, and the
                PyTorch port of StyleGAN2.
   stablehlo    A program with the weights inside, for any number of images. JAX runs it without this library:

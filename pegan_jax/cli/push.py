@@ -8,7 +8,7 @@ from pegan_jax.cli import options
 HELP = 'Put a trained model on the Hugging Face Hub, with a card; load and --model read it from there.'
 
 EPILOG = """Uploads what export writes, samples, and a card with the scores that evaluate wrote into the model's folder.
-Names of folders on this machine are left out. An existing card stays as it is. Needs the extra: pip install
+Paths on this machine are cut to their last names. An existing card stays as it is. Needs the extra: pip install
 'pegan_jax[hub]'; log in first: hf auth login.
 
 examples:
