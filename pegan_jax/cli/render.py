@@ -18,7 +18,7 @@ EPILOG = """The grid of --size samples over --extent is cropped, then its conten
 CIPS computes any coordinates. StyleGAN3 and CREPS compute a canvas of --size at the pixel pitch of training, moved so
 that it shows --extent (CREPS without --rotate); MS-PIE, SinGAN, DCGAN and PGGAN take a --size. These make whole images:
 no single coordinates (--coords, --crop, --foveate, --supersample), no style per position (--blend). StyleGAN2 has
-one view.
+one view, or, with Fourier features as its input (stylegan3:b and c), moves it at its own size.
 
 A CIPS on a cylinder (model.panorama_width) shows --arc of the circle, or the --view planet, sky or sphere. Azimuths and
 arcs are in degrees; in --extent, x goes once around from -1 to 1.

@@ -172,12 +172,17 @@ def command(model: Model, wanted: Style, where: Place) -> dict[str, str | None]:
 def describe(model: Model) -> dict:
     """What the page has to know about a model with a canvas."""
     moved = 'transform' in model.sampler.options
-    return {'sized': model.sampler.view is not None, 'moved': moved, 'turned': moved and _turns(model)}
+    turned = moved and _shows(model, None, coords.rotate(0.1))
+    return {'sized': _shows(model, model.size, None), 'moved': moved, 'turned': turned}
 
 
-def _turns(model: Model) -> bool:
+def _shows(model: Model, size: tuple[int, int] | None, matrix: np.ndarray | None) -> bool:
+    """Whether a model makes images of a size, or of a scene that a matrix moves."""
+    view = model.sampler.view
+    if view is None:
+        return False
     try:
-        model.sampler.view(None, coords.rotate(0.1))
-    except UserError:  # of a system that only moves, such as creps
+        view(size, matrix)
+    except UserError:  # creps only moves, a Fourier StyleGAN2 has one size
         return False
     return True

@@ -395,9 +395,19 @@ def test_python_lines_of_a_canvas_between_two_seeds_make_what_is_seen(models, tm
         model.check_styles((7,))
 
 
-def test_a_system_that_moves_but_does_not_turn_says_so():
-    found = canvas.describe(untrained('creps:tiny'))
-    assert found == {'sized': True, 'moved': True, 'turned': False}
+@pytest.mark.parametrize(
+    'name, sized, moved, turned',
+    [
+        ('creps:tiny', True, True, False),
+        ('stylegan3:b,tiny', False, True, True),  # a StyleGAN2 of Fourier features
+        ('stylegan2:tiny', False, False, False),
+        ('mspie:tiny', True, False, False),
+    ],
+)
+def test_a_canvas_has_controls_for_what_its_system_shows(name, sized, moved, turned):
+    config = load_config(name)
+    model = Model(config, system_module(config.system).build(config), {}, 0)
+    assert canvas.describe(model) == {'sized': sized, 'moved': moved, 'turned': turned}
 
 
 def test_a_class_is_chosen_where_a_model_has_some():
