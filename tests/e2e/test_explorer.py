@@ -406,7 +406,9 @@ def test_python_lines_of_a_canvas_between_two_seeds_make_what_is_seen(models, tm
 )
 def test_a_canvas_has_controls_for_what_its_system_shows(name, sized, moved, turned):
     config = load_config(name)
-    model = Model(config, system_module(config.system).build(config), {}, 0)
+    gan = system_module(config.system).build(config)
+    params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
+    model = Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
     assert canvas.describe(model) == {'sized': sized, 'moved': moved, 'turned': turned}
 
 
