@@ -46,7 +46,7 @@ class Config:
 
     img_resolution: side, or (height, width), of the training images; multiples of 8. Other sizes can be completed.
     img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
-    cnum: channels of the first convolution, half of which gating leaves; a multiple of 4, all widths scale with it.
+    cnum: channels of the first convolution; gating leaves half. A multiple of 4; all widths scale with it.
     d_cnum: channels of the discriminator's first layer.
     conv_type: 'gated'; or, on the same layers with the width that gating leaves, 'vanilla' convolutions, or 'partial'
       ones (Liu et al. 2018), which know the mask instead of learning it.
@@ -351,7 +351,7 @@ def check_inputs(model: Config, image: jax.Array, mask: jax.Array, sketch: jax.A
 
 
 class Discriminator(nn.Module):
-    """SN-PatchGAN (Yu et al. 2019, section 3.3): six convolutions; each number they put out is a score of its own.
+    """SN-PatchGAN (Yu et al. 2019, section 3.3): six convolutions; every output number is a score of its own.
 
     Parameters are {conv1, ..., conv6: {kernel, bias}}; `normalised` makes the kernels that it is applied with.
     """
