@@ -278,7 +278,7 @@ def sg3_features(
 
     Args:
       points: [..., 2] in image widths, e.g. `sg3_grid`; freqs: [C, 2]; phases: [C] in cycles; matrix: [3, 3].
-      sampling_rate, bandwidth: of the input block, in samples and cycles per image width.
+      sampling_rate, bandwidth: those of the input block, in samples and cycles per image width.
     Returns: [..., C] float32.
     """
     matrix = matrix.astype(jnp.float32)

@@ -39,7 +39,7 @@ KINDS = ('box', 'brush', 'union')
 class Case(NamedTuple):
     """One mask for one image.
 
-    kind: of mask; bucket: (low, high] of the share of holes; mask: [H, W] uint8, 1 is a hole; image: which one.
+    kind: the mask's; bucket: (low, high] of the share of holes; mask: [H, W] uint8, 1 is a hole; image: which one.
     """
 
     kind: str

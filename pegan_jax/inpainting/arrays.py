@@ -16,7 +16,7 @@ def inpaint(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarra
     """Fills the holes of one image, or of several of one size, each with a mask of its own.
 
     Args:
-      model: of the system 'deepfill' or 'pconv', from `pegan_jax.load`.
+      model: from `pegan_jax.load`, of the system 'deepfill' or 'pconv'.
       image: [H, W, C] or [N, H, W, C] uint8, of any size; what it shows in the holes does not matter.
       mask: [H, W] or [N, H, W] of 0 and 1 (or booleans): 1 is a hole.
       sketch: like mask, for a guided model: 1 is a line; only lines in the holes count.

@@ -189,7 +189,7 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
         fields |= _discriminator_settings(found['D'].arguments, fields, old=bool(defaults))
         if 'augment_pipe' in found:
             fields |= _augmentation(found['augment_pipe'])
-    # The file does not have the images, nor the R1 weight; this is where the release recommends to start with batch 32.
+    # The file has neither the images nor the R1 weight; the release recommends starting with this one at a batch of 32.
     labels = {'folder': 'unknown', 'labels': True} if fields.get('c_dim') else {}
     check_settings({'filter_size': 6, **fields} if system == 'stylegan3' else fields)
     try:

@@ -316,7 +316,7 @@ class Generator(nn.Module):
         *,
         gated: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """(activation of the layer, or gated, and where it is valid); gated: in a model of gated convolutions."""
+        """(the layer, activated or gated, and where it is valid); gated: whether it is, if the model's layers are."""
         model, init = self.model, kernel_init(self.model, gated)
         if model.conv_type != 'partial':
             gate = model.gate if model.conv_type == 'gated' and gated else None

@@ -27,7 +27,7 @@ Label = int | str | Sequence[int] | Sequence[str] | np.ndarray  # see `Model.lab
 class Model:
     """A trained model.
 
-    variables: {'params', 'buffers'} of the generator, the EMA where the run kept one.
+    variables: {'params', 'buffers'} of the generator, or of its EMA if the run kept one.
     classes: names of the classes that it was trained with, in order, if they have names.
     images: how many images its training had shown.
     imported: where converted weights come from, {'file', 'inferred', 'licence'}.

@@ -140,7 +140,7 @@ def pointwise(array: np.ndarray) -> np.ndarray:
 def swap_colours(array: np.ndarray, axis: int = -1, channels: int | None = None) -> np.ndarray:
     """BGR to RGB and back, along an axis that begins with the channels of an image; grey and opacity stay in place.
 
-    channels: of the image; None: as many as the axis has.
+    channels: those of the image; None: as many as the axis has.
     """
     order = np.arange(array.shape[axis])
     if (channels or len(order)) >= 3:
