@@ -13,11 +13,11 @@ runs has been repeated with this library. Published command: 8 processes of 4 im
   satellite-buildings   satellite images of buildings     as ffhq256, turned by random angles             69.67
   satellite-landscapes  satellite images of landscapes    as ffhq256, turned by random angles             48.47
   ffhq1024              FFHQ                              that of 256 x 256, on finer and finer grids     10.07
-  panorama              landscape photographs             on a cylinder, of which images are quarters     none
+  panorama              landscape photographs             on a cylinder; images are quarters of it        none
 
   ablation              (the rows of the paper's table 3 and the activations of its program)
-  no-embedding          CIPS-NE: Fourier features alone
-  no-fourier            coordinate embeddings alone
+  no-embedding          CIPS-NE: only Fourier features
+  no-fourier            only coordinate embeddings
   no-modulation         plain layers, which get w beside the encoding
   no-skips              one to-RGB layer, at the end
   residual              residual blocks and one to-RGB layer
@@ -26,7 +26,7 @@ runs has been repeated with this library. Published command: 8 processes of 4 im
   patches               trained on patches of half the side at two scales
 
 The schedule of ffhq1024, the arc of panorama and the sizes of the satellite images are not published; these are ours.
-The satellite images are larger than what is cut from them, so that turning leaves no empty corners.
+The satellite images are larger than the crops, so that turning leaves no empty corners.
 
 tiny is the same program on small procedural images, a hundred steps in well under a minute on a laptop's CPU.
 """
@@ -46,7 +46,7 @@ RUNS = {
         dict(rotate=True),
         DataConfig(folder='data/satellite-landscapes', resolution=362, crop='random'),
     ),
-    # 'raw' would forget where a patch comes from, as patches have the size of the native grid.
+    # 'raw' would forget where a patch comes from, because patches have the size of the native grid.
     'ffhq1024': (
         dict(patch_size=256, num_scales=3, progressive_kimg=12_800.0, train_lookup='bilinear'),
         DataConfig(tfds='ffhq', resolution=1024),

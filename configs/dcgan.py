@@ -11,8 +11,8 @@ has been repeated with this library.
   bedroom64            LSUN bedroom                1,500,002             mean 58.6                     0.2095
   mnist64              MNIST                       5,000                 mean 11.32                    0.1395
 
-no-pad takes zero padding out of the generator. csg and spe append a Cartesian grid or sinusoids to its first feature
-maps. Xu et al. 2021 study both on DCGAN; their program for it is not public, nor is any number of it repeated here.
+no-pad removes zero padding from the generator. csg and spe append a Cartesian grid or sinusoids to its first feature
+maps. Xu et al. 2021 study both on DCGAN; their program is not public, and none of their numbers is repeated here.
 tiny is the same program on small procedural images.
 """
 

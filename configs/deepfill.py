@@ -3,8 +3,8 @@
 python train.py --config configs/deepfill.py:ARGUMENTS --workdir WORKDIR --config.data.folder=PATH
 
 Arguments combine with commas: one of the runs, any of the changes, and one of small and tiny. The published runs took
-days on one GPU (some 5 on a GTX 1080 Ti for the authors' earlier system); they end by hand, here after four million
-images. None of them has been repeated with this library.
+days on one GPU (some 5 on a GTX 1080 Ti for the authors' earlier system) and were ended by hand; here they end after
+four million images. None of them has been repeated with this library.
 
   run               images                   what is done with them
   places2 (default) Places2                  random windows of 256 x 256 pixels
@@ -13,19 +13,19 @@ images. None of them has been repeated with this library.
   change            (each changes the model; all train with the same losses, masks and schedule)
   guided            a sketch channel, from edges of the training images: Canny; --config.data.edges=files takes edges
                     from files, such as those of HED, which the publication used. A model knows one kind of edges.
-                    With partial, for comparison alone: `inpaint` then refuses sketches, as it cannot see them.
+                    With partial, only for comparison: `inpaint` then refuses sketches, because it cannot see them.
   partial           partial convolutions (Liu et al. 2018) on the layers of this network: a baseline
   vanilla           ordinary convolutions: a baseline
   gate-depthwise    gates from depthwise and pointwise convolutions (Yi et al. 2020)
   gate-single       one gate for all channels of a layer (Yi et al. 2020)
-  wide              1.4 times the width: about the parameters of gated convolutions, for partial and vanilla
+  wide              1.4 times the width: about as many parameters as gated convolutions, for partial and vanilla
   port              what differs in the PyTorch port of the program, with its spectral norm
 
-fill64, alone, is the model of this name that ships, as the last part of its run trained it: guided and small, in
-batches of 16, with the published rate and more weight on the absolute error. docs/models.md has the parts before.
+fill64, used alone, is the shipped model of this name, as the last part of its run trained it: guided and small, in
+batches of 16, with the published rate and more weight on the absolute error. docs/models.md has the earlier parts.
 
-small is the same program on windows of 64 pixels of any photographs, with a third of the width, a larger rate and 2000
-steps, for a CPU. tiny is for tests: small procedural images, a hundred steps.
+small is the same program on windows of 64 pixels from any photographs, with a third of the width, a larger rate and
+2000 steps, for a CPU. tiny is for tests: small procedural images, a hundred steps.
 """
 
 import dataclasses

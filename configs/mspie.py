@@ -1,10 +1,10 @@
-"""MS-PIE and the StyleGAN2 studies of Xu et al. 2021: positional encodings in place of zero padding.
+"""MS-PIE and the StyleGAN2 studies of Xu et al. 2021: positional encodings instead of zero padding.
 
 python train.py --config configs/mspie.py:ARGUMENTS --workdir WORKDIR [--config.data.folder=PATH]
 
-Arguments combine with commas: one row (default f), changes to it, and tiny. The scores are those that the release gives
-for FFHQ at the largest of the row's sizes, with 8 GPUs: FID of 50,000 images, precision and recall of 10,000. None of
-these runs has been repeated with this library.
+Arguments combine with commas: one row (default f), changes to it, and tiny. The scores are those of the release for
+FFHQ at the largest of the row's sizes, with 8 GPUs: FID of 50,000 images, precision and recall of 10,000. None of these
+runs has been repeated with this library.
 
   row     input                padding  upsampling    channels G/D  sizes             FID    precision  recall
   a       constant 4 x 4       zero     deconv        2 / 2         256               5.56   75.92      51.24
@@ -27,11 +27,11 @@ these runs has been repeated with this library.
   deconv, conv-resize, resize-conv
                             the upsampling
   pad, no-pad               zero padding in the generator; no-pad takes resize-conv, unless conv-resize is given
-  intended-probs            the first size is drawn half of the time and the others a quarter each, as the paper means;
+  intended-probs            the first size is drawn half of the time and the others a quarter each, as in the paper;
                             the released program draws them uniformly
 
 Row a is also called sg2, for the study of a single size: sg2, sg2,conv-resize, sg2,no-pad, sg2,no-pad,csg,
-sg2,no-pad,spe. Images in sizes that were not trained, rectangles included, come from `sample --size HxW`.
+sg2,no-pad,spe. `sample --size HxW` makes images in sizes that were not trained, including rectangles.
 
 tiny is the same program on small procedural images, at 16 and 24 pixels.
 """
@@ -96,7 +96,7 @@ def get_config(arg=''):
 
 
 def tiny(model):
-    """Three widths, and the smallest pair of sizes where there are several."""
+    """Three widths, and the smallest pair of sizes if there are several."""
     small = dict(
         img_resolution=16,
         z_dim=16,

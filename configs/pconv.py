@@ -10,12 +10,11 @@ are not downloaded here; without it, training goes without the perceptual and st
   places512            Places2     512      6       2e-4, 5e-5
   celebahq512          CelebA-HQ   512      6       2e-4, 5e-5
 
-As in the paper but for 256 pixels, which have one level less, for the masks, which are those of DeepFillv2, and for the
-length, which the paper gives in days: half a million steps, and a tenth of that for finetune. finetune keeps the
-statistics of the encoder's batch normalisations, which are those of the first run: it is in runs/first, unless
---config.train.init_from=WORKDIR says otherwise. Data of Places2 are read from data/places2, of CelebA-HQ from
-data/celebahq. None of these runs has been repeated with this library. tiny is the same program on small procedural
-images.
+Three things differ from the paper: 256 pixels have one level less; the masks are those of DeepFillv2; and the length,
+which the paper gives in days, is half a million steps, and a tenth of that for finetune. finetune keeps the statistics
+of the encoder's batch normalisations from the first run, which is in runs/first unless --config.train.init_from=WORKDIR
+says otherwise. Places2 is read from data/places2, CelebA-HQ from data/celebahq. None of these runs has been repeated
+with this library. tiny is the same program on small procedural images.
 """
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick

@@ -15,8 +15,8 @@ The published runs had batches of 512 images at 4 x 4, half as many at every sta
 280,000 steps: 12,072,500 images. Here a run has one batch size, that of the last stages, for as many images; only the
 number of steps of the first stages differs.
 
-no-pad takes zero padding out of the generator. csg and spe append a Cartesian grid or sinusoids to its first feature
-maps. Xu et al. 2021 study both on PGGAN; their program for it is not public, nor is any number of it repeated here.
+no-pad removes zero padding from the generator. csg and spe append a Cartesian grid or sinusoids to its first feature
+maps. Xu et al. 2021 study both on PGGAN; their program is not public, and none of their numbers is repeated here.
 tiny is the same program on small procedural images, with stages of 20 steps.
 """
 

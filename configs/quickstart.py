@@ -5,8 +5,8 @@ python train.py --config quickstart --workdir runs/quickstart
 Any other images: --config.data.folder=PATH.
 
 Models of these names ship:
-quickstart:worlds64 and quickstart:panorama64 are the same at 64 x 64 pixels, wider and trained ten times as long; on a
-plane, and on a cylinder of which images are quarters. They are for a GPU.
+quickstart:worlds64 and quickstart:panorama64 are the same at 64 x 64 pixels, wider and trained ten times as long: on a
+plane, and on a cylinder, where images are quarters of the circle. They are for a GPU.
 quickstart:smileys32 is wider too, and learns the faces that docs/smileys.py draws.
 """
 
@@ -40,7 +40,7 @@ def larger(config, changes):
 
 
 def faces(config):
-    """In a folder, which docs/smileys.py makes."""
+    """Images from a folder that docs/smileys.py makes."""
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, **FACES),

@@ -5,7 +5,7 @@ python train.py --config configs/singan.py:ARGUMENTS --workdir WORKDIR --config.
 Arguments combine with commas: one of the runs (default: singan), disc-nobn, and one of small and tiny.
 
   run           image of the publication     model
-  singan        any                          Shaham et al. 2019: zero padding in front of each block, at most 250 pixels
+  singan        any                          Shaham et al. 2019: zero padding before each block, at most 250 pixels
   balloons      balloons                     the same with the pyramid and schedule of mmgen
   fish          a school of fish             as balloons, at most 300 pixels
   bohemian      Bohemian Rhapsody            as balloons, at most 500 pixels

@@ -3,10 +3,10 @@
 python train.py --config configs/stylegan2.py:ARGUMENTS --workdir WORKDIR [--config.data.folder=PATH]
 
 Arguments combine with commas: one of the runs, another base for it, cond, and tiny. FID is what Karras et al. 2021
-report in the StyleGAN3 paper, where but for ffhqu256 StyleGAN2 has Fourier features as its input (its configuration B:
---config.model.input=fourier, or stylegan3:b,RUN), with 8 GPUs of 4 images each. None of these runs has been repeated
-with this library. metfaces, metfacesu, afhqv2, beaches, cifar10 and images augment what D sees, adaptively, as the
-release does (ADA); for a hundred thousand images and more, --config.model.augment=noaug costs less.
+report in the StyleGAN3 paper, with 8 GPUs of 4 images each. There, except for ffhqu256, StyleGAN2 has Fourier features
+as its input (its configuration B: --config.model.input=fourier, or stylegan3:b,RUN). None of these runs has been
+repeated with this library. metfaces, metfacesu, afhqv2, beaches, cifar10 and images augment what D sees, adaptively, as
+the release does (ADA); for a hundred thousand images and more, --config.model.augment=noaug costs less.
 
   run              data                          base       r1_gamma   published FID
   ffhq (default)   FFHQ, 1024 x 1024             stylegan2  10         2.70
@@ -21,7 +21,7 @@ release does (ADA); for a hundred thousand images and more, --config.model.augme
   images512        any folder, data.folder=PATH  stylegan2  heuristic  none
   images1024       any folder, data.folder=PATH  stylegan2  heuristic  none
 
-  base        (a run with another base than its own takes r1_gamma from there)
+  base        (a run with a base other than its own takes r1_gamma from that base)
   stylegan2   the preset of the StyleGAN3 release
   auto        the heuristic of StyleGAN2-ADA for 8 GPUs, a function of the resolution
   paper256    as StyleGAN2-ADA compares at 256 x 256

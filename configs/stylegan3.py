@@ -3,7 +3,7 @@
 python train.py --config configs/stylegan3.py:ARGUMENTS --workdir WORKDIR [--config.data.folder=PATH]
 
 Arguments combine with commas: a row of the paper's table, a to h, t (default) or r, and one of the runs. A row without
-a run is that of the table, ffhqu256. FID, EQ-T and EQ-R (dB) are what Karras et al. 2021 report, with 8 GPUs of 4
+a run uses the table's, ffhqu256. FID, EQ-T and EQ-R (dB) are what Karras et al. 2021 report, with 8 GPUs of 4
 images each. None of these runs has been repeated with this library. metfaces, metfacesu, afhqv2, beaches and images
 augment what D sees, adaptively, as the release does (ADA); for a hundred thousand images and more,
 --config.model.augment=noaug costs less.
@@ -22,13 +22,13 @@ augment what D sees, adaptively, as the release does (ADA); for a hundred thousa
   small            the procedural world, 32 x 32       0.3, 0.3        none, some minutes on two CPU cores
   tiny             the procedural world, 16 x 16       0.3, 0.3        none, for tests
 
-With `scales` beside them, not with a to c, the second stage of any-resolution training (Chai et al. 2022, arXiv
-2204.07156): patches at all scales between the size of the run and that of each image, of a generator and its teacher
-that both begin as the model of --config.train.init_from=WORKDIR, a run of whole images (docs/train.md). From the paper
-are patches of the size of the first stage, their random scales and places, a generator that knows the scale, half of
-the images being whole, and the weight 5 of the teacher. These are choices: scales are uniform in the side of the whole
-image; the scale reaches all layers but the input, as log2, through two hidden layers whose sum with w begins as w; the
-teacher is compared with whole images too, and by squares and gradients where the paper has LPIPS; 5,000 kimg.
+`scales` beside them (but not with a to c) is the second stage of any-resolution training (Chai et al. 2022, arXiv
+2204.07156): patches at all scales between the size of the run and that of each image. The generator and its teacher
+both begin as the model of --config.train.init_from=WORKDIR, a run of whole images (docs/train.md). The paper has the
+size of patches, that of the first stage, their random scales and places, a generator that knows the scale, half of the
+images whole, and the weight 5 of the teacher. These are our choices: scales are uniform in the side of the whole image;
+the scale reaches all layers but the input, as log2, through two hidden layers whose sum with w begins as w; the teacher
+is compared with whole images too, and by squares and gradients where the paper has LPIPS; 5,000 kimg.
 
   row   what changes                                                     published FID, EQ-T, EQ-T_frac, EQ-R, 256 x 256
   a     StyleGAN2 (stylegan2:RUN)                                        5.14
@@ -37,23 +37,23 @@ teacher is compared with whole images too, and by squares and gradients where th
   d     2 mapping layers, one output, inputs of layers divided by their  5.21, 19.47, 19.57, 10.41
         running magnitude, colours by 4
   e     margins of 10 samples, upsampling with Kaiser filters            6.02, 24.62, 24.70, 10.97
-  f     filtered nonlinearities, upsampling behind the convolution       6.35, 30.60, 30.68, 10.81
-  g     cutoffs below the critical ones, but for the last two layers     4.78, 43.90, 42.24, 10.84
+  f     filtered nonlinearities, upsampling after the convolution        6.35, 30.60, 30.68, 10.81
+  g     cutoffs below the critical ones, except in the last two layers   4.78, 43.90, 42.24, 10.84
   h     styles turn and move the Fourier features                        4.64, 45.20, 42.78, 10.61
   t     cutoffs that grow from layer to layer                            4.62, 63.01, 46.40, 13.12
   r     kernels of one pixel, radial filters, twice the channels         4.50, 66.65, 45.92, 40.48
 
-d to h, and the inputs of b and c, are nowhere to be had; they are reconstructed from the text, which leaves this open:
+d to h, and the inputs of b and c, are not published; they are reconstructed from the text, with these choices:
   b, c  frequencies are fixed, uniform within 2 cycles; the canvas is 4 x 4 without a margin.
-  c     path length and mixing end here, as the appendix says. The main text takes the noise away alone, and these two
+  c     path length and mixing end here, as the appendix says. The main text removes only the noise here, and these two
         in d: --config.model.pl_weight=2 --config.model.pl_interval=4 --config.model.style_mixing_prob=0.9.
   d-h   14 layers are two at each of the rates 4, 8, ... 256 (T: flexible_layers). A layer that doubles the rate is the
         first at the new one; with 12 taps the attenuation is 40.66 dB, and 42.14 with the 24 of a doubling fused with
         that of the nonlinearity: the paper's 40 and 42, though it gives 42 for the very first layer.
-  e-h   the last two canvases have no margin, as in T. The filter that upsamples keeps the band of the layer before, as
-        in T and R.
-  d, e  upsampling stands before the convolution, as in StyleGAN2; f moves it.
-  g, h  the half width of the transition band stays, (sqrt 2 - 1) s / 2 at the rate s, and the cutoff is s / 2 less
+  e-h   the last two canvases have no margin, as in T. The filter that upsamples keeps the band of the previous layer,
+        as in T and R.
+  d, e  upsampling comes before the convolution, as in StyleGAN2; f moves it.
+  g, h  the half width of the transition band stays, (sqrt 2 - 1) s / 2 at the rate s, and the cutoff is s / 2 minus
         that; the two layers before the colours stay critical, as in T. At s = 4 the cutoff is 1.17, below the 2 cycles
         of the input, whose filter keeps them: the first layer reads all of them.
 
@@ -72,12 +72,12 @@ Variations of T and R from the appendix, at 256 x 256: FID, EQ-T | FID, EQ-T, EQ
   --config.model.pl_weight=0.5 --config.model.pl_interval=4    5.00, 68.36 | 5.98, 71.64, 42.18
   half of channel_base and channel_max                         7.43, 63.14 | 6.52, 63.08, 39.89
   twice both                                                   3.80, 66.61 | 4.18, 70.06, 42.51
-Two are not offered: noise inputs, and p4-symmetric convolutions. The other filters are a choice: of Lanczos and Gauss
-the paper tells a = 2 and sigma = 0.4, here in units of half a period of the cutoff, along both axes.
+Two are not offered: noise inputs, and p4-symmetric convolutions. The other filters are a choice: for Lanczos and Gauss
+the paper gives a = 2 and sigma = 0.4, here in units of half a period of the cutoff, along both axes.
 
 r1_gamma matters, and depends on the data. For other images it is 0.001 height width / batch_size, which gives the
-published 32.8 at 1024 pixels; where it does not converge, or collapses, half and double are what to try next. It is
-fixed when the configuration is made: with another size or batch_size set --config.model.r1_gamma too, and
+published 32.8 at 1024 pixels; if training does not converge, or collapses, try half and double. It is fixed when the
+configuration is made: with another size or batch_size, also set --config.model.r1_gamma, and
 model.magnitude_ema_beta to 0.5 ** (batch_size / 20000).
 
 The MetFaces runs start from those of FFHQ-U: --config.train.init_from=WORKDIR of ffhqu.
@@ -145,7 +145,7 @@ def get_config(arg=''):
     gammas, data = RUNS[run]
     batch_size = 64 if run == 'ffhqu256' else 32
     channel_base = 16384 if run == 'ffhqu256' else 32768
-    # R has as many parameters in twice as many channels, as its kernels are 1 x 1.
+    # R has as many parameters in twice as many channels, because its kernels are 1 x 1.
     wide = 2 if row == 'r' else 1
     return Config(
         system='stylegan3',
@@ -168,7 +168,7 @@ def get_config(arg=''):
 
 
 def scales(words):
-    """The second stage of a run, whose first stage is in runs/whole unless train.init_from says otherwise."""
+    """The second stage of a run; its first stage is in runs/whole unless train.init_from says otherwise."""
     if other := [word for word in words if word in STYLEGAN2]:
         raise ConfigError(
             f'{other[0]},scales: row {other[0]} is StyleGAN2, which has one scale; choose d to h, t or r.'
@@ -186,7 +186,7 @@ def scales(words):
 
 
 def layers(row, resolution, flexible=14):
-    """How many, and how many of them are critical: of d to h two at each rate from 4 on, of d to f all."""
+    """How many layers, and how many are critical: in d to h there are two at each rate from 4 on, in d to f all are."""
     count = flexible if row in 'tr' else 2 * int(math.log2(resolution / 4)) + 2
     return dict(num_layers=count, num_critical=count if row in 'def' else 2)
 
@@ -197,7 +197,7 @@ def heuristic_gamma(data, batch_size):
 
 
 def small(row, tiny):
-    """Few and narrow layers; with blur, it is gone after a thousand images."""
+    """Few and narrow layers; the blur, if any, is gone after a thousand images."""
     resolution, channels, wide = (16, 16, 1) if tiny else (32, 48, 2 if row == 'r' else 1)
     blur = {'blur_init_sigma': resolution / 16, 'blur_fade_kimg': 1.0} if row == 'r' else {}
     return Config(

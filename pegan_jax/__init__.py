@@ -32,7 +32,7 @@ __all__ = [
     'sample',
 ]
 
-# Imported when they are first asked for: they bring Optax, Orbax and SciPy, which take as long to import as JAX.
+# Imported when first asked for: they bring Optax, Orbax and SciPy, which take as long to import as JAX.
 _LATER = {
     'Config': 'config', 'load_config': 'config', 'TrainState': 'train.state', 'Model': 'sampling', 'load': 'sampling',
     'sample': 'sampling', 'interpolate': 'sampling', 'render': 'sampling', 'inpaint': 'inpainting',

@@ -1,4 +1,4 @@
-"""Moving pictures: frames, one after the other, into a .gif or an .mp4."""
+"""Animations: writes frames, one after the other, to a .gif or an .mp4."""
 
 import itertools
 import warnings
@@ -11,7 +11,7 @@ from pegan_jax.pixels import as_image, with_channels
 from pegan_jax.settings import UserError
 
 SUFFIXES = ('.gif', '.mp4')
-LONGEST = 65_535  # hundredths of a second that a .gif can show a frame for
+LONGEST = 65_535  # the longest time, in hundredths of a second, that a .gif can show a frame
 
 
 def check(path: Path) -> None:
@@ -20,7 +20,7 @@ def check(path: Path) -> None:
         raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')
     if path.suffix.lower() == '.mp4':
         try:
-            import imageio_ffmpeg  # an extra: videos alone need it
+            import imageio_ffmpeg  # an extra: only videos need it
 
             imageio_ffmpeg.get_ffmpeg_exe()
         except (ImportError, RuntimeError) as error:
@@ -30,12 +30,12 @@ def check(path: Path) -> None:
 
 
 def write(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Writes frames, uint8 [H, W, C] of one size; it appears when complete.
+    """Writes frames, uint8 [H, W, C] of one size; the file appears when complete.
 
     Frames of an .mp4 go to the encoder one by one, so that memory does not grow with their number; those of a .gif are
-    kept, with a byte per pixel. A .gif has transparent pixels or opaque ones, nothing between, and shows a frame for
-    whole hundredths of a second, two at least, as viewers slow down what is shorter. In an .mp4 transparent pixels are
-    over black, and an odd last row or column is left out, which most players want.
+    kept, with a byte per pixel. Pixels of a .gif are transparent or opaque, with nothing between. It shows a frame for
+    whole hundredths of a second, at least two, because viewers slow down anything shorter. In an .mp4, transparent
+    pixels are over black, and an odd last row or column is left out, as most players require.
 
     Raises: UserError as `check`, for no frames, and for a .gif whose frames would last longer than the format can say.
     """
@@ -51,7 +51,7 @@ def write(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     with whole(path) as unfinished:
         if path.suffix.lower() == '.gif':
             rest = (as_image(frame) for frame in frames)
-            # Behind a transparent pixel there is the background, not the frame before.
+            # A transparent pixel shows the background, not the previous frame.
             duration = max(10 * round(100 / fps), 20)
             options = {'disposal': 2 if first.shape[-1] == 4 else 0, 'duration': duration, 'loop': 0}
             as_image(first).save(unfinished, 'GIF', save_all=True, append_images=rest, **options)
@@ -59,10 +59,10 @@ def write(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
         import imageio_ffmpeg  # an extra, which is checked above
 
         height, width = (side - side % 2 for side in first.shape[:2])
-        # The unfinished file has no suffix to tell the format by.
+        # The unfinished file has no suffix that would tell the format.
         options = {'codec': 'libx264', 'macro_block_size': 2, 'output_params': ['-f', 'mp4'], 'fps': fps}
         encoder = imageio_ffmpeg.write_frames(str(unfinished), (width, height), **options)
-        with warnings.catch_warnings():  # JAX warns of every fork; this one starts another program at once
+        with warnings.catch_warnings():  # JAX warns about every fork; this one starts another program at once
             warnings.simplefilter('ignore', RuntimeWarning)
             encoder.send(None)
         try:

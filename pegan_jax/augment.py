@@ -1,8 +1,8 @@
 """Augmentation of what a discriminator sees (Karras et al. 2020, arXiv 2006.06676, appendix B), and its strength.
 
-Every transform is drawn with probability p, for each image by itself: flips, turns and shifts of whole pixels ('blit'),
-other affine maps ('geom'), colours, filters, noise, holes. Few enough of them keep G from learning them. The whole pipe
-is linear in the images but for noise, which does not depend on them: all derivatives pass.
+Every transform is drawn with probability p, for each image separately: flips, turns and shifts of whole pixels
+('blit'), other affine maps ('geom'), colours, filters, noise, holes. If they are rare enough, G does not learn them.
+The whole pipe is linear in the images except for noise, which does not depend on them: all derivatives pass.
 """
 
 import functools
@@ -25,20 +25,20 @@ _SYM6 = (
     0.0017677118642428036, -0.007800708325034148,
 )  # fmt: skip
 _SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
-_GREY = np.full((3, 3), 1 / 3, np.float32)  # projects colours on the grey axis
+_GREY = np.full((3, 3), 1 / 3, np.float32)  # projects colours onto the grey axis
 
 
 class Pipe(NamedTuple):
     """How much of each transform there is: the strength, a factor on its probability, 0 for none.
 
     xflip, rotate90: mirror, turn by quarters. xint: shift by whole pixels, up to 1/8 of the side.
-    scale, rotate, aniso, xfrac: size 2^(0.2 n) of a normal n; any angle, before and behind `aniso`; 2^(0.2 n) along one
+    scale, rotate, aniso, xfrac: size 2^(0.2 n) for a normal n; any angle, before and after `aniso`; 2^(0.2 n) along one
       axis and its inverse across; a shift by n / 8 of the side.
     brightness, contrast, lumaflip, hue, saturation: +0.2 n; times 2^(n / 2); mirror at grey; turn about grey by any
       angle; times 2^n away from grey. The last two need 3 channels, the others 1 or 3.
     imgfilter: times 2^(imgfilter_std n) in each of four bands of frequencies, with factors imgfilter_bands on their
-      probabilities; the highest is the last. noise: normal, of the deviation |0.1 n|. cutout: a grey rectangle of
-      `cutout_size` of each side.
+      probabilities; the highest is the last. noise: normal, with deviation |0.1 n|. cutout: a grey rectangle of
+      `cutout_size` times each side.
     """
 
     xflip: float = 0.0
@@ -83,7 +83,7 @@ Preset = Literal['blit', 'geom', 'color', 'filter', 'noise', 'cutout', 'bg', 'bg
 
 
 def check_channels(pipe: Pipe, channels: int) -> None:
-    """Raises ValueError for colours of images that have other than 1 or 3 channels."""
+    """Raises ValueError for colour transforms of images that do not have 1 or 3 channels."""
     if any(getattr(pipe, name) for name in _COLOR) and channels not in (1, 3):
         raise UserError(
             f"colours of {channels} channels cannot be augmented, only of 1 or 3; use 'bg', 'blit', 'geom', 'filter', "
@@ -151,7 +151,7 @@ def gated(
 ) -> dict[str, jax.Array]:
     """Values [N] or [N, 2] where a gate [N], uniform in [0, 1), is below its probability, elsewhere neutral ones.
 
-    The probability is strength p; of the two rotations, of which one at least is then drawn with it, 1 - sqrt(1 - p).
+    The probability is strength p. It is 1 - sqrt(1 - p) for each of two rotations, so that p is that of at least one.
     """
 
     def probability(name: str, strength: float) -> jax.Array | float:
@@ -172,7 +172,7 @@ def gated(
 
 
 def augment(pipe: Pipe, images: jax.Array, draws: dict[str, jax.Array]) -> jax.Array:
-    """Images [N, H, W, C] as the random numbers of `draw` or `gated` change them; a new array of the same shape.
+    """Images [N, H, W, C] changed by the random numbers of `draw` or `gated`; a new array of the same shape.
 
     Raises: ValueError as `check_channels`.
     """
@@ -221,11 +221,11 @@ def warp_filter() -> np.ndarray:
 
 
 def warp(images: jax.Array, matrices: jax.Array) -> jax.Array:
-    """Images [N, H, W, C] read at the positions that `geometry` says, low-passed before and after at twice the rate.
+    """Images [N, H, W, C] read at the positions of `geometry`, low-passed before and after at twice the rate.
 
-    Beyond its borders an image goes on mirrored at their pixels without end: its period is 2 (H - 1) and 2 (W - 1), and
-    one period is the canvas, whatever was drawn. The released pipe mirrors once, as far as the corners of the whole
-    batch reach, by an image at most, and reads zeros beyond; see `docs/decisions.md`.
+    Beyond its borders, an image continues, mirrored at its border pixels without end: its period is 2 (H - 1) and
+    2 (W - 1), and one period is the canvas, whatever was drawn. The released pipe mirrors once, as far as the corners
+    of the whole batch reach, at most by one image, and reads zeros beyond; see `docs/decisions.md`.
     """
     fir = warp_filter()
     margin = len(fir) // 4  # pixels that the filter reaches to each side
@@ -233,7 +233,7 @@ def warp(images: jax.Array, matrices: jax.Array) -> jax.Array:
     periods = [2 * (side - 1) for side in size]
     pads = [(margin, period + 1 - side + margin) for side, period in zip(size, periods, strict=True)]
     canvas = jnp.pad(images, [(0, 0), *pads, (0, 0)], mode='reflect')
-    # One period, and its first sample again, for what is read between the last and the first.
+    # One period, then its first sample again, for reading between the last and the first.
     canvas = ops.upsample2d(canvas, fir, padding=(-2 * margin, -2 * margin - 1) * 2)
 
     # At the doubled rate sample k is at (k + 1 - side) / 2 pixels from the centre of a side.
@@ -246,7 +246,7 @@ def warp(images: jax.Array, matrices: jax.Array) -> jax.Array:
 
 
 def colours(draws: dict[str, jax.Array], channels: int) -> tuple[jax.Array, jax.Array]:
-    """(A [N, C, C], b [N, C]) of the map A x + b of colours; of 1 channel, its mean over three equal ones."""
+    """(A [N, C, C], b [N, C]) of the map A x + b of colours; for 1 channel, the mean of that for three equal ones."""
     one = jnp.eye(3)
     steps = {
         'contrast': lambda n: jnp.exp2(0.5 * n) * one,
@@ -342,7 +342,7 @@ def initial_stats(p: float) -> dict[str, jax.Array]:
 
 
 def counted(stats: dict[str, jax.Array], real_logits: jax.Array) -> dict[str, jax.Array]:
-    """The statistics with a batch of logits [b]; the mean of those of several devices is that of all their rows."""
+    """The statistics with a batch of logits [b]; the mean over several devices is that of all their rows."""
     signs = jnp.mean(jnp.sign(jax.lax.stop_gradient(real_logits)))
     return {**stats, 'ada_signs': stats['ada_signs'] + signs, 'ada_batches': stats['ada_batches'] + 1}
 
@@ -350,10 +350,10 @@ def counted(stats: dict[str, jax.Array], real_logits: jax.Array) -> dict[str, ja
 def adapted(
     stats: dict[str, jax.Array], step: jax.Array, batch_size: int, target: float, kimg: float
 ) -> dict[str, jax.Array]:
-    """The statistics at the beginning of a step, of which every fourth changes p (Karras et al. 2020, section 3.1).
+    """The statistics at the beginning of a step; every fourth step changes p (Karras et al. 2020, section 3.1).
 
-    p grows by 4 batch_size / (1000 kimg) where the mean sign of D's logits of real images is above the target, a sign
-    that D knows them by heart; below it p falls, down to 0. There is no upper limit.
+    p grows by 4 batch_size / (1000 kimg) if the mean sign of D's logits of real images is above the target, which shows
+    that D knows them by heart; below the target p falls, down to 0. There is no upper limit.
     """
     due = (step % INTERVAL == 0) & (stats['ada_batches'] > 0)
     mean = stats['ada_signs'] / jnp.maximum(stats['ada_batches'], 1)

@@ -2,8 +2,8 @@
 
 A configuration file is Python with `get_config(arg='') -> Config`;
 `load_config('configs/cips.py:tiny', ['optim.g_lr=0.001'])` calls it and replaces single fields. Every error names the
-field, the value it got and what would be accepted. A configuration file finds all that it needs here, the sections and
-`ConfigError` of `pegan_jax.settings` included.
+field, the value it got and what would be accepted. A configuration file finds all that it needs here, including the
+sections and `ConfigError` of `pegan_jax.settings`.
 """
 
 import ast
@@ -95,7 +95,7 @@ def system_module(name: str) -> types.ModuleType:
 
 
 def _config_path(name: str) -> Path:
-    """A path as it is given, or a name among the configurations that come with the package."""
+    """The given path, or the file of a configuration that ships with the package, by its name."""
     package = pathlib.Path(__file__).parent
     shipped = next(p for p in (package / 'configs', package.parent / 'configs') if p.is_dir())
     for path in (as_path(name), shipped / pathlib.Path(name).name, shipped / f'{name}.py'):
@@ -107,7 +107,7 @@ def _config_path(name: str) -> Path:
 
 
 def _split(spec: str) -> tuple[str, str]:
-    """'path.py:arg' -> its two parts; a path that has colons itself is recognised by its file."""
+    """'path.py:arg' -> its two parts; a path that has colons itself is recognised because its file exists."""
     places = [i for i, letter in enumerate(spec) if letter == ':']
     for i in (len(spec), *reversed(places)):
         if as_path(spec[:i]).is_file():
@@ -176,7 +176,7 @@ def pick(arg: str, choices: typing.Iterable[str], file: str) -> list[str]:
 
 
 def merge(words: typing.Sequence[str], changes: dict[str, dict], file: str) -> dict:
-    """The fields of the model that words set together. Raises ConfigError where two of them disagree.
+    """The fields of the model that words set together. Raises ConfigError if two of them disagree.
 
     changes: {word: {field: value}}; other words set nothing.
     """
@@ -192,7 +192,7 @@ def merge(words: typing.Sequence[str], changes: dict[str, dict], file: str) -> d
 
 
 def override(config: Config, overrides: typing.Sequence[str]) -> Config:
-    """Replaces fields: 'model.hidden_size=64' and the like; all of them at once, then validates."""
+    """Replaces fields, such as 'model.hidden_size=64', all at once, then validates."""
     tree = to_dict(config)
     for item in overrides:
         path, sep, text = item.partition('=')
@@ -216,7 +216,7 @@ def override(config: Config, overrides: typing.Sequence[str]) -> Config:
 
 
 def _parse(text: str, hint: Any) -> Any:
-    """A Python literal where it fits the field's type, else the text itself; 'true', 'false', 'none' in any case."""
+    """A Python literal if it fits the field's type, else the text itself; 'true', 'false', 'none' in any case."""
     lower = text.lower()
     value: Any = {'true': True, 'false': False, 'none': None}.get(lower, text)
     if value is text:
@@ -260,7 +260,7 @@ def from_dict(tree: dict) -> Config:
 
 
 def to_json(config: Config) -> str:
-    """JSON text of a configuration; `from_json` gives an equal one back."""
+    """JSON text of a configuration; `from_json` returns an equal one."""
     return json.dumps(to_dict(config), indent=2)
 
 

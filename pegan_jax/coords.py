@@ -28,7 +28,7 @@ def _axis(n: int, low: float, high: float, centered: bool = False) -> jax.Array:
     if centered:
         return (low * (2 * n - 1 - 2 * j) + high * (2 * j + 1)) / (2 * n)
     samples = (low * (n - 1 - j) + high * j) / max(n - 1, 1)
-    # Compilers may divide by multiplying with a rounded reciprocal; the ends are to be hit all the same.
+    # Compilers may divide by multiplying with a rounded reciprocal; the ends must be exact all the same.
     return jnp.where(j == 0, low, jnp.where(j == n - 1, high, samples)).astype(jnp.float32)
 
 
@@ -67,7 +67,7 @@ def pixel_grid(height: int, width: int) -> jax.Array:
 
 
 def pixel_shift(offset: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Pixels (to the right, down) as a distance in `grid` of images of a size: 2 n / (width - 1), 2 n / (height - 1).
+    """Pixels (right, down) as a distance in the `grid` of images of a size: 2 n / (width - 1), 2 n / (height - 1).
 
     Args: offset: [..., 2]; size: (height, width). Returns: [..., 2] float32.
     """
@@ -87,8 +87,8 @@ def to_unit(coords: jax.Array) -> jax.Array:
 
 # Affine transforms ----------------------------------------------------------------------------------------------------
 #
-# They are named by what the content of the image does when it is rendered at the transformed coordinates. The
-# pixel at p then shows what was at M p: a matrix is the inverse of the motion of the content.
+# They are named after what the content of the image does when rendered at the transformed coordinates. The pixel
+# at p then shows what was at M p: a matrix is the inverse of the motion of the content.
 
 
 def _matrix(rows: list[list[Any]]) -> jax.Array:
@@ -107,12 +107,12 @@ def rotate(angle: float) -> jax.Array:
 
 
 def zoom(factor: float, factor_y: float | None = None) -> jax.Array:
-    """Magnifies the content about the origin: 2 shows the middle half, 0.5 twice the extent. [3, 3]."""
+    """Magnifies the content about the origin: 2 shows the middle half, 0.5 shows twice the extent. [3, 3]."""
     return _matrix([[1 / factor, 0, 0], [0, 1 / (factor if factor_y is None else factor_y), 0], [0, 0, 1]])
 
 
 def compose(*matrices: jax.Array) -> jax.Array:
-    """Lets the content undergo the given transforms from left to right: their product. [3, 3]."""
+    """Applies the given transforms to the content from left to right: their product. [3, 3]."""
     out = jnp.eye(3, dtype=jnp.float32)
     for matrix in matrices:
         out = jnp.matmul(out, matrix, precision='highest')
@@ -123,7 +123,7 @@ def transform(coords: jax.Array, matrix: jax.Array) -> jax.Array:
     """Applies a matrix [3, 3] to points: (x, y, 1) -> M (x, y, 1), the last row of M being (0, 0, 1).
 
     Returns: coords' shape, float32, computed without matrix units, so that no backend rounds the inputs.
-    Raises: ValueError for a matrix of another shape, or another last row (of a traced matrix only the shape is known).
+    Raises: ValueError for a matrix of another shape or last row (only the shape of a traced matrix is known).
     """
     check_matrices(matrix)
     x, y = coords[..., 0], coords[..., 1]
@@ -132,7 +132,7 @@ def transform(coords: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def check_matrices(matrix: np.ndarray | jax.Array, count: int | None = None) -> None:
-    """Raises ValueError unless `matrix` is [3, 3] with the last row (0, 0, 1), or as many of these as `count` says."""
+    """Raises ValueError unless `matrix` is [3, 3] with the last row (0, 0, 1), or `count` of these."""
     shape = np.shape(matrix)
     if shape not in ((3, 3), (count, 3, 3)):
         several = '' if count is None else f', or one for each of {count} images, [{count}, 3, 3]'
@@ -166,7 +166,7 @@ def crop(image: jax.Array, top: int, left: int, height: int, width: int) -> jax.
 
 
 def multiscale_crop(image: jax.Array, start: jax.Array, stride: int, patch: int) -> jax.Array:
-    """Every stride-th row and column of [..., R, R, C] from `start` on, patch x patch of them.
+    """Every stride-th row and column of [..., R, R, C] from `start` on: patch x patch samples.
 
     Cut images and their grid with the same arguments, or stacked along channels (CIPS, multi-scale training).
 
@@ -181,8 +181,8 @@ def multiscale_crop(image: jax.Array, start: jax.Array, stride: int, patch: int)
 def multiscale_start(key: jax.Array, resolution: int, patch: int, scale: int) -> jax.Array:
     """Draws where a crop of stride q = 2^scale starts, for one sample (CIPS, `multiscale_crop`).
 
-    At scale 0 a uniform window. Otherwise an offset uniform in [0, resolution - q patch + q) per axis and, if
-    more than `patch` samples of that stride remain, a uniform window of them, as the published training does.
+    At scale 0 it is a uniform window. Otherwise it is an offset uniform in [0, resolution - q patch + q) per axis and,
+    if more than `patch` samples of that stride remain, a uniform window of them, as in the published training.
 
     Args:
       scale: 0 to log2(resolution / patch), static or traced.
@@ -221,7 +221,7 @@ def wrap(x: jax.Array) -> jax.Array:
 
 
 def panorama_grid(height: int, width: int, *, y: tuple[float, float] = (-1.0, 1.0)) -> jax.Array:
-    """The whole cylinder: x_j = -1 + 2 j / width; the end is excluded, as it is column 0 again. y as in `grid`.
+    """The whole cylinder: x_j = -1 + 2 j / width; the end is excluded because it repeats column 0. y as in `grid`.
 
     Returns: [height, width, 2] float32. Raises: ValueError for an empty grid.
     """
@@ -251,9 +251,9 @@ def on_cylinder(azimuth: jax.Array, latitude: jax.Array, half_height: float, rea
 
     Args:
       azimuth, latitude: radians [...]; latitude is positive above the horizon.
-      half_height: radii that y = 1 is below the horizon; pi span H / W of images H x W of a fraction `span` of the
-        circle has square pixels.
-      reach: rays that meet the cylinder beyond it, as those to the poles do, see its edge.
+      half_height: how many radii y = 1 is below the horizon; pi span H / W gives square pixels to images H x W of a
+        fraction `span` of the circle.
+      reach: rays that meet the cylinder beyond it, such as those to the poles, see its edge.
     Returns: [..., 2] float32.
     Raises: ValueError unless half_height and reach are positive.
     """
@@ -266,16 +266,16 @@ def on_cylinder(azimuth: jax.Array, latitude: jax.Array, half_height: float, rea
 
 
 def equirectangular(points: jax.Array, half_height: float, reach: float = 1.0) -> jax.Array:
-    """The whole sphere: (x, y) in [-1, 1] is azimuth pi x and latitude -pi y / 2. Args and errors: `on_cylinder`."""
+    """The whole sphere: (x, y) in [-1, 1] is azimuth pi x and latitude -pi y / 2. Args and errors as `on_cylinder`."""
     return on_cylinder(math.pi * points[..., 0], -math.pi / 2 * points[..., 1], half_height, reach)
 
 
 def stereographic(points: jax.Array, half_height: float, reach: float = 1.0, *, up: bool = False) -> jax.Array:
     """A "little planet": the sphere projected from its top onto the plane of the horizon, which is the unit circle.
 
-    A point at distance r from the middle is 2 atan(r) away from the nadir; azimuth 0 is above the middle, and grows
-    clockwise. With `up` the zenith is in the middle, azimuth 0 is below it, and grows anticlockwise.
-    Args and errors: `on_cylinder`.
+    A point at distance r from the middle is 2 atan(r) away from the nadir. Azimuth 0 is above the middle, and azimuth
+    grows clockwise. With `up` the zenith is in the middle, azimuth 0 is below it, and azimuth grows anticlockwise.
+    Args and errors as `on_cylinder`.
     """
     x, y = points[..., 0], points[..., 1]
     latitude = 2 * jnp.arctan(jnp.hypot(x, y)) - math.pi / 2
@@ -302,13 +302,13 @@ def around(points: jax.Array) -> jax.Array:
 def foveated(key: jax.Array, points: jax.Array, fraction: float, *, std: float = 0.4) -> tuple[jax.Array, jax.Array]:
     """Picks ceil(fraction H W) distinct pixels, dense in the middle (CIPS, foveated synthesis).
 
-    Pixels are drawn one after the other without replacement, with probabilities proportional to an isotropic
-    Gaussian about the middle of the image: the largest entries of log-weight plus Gumbel noise.
+    Pixels are drawn one by one without replacement, with probabilities proportional to an isotropic Gaussian about
+    the middle of the image: they are the largest entries of log-weight plus Gumbel noise.
 
     Args:
       points: the grid [H, W, 2] to pick from.
       fraction: share of pixels, in (0, 1]; static.
-      std: standard deviation over the shorter side.
+      std: standard deviation divided by the shorter side.
     Returns: indices into the flattened grid, int32 [K], and their coordinates [K, 2].
     Raises: ValueError if fraction is outside (0, 1], std is not positive or `points` is not a grid.
     """
@@ -361,7 +361,7 @@ def map_chunks(fn: Callable, coords: jax.Array, chunk: int, *per_point: jax.Arra
       fn: (coords [chunk, 2], *per_point chunks) -> array or tree of arrays [chunk, ...]. It is traced once.
       coords: [..., 2].
       per_point: arrays with coords' leading shape and any further axes, such as noise.
-    Returns: fn's outputs with coords' leading shape in place of the chunk axis.
+    Returns: fn's outputs with coords' leading shape instead of the chunk axis.
     Raises: ValueError for a chunk below 1, no coordinates, or per-point arrays of another leading shape.
     """
     shape = coords.shape[:-1]

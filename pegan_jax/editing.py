@@ -1,7 +1,7 @@
 """Uses of a trained SinGAN and its image (Shaham et al. 2019, section 4): edit, harmonise, paint, enlarge, animate.
 
-`model` is what `pegan_jax.load` gives for a run of the system 'singan'; images are float32 [H, W, C] in [-1, 1], with
-the channels of the one that was learned.
+`model` is what `pegan_jax.load` returns for a run of the system 'singan'; images are float32 [H, W, C] in [-1, 1], with
+the channels of the learned image.
 """
 
 import functools
@@ -22,7 +22,7 @@ from pegan_jax.sampling import Model
 from pegan_jax.sampling.pictures import check_size
 from pegan_jax.settings import UserError
 
-HARMONISE_RADIUS, EDIT_RADIUS = 7, 20  # of the disk that widens a mask, in pixels
+HARMONISE_RADIUS, EDIT_RADIUS = 7, 20  # radii in pixels of the disk that widens a mask
 
 
 def _parts(model: Model) -> tuple[singan.Config, dict, dict]:
@@ -32,7 +32,7 @@ def _parts(model: Model) -> tuple[singan.Config, dict, dict]:
 
 
 def real_image(model: Model) -> np.ndarray:
-    """The image that the model learned, [H, W, C], in its finest scale."""
+    """The image that the model learned, [H, W, C], at its finest scale."""
     _, _, buffers = _parts(model)
     return np.asarray(buffers['reals'][f'scale{len(buffers["reals"]) - 1}'])
 
@@ -59,17 +59,17 @@ def samples(
 
 
 def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.ndarray:
-    """Runs the scales from `scale` on, with `image` in place of what the scales below would give.
+    """Runs the scales from `scale` on, with `image` instead of what the scales below would give.
 
     Scales that training has not reached only enlarge.
 
     Args:
-      image: [h, w, C], of any size; it is brought to that of the model's image.
+      image: [h, w, C], of any size; it is resized to that of the model's image.
       scale: 1 to the finest; the coarser, the freer.
-      seed: of the noise.
+      seed: that of the noise.
     Returns: [H, W, C].
-    Raises: ValueError for a scale that does not exist, or not the one for which a model with a palette was trained, and
-      for an image of other channels.
+    Raises: ValueError for a scale that does not exist, for one other than that for which a model with a palette was
+      trained, and for an image of other channels.
     """
     config, params, buffers = _parts(model)
     sizes, ratio = singan.sizes_of(buffers), singan.ratio_of(config, buffers)
@@ -85,7 +85,7 @@ def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.nda
         x = singan_pyramid.resize_quantised(x, size=sizes[finest])
     if config.paint_scale is not None and scale != config.paint_scale:
         raise UserError(f'scale={scale}; this model was trained for paintings at scale {config.paint_scale}.')
-    if config.rules == 'mmgen':  # whose sizes are no powers of the ratio
+    if config.rules == 'mmgen':  # its sizes are not powers of the ratio
         below = singan_pyramid.resize_quantised(x, size=sizes[scale - 1])
     else:
         below = singan_pyramid.resize_quantised(x, factor=ratio ** (finest - scale + 1))
@@ -98,7 +98,7 @@ def inject(model: Model, image: np.ndarray, scale: int, seed: int = 0) -> np.nda
 def soft_mask(mask: np.ndarray, radius: int) -> np.ndarray:
     """A mask [H, W] (anything but 0 is inside) widened by a disk, blurred (sigma 5) and stretched to [0, 1], float64.
 
-    Raises: ValueError for a mask that is empty or everything.
+    Raises: ValueError for a mask that is empty or full.
     """
     inside = np.asarray(mask) != 0
     if inside.ndim != 2 or inside.all() or not inside.any():
@@ -116,7 +116,7 @@ def soft_mask(mask: np.ndarray, radius: int) -> np.ndarray:
 def edit(
     model: Model, image: np.ndarray, mask: np.ndarray, scale: int, seed: int = 0, *, radius: int = EDIT_RADIUS
 ) -> np.ndarray:
-    """Makes an edited copy of the model's image look like it: `inject`, blended in by `soft_mask` of the changed part.
+    """Makes an edited copy of the model's image look natural: `inject`, blended in by `soft_mask` of the changed part.
 
     Args:
       image: the edited copy, [h, w, C]; mask: [h, w], not 0 where it was changed.
@@ -143,7 +143,7 @@ def super_resolve(model: Model, seed: int = 0) -> np.ndarray:
     """The model's image enlarged by `model.sr_factor`: its finest block again and again, each time a little larger.
 
     Returns: [floor(F H), floor(F W), C].
-    Raises: ValueError for a model that was not trained for it, or not to the end.
+    Raises: ValueError for a model that was not trained for this, or not to the end.
     """
     config, params, buffers = _parts(model)
     if config.sr_factor is None:
@@ -162,7 +162,7 @@ def super_resolve(model: Model, seed: int = 0) -> np.ndarray:
     height, width = (int(config.sr_factor * n) for n in x.shape[1:3])
     for i in range(repeats):
         x = singan_pyramid.resize_quantised(x, factor=step)
-        # The first pass has one channel of noise for all colours, as the coarsest scale of training has.
+        # The first pass has one channel of noise for all colours, like the coarsest scale of training.
         shape = config.noise_shape(finest, x.shape[1:3])
         noise = jax.random.normal(
             jax.random.fold_in(jax.random.key(seed), i), (1, *shape[:2], 1 if i == 0 else shape[2])
@@ -180,7 +180,7 @@ def walk(noise: jax.Array, first: jax.Array, steps: jax.Array, *, alpha: float, 
     d_t = beta (z_{t-1} - z_{t-2}) + (1 - beta) e_t, from z_0 = 0.95 z* + 0.05 first and z_{-1} = z*.
 
     Args:
-      noise: z*, [h, w, C]; first: as it; steps: the e_t, [T, h, w, C].
+      noise: z*, [h, w, C]; first: [h, w, C]; steps: the e_t, [T, h, w, C].
     Returns: [T, h, w, C].
     """
 
@@ -206,7 +206,7 @@ def animate(
     Args:
       alpha: pull towards the reconstruction; beta: smoothness of the motion.
       start_scale: scales below it stand still.
-    Raises: ValueError for no frames, alpha or beta outside [0, 1], a start_scale that does not exist.
+    Raises: ValueError for no frames, alpha or beta outside [0, 1], or a start_scale that does not exist.
     """
     config, params, buffers = _parts(model)
     count = len(buffers['reals'])

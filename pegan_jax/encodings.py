@@ -26,7 +26,7 @@ def _split(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _cycles(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a b up to whole cycles, within 2e-7 however large it is; a plain product is off by up to 6e-8 |a b|.
+    """a b up to whole cycles, exact within 2e-7 however large it is; a plain product is off by up to 6e-8 |a b|.
 
     Each partial product is exact, and so is the removal of its integer part. The derivative is that of a b: the
     high parts and the rounding have none, the low parts carry all of it.
@@ -61,8 +61,8 @@ def csg(height: int, width: int) -> jax.Array:
 def token_positions(tokens: jax.Array, *, padding_idx: int = 0) -> jax.Array:
     """Counting rule of the sinusoidal table, along the last axis, int32.
 
-    A token equal to padding_idx is at position padding_idx, any other at padding_idx plus the number of tokens
-    up to and including it that are not padding. So values of tokens matter only where they are padding.
+    A token equal to padding_idx is at position padding_idx; any other is at padding_idx plus the number of tokens
+    up to and including it that are not padding. So the values of tokens matter only for padding.
     """
     kept = (tokens != padding_idx).astype(jnp.int32)
     return jnp.cumsum(kept, axis=-1) * kept + padding_idx
@@ -71,9 +71,9 @@ def token_positions(tokens: jax.Array, *, padding_idx: int = 0) -> jax.Array:
 def spe_positions(n: int, *, center_shift: int | None = None, padding_idx: int = 0) -> jax.Array:
     """Table positions [n], int32, of an axis of n samples: `token_positions` of 1, 2, .., n plus a shift.
 
-    The shift is 0 without center_shift, otherwise center_shift - n/2 for even n, center_shift - (n//2 + 1) for
+    The shift is 0 without center_shift; otherwise it is center_shift - n/2 for even n, center_shift - (n//2 + 1) for
     odd n. It changes nothing unless some value hits padding_idx: the published settings (padding_idx=0,
-    center_shift=100) give 1..n for every n, so a larger grid has a smaller one as its top left corner.
+    center_shift=100) give 1..n for every n, so the top left corner of a larger grid is a smaller one.
 
     Raises: ValueError for n below 1.
     """
@@ -86,10 +86,10 @@ def spe_positions(n: int, *, center_shift: int | None = None, padding_idx: int =
 def spe_code(positions: jax.Array, dim: int, *, div_half_dim: bool = False) -> jax.Array:
     """One axis of the sinusoidal encoding: [sin(p w_0) .. sin(p w_K-1), cos(p w_0) .. cos(p w_K-1)].
 
-    Within 1e-6 at positions up to 1e5; sines of plain float32 products are off by 2e-4 at position 4096.
+    Exact within 1e-6 at positions up to 1e5; sines of plain float32 products are off by 2e-4 at position 4096.
 
     Args:
-      positions: [...] in samples, not normalised, whole or not; which ones a grid uses is `spe_positions`.
+      positions: [...] in samples, not normalised, whole or not; `spe_positions` gives those of a grid.
       dim: even channel count of one axis; K = dim / 2 frequencies, w_k = 10000^(-k/(K-1)), or 10000^(-k/K)
         with div_half_dim.
     Returns: [..., dim] float32.
@@ -156,7 +156,7 @@ def _larger(size: tuple[int, int], extra: int | tuple[int, int]) -> tuple[int, i
 
 
 def learned_constant(constant: jax.Array, extra: int | tuple[int, int] = 0) -> jax.Array:
-    """A learned constant [h, w, C] at another scale: align-corners resize to (h + extra, w + extra).
+    """A learned constant [h, w, C] at another scale: an align-corners resize to (h + extra, w + extra).
 
     extra: samples added to both sides, or to (height, width). Raises: ValueError for an empty result.
     """
@@ -184,7 +184,7 @@ def at_scale(encode: Callable, size: tuple[int, int], extra: int | tuple[int, in
 def fourier_features(points: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     """Learned Fourier features sin(A v + b), in radians (CIPS, e_fo, with the bias of the released code).
 
-    Within 2e-7 (1 + |A v| + |b|), the rounding of a float32 sum: 1e-6 as published, 2e-3 at angles of 1e4.
+    Exact within 2e-7 (1 + |A v| + |b|), the rounding of a float32 sum: 1e-6 as published, 2e-3 at angles of 1e4.
 
     Args:
       points: [..., D]: coordinates, or `cylinder` features.
@@ -203,7 +203,7 @@ def random_frequencies(key: jax.Array, count: int, std: float) -> jax.Array:
 def random_fourier_features(points: jax.Array, freqs: jax.Array) -> jax.Array:
     """[cos 2 pi B v, sin 2 pi B v] (Tancik et al. 2020, section 4), B fixed.
 
-    Within 2e-6 for the float32 numbers given, however many cycles B v counts.
+    Exact within 2e-6 for the float32 numbers given, however many cycles B v counts.
 
     Args:
       points: [..., D]; freqs: B, [C, D] in cycles per unit.
@@ -214,7 +214,7 @@ def random_fourier_features(points: jax.Array, freqs: jax.Array) -> jax.Array:
 
 
 def cylinder(points: jax.Array) -> jax.Array:
-    """Points on the cylinder of azimuth pi x: [cos(pi x), sin(pi x), y], of period 2 in x. [..., 3] float32."""
+    """Points on the cylinder with azimuth pi x: [cos(pi x), sin(pi x), y], with period 2 in x. [..., 3] float32."""
     points = points.astype(jnp.float32)
     angle = _radians(points[..., 0] / 2)
     return jnp.stack([jnp.cos(angle), jnp.sin(angle), points[..., 1]], axis=-1)
@@ -226,7 +226,7 @@ def cylinder(points: jax.Array) -> jax.Array:
 def sg3_frequencies(key: jax.Array, channels: int, bandwidth: float) -> tuple[jax.Array, jax.Array]:
     """Draws freqs [channels, 2], uniform in the disc of radius `bandwidth`, and phases [channels] ~ U(-1/2, 1/2).
 
-    exp(-|g|^2 / 2) is uniform for g ~ N(0, I), so that bandwidth exp(-|g|^2 / 4) is distributed as a radius in
+    exp(-|g|^2 / 2) is uniform for g ~ N(0, I), so bandwidth exp(-|g|^2 / 4) is distributed like a radius in
     the disc. Frequencies are in cycles per image width, phases in cycles.
     """
     freqs_key, phases_key = jax.random.split(key)
@@ -241,8 +241,8 @@ def sg3_transform(t: jax.Array, transform: jax.Array) -> jax.Array:
 
     Args:
       t: learned (rotation cosine, sine, x shift, y shift), [4]; all four are divided by sqrt(t_0^2 + t_1^2).
-      transform: the user's U, [3, 3], on positions in image widths; what `coords.translate`, `rotate` and `zoom`
-        return is of this kind, and the content then moves as they say.
+      transform: the user's U, [3, 3], on positions in image widths; `coords.translate`, `rotate` and `zoom` return
+        such matrices, and the content then moves as they say.
     Returns: [3, 3] float32.
     """
     c, s, dx, dy = t.astype(jnp.float32) / jnp.sqrt(jnp.sum(t.astype(jnp.float32)[:2] ** 2))
@@ -272,13 +272,13 @@ def sg3_features(
     """a_k sin(2 pi (f_k . M p + phase_k)) at any positions p, one image.
 
     The transformed frequency f'_k = f_k M[:2, :2] fades out between the bandwidth B and the Nyquist rate:
-    a_k = clip(1 - (|f'_k| - B) / (sampling_rate / 2 - B), 0, 1), or within 1e-4 B where the two are equal. Within 2e-6
-    given f'_k, at any distance and for any shift; where M turns or zooms, f'_k itself is rounded, which adds
-    1e-6 |f'_k| |p|.
+    a_k = clip(1 - (|f'_k| - B) / (sampling_rate / 2 - B), 0, 1), or within 1e-4 B where the two are equal. The result
+    is exact within 2e-6 given f'_k, at any distance and for any shift; where M turns or zooms, f'_k itself is rounded,
+    which adds 1e-6 |f'_k| |p|.
 
     Args:
       points: [..., 2] in image widths, e.g. `sg3_grid`; freqs: [C, 2]; phases: [C] in cycles; matrix: [3, 3].
-      sampling_rate, bandwidth: of the input block, in samples and cycles per image width.
+      sampling_rate, bandwidth: those of the input block, in samples and cycles per image width.
     Returns: [..., C] float32.
     """
     matrix = matrix.astype(jnp.float32)
@@ -339,7 +339,7 @@ def sg3_mix(features: jax.Array, weight: jax.Array) -> jax.Array:
 def embedding_raw(table: jax.Array, points: jax.Array) -> jax.Array:
     """The table itself, for a native grid: pixel (i, j) gets table[i, j], whatever the coordinates are.
 
-    CIPS trains this way; evaluated on the same grid, `embedding` reads up to half a pixel beside it.
+    CIPS trains this way; on the same grid, `embedding` reads up to half a pixel beside it.
 
     Args: table: [R_y, R_x, C]; points: [..., R_y, R_x, 2]. Returns: [..., R_y, R_x, C] float32.
     Raises: ValueError if points is not of the table's size.
@@ -353,8 +353,8 @@ def embedding(table: jax.Array, points: jax.Array, *, wrap_x: bool = False) -> j
     """Reads a table of one vector per pixel, bilinearly, at any coordinates.
 
     Pixel centres are at 2 (j + 1/2) / R - 1, where the table is returned as it is. The column
-    ((x + 1) R_x - 1) / 2 is clamped to [0, R_x - 1] before weights are formed, so that the outside repeats the
-    border; with wrap_x it has period R_x instead (cylinders). Rows are always clamped.
+    ((x + 1) R_x - 1) / 2 is clamped to [0, R_x - 1] before weights are formed, so the outside repeats the border;
+    with wrap_x it has period R_x instead (cylinders). Rows are always clamped.
 
     Args:
       table: [R_y, R_x, C].

@@ -1,4 +1,4 @@
-"""Scores of models: of completions, under masks that are the same for all models with the same seed, and of samples."""
+"""Scores of models: of completions, with masks that are the same for all models with the same seed, and of samples."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ from pegan_jax.settings import DataConfig, UserError
 from pegan_jax.train.checkpoint import CheckpointError, steps_of
 from pegan_jax.weights import perceptual
 
-METRICS = tuple(measures.DEFINITIONS)  # of completions
+METRICS = tuple(measures.DEFINITIONS)  # for completions
 LPIPS = {'lpips': 'learned perceptual distance of the whole image, on VGG-16 (Zhang et al. 2018)'}
 KINDS = ('box', 'brush', 'union')
 
@@ -39,7 +39,7 @@ KINDS = ('box', 'brush', 'union')
 class Case(NamedTuple):
     """One mask for one image.
 
-    kind: of mask; bucket: (low, high] of the share of holes; mask: [H, W] uint8, 1 is a hole; image: which one.
+    kind: the mask's; bucket: (low, high] of the share of holes; mask: [H, W] uint8, 1 is a hole; image: which one.
     """
 
     kind: str
@@ -49,9 +49,9 @@ class Case(NamedTuple):
 
 
 def cases(seed: int, count: int, size: tuple[int, int], num_images: int, kinds: Sequence[str] = KINDS) -> list[Case]:
-    """`count` masks for each kind and class of hole ratio, over the images in turn; a function of the arguments alone.
+    """`count` masks for each kind and class of hole ratio, for the images in turn; a function of the arguments alone.
 
-    A box covers a seventh of an image at least, so boxes and unions with strokes have no class under a tenth.
+    A box covers at least a seventh of an image, so boxes and unions with strokes have no class below a tenth.
 
     Raises: ValueError for another kind.
     """
@@ -66,7 +66,7 @@ def cases(seed: int, count: int, size: tuple[int, int], num_images: int, kinds: 
 
 
 def data_of(name: str, data: DataConfig) -> DataConfig:
-    """Settings like `data`, but of other images: of a folder, ZIP file or file with this path, or of a TFDS dataset."""
+    """Settings like `data`, but for other images: a folder, ZIP file or file with this path, or a TFDS dataset."""
     path = as_path(name)
     kind = 'folder' if path.is_dir() or path.suffix.lower() == '.zip' else 'image' if path.is_file() else 'tfds'
     return dataclasses.replace(data, **({'tfds': None, 'folder': None, 'image': None} | {kind: name}))
@@ -75,8 +75,8 @@ def data_of(name: str, data: DataConfig) -> DataConfig:
 def read_images(data: DataConfig, count: int) -> np.ndarray:
     """The first `count` images of a data set, or as many as there are, in their frame: uint8 [N, H, W, C].
 
-    They are fitted as by `scoring.images.of_data`; the procedural worlds are those that no training sees, from
-    `REAL_WORLDS` of that module on.
+    They are fitted as in `scoring.images.of_data`; the procedural worlds are ones that no training sees, from that
+    module's `REAL_WORLDS` on.
 
     Raises: ConfigError as `pipeline.open_source`.
     """
@@ -93,7 +93,7 @@ def read_images(data: DataConfig, count: int) -> np.ndarray:
 
 
 def check_metrics(metrics: Sequence[str], size: tuple[int, int]) -> None:
-    """Raises: ValueError for a name that is not in METRICS or LPIPS, or needs larger images than (height, width)."""
+    """Raises: ValueError for a name in neither METRICS nor LPIPS, or one that needs more than (height, width)."""
     if unknown := [name for name in metrics if name not in (*METRICS, *LPIPS)]:
         raise UserError(f'unknown metric {unknown[0]!r}; known: {", ".join([*METRICS, *LPIPS])}.')
     if 'lpips' in metrics and min(size) < 16:
@@ -112,16 +112,16 @@ def evaluate(
     progress: bool = False,
     lpips: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Scores of methods of inpainting.
+    """Scores of inpainting methods.
 
     Args:
       methods: by name, (images [N, H, W, C] uint8, masks [N, H, W]) -> completed images, such as
         functools.partial(pegan_jax.inpaint, model).
-      images: uint8 [N, H, W, C]; masked: of `cases`.
+      images: uint8 [N, H, W, C]; masked: from `cases`.
       metrics: names among METRICS, and 'lpips'.
-      lpips: of `perceptual_distance`, for 'lpips'.
+      lpips: from `perceptual_distance`, for 'lpips'.
     Returns: {method: {kind or 'all': {'0.1-0.2' or 'all': {'images', 'hole_ratio', metric: mean}}}}; means are over
-      images, None where no image has a finite value.
+      images, None if no image has a finite value.
     Raises: ValueError for an unknown metric, and as the measures.
     """
     check_metrics(metrics, images.shape[1:3])
@@ -208,9 +208,9 @@ def score_model(
     """Scores of the samples of a model.
 
     Args:
-      scorer: of `scorer_of`.
-      data: of real images, see `images.like_samples`.
-      noise, options: of `images.Generator`: truncation_psi, truncation_cutoff, seed.
+      scorer: from `scorer_of`.
+      data: settings of the real images, see `images.like_samples`.
+      noise, options: those of `images.Generator`: truncation_psi, truncation_cutoff, seed.
       batch_size: images made at once.
     Returns: as `Scorer`.
     Raises: UserError for what the model or its images do not have, and as `pipeline.open_source`.
@@ -237,7 +237,7 @@ def score_model(
 
 
 def score_data(fake: DataConfig, real: DataConfig, scorer: Scorer, *, as_they_are: bool = False) -> tuple[dict, dict]:
-    """Scores of one data set against another; of worlds, the two are others. Args and errors as of `images.of_data`."""
+    """Scores of one data set against another; two sets of worlds differ. Args and errors as for `images.of_data`."""
 
     def opened() -> list[sets.Images]:
         both = ((fake, sets.FAKE_WORLDS), (real, sets.REAL_WORLDS))
@@ -249,7 +249,7 @@ def score_data(fake: DataConfig, real: DataConfig, scorer: Scorer, *, as_they_ar
 
 
 def steps_to_score(workdir: Path, results: Sequence[str]) -> list[int]:
-    """Steps of a run's checkpoints of which its metrics.jsonl does not have all results, oldest first."""
+    """Steps of a run's checkpoints for which its metrics.jsonl lacks some results, oldest first."""
     return sorted({*steps_of(workdir / 'checkpoints')} - record.scored(workdir / 'metrics.jsonl', results))
 
 
@@ -269,7 +269,7 @@ def watch(workdir: Path, scorer: Scorer, score: Callable[[Model], None], *, seco
             return None  # it has been replaced by a newer one
 
     def steps() -> list[int]:
-        """The newest one, if there is one, and those without all results."""
+        """The newest step, if there is one, and those that lack results."""
         return [*steps_of(workdir / 'checkpoints')[-1:], *steps_to_score(workdir, results)]
 
     seen, told = None, jax.process_index() > 0

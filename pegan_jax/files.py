@@ -1,7 +1,7 @@
-"""Paths that users give, on disks and in buckets; files that are whole, or not there.
+"""Paths that users give, on disks and in buckets; files that are either complete or absent.
 
 What a library can only do on disks happens there: what is read is copied first (`on_disk`), what is written is
-uploaded afterwards (`whole`). An object appears in a bucket when all of its bytes are there: `whole` needs no rename.
+uploaded afterwards (`whole`). An object appears in a bucket when all its bytes are there, so `whole` needs no rename.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from etils import epath
 
 from pegan_jax.settings import UserError
 
-# Where TensorFlow is installed, epath would reach buckets by it alone, and it knows no s3://.
+# If TensorFlow is installed, epath would reach buckets only through it, and it does not know s3://.
 os.environ.setdefault('EPATH_USE_TF', 'false')
 
-BUCKETS = {'gs://': 'gcsfs', 's3://': 's3fs'}  # and the packages that epath reaches them by
-CACHE = pathlib.Path('~/.cache/pegan_jax')  # of this machine
+BUCKETS = {'gs://': 'gcsfs', 's3://': 's3fs'}  # and the packages that epath needs for them
+CACHE = pathlib.Path('~/.cache/pegan_jax')  # on this machine
 
 Path = pathlib.Path | epath.Path
 
@@ -33,8 +33,8 @@ Path = pathlib.Path | epath.Path
 def as_path(text: str | os.PathLike) -> Path:
     """A path on a disk, `~` expanded, or in a bucket, which epath reaches: gs://bucket/name, s3://bucket/name.
 
-    Raises: UserError for another scheme, for a name that the libraries of buckets take for a pattern or cut off, and
-      where the package for such buckets is missing.
+    Raises: UserError for another scheme, for a name that the libraries for buckets take as a pattern or cut off, and
+      if the package for such buckets is missing.
     """
     if isinstance(text, epath.Path):
         return text
@@ -55,14 +55,14 @@ def as_path(text: str | os.PathLike) -> Path:
         raise UserError(f"{text} needs the package {package}: pip install 'pegan_jax[{scheme[0][:2]}]'.")
     import fsspec  # as only buckets need it
 
-    # Orbax writes beside fsspec, and other machines do: what a folder held a while ago is no answer.
+    # Orbax writes past fsspec, and so do other machines: what a folder held a while ago is no answer.
     fsspec.config.conf.setdefault(scheme[0][:2], {})['use_listings_cache'] = False
     fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
     return epath.Path(text)
 
 
 def of_bucket(error: Exception) -> bool:
-    """Whether an error is one of the libraries that reach buckets: no such bucket, no network, no right."""
+    """Whether an error comes from the libraries that reach buckets: no such bucket, no network, no permission."""
     return type(error).__module__.partition('.')[0] in ('aiohttp', 'botocore', 'gcsfs', 'google', 's3fs')
 
 
@@ -73,7 +73,7 @@ def in_bucket(path: Path) -> bool:
 
 @epath.register_path_cls
 class _Exact(type(epath.Path('/'))):
-    """A path on a disk whose own letters are no pattern, such as [1]: Orbax globs below the folders that it gets."""
+    """A path on a disk whose own letters, such as [1], are no pattern: Orbax globs below the folders that it gets."""
 
     def glob(self, pattern: str) -> Iterator['_Exact']:
         yield from (self / name for name in glob.glob(pattern, root_dir=self))
@@ -90,7 +90,7 @@ def for_orbax(path: Path) -> epath.Path:
 
 
 def _objects(path: epath.Path) -> tuple[Any, dict[str, dict]]:
-    """fsspec's file system, and {name below the path: what it knows of the object}; '' is the path itself."""
+    """fsspec's file system, and {name below the path: what it knows about the object}; '' is the path itself."""
     import fsspec  # as only buckets need it
 
     system, base = fsspec.core.url_to_fs(str(path))
@@ -99,7 +99,7 @@ def _objects(path: epath.Path) -> tuple[Any, dict[str, dict]]:
 
 
 def _marks(about: dict) -> list[str]:
-    """What changes with an object, of what fsspec knows of it."""
+    """The parts of fsspec's knowledge of an object that change with it."""
     return [str(about.get(mark)) for mark in ('size', 'etag', 'ETag', 'md5Hash', 'crc32c', 'generation')]
 
 
@@ -121,12 +121,12 @@ def below(folder: Path) -> list[str]:
 
 
 def children(folder: Path) -> list[str]:
-    """Names of what is in a folder, sorted; none where there is no such folder."""
+    """Names of what is in a folder, sorted; none if there is no such folder."""
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def remove(folder: Path) -> None:
-    """Takes away a folder and all in it, if it is there."""
+    """Removes a folder and everything in it, if it exists."""
     if in_bucket(folder):
         folder.rmtree(missing_ok=True)
     else:
@@ -134,14 +134,14 @@ def remove(folder: Path) -> None:
 
 
 def copy_below(folder: Path, target: Path, *, last: str | None = None) -> None:
-    """Copies all files below a folder; the one named `last`, which tells that all are there, after the others."""
+    """Copies all files below a folder; the one named `last`, which says that all are there, comes after the others."""
     for name in sorted(below(folder), key=lambda name: name == last):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         epath.Path(folder / name).copy(target / name, overwrite=True)
 
 
 def move(folder: Path, target: Path) -> None:
-    """Moves a folder. Where one side is a bucket, in which nothing can be renamed, its files are copied and removed."""
+    """Moves a folder. If one side is a bucket, where nothing can be renamed, its files are copied and removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if not (in_bucket(folder) or in_bucket(target)):
         shutil.move(folder, target)
@@ -151,9 +151,9 @@ def move(folder: Path, target: Path) -> None:
 
 
 def on_disk(path: Path) -> pathlib.Path:
-    """The path itself; of what is in a bucket, a copy on this machine, for libraries that read disks alone.
+    """The path itself, or a copy on this machine of what is in a bucket, for libraries that read only disks.
 
-    Copies stay in CACHE and are known by sizes and checksums of the objects: a changed one is copied again.
+    Copies stay in CACHE and are recognised by sizes and checksums of the objects: a changed one is copied again.
 
     Raises: FileNotFoundError.
     """
@@ -181,7 +181,7 @@ def on_disk(path: Path) -> pathlib.Path:
 
 
 def scratch(folder: Path) -> pathlib.Path:
-    """Where what can be computed again is kept: in the folder; of one in a bucket, on this machine."""
+    """Where what can be computed again is kept: in the folder, or on this machine if that is in a bucket."""
     if not in_bucket(folder):
         return folder
     return CACHE.expanduser() / 'scratch' / hashlib.sha256(str(folder).encode()).hexdigest()
@@ -189,9 +189,9 @@ def scratch(folder: Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[pathlib.Path]:
-    """Gives a path to write to, and puts it where `path` is at the end; after an error nothing is left.
+    """Yields a path to write to, and moves the file to `path` at the end; after an error nothing is left.
 
-    Several processes may write at once. The new name does not have the old one in it, which may be as long as can be.
+    Several processes may write at once. The temporary name does not contain the old one, which may have maximal length.
     """
     if in_bucket(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -213,6 +213,6 @@ _open: set[pathlib.Path] = set()
 
 
 def remove_unfinished() -> None:
-    """Takes away what is being written, for a process that is about to end at once."""
+    """Removes what is being written, for a process that is about to end at once."""
     for path in list(_open):
         path.unlink(missing_ok=True)

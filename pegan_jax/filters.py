@@ -1,4 +1,4 @@
-"""Design of FIR filters, on the host in float64; what comes out are constants of a model."""
+"""Design of FIR filters, on the host in float64; the results are constants of a model."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,13 +17,13 @@ def setup_filter(
     """A filter in the form that `ops.upfirdn2d` takes and StyleGAN checkpoints hold.
 
     Args:
-      taps: [n] for both axes, [n, m] for rows and columns of a filter that is no product, a number, or None for 1.
+      taps: [n] for both axes, [n, m] for rows and columns of a non-separable filter, a number, or None for 1.
       normalize: divide by the sum.
       flip: reverse every axis.
       gain: the factor on an image that is filtered along both axes.
-      separable: keep [n]; otherwise it becomes the outer product with itself. By default from 8 taps on.
+      separable: keep [n]; otherwise it becomes the outer product with itself. The default is to keep 8 taps and more.
     Returns: [n] or [n, m] float32.
-    Raises: ValueError for other ranks, an empty filter, a sum of zero to normalise by, a separable [n, m].
+    Raises: ValueError for other ranks, an empty filter, a sum of zero to normalise by, or a separable [n, m].
     """
     f = np.atleast_1d(np.asarray(1.0 if taps is None else taps, np.float64))
     if f.ndim > 2 or f.size == 0:
@@ -53,8 +53,8 @@ def lowpass(
     r = |(x_i, x_j)|, has the same response in all directions.
 
     Args:
-      cutoff: fc, where the response is halved; with width and sampling_rate in one unit, cycles per image here.
-      width: of the whole transition band.
+      cutoff: fc, where the response is halved; in the same unit as width and sampling_rate, here cycles per image.
+      width: that of the whole transition band.
     Returns: [num_taps], or [num_taps, num_taps] if radial, float32; None for a single tap, which would filter nothing.
     Raises: ValueError unless 0 < cutoff < sampling_rate / 2, num_taps >= 1 and width > 0.
     """
@@ -86,11 +86,11 @@ def lowpass(
 def windowed(
     num_taps: int, cutoff: float, sampling_rate: float, kind: Literal['lanczos', 'gaussian']
 ) -> np.ndarray | None:
-    """A low-pass filter without a Kaiser window, of x = 2 cutoff t, in samples of what it is to keep.
+    """A low-pass filter without a Kaiser window, as a function of x = 2 cutoff t, in samples of the signal to keep.
 
     sinc(x) sinc(x / 2) for |x| < 2 ('lanczos', a = 2), or exp(-x^2 / (2 0.4^2)) ('gaussian').
 
-    Returns: [num_taps] float32 of sum 1; None for a single tap.
+    Returns: [num_taps] float32 with sum 1; None for a single tap.
     """
     if num_taps == 1:
         return None
@@ -100,5 +100,5 @@ def windowed(
 
 
 def attenuation(num_taps: int, width: float, sampling_rate: float) -> float:
-    """Stopband attenuation of `lowpass` in dB, by Kaiser: 2.285 (n - 1) pi width / (sampling_rate / 2) + 7.95."""
+    """Stopband attenuation of `lowpass` in dB (Kaiser): 2.285 (n - 1) pi width / (sampling_rate / 2) + 7.95."""
     return 2.285 * (num_taps - 1) * np.pi * width / (sampling_rate / 2) + 7.95

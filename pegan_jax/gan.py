@@ -1,4 +1,4 @@
-"""What a system gives: functions, a training step as an ordered tuple of updates, and how its images are made."""
+"""What a system provides: functions, a training step as an ordered tuple of updates, and how its images are made."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from pegan_jax.settings import UserError
 
 
 def size_of(resolution: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a resolution, which is that or the side of a square."""
+    """(height, width) of a resolution, which is either that pair or the side of a square."""
     return (resolution, resolution) if isinstance(resolution, int) else resolution
 
 
@@ -41,14 +41,14 @@ class Update:
     """One optimiser step of one network.
 
     net: 'g' or 'd'.
-    loss: (params, state, batch, key, stage) -> (loss, (new_state_fields, metrics)). `params` are of `net`, `state`
-      is the whole TrainState, `batch['index']` holds the global row of each sample: random numbers are drawn per sample
-      with `sample_keys(key, batch['index'])`, so that they do not depend on the number of devices.
-      `new_state_fields` maps TrainState field names (of 'buffers' and 'stats') to replacements; 'params' too, where an
-      evaluation changes parameters, before the optimiser's step, whose gradient is then that of the changed ones.
+    loss: (params, state, batch, key, stage) -> (loss, (new_state_fields, metrics)). `params` are those of `net`,
+      `state` is the whole TrainState, `batch['index']` holds the global row of each sample: random numbers are drawn
+      per sample with `sample_keys(key, batch['index'])`, so that they do not depend on the number of devices.
+      `new_state_fields` maps TrainState field names ('buffers' and 'stats') to replacements. 'params' is allowed too,
+      if an evaluation changes parameters before the optimiser's step; the gradient is then that of the changed ones.
     interval: the update runs on steps divisible by it (lazy regularisation); the trainer multiplies the loss by it.
     part: (stage) -> the key of the network's parameters that this update trains; the others have no gradient and take
-      no time, and every part has an optimiser of its own. None: all of them. All updates of a network agree in this.
+      no time, and every part has an optimiser of its own. None: all of them. All updates of a network agree on this.
     """
 
     net: str
@@ -58,22 +58,22 @@ class Update:
 
 
 class Sampler(NamedTuple):
-    """How a system makes images of seeds: seeds -> `draw` -> latents -> `map` -> w -> `synthesise` -> images.
+    """How a system makes images from seeds: seeds -> `draw` -> latents -> `map` -> w -> `synthesise` -> images.
 
     draw: (seeds) -> latents [N, ...], NumPy, such as `functools.partial(latents, z_dim=512)`.
     synthesise: (variables, w, **options) -> images [N, H, W, C], nominally in [-1, 1], not clamped. With num_ws, w has
       one style per layer, [N, num_ws, w_dim]; otherwise it is what `map` gives.
     map: (variables, latents, labels [N, c_dim] or None) -> w [N, w_dim], before truncation. None: latents are styles.
     w_avg: (variables) -> [w_dim], the centre of truncation; None: there is none.
-    num_ws: styles of an image, which can be mixed; None: there is one.
+    num_ws: how many styles of an image can be mixed; None: there is one.
     options: names of what `synthesise` takes. 'noise': keys [N], which draw it, or 'const' (what the model holds) or
-      'none'. 'grid': coordinates, see `pixelwise`. 'shares' [..., N]: of the N styles in that of every coordinate, for
-      one image. 'size', 'transform' and others come from `view`.
+      'none'. 'grid': coordinates, see `pixelwise`. 'shares' [..., N]: the share of each of the N styles at every
+      coordinate, for one image. 'size', 'transform' and others come from `view`.
     view: ((height, width) or None, matrix [3, 3] or None) -> options, for images of a size and of a moved scene; raises
-      ValueError for those that there are not. None: there is one view.
+      ValueError for views that do not exist. None: there is one view.
     pixelwise: every pixel is made on its own: `synthesise` takes a `grid` of coordinates [..., 2] of any shape, and
-      gives [N, ..., C].
-    span: where x is an azimuth over pi, the fraction of the circle that images of training cover; None: it is not.
+      returns [N, ..., C].
+    span: if x is an azimuth over pi, the fraction of the circle that images of training cover; None: it is not.
     """
 
     draw: Callable
@@ -91,7 +91,7 @@ class Completer(NamedTuple):
     """How a system completes images with holes.
 
     inputs: (batch, key) -> {'image' [N, H, W, C] in [-1, 1], 'mask' [N, H, W, 1], and what else `complete` takes}, for
-      the pictures of a run, from a batch as `GAN.prepare` gets it.
+      the pictures of a run; batch as `GAN.prepare` gets it.
     complete: (variables, inputs) -> images [N, H, W, C].
     side_multiple: what the sides of images must be multiples of.
     guided: whether `complete` follows a 'sketch' [N, H, W, 1] among its inputs, 1 on lines.
@@ -104,7 +104,7 @@ class Completer(NamedTuple):
 
 
 class GAN(NamedTuple):
-    """A system, as the trainer and the samplers see it."""
+    """A system as the trainer and the samplers see it."""
 
     init: Callable  # key -> params, buffers: {'g', and 'd' if there is one}, and stats; for all stages at once
     updates: tuple[Update, ...]  # ordered; repeated entries repeat
@@ -118,14 +118,14 @@ class GAN(NamedTuple):
     num_steps: Callable | None = None  # () -> steps of a whole run; None: those of train.total_kimg
     c_dim: int = 0  # entries of the labels that it takes, one per class; 0: none
     # (seed, numbers [n]) -> {name: [n, ...]}, NumPy: what rows of a batch have besides the data, from files too large
-    # for a program. All rows of a step have the same number, that of its first image. None: nothing.
+    # for a program. All rows of a step get the same number, that of its first image. None: nothing.
     rows: Callable | None = None
 
 
 def inputs_of(gan: GAN, index: np.ndarray, rows: Callable, key: jax.Array) -> Any:
     """What `images_of` takes, one for every entry of index [N]: latents of these seeds, or images with holes.
 
-    rows: () -> a batch [N, ...], images as floats; called for systems that complete images only.
+    rows: () -> a batch [N, ...], images as floats; called only for systems that complete images.
     """
     if isinstance(gan.sampler, Completer):
         return jax.jit(gan.sampler.inputs)({**rows(), 'index': index}, key)
@@ -137,7 +137,7 @@ def images_of(gan: GAN, variables: dict, inputs: Any, labels: jax.Array | None =
 
     Args:
       labels: [N, c_dim], for a system that takes labels; None: the classes in turn.
-      options: of `Sampler.synthesise`.
+      options: those of `Sampler.synthesise`.
     """
     sampler = gan.sampler
     if isinstance(sampler, Completer):
@@ -155,7 +155,7 @@ def size_of_samples(gan: GAN, variables: dict) -> tuple[int, int]:
 
 
 def per_layer(sampler: Sampler, w: jax.Array) -> jax.Array:
-    """w [N, w_dim] as `synthesise` takes it: the same style for every layer, where layers may have their own."""
+    """w [N, w_dim] as `synthesise` takes it: the same style for every layer, if layers may have their own."""
     return w if sampler.num_ws is None or w.ndim == 3 else jnp.repeat(w[:, None], sampler.num_ws, axis=1)
 
 
@@ -191,7 +191,7 @@ def fewer_rows(batch: dict, divisor: int) -> dict:
 def latents(seeds: Iterable[int], z_dim: int) -> np.ndarray:
     """One z per seed, [N, z_dim] float32: `numpy.random.RandomState(seed).randn(1, z_dim)`, the field's convention.
 
-    Raises: ValueError for seeds outside of [0, 2^32).
+    Raises: ValueError for seeds outside [0, 2^32).
     """
     seeds = list(seeds)
     if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:

@@ -21,7 +21,7 @@ class Address(NamedTuple):
 
 
 def is_address(place: str | os.PathLike) -> bool:
-    """Whether a text is meant as an address of the hub."""
+    """Whether a text is meant as an address on the hub."""
     return isinstance(place, str) and place.startswith(PREFIX)
 
 
@@ -34,7 +34,7 @@ def parse(text: str) -> Address:
 
 
 def fetch(text: str, file: str) -> pathlib.Path:
-    """A file of a repository, which its package keeps in its own cache; where the network is off, from there.
+    """A file of a repository. The hub's package caches it, and serves it from its cache when the network is off.
 
     Raises: UserError, which says what to do.
     """
@@ -44,7 +44,7 @@ def fetch(text: str, file: str) -> pathlib.Path:
 
 
 def package() -> types.ModuleType:
-    """The package of the hub. Raises: UserError where it is not installed."""
+    """The package of the hub. Raises: UserError if it is not installed."""
     try:
         import huggingface_hub  # an extra
     except ModuleNotFoundError as error:
@@ -56,9 +56,9 @@ def package() -> types.ModuleType:
 
 @contextlib.contextmanager
 def told(text: str) -> Iterator[None]:
-    """What the hub says of an address becomes a UserError that says what to do."""
+    """Turns the hub's errors about an address into a UserError that says what to do."""
     package()
-    from huggingface_hub import errors  # of an extra
+    from huggingface_hub import errors  # an extra
 
     try:
         yield
@@ -88,10 +88,10 @@ def told(text: str) -> Iterator[None]:
         raise UserError(f'{text}: {_line(error)}') from None
     except (errors.HTTPError, OSError) as error:
         if getattr(error, 'errno', None) is not None and getattr(error, 'filename', None) is not None:
-            raise  # of a file on this machine: a full disk, a folder that may not be written
+            raise  # about a file on this machine: a full disk, a folder that may not be written
         raise UserError(f'{text}: the hub cannot be reached ({_line(error)}); check the network.') from None
 
 
 def _line(error: Exception) -> str:
-    """What an error says, in one line that ends in a full stop."""
+    """An error's message, in one line that ends in a full stop."""
     return ' '.join(str(error).split())[:300].rstrip('.') + '.'

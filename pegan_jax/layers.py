@@ -1,4 +1,4 @@
-"""Linen layers that several systems share. Parameters are float32; `dtype` is that of convolution inputs."""
+"""Linen layers that several systems share. Parameters are float32; `dtype` is that of the inputs of convolutions."""
 
 import functools
 import math
@@ -28,8 +28,8 @@ def normalize_2nd_moment(x: jax.Array, axis: int = -1, eps: float = 1e-8) -> jax
 def pixel_norm(x: jax.Array) -> jax.Array:
     """x / (sqrt(mean(x^2)) + 1e-6), the mean over channels (Karras et al. 2018, section 4.2).
 
-    As in mmgen the small number is added to the root; under it in `normalize_2nd_moment`. The derivative at 0 is 0.
-    Computed in float32, in the dtype of x.
+    As in mmgen, the small number is added to the root; `normalize_2nd_moment` adds it under the root. The derivative at
+    0 is 0. Computed in float32; the result has the dtype of x.
     """
     x32 = x.astype(jnp.float32)
     squares = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
@@ -41,7 +41,7 @@ class EqualDense(nn.Module):
     """Dense layer with equalised learning rate (Karras et al. 2018): y = x @ (kernel * m / sqrt(in)) + bias * m.
 
     m is `lr_multiplier`. The kernel [in, features] starts as N(0, 1) weight_init / m, the bias as `bias_init`, a number
-    or one per feature, not divided by m. Without `use_bias` there is none. Always float32, also inside of the matmul:
+    or one per feature, not divided by m. Without `use_bias` there is no bias. Always float32, even inside the matmul:
     these layers make styles and logits.
     """
 
@@ -66,14 +66,14 @@ class EqualDense(nn.Module):
 
 
 def truncate(w: jax.Array, w_avg: jax.Array, psi: float, cutoff: int | None = None) -> jax.Array:
-    """w_avg + psi (w - w_avg), from w [..., w_dim] and w_avg [w_dim]; with a cutoff, of w[:, :cutoff] only."""
+    """w_avg + psi (w - w_avg), from w [..., w_dim] and w_avg [w_dim]; with a cutoff, only for w[:, :cutoff]."""
     centre = w_avg.reshape((1,) * (w.ndim - 1) + w_avg.shape)
     truncated = centre + psi * (w - centre)
     return truncated if cutoff is None else jnp.concatenate([truncated[:, :cutoff], w[:, cutoff:]], axis=1)
 
 
 def mean_w(map_latents: Callable, z_dim: int, variables: dict) -> jax.Array:
-    """Centre of truncation [w_dim] of a model that keeps none: the mean w of a fixed set of 4096 latents.
+    """Centre of truncation [w_dim] for a model that stores none: the mean w of a fixed set of 4096 latents.
 
     map_latents: (variables, z [N, z_dim]) -> w [N, w_dim].
     """
@@ -83,15 +83,15 @@ def mean_w(map_latents: Callable, z_dim: int, variables: dict) -> jax.Array:
 class MappingNetwork(nn.Module):
     """z, a label, or both -> w (Karras et al. 2019, section 2): normalised, then activated dense layers fc0, fc1, ...
 
-    A label [N, c_dim] passes the dense layer `embed`; z and the embedded label are divided by the root of their mean
-    squares, each on its own, and concatenated. Always float32.
+    A label [N, c_dim] passes through the dense layer `embed`; z and the embedded label are each divided by their root
+    mean square, and concatenated. Always float32.
 
     w_dim: size of the result.
     num_ws: copies of w, one per layer of the synthesis: [N, num_ws, w_dim]; None: one w, [N, w_dim].
     embed_features, layer_features: width of the embedded label and of the layers before the last; None: w_dim.
-    activation: of all layers, a key of `ops.ACTIVATIONS`.
-    w_avg_beta: of the mean of all w in the buffer `w_avg` [w_dim], the centre of truncation; None: no such buffer, and
-      there is none either without num_ws.
+    activation: that of all layers, a key of `ops.ACTIVATIONS`.
+    w_avg_beta: decay of the mean of all w in the buffer `w_avg` [w_dim], the centre of truncation; None: no such
+      buffer. Without num_ws there is no buffer either.
     """
 
     w_dim: int
@@ -134,7 +134,7 @@ class EqualConv(nn.Module):
 
     up, down: resample by 2 with the FIR filter in the buffer `resample_filter`, see `ops.conv2d_resample`.
     activate: add a bias and apply lrelu; without it the layer has no bias.
-    gain, clamp: factor on the result, and limit of its absolute value, which the gain scales too; None: no limit.
+    gain, clamp: factor on the result, and limit on its absolute value, which the gain scales too; None: no limit.
     resample_filter: taps; ignored without resampling.
     trainable: whether the kernel and the bias are parameters; otherwise they are buffers of the same names.
     """
@@ -175,12 +175,12 @@ def minibatch_std(x: jax.Array, group_size: int | None = 4, num_channels: int = 
     """Appends channels with the standard deviation over groups of samples (Karras et al. 2018, section 3), in float32.
 
     With g = min(b, group_size), sample n belongs to group n mod (b / g). The channels of x are divided into
-    `num_channels` parts in order; the mean over positions and channels of a part of sqrt(population variance over the
-    group + 1e-8) fills one new channel of the group's samples.
+    `num_channels` parts in order. One new channel of the group's samples is filled with sqrt(population variance over
+    the group + 1e-8), averaged over the positions and channels of a part.
 
     Args:
       x: [b, H, W, C]; b is the batch of one device.
-      group_size: None: the whole batch.
+      group_size: None means the whole batch.
     Returns: [b, H, W, C + num_channels] float32.
     Raises: ValueError unless g divides b, and num_channels divides C.
     """
@@ -207,8 +207,8 @@ class BatchNorm(nn.Module):
     train: normalise by the biased variance of x, and move the running statistics a tenth of the way to its mean and
     *unbiased* variance, as torch does; otherwise normalise by the running statistics.
 
-    scale_init: of the scale.
-    axis_name: of a mapped axis; in training, the batch is then that of all its devices together.
+    scale_init: initialiser of the scale.
+    axis_name: name of a mapped axis; in training, the batch is then that of all its devices together.
     """
 
     scale_init: Callable = nn.initializers.ones
@@ -242,11 +242,11 @@ class BatchNorm(nn.Module):
 class PartialConv(nn.Module):
     """Partial convolution (Liu et al. 2018, section 3.1) with the rules of NVIDIA's layer; kernel [k, k, C, features].
 
-    With S the number of weights of a window and V the sum of its valid ones, positions outside the image among the
-    invalid: y = conv(x * valid) S / V + bias and valid' = 1 where V > 0; y = 0 and valid' = 0 elsewhere. Hence an image
+    S is the number of weights of a window and V the sum of its valid ones; positions outside the image are invalid.
+    y = conv(x * valid) S / V + bias and valid' = 1 where V > 0; y = 0 and valid' = 0 elsewhere. Hence an image
     that is valid everywhere is renormalised at its borders.
 
-    padding: zeros ((top, bottom), (left, right)), or 'SAME' as XLA means it.
+    padding: zeros ((top, bottom), (left, right)), or XLA's 'SAME'.
     dilation: distance between neighbouring taps.
     """
 
@@ -265,9 +265,9 @@ class PartialConv(nn.Module):
 
         Args:
           x: [N, H, W, C].
-          valid: 1 for valid, 0 for a hole; no gradient reaches it. [N or 1, H, W, 1], one for all channels: V counts
-            positions, and so it stays. [N or 1, H, W, C], one per channel, as concatenated features need: V counts all
-            of them, and the new one has `features` equal channels. None: all are valid, [1, H, W, 1].
+          valid: 1 for valid, 0 for a hole; no gradient reaches it. [N or 1, H, W, 1] is one for all channels: V counts
+            positions, and valid' has one channel too. [N or 1, H, W, C] is one per channel, as concatenated features
+            need: V counts all of them, and valid' has `features` equal channels. None: all are valid, [1, H, W, 1].
         Raises: AssertionError for another shape.
         """
         size, channels = self.kernel_size, x.shape[-1]

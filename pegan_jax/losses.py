@@ -1,4 +1,4 @@
-"""Losses and penalties: pure functions of logits, of a function that gives logits, or of images."""
+"""Losses and penalties: pure functions of logits, of a function that returns logits, or of images."""
 
 import math
 from collections.abc import Callable
@@ -30,22 +30,22 @@ def hinge_d(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
 
 
 def hinge_g(fake_scores: jax.Array) -> jax.Array:
-    """Loss of G that goes with `hinge_d`: -mean D(fake)."""
+    """The loss of G to go with `hinge_d`: -mean D(fake)."""
     return -jnp.mean(fake_scores)
 
 
 def least_squares_d(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
-    """Least squares (Mao et al. 2017, eq. 9), of D: mean (D(real) - 1)^2 / 2 + mean D(fake)^2 / 2."""
+    """Least-squares loss of D (Mao et al. 2017, eq. 9): mean (D(real) - 1)^2 / 2 + mean D(fake)^2 / 2."""
     return (jnp.mean(jnp.square(real_scores - 1)) + jnp.mean(jnp.square(fake_scores))) / 2
 
 
 def least_squares_g(fake_scores: jax.Array) -> jax.Array:
-    """Least squares of G, not halved: mean (D(fake) - 1)^2."""
+    """Least-squares loss of G, not halved: mean (D(fake) - 1)^2."""
     return jnp.mean(jnp.square(fake_scores - 1))
 
 
 def input_gradients(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """d sum(function(x)) / dx, to be differentiated again: its matmuls and convolutions have all digits of float32.
+    """d sum(function(x)) / dx, to be differentiated again: its matmuls and convolutions have full float32 precision.
 
     By default a TPU multiplies float32 numbers in one pass of bfloat16, and recent GPUs in TF32.
     """
@@ -53,7 +53,7 @@ def input_gradients(function: Callable[[jax.Array], jax.Array], x: jax.Array) ->
 
 
 def values_and_input_gradients(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """function(x), and `input_gradients` of it."""
+    """function(x) and its `input_gradients`."""
 
     def total(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         values = function(x)
@@ -105,7 +105,7 @@ def path_length_penalty(lengths: jax.Array, mean: jax.Array, decay: float) -> tu
 
     Args:
       lengths: [b].
-      mean: the running mean before, [].
+      mean: the previous running mean, [].
       decay: m = mean + decay * (mean of the lengths - mean).
     Returns: the penalty, and m without gradient.
     """
@@ -120,8 +120,8 @@ def plain_distance(a: jax.Array, b: jax.Array, valid: jax.Array | None = None) -
     size of the images and at every half of it down to 8 pixels. A side of one pixel has no neighbours.
 
     Args:
-      valid: [N, H, W, 1] of zeros and ones: means are over pixels, differences and squares of 2 x 2 pixels all of which
-        are ones, and over the sizes at which there are any. None: all are.
+      valid: [N, H, W, 1] of zeros and ones. Means are over the pixels, differences and squares of 2 x 2 pixels that
+        are ones throughout, and over the sizes that have any. None: all are ones.
     """
     difference, totals, counts = a - b, [], []
     while True:
@@ -140,7 +140,7 @@ def plain_distance(a: jax.Array, b: jax.Array, valid: jax.Array | None = None) -
 
 
 def masked_mean(x: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """Means of x [N, H, W, C] where valid [N, H, W, 1] is 1, or everywhere: [N]; 0 where it is nowhere."""
+    """Means of x [N, H, W, C] over the pixels where valid [N, H, W, 1] is 1, or over all: [N]; 0 if there are none."""
     if valid is None:
         return jnp.mean(x, axis=(1, 2, 3))
     count = jnp.sum(valid, axis=(1, 2, 3)) * x.shape[-1]

@@ -18,7 +18,7 @@ from pegan_jax.files import CACHE, as_path, in_bucket
 from pegan_jax.weights import public
 
 SHOWN = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'tensorflow-datasets')
-# What an extra brings: the package that tells whether it is there, and what needs it.
+# The package that tells whether an extra is installed, and what needs it.
 EXTRAS = {
     'video': ('imageio_ffmpeg', 'FFmpeg, for MP4'),
     'heif': ('pillow_heif', 'HEIC photographs'),
@@ -29,14 +29,14 @@ EXTRAS = {
     'gs': ('gcsfs', 'paths in gs://'),
     's3': ('s3fs', 'paths in s3://'),
 }
-LITTLE = 5 * 2**30  # bytes of a disk on which a run soon ends
+LITTLE = 5 * 2**30  # free bytes below which a run would soon fill the disk
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """One thing that was examined.
 
     found: what it is, or 'missing' and what needs it.
-    advice: what to do about it; '' where nothing has to be done.
+    advice: what to do about it; '' if nothing has to be done.
     broken: nothing works without it.
     """
 
@@ -58,7 +58,7 @@ def best_seconds(run: Callable, repeats: int) -> float:
 
 
 def matmul_peaks(size: int = 4096) -> dict[str, float]:
-    """{dtype: FLOP/s of a matmul, best of five}; bfloat16 only where there are units for it."""
+    """{dtype: FLOP/s of a matmul, best of five}; bfloat16 only if there are units for it."""
     peaks = {}
     for dtype in ('float32',) if jax.default_backend() == 'cpu' else ('float32', 'bfloat16'):
         a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
@@ -68,7 +68,7 @@ def matmul_peaks(size: int = 4096) -> dict[str, float]:
 
 
 def examine() -> Iterator[Finding]:
-    """Looks at everything, in a few seconds; nothing is fetched, and nothing is written but compiled programs."""
+    """Examines everything, in a few seconds; nothing is fetched, and nothing is written except compiled programs."""
     yield from _versions()
     devices = list(_devices())
     yield from devices
@@ -85,7 +85,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    """Python and the libraries; every dependency that is missing, or of a version that the library does not take."""
+    """Python and the libraries; every dependency that is missing, or has a version that the library does not accept."""
     yield Finding('python', f'{platform.python_version()} on {platform.platform()}')
     try:
         yield Finding('pegan_jax', importlib.metadata.version('pegan_jax'))
@@ -115,7 +115,7 @@ def _devices() -> Iterator[Finding]:
     """JAX's devices and their memory, and an accelerator that JAX does not see."""
     try:
         devices = jax.devices()
-    except (RuntimeError, AssertionError) as error:  # JAX asserts where a platform that was asked for has no device
+    except (RuntimeError, AssertionError) as error:  # JAX asserts if a platform that was asked for has no device
         asked = os.environ.get('JAX_PLATFORMS', '')
         told = (str(error).splitlines() or [f'JAX found none for JAX_PLATFORMS={asked!r}'])[0]
         advice = 'set JAX_PLATFORMS=cpu to use the CPU, or install JAX for this device: jax[cuda13] or jax[tpu]'

@@ -1,4 +1,4 @@
-"""Pixels for people and files: [-1, 1] and integers, pictures of several images, decoding, writing piece by piece."""
+"""Pixels for people and files: [-1, 1] and integers, grids of several images, decoding, writing piece by piece."""
 
 import io
 import itertools
@@ -21,7 +21,7 @@ PNG_COLOURS = {1: 0, 3: 2, 4: 6}  # the colour type of a number of channels
 
 
 class UnreadableImage(UserError):
-    """Bytes that are no image that can be used; the message says why."""
+    """Bytes that are not a usable image; the message says why."""
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
@@ -47,8 +47,8 @@ def as_floats(images: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     """uint8 pixels [..., C] with another number of channels: 1 is grey, 3 is RGB, 4 is RGBA.
 
-    Opacity that is left out puts colours over black; opacity that is added is 255. Grey is the luminance of ITU-R
-    BT.601, 0.299 R + 0.587 G + 0.114 B, rounded as Pillow does: of equal colours exactly their value.
+    Where opacity is dropped, colours are put over black; opacity that is added is 255. Grey is the luminance of ITU-R
+    BT.601, 0.299 R + 0.587 G + 0.114 B, rounded as in Pillow: for equal colours it is exactly their value.
     """
     if pixels.shape[-1] == 4 != channels:
         pixels = np.round(pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
@@ -62,7 +62,7 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def as_image(pixels: np.ndarray) -> Image.Image:
-    """Pillow's image of uint8 [H, W, C]: grey, RGB or RGBA for a C of 1, 3 or 4, and for 2 grey with opacity."""
+    """Pillow's image of uint8 [H, W, C]: grey, grey with opacity, RGB or RGBA for a C of 1, 2, 3 or 4."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
@@ -99,13 +99,13 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 
 def has_16_bits(image: Image.Image) -> bool:
     """Whether a file's channels have 16 bits, as far as Pillow says it; must be asked before the pixels are read."""
-    # Colours of 16 bits have a mode of 8; only the decoder's arguments tell. A BMP of 16 bits has them per pixel.
+    # Colours with 16 bits have a mode with 8; only the decoder's arguments tell. A BMP has its 16 bits per pixel.
     deep = image.format in ('PNG', 'TIFF') and any(';16' in str(tile) for tile in image.tile)
     return deep or image.mode.startswith('I')
 
 
 def formats_of(head: bytes) -> tuple[str, ...]:
-    """What Pillow may take a file for that begins with these 12 bytes. Raises: UnreadableImage without its package."""
+    """Formats that Pillow may try for a file with these first 12 bytes. Raises: UnreadableImage without its package."""
     if head[4:8] != b'ftyp' or head[8:12] not in HEIF:
         return FORMATS
     try:
@@ -117,7 +117,7 @@ def formats_of(head: bytes) -> tuple[str, ...]:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Reads the header only. Raises UnreadableImage for what is no image, or has more than max_pixels."""
+    """Reads only the header. Raises UnreadableImage for what is not an image, or has more than max_pixels."""
     if not data:
         raise UnreadableImage('empty file')
     formats = formats_of(data[:12])
@@ -142,8 +142,8 @@ def decode_image(data: bytes, max_pixels: int, channels: int = 3, *, draft: bool
     Args:
       channels: 1, 3 or 4, as `with_channels` makes them.
       draft: JPEG only: read everything, but compute an eighth of the resolution.
-    Raises: UnreadableImage for what is no image, is truncated, has float pixels, or has more than max_pixels (which the
-      header says, before anything is decoded; Pillow's own limit of 179 million applies as well).
+    Raises: UnreadableImage for what is not an image, is truncated, has float pixels, or has more than max_pixels (the
+      header tells, before anything is decoded; Pillow's own limit of 179 million applies as well).
     """
     image = _open(data, max_pixels)
     try:
@@ -156,7 +156,7 @@ def decode_image(data: bytes, max_pixels: int, channels: int = 3, *, draft: bool
 
 
 def decode_raw(data: bytes, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The numbers of an image: uint8 or uint16 [H, W, 1] where it has no colours, else uint8 [H, W, 3]; and its alpha.
+    """The numbers of an image: uint8 or uint16 [H, W, 1] if it has no colours, else uint8 [H, W, 3]; and its alpha.
 
     Turned upright by its EXIF orientation; of several frames, the first. Raises: UnreadableImage as `decode_image`.
     """
@@ -183,7 +183,7 @@ def read_image(path: Path, max_pixels: int, channels: int = 3) -> np.ndarray:
 
 
 def save(image: np.ndarray, path: str | os.PathLike, *, bits: int = 8) -> None:
-    """One image [..., C] into a file as `write` does. Raises: ValueError as there."""
+    """Writes one image [..., C] to a file, like `write`. Raises: ValueError as there."""
     write(as_path(path), [image.reshape(-1, image.shape[-1])], image.shape[:-1], bits)
 
 
@@ -199,11 +199,11 @@ def write(path: Path, pieces: Iterable[np.ndarray], shape: tuple[int, ...], bits
     """Writes colours [n, C] that arrive in pieces, in order, so that memory does not grow with the image.
 
     Args:
-      path: a .png, clamped to [-1, 1] and rounded to `bits`; or .npy, float32 as it is. It appears when complete. A PNG
-        is grey, RGB or RGBA for a C of 1, 3 or 4.
-      shape: of the whole without its last axis; of a PNG (height, width).
-      bits: 8 or 16, of each channel of a PNG.
-    Raises: ValueError for another suffix, other bits, a PNG of another shape or number of channels.
+      path: a .png, clamped to [-1, 1] and rounded to `bits`; or .npy, float32 unchanged. It appears when complete. A
+        PNG is grey, RGB or RGBA for a C of 1, 3 or 4.
+      shape: that of the whole without its last axis; for a PNG (height, width).
+      bits: 8 or 16, per channel of a PNG.
+    Raises: ValueError for another suffix, other bits, or a PNG of another shape or number of channels.
     """
     check_name(path)
     picture = path.suffix.lower() == '.png'
@@ -223,7 +223,7 @@ def write(path: Path, pieces: Iterable[np.ndarray], shape: tuple[int, ...], bits
 
 
 def _write_png(file: BinaryIO, pieces: Iterator[np.ndarray], height: int, width: int, bits: int) -> None:
-    """An image whose pixels arrive in pieces, in order; Pillow writes no 16-bit RGB, and images only as a whole."""
+    """An image whose pixels arrive in pieces, in order; Pillow writes no 16-bit RGB, and only whole images."""
     first, *_ = head = list(itertools.islice(pieces, 1))
     channels = first.shape[-1]
     if channels not in PNG_COLOURS:
@@ -241,7 +241,7 @@ def _write_png(file: BinaryIO, pieces: Iterator[np.ndarray], height: int, width:
         waiting = np.concatenate([waiting, levels.reshape(-1).view(np.uint8)])
         rows = waiting[: len(waiting) // row_bytes * row_bytes].reshape(-1, row_bytes)
         waiting = waiting[rows.size :]
-        # Filter 2, the difference to the row above: neighbours are alike, so it compresses.
+        # Filter 2, the difference from the row above: neighbours are alike, so it compresses well.
         filtered = rows - np.concatenate([above, rows])[: len(rows)]
         above = rows[-1:] if len(rows) else above
         block(b'IDAT', compressor.compress(np.pad(filtered, ((0, 0), (1, 0)), constant_values=2).tobytes()))

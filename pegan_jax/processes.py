@@ -1,4 +1,4 @@
-"""Several processes that act as one: what fails on one stops all, and all of them stop after the same step."""
+"""Several processes that act as one: a failure on one stops all, and all of them stop after the same step."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ from jax.experimental import multihost_utils
 from pegan_jax.settings import ConfigError
 
 MESSAGE_BYTES = 2000
-PARTING = 5  # seconds in which the others, which end with the first process, can tell an error that is theirs too
+PARTING = 5  # seconds in which the others, which end with the first process, can still report an error of their own
 
 
 def together(action: Callable[[], Any], *, first_only: bool = False) -> Any:
-    """action() on every process, or on the first one alone; returns what it returned here, None where it did not run.
+    """action() on every process, or only on the first; returns what it returned here, None where it did not run.
 
-    All processes call it, and none returns before all have. Where the action fails on any of them, it raises its error
+    All processes call it, and none returns before all have. If the action fails on any of them, it raises its error
     there, and the others raise ConfigError with the number of that process and its message, instead of waiting for it.
     """
     result, error = None, None
@@ -46,7 +46,7 @@ def together(action: Callable[[], Any], *, first_only: bool = False) -> Any:
 
 
 def of_first(numbers: Sequence[int]) -> list[int]:
-    """The whole numbers below 2^31 that the first process gives. All processes call it."""
+    """The whole numbers below 2^31 that the first process passes. All processes call it."""
     if jax.process_count() == 1:
         return [*numbers]
     count = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
@@ -60,7 +60,7 @@ def everywhere(true: bool) -> bool:
 
 
 def agree(settings: dict[str, Any]) -> None:
-    """All processes call it, with what must be equal among them. Raises: ConfigError on all, with what is not."""
+    """All processes call it with what must be equal among them. Raises: ConfigError on all, naming what is not."""
     if jax.process_count() == 1:
         return
     text = json.dumps(settings, default=str, sort_keys=True).encode()
@@ -93,7 +93,7 @@ def _flat(tree: Any, name: str = '') -> dict[str, Any]:
 
 
 def lost_peer(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is that another process cannot be reached."""
+    """Whether an error, or its cause, is that another process cannot be reached."""
     signs = ('Gloo', 'UNAVAILABLE', 'heartbeat', 'Connection closed by peer', 'coordination service')
     while error is not None:
         if not isinstance(error, ConfigError) and any(sign in str(error) for sign in signs):
@@ -110,7 +110,7 @@ def several() -> bool:
 def end_alone(lost: bool) -> None:
     """Ends this process, as failed. JAX would first wait for the others, for minutes if they wait for this one.
 
-    lost: as another one has gone already.
+    lost: whether the reason is that another one has already gone.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -136,7 +136,7 @@ class StopSignal:
     def requested(self) -> bool:
         """Whether to save and stop now; equal on all processes, which ask equally often.
 
-        JAX agrees on one future number, and says yes to that number alone: so questions are counted, not steps.
+        JAX agrees on one future number and says yes only to it, so questions are counted, not steps.
         """
         self._asked += 1
         if jax.process_count() > 1:

@@ -1,4 +1,4 @@
-"""From an image to the latent whose image is nearest: projection into w and w+ (Karras et al. 2020, appendix D)."""
+"""Projection into w and w+: finds the latent whose image is nearest to a given one (Karras et al. 2020, appendix D)."""
 
 import dataclasses
 import functools
@@ -18,10 +18,10 @@ from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model, frame_grid, render
 from pegan_jax.settings import UserError
 
-W_SAMPLES, W_SEED = 10_000, 123  # of the statistics of w
-RAMP_UP, RAMP_DOWN = 0.05, 0.25  # of the learning rate, in parts of the steps
+W_SAMPLES, W_SEED = 10_000, 123  # for the statistics of w
+RAMP_UP, RAMP_DOWN = 0.05, 0.25  # ramps of the learning rate, as fractions of the steps
 NOISE, NOISE_END = 0.05, 0.75  # deviation of the noise on w in units of that of w, and when it ends
-MAPS_WEIGHT = 1e5  # of the correlations of noise maps
+MAPS_WEIGHT = 1e5  # weight of the correlations of noise maps
 SIDE = 256  # pixels of the shorter side at which larger images are compared
 
 Watch = Callable[[int, float, Callable[[], np.ndarray]], None]
@@ -31,8 +31,8 @@ Watch = Callable[[int, float, Callable[[], np.ndarray]], None]
 class Projection:
     """What was found.
 
-    ws: [num_ws, w_dim]; image: its image, float32 [H, W, C]; distance: at the end, as named by `measure`.
-    variables: of the model with the noise maps that were found.
+    ws: [num_ws, w_dim]; image: its image, float32 [H, W, C]; distance: the one at the end, which `measure` names.
+    variables: those of the model, with the noise maps that were found.
     """
 
     ws: np.ndarray
@@ -57,16 +57,16 @@ def project(
 ) -> Projection:
     """Finds the w whose image is nearest to an image.
 
-    Adam on w with the published ramps of its rate and of the noise on w. With maps of constant noise (StyleGAN2), those
-    that the image depends on are found too, under a penalty on their correlations.
+    It runs Adam on w with the published ramps of its rate and of the noise on w. With maps of constant noise
+    (StyleGAN2), it also finds those that the image depends on, under a penalty on their correlations.
 
     Args:
       image: float32 [H, W, C] in [-1, 1], of the size and channels that the model makes.
       space: 'w', one style for all layers, or 'w+', one for each.
-      seed: of the noise.
-      label: of the statistics of w, for a model with labels; as in `sample`.
+      seed: that of the noise.
+      label: for the statistics of w, with a model with labels; as in `sample`.
       distance: (images [N, H, W, C], images) -> [N], differentiable, such as LPIPS; None: `plain_distance`.
-      measure: its name.
+      measure: the name of the distance.
       watch: called after every step with its number, the distance, and a function that gives the image [H, W, C].
     Raises: ValueError for an image of another size, and for a model without w.
     """
@@ -88,7 +88,7 @@ def project(
     program, made = jax.make_jaxpr(picture, return_shape=True)(found := {'w': start, 'maps': random})
     if target.shape != made.shape:
         raise UserError(f'the image is {target.shape[1:]}, but the model makes {made.shape[1:]}; resize it before.')
-    # MS-PIE draws the noise of other sizes than the coarsest anew: nothing reads its maps then.
+    # MS-PIE draws noise anew for sizes other than the coarsest, so that nothing reads its maps then.
     inputs = jax.tree.unflatten(jax.tree.structure(found), program.jaxpr.invars)
     read = {id(x) for line in program.eqns for x in line.invars}
     random = {name: x for name, x in random.items() if id(inputs['maps'][name]) in read}
@@ -106,7 +106,7 @@ def project(
 
 
 def compared(images: jax.Array) -> jax.Array:
-    """Images [N, H, W, C] as distances see them: larger ones by area, their shorter side with SIDE pixels."""
+    """Images [N, H, W, C] as distances see them: larger ones are reduced by area to a shorter side of SIDE pixels."""
     height, width = images.shape[1:3]
     factor = max(min(height, width) / SIDE, 1)
     halvings = int(math.log2(factor))
@@ -148,7 +148,7 @@ def _search(
 ) -> dict:
     """{'w', 'maps'} where `far` is least: (found, noise on w, key, *data) -> a distance. show: (found) -> [H, W, C].
 
-    data: arrays that are no part of the compiled program, so that searches in others of their shapes find it again.
+    data: arrays kept out of the compiled program, so that searches with others of the same shapes reuse it.
     """
     optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
 
@@ -169,7 +169,7 @@ def _search(
         found = optax.apply_updates(found, updates)
         return {'w': found['w'], 'maps': jax.tree.map(_normalised, found['maps'])}, state, distance
 
-    # Copies: the first step gives its arguments away.
+    # Copies, because the first step donates its arguments.
     found = {'w': jnp.array(start), 'maps': jax.tree.map(_normalised, maps)}
     state = optimizer.init(found)
     for i in range(steps):
@@ -186,7 +186,7 @@ def _search(
 class Observed(NamedTuple):
     """What is known of an image: colours [K, C] in [-1, 1], each the mean of those at its points [K, S, 2].
 
-    pixels: which of the pixels of training these are, bool [H, W]; all of them where blocks of them are seen.
+    pixels: which pixels of training these are, bool [H, W]; all of them if blocks are seen.
     """
 
     points: np.ndarray
@@ -195,12 +195,12 @@ class Observed(NamedTuple):
 
 
 def observe(model: Model, image: np.ndarray, given: str | np.ndarray, seed: int = 0) -> Observed:
-    """What is given of an image [H, W, C] in [-1, 1], of the size of training.
+    """The given part of an image [H, W, C] in [-1, 1], which has the size of training.
 
     Args:
-      given: 'scattered:0.25' is a quarter of its pixels, chosen by `seed`; 'foveated:0.25' as many by
-        `coords.foveated`; 'coarse:4' the means of its blocks of 4 x 4 pixels; an array bool [H, W] those where it is
-        True.
+      given: 'scattered:0.25' is a quarter of its pixels, chosen by `seed`; 'foveated:0.25' is as many, chosen by
+        `coords.foveated`; 'coarse:4' is the means of its blocks of 4 x 4 pixels; an array bool [H, W] is True at the
+        given pixels.
     Raises: UserError for other words, shares and shapes, and for a system that makes whole images.
     """
     if not model.sampler.pixelwise:
@@ -264,13 +264,13 @@ def project_points(
 ) -> Projection:
     """Finds the w that has given colours at given coordinates, which need not be a grid; `render` shows the rest.
 
-    As `project`, for a model that computes single coordinates; the distance is the mean square of the differences.
+    Like `project`, for a model that computes single coordinates; the distance is the mean square of the differences.
 
     Args:
-      points: [K, 2], or [K, S, 2], of whose colours the mean is seen, as of a pixel of low resolution; any coordinates.
+      points: any coordinates, [K, 2], or [K, S, 2] where the mean colour of S points is seen, as in a large pixel.
       colours: [K, C] in [-1, 1].
-      batch: as many points are drawn for every step if there are more.
-      watch: as in `project`; its image is that of the training frame, as `Projection.image` is.
+      batch: if there are more points, this many are drawn for every step.
+      watch: as in `project`; its image, like `Projection.image`, is that of the training frame.
     Raises: ValueError for other shapes, and for a system that makes whole images or has no w.
     """
     points, colours = np.asarray(points, np.float32), np.asarray(colours, np.float32)
@@ -334,7 +334,7 @@ def _normalised(noise: jax.Array) -> jax.Array:
 
 
 def _correlations(noise: jax.Array) -> jax.Array:
-    """Squared means of the products with the neighbours to the right and below, around, at all sizes down to 8."""
+    """Squared means of the products with the right and lower neighbours, with wrap-around, at all sizes down to 8."""
     total = 0.0
     while True:
         total += sum(jnp.square(jnp.mean(noise * jnp.roll(noise, 1, axis))) for axis in (0, 1))

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 
 class UserError(ValueError):
-    """A request that cannot be met as it is; the message says why, and what would do. Commands print it as one line.
+    """A request that cannot be met as it is; the message says why, and what would work. Commands print it as one line.
 
-    A class of its own because Python, NumPy and JAX raise ValueErrors too, for faults of the program, whose traceback
-    is needed; an array whose shape does not fit that of another one is such a fault, and remains a ValueError.
+    It is a class of its own because Python, NumPy and JAX raise ValueErrors too, for faults of the program, whose
+    traceback is needed. An array whose shape does not fit another's is such a fault, and remains a ValueError.
     """
 
 
@@ -28,7 +28,7 @@ class ConfigError(UserError):
 class DataConfig:
     """Where images come from. `image` or `folder`, when set, is read instead of `tfds`.
 
-    Paths are on a disk, where `~` is the home folder, or in a bucket, gs:// or s3://.
+    Paths are on a disk (`~` is the home folder), or in a bucket, gs:// or s3://.
 
     tfds: name of a TFDS dataset prepared as ArrayRecord, or 'worlds', which is prepared on first use.
     folder: path of a folder of images, searched recursively, or of a ZIP file of images that are not compressed again.
@@ -37,23 +37,23 @@ class DataConfig:
     data_dir: TFDS data directory; None: the TFDS default, and `<workdir>/tfds` for 'worlds'.
     num_worlds: how many images 'worlds' holds.
     resolution: side, or (height, width), of the images that training sees.
-    channels: 1 is grey, by luminance; 3 is RGB; both have transparent pixels over black. 4 is RGBA: colours as they are
-      under their opacity, which is 255 where an image has none, and counts as a fourth channel like the others.
+    channels: 1 is grey, by luminance; 3 is RGB; both put transparent pixels over black. 4 is RGBA: colours stay as they
+      are under their opacity, which is 255 if an image has none; opacity is a fourth channel like the others.
     crop: 'center' cuts the largest window of the wanted aspect and resizes it; 'random' resizes the same way and cuts a
-      random window of the wanted size; 'window' cuts that from the image as it is, enlarged only where it is smaller;
+      random window of the wanted size; 'window' cuts that from the original image, enlarged only if it is smaller;
       'stretch' resizes and ignores the aspect; 'scales' cuts patches of the wanted size at random scales: what 'center'
       cuts is resized to any size between the wanted one and its own. Worlds are drawn four times as fine.
     flip: mirror half of the images at random.
-    outside: training also sees windows beside the frame, up to so many frames away from it along each axis, as
-      `pegan_jax.analysis.extrapolation` counts distances; 0: the frame alone. An image is fitted to 1 + 2 outside
-      frames, the middle of which is the frame, [-1, 1] in coordinates; worlds are drawn as they are there.
-    frame_share: with outside, or crop='scales', the share of images of which training sees the frame, at the wanted
+    outside: training also sees windows beside the frame, up to this many frames away from it along each axis, measured
+      as in `pegan_jax.analysis.extrapolation`; 0: the frame alone. An image is fitted to 1 + 2 outside frames; the
+      middle one is the frame, [-1, 1] in coordinates. Worlds are drawn as they are there.
+    frame_share: with outside, or crop='scales', the share of images that training sees in the frame, at the wanted
       size; windows, or patches, of the others lie anywhere.
-    labels: read the class of every image: of a TFDS dataset its label, of a folder the sub-folder that an image is in,
-      or what `dataset.json` in the folder or ZIP file says.
-    edges: give a drawing of the lines of every image: computed by 'canny' or 'dog', or from 'files', those of a folder
-      that are named as an image with `_edge` behind (photo.jpg: photo_edge.png). A model that is trained with one kind
-      expects this kind.
+    labels: read the class of every image: its label in a TFDS dataset, the sub-folder that it is in, or what
+      `dataset.json` in the folder or ZIP file says.
+    edges: add a line drawing of every image: computed by 'canny' or 'dog', or from 'files', those of a folder that are
+      named like an image plus `_edge` (photo.jpg: photo_edge.png). A model that is trained with one kind expects this
+      kind.
     cache: keep decoded images in memory (small datasets).
     max_pixels: larger images are refused before they are decoded.
     """
@@ -113,12 +113,12 @@ class DataConfig:
 
     @property
     def margin(self) -> tuple[int, int]:
-        """How far windows are above or below the frame, and beside it, at most: pixels."""
+        """The largest distance of windows above or below the frame, and beside it, in pixels."""
         return round(self.outside * self.size[0]), round(self.outside * self.size[1])
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """(height, width) in pixels of the frame with its margin, from which windows are cut."""
+        """(height, width) in pixels of the frame with its margin; windows are cut from it."""
         return self.size[0] + 2 * self.margin[0], self.size[1] + 2 * self.margin[1]
 
 
@@ -143,39 +143,39 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop. `batch_size` counts images of a step over all devices and processes; `*_every` count steps.
+    """The loop. `batch_size` counts the images of a step over all devices and processes; `*_every` count steps.
 
-    total_kimg: length of the run in thousands of real images shown; a SinGAN's is model.iters_per_scale for each scale.
+    total_kimg: length of the run in thousands of real images shown; a SinGAN runs model.iters_per_scale for each scale.
     sample_every, checkpoint_every: 0 is never; a checkpoint is saved at the end in any case.
     backend: 'jit' (shard_map under jit) or 'pmap'.
-    keep: newest checkpoints kept.
+    keep: how many of the newest checkpoints are kept.
     metrics: names of scores, such as ('fid10k', 'kid10k'), measured when a checkpoint is saved; see docs/metrics.md.
-    keep_best: checkpoints kept besides for the best number of the first of `metrics`; without these for the lowest
-      `swd`, the sliced Wasserstein distance between `metric_images` samples and as many real images, measured when a
-      checkpoint is saved; 0: not measured.
-    inner_steps: steps that one program makes in a loop on the device, where so many in a row are alike and nothing is
-      due between them: less time between short steps on a GPU or TPU, the same results. On a CPU gradients of
+    keep_best: how many more checkpoints are kept for the best number of the first of `metrics`; without metrics, for
+      the lowest `swd`, the sliced Wasserstein distance between `metric_images` samples and as many real images,
+      measured when a checkpoint is saved; 0: not measured.
+    inner_steps: steps that one program makes in a loop on the device, where this many in a row are alike and nothing is
+      due between them: less time between short steps on a GPU or TPU, the same results. On a CPU, gradients of
       convolutions are many times slower in a loop.
     sample_grid: (rows, columns) of the sample image.
-    logger: 'wandb' sends numbers and sample images to Weights & Biases too; the environment variable WANDB_PROJECT
-      names the project, WANDB_MODE=offline keeps all of it in the workdir. None: metrics.jsonl and TensorBoard alone.
+    logger: 'wandb' also sends numbers and sample images to Weights & Biases; the environment variable WANDB_PROJECT
+      names the project, WANDB_MODE=offline keeps everything in the workdir. None: only metrics.jsonl and TensorBoard.
     checksums: write and verify SHA-256 sums of every checkpoint.
     compilation_cache: folder that keeps compiled programs, so that a second launch does not compile again; None: off.
-      The environment variable JAX_COMPILATION_CACHE_DIR goes before.
-    accumulate: parts of a batch that are computed one after the other on every device, their gradients being averaged:
-      less memory, and the numbers of as many times more devices (what is computed from a whole batch per device, such
-      as the deviation over a minibatch or batch normalisation, sees the smaller parts).
-    remat: for gradients, keep the results of convolutions and matmuls alone and compute the others again: less memory,
+      The environment variable JAX_COMPILATION_CACHE_DIR takes precedence.
+    accumulate: parts of a batch that every device computes one after the other, averaging their gradients: less memory,
+      and the numbers of that many times more devices (what is computed from a whole batch per device, such as the
+      deviation over a minibatch or batch normalisation, sees the smaller parts).
+    remat: for gradients, keep only the results of convolutions and matmuls and compute the others again: less memory,
       more work, the same numbers.
-    non_finite: what happens where a loss or a gradient is not finite: 'stop' ends the run at the last good checkpoint;
-      'skip' leaves this update out, which `gradients/skipped` counts, and ends the run where all steps of a log
-      interval, and at least two in a row, had one. StyleGAN2 and 3 and CREPS replace what is not finite in gradients,
+    non_finite: what happens when a loss or a gradient is not finite: 'stop' ends the run at the last good checkpoint;
+      'skip' leaves this update out, which `gradients/skipped` counts, and ends the run if all steps of a log
+      interval, and at least two in a row, had one. StyleGAN2 and 3 and CREPS replace non-finite numbers in gradients,
       as published, and stop for losses alone.
-    init_from: a run's working directory, what `convert` or `export` made, a model that ships, or hf://user/name: a new
-      run begins with the networks in its newest checkpoint, and with a fresh discriminator where that has none;
-      optimisers begin anew. Running means go on as if they had warmed up, and a blur of the first images is over.
+    init_from: a run's working directory, what `convert` or `export` made, a model that ships, or hf://user/name. A new
+      run begins with the networks in its newest checkpoint, and with a fresh discriminator if that has none;
+      optimisers begin anew. Running means continue as if they had warmed up, and a blur of the first images is over.
     init_partial: take what fits of init_from's networks, such as everything but the first layers of another resolution
-      or another number of classes; the log tells what begins anew.
+      or another number of classes; the log says what begins anew.
     """
 
     batch_size: int = 32
@@ -218,16 +218,16 @@ class TrainConfig:
 
     @property
     def total_images(self) -> int:
-        """Images of the whole run; its last step may overshoot them by less than a batch."""
+        """Images of the whole run; its last step may overshoot this by less than a batch."""
         return math.ceil(round(self.total_kimg * 1000, 6))  # 0.07 * 1000 is a little above 70
 
     def steps_for(self, images: int) -> int:
-        """Steps that show so many images, or less than a batch more."""
+        """Steps that show this many images, or less than a batch more."""
         return max(0, -(-images // self.batch_size))
 
     @property
     def total_steps(self) -> int:
-        """Steps of a run that has this batch size from its beginning on."""
+        """Steps of a run that has this batch size from the start."""
         return self.steps_for(self.total_images)
 
 
@@ -235,7 +235,7 @@ class TrainConfig:
 
 
 def nearest(name: str, candidates: typing.Iterable[str]) -> str:
-    """'; did you mean ...?' with the closest of the candidates, or nothing where none is close."""
+    """'; did you mean ...?' with the closest of the candidates, or nothing if none is close."""
     found = difflib.get_close_matches(name, list(candidates), n=1)
     return f'; did you mean {found[0]!r}?' if found else ''
 
@@ -261,7 +261,7 @@ def check_labels(data: DataConfig, c_dim: int) -> None:
 
 
 def not_empty(config: Any, *names: str) -> None:
-    """Raises ConfigError if one of these fields of the dataclass is an empty text, which names nothing."""
+    """Raises ConfigError if one of these fields of the dataclass is an empty string, which names nothing."""
     for name in names:
         if getattr(config, name) == '':
             raise ConfigError(
@@ -270,7 +270,7 @@ def not_empty(config: Any, *names: str) -> None:
 
 
 def matches(value: Any, hint: Any) -> bool:
-    """Whether a value has an annotated type; an int is a float, a bool is no number."""
+    """Whether a value has an annotated type; an int is a float, a bool is not a number."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -300,7 +300,7 @@ def _type_name(hint: Any) -> str:
 def check_types(config: Any, section: str | None = None) -> None:
     """Raises ConfigError naming the first field of a dataclass whose value does not have the annotated type.
 
-    section: how the error names the dataclass; None: as its type is named.
+    section: how the error names the dataclass; None: by its type.
     """
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):

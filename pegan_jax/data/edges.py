@@ -1,4 +1,4 @@
-"""Line drawings of images, which take the place of a user's sketch in training: 255 is a line, 0 is none."""
+"""Line drawings of images, which replace a user's sketch in training: 255 is a line, 0 is none."""
 
 import logging
 import pathlib
@@ -19,19 +19,19 @@ logger = logging.getLogger(__name__)
 
 Method = Literal['canny', 'dog']
 
-SIGMA = 1.4  # pixels, of the Gaussian
+SIGMA = 1.4  # of the Gaussian, in pixels
 
 
 def extract(image: np.ndarray, method: Method) -> np.ndarray:
-    """Lines of an image, made thicker by a pixel on both sides, about as those of HED are.
+    """Lines of an image, made thicker by a pixel on both sides, about as thick as those of HED.
 
-    Grey values are 0.299 R + 0.587 G + 0.114 B, of RGBA over black.
+    Grey values are 0.299 R + 0.587 G + 0.114 B; RGBA is put over black.
     'canny': Canny's edges of grey values, with thresholds at a tenth and a fifth of the largest gradient.
     'dog': where the gradient of the Gaussian-blurred grey values (derivative of Gaussian) exceeds 0.6 times its 99.5th
     percentile; no thinning.
 
     Args:
-      image: uint8 [H, W, C], of 1, 3 or 4 channels.
+      image: uint8 [H, W, C], with 1, 3 or 4 channels.
     Returns: uint8 [H, W, 1].
     Raises: ValueError for another method.
     """
@@ -43,7 +43,7 @@ def extract(image: np.ndarray, method: Method) -> np.ndarray:
     if method not in ('canny', 'dog'):
         raise UserError(f"method={method!r} of edges; use 'canny' or 'dog'.")
     blurred = ndimage.gaussian_filter(grey, SIGMA, mode='nearest')
-    # Gradients below one grey level per pixel are noise of flat images.
+    # Gradients below one grey level per pixel are noise in flat images.
     if method == 'canny':
         # In the units of skimage's Canny: sums of Sobel's weights, which are 8 times a difference between neighbours.
         gradient = np.hypot(*(ndimage.sobel(blurred, axis, mode='nearest') for axis in (0, 1)))
@@ -59,14 +59,14 @@ def extract(image: np.ndarray, method: Method) -> np.ndarray:
 def extract_folder(
     folder: Path, out: Path, draw: Callable[[np.ndarray], np.ndarray], *, progress: bool = False
 ) -> tuple[int, int]:
-    """Draws the lines of all images in a folder: of NAME, NAME_edge.png, in the same sub-folders of `out`.
+    """Draws the lines of all images in a folder: those of NAME as NAME_edge.png, in the same sub-folders of `out`.
 
     Training finds them if `out` is the folder itself. Images that cannot be read are left out, with a warning.
 
     Args:
       draw: uint8 [H, W, 3] -> uint8 [H, W, 1], such as `extract` by a method.
-    Returns: how many were drawn, of how many images.
-    Raises: UserError if the folder has no image, `out` lies inside of it, or two images would share a drawing.
+    Returns: how many were drawn, out of how many images.
+    Raises: UserError if the folder has no image, `out` lies inside it, or two images would share a drawing.
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder of images.')

@@ -1,7 +1,7 @@
 """Masks in files, as people have them: which pixels are the hole.
 
-White on black is the rule. Labels, colours and transparency are understood too; what is guessed is told in one line
-with the share of the hole, so that a wrong guess is seen.
+White on black is the rule. Labels, colours and transparency are understood too; a guess is reported in one line with
+the share of the hole, so that a wrong guess shows.
 """
 
 import logging
@@ -18,7 +18,7 @@ from pegan_jax.settings import ConfigError, UserError
 logger = logging.getLogger(__name__)
 
 LABELS = 16  # values of a mask that counts objects, at most
-NEAR = 64  # of a colour: channels differ by less, so that the fringes of a JPEG belong to what they surround
+NEAR = 64  # channels of a colour differ by less, so that the fringes of a JPEG belong to what they surround
 
 Colour = int | tuple[int, int, int]
 
@@ -50,9 +50,9 @@ def holes(
     Args:
       pixels: uint8 or uint16 [H, W, 1], or uint8 [H, W, 3].
       alpha: uint8 [H, W], or None.
-      name: of the mask, for people.
+      name: the mask's, for people.
       invert: the other pixels are the hole.
-      colour: the hole is what has this colour, or of a mask without colours this value; None: it is guessed.
+      colour: the hole has this colour, or this value in a mask without colours; None: it is guessed.
     Raises: UserError if no pixel has the colour.
     """
     if colour is not None:
@@ -129,8 +129,8 @@ def read_folder(folder: str | os.PathLike, height: int, width: int, *, max_pixel
     Args:
       max_pixels: larger files are refused before they are decoded.
     Returns: [K, height, width] uint8; 1 is a hole. All are held in memory.
-    Raises: ConfigError if there is no such folder, no image in it, an image that cannot be read or is a hole
-      everywhere, or no hole in any.
+    Raises: ConfigError if there is no such folder, it has no image, an image cannot be read or is a hole everywhere, or
+      none has a hole.
     """
     root = as_path(folder)
     if not root.is_dir():

@@ -27,15 +27,15 @@ BUCKETS = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.
 
 
 def draw(key: jax.Array, height: int, width: int, kind: Kind) -> jax.Array:
-    """A random mask, as DeepFillv2 is trained with: a box, up to three brush strokes, or the union of both.
+    """A random mask like those that train DeepFillv2: a box, up to three brush strokes, or the union of both.
 
-    At 256 x 256 pixels, the masks of the released program. At other sizes strokes are scaled with the diagonal, such
+    At 256 x 256 pixels, masks are those of the released program. At other sizes, strokes scale with the diagonal, so
     that a key gives the same picture at 128 x 128 and at 512 x 512, and boxes with the height and the width.
 
     Args:
       height, width, kind: static. The union of a key is that of the box and of the strokes of the same key.
     Returns: [height, width, 1] float32; 1 is a hole.
-    Raises: ValueError for another kind, and sides under 8.
+    Raises: ValueError for another kind, or sides below 8.
     """
     if kind not in ('box', 'brush', 'union'):
         raise UserError(f"kind={kind!r} of mask; use 'box', 'brush' or 'union'.")
@@ -52,7 +52,7 @@ def draw(key: jax.Array, height: int, width: int, kind: Kind) -> jax.Array:
 def box(key: jax.Array, height: int, width: int) -> jax.Array:
     """A rectangle of 3/8 to 1/2 of the sides (96 to 128 pixels of 256), anywhere inside: [height, width, 1] float32.
 
-    A window of half the sides is placed uniformly, then up to a sixteenth is taken off on both of its ends.
+    A window of half the sides is placed uniformly, then up to a sixteenth is removed at either end.
     """
 
     def interval(key: jax.Array, side: int) -> jax.Array:
@@ -83,14 +83,14 @@ def brush(key: jax.Array, height: int, width: int) -> jax.Array:
 def strokes(key: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Random polylines (Yu et al. 2019, algorithm 1, with the numbers of the released program).
 
-    Of a 256 x 256 image: one to three polylines of 4 to 11 segments; the length of a segment is N(R, floor(R / 2))
-    clipped to [0, 2R], with R an eighth of the diagonal; its angle is U(a, b) or 2 pi - U(a, b) in turn, with
-    a = 2 pi / 5 - U(0, 2 pi / 15) and b = 2 pi / 5 + U(0, 2 pi / 15) of the polyline; vertices are clipped to the image
-    and truncated to whole pixels; the brush is 12 to 39 pixels wide. An image of another size is measured in units of
-    which its diagonal has as many as that of 256 x 256 has pixels, and the result is turned into its pixels.
+    A 256 x 256 image has one to three polylines of 4 to 11 segments. The length of a segment is N(R, floor(R / 2))
+    clipped to [0, 2R], with R an eighth of the diagonal; its angle is U(a, b) or 2 pi - U(a, b) in turn, where each
+    polyline has a = 2 pi / 5 - U(0, 2 pi / 15) and b = 2 pi / 5 + U(0, 2 pi / 15). Vertices are clipped to the image
+    and truncated to whole pixels; the brush is 12 to 39 pixels wide. For an image of another size, the unit makes its
+    diagonal as long as that of 256 x 256 is in pixels, and the result is turned into its pixels.
 
     Returns: vertices [LINES, STEPS + 1, 2] float32 (x, y) in pixels; brush widths [LINES] in pixels; the number of
-      segments [LINES] int32, 0 for polylines that there are not.
+      segments [LINES] int32, 0 for polylines that do not exist.
     """
     unit = math.hypot(height, width) / math.hypot(FRAME, FRAME)  # pixels
     size = jnp.array([width / unit, height / unit], jnp.float32)
@@ -130,7 +130,7 @@ def raster(vertices: jax.Array, widths: jax.Array, segments: jax.Array, height: 
     Args:
       vertices: [L, S + 1, 2] (x, y) in pixels, centres of pixels at whole numbers.
       widths: [L] in pixels.
-      segments: [L], how many of the S segments there are; of 0, no vertex either.
+      segments: [L], how many of the S segments exist; with 0, no vertex does either.
     Returns: [height, width, 1] float32.
     """
     lines, count = vertices.shape[0], vertices.shape[1] - 1
@@ -142,7 +142,7 @@ def raster(vertices: jax.Array, widths: jax.Array, segments: jax.Array, height: 
 
     def cover(mask: jax.Array, part: tuple) -> tuple[jax.Array, None]:
         (x0, y0), (dx, dy), radius, there = part
-        # The distance to the segment, ends included: what lies within half the width of it is the line and both discs.
+        # The distance to the segment, ends included: whatever is within half the width is the line and both discs.
         along = ((x - x0) * dx + (y - y0) * dy) / jnp.maximum(dx**2 + dy**2, 1e-6)
         along = jnp.clip(along, 0, 1)
         squares = jnp.square(x - x0 - along * dx) + jnp.square(y - y0 - along * dy)
@@ -156,7 +156,7 @@ def raster(vertices: jax.Array, widths: jax.Array, segments: jax.Array, height: 
 
 
 def bucket(mask: np.ndarray | jax.Array) -> tuple[float, float] | None:
-    """The class (low, high] of BUCKETS that the share of holes in a mask [H, W] or [H, W, 1] is in, or None."""
+    """The class (low, high] of BUCKETS for the share of holes in a mask [H, W] or [H, W, 1], or None."""
     ratio = float(np.mean(np.asarray(mask), dtype=np.float64))
     return next((b for b in BUCKETS if b[0] < ratio <= b[1]), None)
 
@@ -171,13 +171,13 @@ def draw_in_bucket(
 ) -> np.ndarray:
     """A fixed list of masks of one class, for evaluations: unions of random masks with a share of holes in (low, high].
 
-    Masks are united until the share is large enough; one that would make it too large is drawn again. Mask n depends on
-    the seed and on n alone.
+    Masks are united until the share is large enough; one that would make it too large is drawn again. Mask n depends
+    only on the seed and on n.
 
     Args:
       wanted: (low, high], such as an entry of BUCKETS.
     Returns: [count, height, width, 1] uint8; 1 is a hole.
-    Raises: ValueError if there seem to be no such masks, as of boxes that cover less than a tenth, and as `draw`.
+    Raises: ValueError if no such masks seem to exist, such as boxes that cover less than a tenth, and as `draw`.
     """
     low, high = wanted
     masks = np.zeros((count, height, width, 1), np.uint8)

@@ -1,4 +1,4 @@
-"""Batches: decode, crop, resize, flip; in an order that depends on the seed and on the position in the stream alone."""
+"""Batches: decode, crop, resize, flip; in an order that depends only on the seed and on the position in the stream."""
 
 import functools
 import logging
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 READ_THREADS = min(16, max(4, os.cpu_count() or 4))  # each of them reads batches
 READ_AHEAD = READ_THREADS  # batches
 SUBSTITUTES = 16  # neighbours that are tried for an image that cannot be read
-FINER = 4  # pixels of a world per pixel of the wanted size, along each axis, where patches are cut at random scales
+FINER = 4  # pixels of a world per pixel of the wanted size, along each axis, if patches are cut at random scales
 
 
 def open_source(data: DataConfig, workdir: Path) -> sources.Source:
-    """Opens the images that a configuration names; what is found out about them is kept in `workdir`.
+    """Opens the images that a configuration names; findings about them are kept in `workdir`.
 
-    Raises: ConfigError if there is nothing to read, or labels are wanted and there are none, saying what to do.
+    Raises: ConfigError, saying what to do, if there is nothing to read, or labels are wanted but missing.
     """
     if data.folder is not None:
         return sources.open_folder(data.folder, data.max_pixels, workdir, data.labels, data.edges == 'files')
@@ -54,13 +54,13 @@ def check_labels(source: sources.Source, c_dim: int) -> None:
 def fit(image: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
     """Resizes uint8 [h, w, C] with a Lanczos filter, as wide as the reduction.
 
-    Colours count by their opacity where there is one, so that none leaks from what is transparent.
+    Colours are weighted by their opacity, if any, so that none leaks from transparent pixels.
 
     Args:
-      size: (height, width) that is wanted.
+      size: the desired (height, width).
       crop: 'stretch' ignores the aspect; 'center', and 'scales' for whole images, take the largest centred window of
         the wanted aspect; 'random' keeps everything: the smallest size of the image's own aspect that covers the wanted
-        one; 'window' as well, but it makes no image smaller.
+        one; 'window' does the same, but makes no image smaller.
     Returns: uint8 [height, width, C], larger along one axis for 'random', and any for 'window'.
     """
     if crop in ('center', 'scales'):
@@ -81,12 +81,12 @@ def most_scale(image: np.ndarray, size: tuple[int, int]) -> float:
 
 
 def cut_patch(image: np.ndarray, size: tuple[int, int], scale: float, down: float, across: float) -> np.ndarray:
-    """A patch of what 'center' cuts from an image, resized to `scale` times the size; nothing else is computed of it.
+    """A patch of what 'center' cuts from an image, resized to `scale` times the size; only the patch is computed.
 
     Args:
-      size: (height, width) of the patch, of which the whole has `scale` times as many pixels along each axis.
-      scale: at least 1, which gives `fit(image, size, 'center')`; need not be such that the whole has whole pixels.
-      down, across: from 0, at the top or left border of the whole, to 1, at the other one.
+      size: (height, width) of the patch; the whole has `scale` times as many pixels along each axis.
+      scale: at least 1, which gives `fit(image, size, 'center')`; the whole need not have whole pixels.
+      down, across: from 0, at the top or left border of the whole, to 1, at the opposite one.
     Returns: uint8 [height, width, C].
     """
     (h, w), (height, width) = image.shape[:2], size
@@ -96,9 +96,9 @@ def cut_patch(image: np.ndarray, size: tuple[int, int], scale: float, down: floa
     tall, wide = unit * height / scale, unit * width / scale
     top = (h - unit * height) / 2 + down * (unit * height - tall)
     left = (w - unit * width) / 2 + across * (unit * width - wide)
-    # Rounding may put a border outside of the image, which Pillow refuses.
+    # Rounding may put a border outside the image, which Pillow refuses.
     box = (max(left, 0), max(top, 0), min(left + wide, w), min(top + tall, h))
-    # The filter reaches beyond the box, where the image goes on.
+    # The filter reaches beyond the box, where the image continues.
     resized = as_image(image).resize((width, height), Image.Resampling.LANCZOS, box)
     return np.asarray(resized).reshape(height, width, -1)
 
@@ -106,7 +106,7 @@ def cut_patch(image: np.ndarray, size: tuple[int, int], scale: float, down: floa
 def _loader(source: sources.Source, data: DataConfig) -> Any:
     """index -> example with the image decoded and fitted; an unreadable image is replaced by the next readable one.
 
-    Of patches at random scales the image stays as it is.
+    For patches at random scales, the image stays as it is.
     """
     unreadable = set()
 
@@ -155,9 +155,9 @@ def batches(
     """Endless batches of {'image': uint8 [batch_size / process_count, H, W, data.channels]}.
 
     With 'label' if the source has labels, and 'edge', uint8 [..., H, W, 1] with 255 on lines, unless data.edges='none'.
-    With data.outside also 'offset', int32 [..., 2]: pixels (to the right, down) from the frame to what the image shows.
+    With data.outside also 'offset', int32 [..., 2]: pixels (right, down) from the frame to what the image shows.
     With data.crop='scales' also 'scale', float32 [...], how many times finer than the frame a patch is, and 'offset',
-    float32 [..., 2], of its middle from that of the frame, in pixels of the frame.
+    float32 [..., 2], from the middle of the frame to that of the patch, in pixels of the frame.
 
     The stream of images is a function of the seed: position g holds an image with its crop and its flip, whatever the
     batch size, the process count and the position where the iteration began. Every epoch is shuffled anew. Batch k

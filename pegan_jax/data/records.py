@@ -1,4 +1,4 @@
-"""Random access to TFDS datasets without TensorFlow, the procedural worlds among them; sources as in `data.sources`."""
+"""Random access to TFDS datasets, including the procedural worlds, without TensorFlow; sources as in `data.sources`."""
 
 import dataclasses
 import io
@@ -37,7 +37,7 @@ class Records:
         return len(self.classes)
 
     def contents(self) -> Contents:
-        """What it holds; images are not counted by class, which would read them all."""
+        """What it holds; images are not counted by class, because that would read them all."""
         return Contents(self.name, len(self.records), self.classes)
 
     def __len__(self) -> int:
@@ -45,14 +45,14 @@ class Records:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.records[index]
-        if example[self.image] is None:  # array_record reads nothing where a file was cut at the end of a block
+        if example[self.image] is None:  # array_record reads nothing if a file was cut at the end of a block
             raise UnreadableImage('the record is missing')
         label = {} if self.label is None else {'label': np.int32(example[self.label])}
         return {'image': example[self.image], **label}
 
 
 def _feature(features: dict[str, Any], kind: type, usual: str) -> str | None:
-    """The name of the only feature of a kind, or of the one that has the usual name."""
+    """The name of the only feature of a kind, or the usual name if that exists."""
     names = [n for n, f in features.items() if isinstance(f, kind)]
     return usual if usual in names else names[0] if len(names) == 1 else None
 
@@ -103,7 +103,7 @@ def open_builder(builder: tfds.core.DatasetBuilder, split: str, labels: bool = F
 
 
 def _on_disk(name: str, data_dir: str) -> Path:
-    """The data directory; of one in a bucket, a copy of this dataset, as ArrayRecord is read from disks alone."""
+    """The data directory, or a copy of this dataset if that is in a bucket: ArrayRecord is read only from disks."""
     root = as_path(data_dir)
     if not in_bucket(root):
         return root
@@ -137,7 +137,7 @@ def open_tfds(name: str, split: str, data_dir: str | None, labels: bool = False)
 
 @dataclasses.dataclass
 class WorldsConfig(tfds.core.BuilderConfig):
-    """Size of the frame, how many images there are, worlds 0 to num - 1, and what they show above and beside it."""
+    """Size of the frame, number of images, worlds 0 to num - 1, and the margins that they show above and beside it."""
 
     height: int = 64
     width: int = 64
@@ -152,7 +152,7 @@ class Worlds(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version('1.0.0')  # to be raised when the look of the worlds changes
-    # Nothing is downloaded. Without this, TFDS looks for checksums beside this module, which takes a package that
+    # Nothing is downloaded. Without this, TFDS looks for checksums beside this module, which needs a package that
     # it does not declare as a dependency (importlib_resources).
     url_infos = None
 
@@ -204,7 +204,7 @@ def open_worlds(
 ) -> Records:
     """The worlds dataset for (height, width) and `num` images, prepared in data_dir on first use.
 
-    With a margin, pixels (above and below, beside), images show that much more, and are so much larger.
+    With a margin, pixels (above and below, beside), images show that much more, and are larger by it.
 
     TFDS writes to a temporary folder and renames it when it is complete: an interrupted preparation starts again.
 
@@ -227,6 +227,6 @@ def open_worlds(
         try:
             target.download_and_prepare()
         except OSError:
-            if not builder().is_prepared():  # otherwise another process has finished the same folder first
+            if not builder().is_prepared():  # if not, another process has finished the same folder first
                 raise
     return open_builder(builder(), split)

@@ -1,7 +1,7 @@
 """Random access to image files: folders, ZIP files, single files.
 
-A source has `__len__`, `__getitem__(index) -> {'image': encoded bytes}`, with 'label' where labels were asked for and
-'edge', encoded too, where files of edges were, and `c_dim`, the number of classes or the length of a label; 0 without.
+A source has `__len__`, `__getitem__(index) -> {'image': encoded bytes}`, with 'label' if labels were asked for and
+'edge', also encoded, if files of edges were, and `c_dim`, the number of classes or the length of a label, or 0.
 """
 
 import collections
@@ -30,9 +30,9 @@ SUFFIXES = (
     '.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib', '.tif', '.tiff', '.gif', '.avif', '.jp2', '.j2k',
     '.jpx', '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.heic', '.heif',
 )  # fmt: skip
-# Which a run makes in its workdir.
+# Folders that a run makes in its workdir.
 RUN_FOLDERS = ('checkpoints', 'damaged', 'samples', 'scores', 'tensorboard', 'tfds', 'wandb')
-SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'}  # of data sets, which are no classes
+SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'}  # of data sets; these are not classes
 
 
 class Contents(NamedTuple):
@@ -40,10 +40,10 @@ class Contents(NamedTuple):
 
     root: its path or name.
     images: how many.
-    classes: their names, in order, and how many images each has, where that is known; empty without.
+    classes: their names, in order, and how many images each has, if that is known; empty without classes.
     passed_over: {what: how many} of the files that are not used.
-    files: {name: size, or checksum where it is at hand}; None where they are not files.
-    single: whether it is one image, named by itself.
+    files: {name: size, or checksum if at hand}; None if they are not files.
+    single: whether it is one image, named by its own path.
     """
 
     root: str
@@ -91,11 +91,11 @@ class Files:
     """Image files, in a folder or a ZIP file, in a fixed order.
 
     root: the folder or ZIP file, or the only image.
-    paths: of the images, below it.
+    paths: those of the images, below root.
     labels: int32 [n] or float32 [n, c_dim], or None.
-    edges: of every image the file of its edges, or None.
+    edges: the file of edges of every image, or None.
     classes: names of the classes.
-    passed_over, files: see `Contents`; of a single image, which is read for it, no files.
+    passed_over, files: see `Contents`; no files for a single image, which is read instead.
     """
 
     root: Place
@@ -127,7 +127,7 @@ class Files:
 
 def _read(path: Place) -> bytes:
     try:
-        return path.read_bytes()  # of a ZIP file, threads take turns
+        return path.read_bytes()  # threads take turns to read a ZIP file
     except (zipfile.BadZipFile, zlib.error) as error:
         raise UnreadableImage(f'damaged in the ZIP file: {error}') from error
     except RuntimeError as error:  # it is encrypted, or compressed in another way
@@ -144,7 +144,7 @@ def _defect(path: Place, max_pixels: int) -> str | None:
 
 
 def _stamp(path: pathlib.Path | zipfile.Path) -> list[int]:
-    """Bytes of a file, and what changes with it."""
+    """The size of a file in bytes, and what changes with its content."""
     if isinstance(path, zipfile.Path):
         info = path.root.getinfo(path.at)
         return [info.file_size, info.CRC]
@@ -155,7 +155,7 @@ def _stamp(path: pathlib.Path | zipfile.Path) -> list[int]:
 def _defects(root: Place, stamps: dict[str, list], max_pixels: int, workdir: Path) -> dict[str, str]:
     """The unusable files, with the reason. Files that were good and have not changed are not read again.
 
-    Those that were not are: a package may have been installed since, or storage may be back.
+    Files that were bad are: a package may have been installed since, or storage may be back.
 
     stamps: {name: what changes with it} of the files.
     """
@@ -183,7 +183,7 @@ def image_names(root: Place) -> list[str]:
 
 
 def _listed(root: Place, workdir: Path | None = None) -> tuple[dict[str, list], dict[str, int]]:
-    """The image files as `image_names` gives them, with their stamps, and how many others there are of each kind.
+    """The image files as in `image_names`, with their stamps, and how many others there are of each kind.
 
     A stamp is [bytes, what changes with the file]; those of a bucket come with the listing, not one by one.
     Links are followed. What a run writes in `workdir` is passed over without being counted.
@@ -203,7 +203,7 @@ def _listed(root: Place, workdir: Path | None = None) -> tuple[dict[str, list], 
             ours = {root.resolve() / name for name in RUN_FOLDERS}
         for where, folders, files in os.walk(root, followlinks=True):
             here = pathlib.Path(where).resolve()
-            if here in seen or here in ours:  # a link to a folder above it, or one that is listed already
+            if here in seen or here in ours:  # a link to a folder above it, or to one that is listed already
                 folders.clear()
                 continue
             seen.add(here)
@@ -223,7 +223,7 @@ def _listed(root: Place, workdir: Path | None = None) -> tuple[dict[str, list], 
 
 
 def edge_files(names: list[str]) -> dict[str, str]:
-    """{image: file of its edges} of those images among `names` that have one: a.jpg has a_edge.png, of any type."""
+    """{image: file of its edges} for those images among `names` that have one: a.jpg has a_edge.png, of any type."""
     edges = {n.rpartition('.')[0]: n for n in names}
     found = {n: edges.get(n.rpartition('.')[0] + '_edge') for n in names}
     return {n: edge for n, edge in found.items() if edge is not None}
@@ -232,8 +232,8 @@ def edge_files(names: list[str]) -> dict[str, str]:
 def _labels(root: Place, folder: str, names: list[str]) -> tuple[dict[str, Any], int, tuple[str, ...]]:
     """The label of every name, c_dim, and the names of the classes if they have any.
 
-    As `dataset.json` says, {'labels': [[name, class or vector], ...]}, the format of NVlabs/stylegan3, at the top or in
-    the only folder there; where there is no such file, classes are the first-level folders, in sorted order.
+    They come from `dataset.json`, {'labels': [[name, class or vector], ...]}, the format of NVlabs/stylegan3, at the
+    top or in the only folder there; without such a file, classes are the first-level folders, in sorted order.
     """
     tops = {n.partition('/')[0] for n in names}
     inside = f'{next(iter(tops))}/' if len(tops) == 1 and '/' in names[0] else ''
@@ -288,7 +288,8 @@ def open_folder(folder: str, max_pixels: int, workdir: Path, labels: bool = Fals
     Args:
       labels: read a label for every image, from `dataset.json` or the sub-folders' names.
       edges: read the file of edges of every image.
-    Raises: ConfigError if there is no such folder or ZIP file, it holds no readable image, or labels or edges lack.
+    Raises: ConfigError if there is no such folder or ZIP file, it holds no readable image, or labels or edges are
+      missing.
     """
     root = as_path(folder)
     if in_bucket(root) and root.is_file():

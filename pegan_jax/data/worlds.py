@@ -3,7 +3,7 @@
 Photographs cannot say what lies beyond their frame, what they look like at other resolutions, or where their
 horizon is. Here an image is a pure function of a seed and continuous coordinates: sky with sun, moon and stars,
 mountain ridges, fields in perspective, trees and houses. Coordinates are (x, y), the frame is [-1, 1]^2, y points
-down; all x and y are defined.
+down; every x and y is defined.
 
 Geometry: a camera one unit above a flat ground looks at the horizon at height y = h. A ground point at distance Z
 and sideways offset X appears at y - h = FOCAL / Z and x = FOCAL X / Z. In a panorama of period P, x is the angle 2
@@ -48,7 +48,7 @@ FOLIAGE = ((66, 124, 52), (44, 96, 46), (190, 96, 38), (92, 100, 104))
 
 
 class Truth(NamedTuple):
-    """What is known about a world. `sky` and `ground` are colours in [-1, 1] at the asked heights."""
+    """What is known about a world. `sky` and `ground` are colours in [-1, 1] at the given heights."""
 
     horizon: jax.Array  # y of the horizon
     hour: jax.Array  # local time, 5 to 21
@@ -178,7 +178,7 @@ def _scene(seed: jax.Array) -> _Scene:
     hour = 5 + 16 * next(draws)
     elevation = jnp.sin(jnp.pi * (hour - 6) / 12)
     moon = (elevation < -0.12).astype(jnp.float32)
-    # East is left: the sun crosses the frame during the day; the moon takes the same way at night.
+    # East is left: the sun crosses the frame during the day; the moon takes the same path at night.
     along = jnp.where(moon > 0, jnp.mod(hour + 12, 24) - 12, (hour - 12) / 1.25) / 6
     up = jnp.where(moon > 0, 0.65, elevation)
     sun = jnp.stack([0.85 * along, horizon - 0.95 * up + 0.04])
@@ -292,7 +292,7 @@ def _ridge(
     cover = jnp.clip(0.5 + (top - up) / (1.6 * footprint), 0, 1)
     rock = _octaves(_value_noise, salt + 40, (x + 0.5 * up, 1.6 * up), 1.6 * footprint, 6, 5, period, 0.6)
     face = s.slope * (1 + 0.28 * rock) * s.light
-    # Snow lies on high ground, in winter everywhere.
+    # Snow lies on high ground, and everywhere in winter.
     line = jnp.where(s.season == 3, 0.06, 0.26) + 0.08 * rock
     snow = far * jnp.clip((up - line) / 0.03, 0, 1) * jnp.clip(0.75 + 0.6 * rock, 0, 1)
     face = _over(face, _rgb(0.95, 0.96, 1.0) * s.light, snow)
@@ -457,7 +457,7 @@ def render_world(
 
     Args:
       seed: int32 (), or [N] for N images.
-      x, y: (low, high) of the image, from edge to edge; x=None: as much of x, about 0, as makes pixels square.
+      x, y: (low, high) of the image, from edge to edge; x=None: a range about 0 that makes pixels square.
       period: see `world`.
       supersample: each pixel is the mean of this many points squared.
     Returns: [height, width, 3] or [N, height, width, 3] float32 in [-1, 1].
@@ -483,7 +483,7 @@ def horizon_height(images: np.ndarray, y: tuple[float, float] = (-1.0, 1.0)) -> 
     The horizon is the one edge that all columns share: the row where the median over columns of the vertical
     derivative (of a Gaussian of 0.7/64 of the height) is largest, refined by a parabola through it and its
     neighbours. The absolute error on worlds 0 to 999 of 64 x 64 pixels, in heights of the frame: mean 0.010, median
-    0.003, 95 % quantile 0.041. What is far off is mostly a level bank of clouds, or night.
+    0.003, 95 % quantile 0.041. Large errors mostly come from a level bank of clouds, or night.
 
     Args:
       images: [H, W, C] or [N, H, W, C]; floats, or uint8; grey, RGB, or RGBA, whose opacity does not count.

@@ -1,7 +1,7 @@
 """Completes images with holes: arrays, files and folders of files, by a trained model or without one.
 
-Masks are 1 (in files: white) where the image is to be filled, 0 (black) where it is known. Known pixels come back as
-they are, bit for bit: whatever a model says of them is not looked at.
+Masks are 1 (in files: white) where the image is to be filled, 0 (black) where it is known. Known pixels come back
+unchanged, bit for bit: what a model makes of them is ignored.
 """
 
 from pegan_jax.inpainting.arrays import (

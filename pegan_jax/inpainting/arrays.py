@@ -16,10 +16,10 @@ def inpaint(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarra
     """Fills the holes of one image, or of several of one size, each with a mask of its own.
 
     Args:
-      model: of the system 'deepfill' or 'pconv', from `pegan_jax.load`.
+      model: from `pegan_jax.load`, of the system 'deepfill' or 'pconv'.
       image: [H, W, C] or [N, H, W, C] uint8, of any size; what it shows in the holes does not matter.
       mask: [H, W] or [N, H, W] of 0 and 1 (or booleans): 1 is a hole.
-      sketch: as mask, of a guided model: 1 is a line, of which those in the holes count.
+      sketch: like mask, for a guided model: 1 is a line; only lines in the holes count.
     Returns: as image; known pixels are those of the image.
     Raises: ValueError for other types and shapes, a mask without a known pixel, a sketch for a model that takes none.
     """
@@ -33,8 +33,8 @@ def inpaint(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarra
 def attention_flow(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None = None) -> np.ndarray:
     """Where the contextual attention of a DeepFillv2 copies from, as colours: hue is direction, white is no offset.
 
-    Args: as `inpaint`, of one image.
-    Returns: [H, W, 3] uint8, every colour a block of 8 x 8 pixels.
+    Args: as `inpaint`, for one image.
+    Returns: [H, W, 3] uint8; each block of 8 x 8 pixels has one colour.
     Raises: ValueError as `inpaint`, and for models without attention.
     """
     check_attention(model)
@@ -56,7 +56,7 @@ def _offsets(config: Any, params: dict, inputs: dict) -> jax.Array:
 def biharmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fills the holes smoothly, without a model: the solution of the biharmonic equation, by scikit-image.
 
-    A baseline. It continues shades and does not invent texture.
+    A baseline: it continues shades and does not invent texture.
 
     Args: image [H, W, C] or [N, H, W, C] uint8; mask [H, W] or [N, H, W], 1 is a hole.
     Returns: as image; known pixels are those of the image.
@@ -74,14 +74,14 @@ def biharmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def composite(image: np.ndarray, mask: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """uint8 pixels of the image where the mask is 0, and of `filled`, in [-1, 1], where it is 1."""
+    """uint8 pixels of the image where the mask is 0, and those of `filled`, in [-1, 1], where it is 1."""
     return np.where(mask[..., None], to_uint8(filled), image)
 
 
 def _checked(
     model: Model | None, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The arguments of `inpaint`, the mask as booleans."""
+    """The arguments of `inpaint`, with the mask as booleans."""
     if model is not None:
         check_model(model, sketch=sketch is not None)
     image, mask = np.asarray(image), np.asarray(mask)
@@ -107,7 +107,7 @@ def _checked(
 
 
 def check_model(model: Model, *, sketch: bool = False) -> None:
-    """Raises: ValueError if a model does not complete images, or is given sketches and does not take any."""
+    """Raises: ValueError if a model does not complete images, or is given sketches and takes none."""
     if sketch and not model.completer.guided:
         why = 'it was trained without'
         if getattr(model.config.model, 'guided', False):
@@ -125,13 +125,13 @@ def check_attention(model: Model) -> None:
 
 
 def padded_size(model: Model, size: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) that a model computes for an image of a size: the next multiples of what it needs."""
+    """The (height, width) that a model computes for an image of a size: rounded up to the multiples that it needs."""
     multiple = model.completer.side_multiple
     return tuple(-(-side // multiple) * multiple for side in size)
 
 
 def inputs(model: Model, image: np.ndarray, mask: np.ndarray, sketch: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Inputs of `Completer.complete`: batches, padded behind with the last row and column, which count as known."""
+    """Inputs of `Completer.complete`: batches, padded at the end with the last row and column, which count as known."""
     size = mask.shape[1:]
     pad = [(0, 0), *((0, n - m) for n, m in zip(padded_size(model, size), size, strict=True)), (0, 0)]
     arrays = {

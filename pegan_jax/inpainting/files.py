@@ -30,11 +30,11 @@ from pegan_jax.settings import UserError
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {'.png': 'PNG', '.tif': 'TIFF', '.tiff': 'TIFF'}  # of results: formats that keep every pixel
-LINE = 0.6 * 255  # of sketches: lighter pixels are lines
-MASK = '_mask'  # behind the name of an image, its mask
-FAR = 8  # times the side of the images of training, from which on a model sees too little of an image
-LARGE = 4_000_000  # pixels of an image, from which on a model takes long
+SUFFIXES = {'.png': 'PNG', '.tif': 'TIFF', '.tiff': 'TIFF'}  # for results: formats that keep every pixel
+LINE = 0.6 * 255  # lighter pixels of sketches are lines
+MASK = '_mask'  # follows the name of an image in that of its mask
+FAR = 8  # times the side of the images of training; from here on a model sees too little of an image
+LARGE = 4_000_000  # pixels of an image; from here on a model takes long
 _ORIENTATION = 0x0112  # EXIF
 
 
@@ -48,9 +48,9 @@ class Pair(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A decoded image: uint8 [H, W, C]; its transparency [H, W] if it has any apart.
+    """A decoded image: uint8 [H, W, C]; its transparency [H, W] if that is kept apart.
 
-    kept: what a file says besides, as Pillow's `save` takes it: colour profile, EXIF without orientation, resolution.
+    kept: what else a file says, as Pillow's `save` takes it: colour profile, EXIF without orientation, resolution.
     """
 
     pixels: np.ndarray
@@ -67,7 +67,7 @@ def _open(path: Path, max_pixels: int, data: bytes | None = None) -> Image.Image
         image = Image.open(path if data is None else io.BytesIO(data), formats=formats)
     except UnreadableImage as error:
         raise UserError(f'{path} is {error}.') from None
-    except UnidentifiedImageError:  # whose words are the path, or an object of this program
+    except UnidentifiedImageError:  # its message is only the path, or an object of this program
         raise UserError(f'{path} cannot be read as an image: it is damaged, or none of {", ".join(formats)}.') from None
     except Exception as error:  # what Pillow raises for damaged files, of many types
         raise UserError(f'{path} cannot be read as an image: {error}.') from None
@@ -77,10 +77,10 @@ def _open(path: Path, max_pixels: int, data: bytes | None = None) -> Image.Image
 
 
 def _size(path: Path, max_pixels: int) -> tuple[int, int]:
-    """(height, width) as it is seen. The header tells it, except in a PNG, where the orientation may come last."""
+    """(height, width) as seen. The header tells it, except in a PNG, where the orientation may come last."""
     with _open(path, max_pixels) as image:
         try:
-            # Pillow gives the size of a TIFF after turning.
+            # For a TIFF, Pillow gives the size after turning.
             turned = image.format != 'TIFF' and image.getexif().get(_ORIENTATION, 1) >= 5
         except Exception as error:  # as above, and what Pillow raises for damaged files, of many types
             raise UserError(f'{path} cannot be decoded: {error}.') from None
@@ -90,7 +90,7 @@ def _size(path: Path, max_pixels: int) -> tuple[int, int]:
 def read_picture(path: Path, max_pixels: int = 100_000_000, data: bytes | None = None) -> Picture:
     """Decodes a file: upright by its EXIF orientation, any colour mode as RGB; colours under transparency are kept.
 
-    data: what is in the file, where that is at hand; the path then only names it.
+    data: the content of the file, if at hand; the path then only names it.
 
     Raises: ValueError for what is no image, is cut off, has float pixels or more than max_pixels.
     """
@@ -108,7 +108,7 @@ def _kept(image: Image.Image) -> dict[str, Any]:
     kept = {}
     if image.mode in ('RGB', 'RGBA') and (profile := image.info.get('icc_profile')):
         kept['icc_profile'] = profile
-    if image.format != 'TIFF':  # where it is how pixels are stored
+    if image.format != 'TIFF':  # there EXIF is also how pixels are stored
         exif = Image.Exif()
         exif.load(image.getexif().tobytes())  # a copy, because the orientation is needed to turn the image upright
         exif.pop(_ORIENTATION, None)
@@ -120,7 +120,7 @@ def _kept(image: Image.Image) -> dict[str, Any]:
 
 
 def as_seen(picture: Picture, channels: int, path: Path) -> Picture:
-    """What `read_picture` gave of a file, as a model of 1, 3 or 4 channels sees it: of RGBA, opacity is the fourth one.
+    """The result of `read_picture` as a model of 1, 3 or 4 channels sees it: the fourth channel, of RGBA, is opacity.
 
     Raises: ValueError for colours that a grey model would not keep.
     """
@@ -157,7 +157,7 @@ def read_mask(
 ) -> np.ndarray:
     """The hole of a mask file, bool [H, W], as `mask_files.read` finds it.
 
-    Raises: ValueError as `mask_files.read`, for another size, or if nothing is known.
+    Raises: ValueError as `mask_files.read`, for another size, or if no pixel is known.
     """
     mask = mask_files.read(path, invert=invert, colour=colour, max_pixels=max_pixels)
     check_size(path, mask.shape, size, 'mask')
@@ -170,7 +170,7 @@ def read_mask(
 
 
 def read_sketch(path: Path, size: tuple[int, int], *, invert: bool = False, max_pixels: int) -> np.ndarray:
-    """The lines of a sketch file, bool [H, W]: light, or with `invert` dark; the first channel counts.
+    """The lines of a sketch file, bool [H, W]: light ones, or with `invert` dark ones; the first channel counts.
 
     Raises: ValueError as `read_picture`, or for another size.
     """
@@ -187,7 +187,7 @@ def read_sketch(path: Path, size: tuple[int, int], *, invert: bool = False, max_
 
 
 def save(path: Path, picture: Picture) -> None:
-    """Writes an image file; there is never half of one.
+    """Writes an image file, whole or not at all.
 
     Raises: ValueError for a suffix other than those of SUFFIXES.
     """
@@ -213,7 +213,7 @@ def pairs(image: Path, mask: Path, out: Path, sketch: Path | None = None) -> lis
     A single mask (or sketch) beside a folder of images is for all of them. The mask of photo.jpg may be named
     photo_mask.png as well, in a folder of its own or beside the image.
 
-    Raises: ValueError for missing files, images without a mask or sketch, names that occur twice, an `out` that does
+    Raises: ValueError for missing files, images without a mask or sketch, names that occur twice, or an `out` that does
       not fit.
     """
     if not image.is_dir():
@@ -284,20 +284,20 @@ def inpaint_files(
     max_pixels: int = 100_000_000,
     progress: bool = False,
 ) -> None:
-    """Completes image files, images of one size together; every result is written as soon as it is there.
+    """Completes image files, images of one size together; every result is written as soon as it is ready.
 
-    The transparency of an image comes back as it is, and its colours under it count as known; where it is its own mask,
-    it comes back opaque. A model of RGBA completes transparency too. A grey model takes files without colours, whatever
-    their mode, and its results are grey. An image whose mask has no hole is written as it is, with a warning. What
-    cannot be read or filled does not keep the other images from being completed.
+    The transparency of an image comes back unchanged, and colours under it count as known; an image that is its own
+    mask comes back opaque. A model of RGBA completes transparency too. A grey model takes files without colours,
+    whatever their mode, and its results are grey. An image whose mask has no hole is written as it is, with a warning.
+    An image that cannot be read or filled does not keep the others from being completed.
 
     Args:
-      model: None: `biharmonic`.
+      model: None means `biharmonic`.
       invert_mask, mask_colour: see `mask_files.holes`.
-      flow: writes `attention_flow` beside every result as well, as NAME_flow.png.
-      strategy: for large images; other than 'original', they are filled one by one.
-    Raises: ValueError as `read_picture`, `read_mask`, `read_sketch`, `inpaint`, of several images after all others are
-      written, naming those that are not; and at once if a result would overwrite an input or another result.
+      flow: also writes `attention_flow` beside every result, as NAME_flow.png.
+      strategy: for large images; with any other than 'original', images are filled one by one.
+    Raises: ValueError as `read_picture`, `read_mask`, `read_sketch`, `inpaint`; for several images after all others
+      are written, naming those that are not; and at once if a result would overwrite an input or another result.
     """
     check_strategy(strategy)
     if model is not None:
@@ -384,7 +384,7 @@ def _flow_path(out: Path) -> Path:
 
 
 def _check_outputs(files: Sequence[Pair], flow: bool) -> None:
-    """Raises: ValueError if a result would take the place of an input or of another result."""
+    """Raises: ValueError if a result would overwrite an input or another result."""
     taken = {path.resolve(): 'is an input' for pair in files for path in pair[:3] if path is not None}
     for pair in files:
         for out in (pair.out, _flow_path(pair.out)) if flow else (pair.out,):
@@ -416,11 +416,11 @@ def _save(item: _Loaded, pixels: np.ndarray, colours: np.ndarray | None) -> None
 
 
 def _filled(model: Model, loaded: Sequence[_Loaded], count: int) -> Iterator[np.ndarray]:
-    """The completed pixels, `count` at once: the batch is filled up, so that one program serves all."""
+    """The completed pixels, `count` images at once: the batch is filled up, so that one program serves all."""
     if not loaded:
         return
     items = [*loaded, *[loaded[-1]] * (count - len(loaded))]
-    # Images of a group may differ in size by less than a multiple: each is padded by itself.
+    # Images of a group may differ in size by less than a multiple, so each is padded separately.
     rows = [
         inputs(model, item.picture.pixels[None], item.mask[None], None if item.sketch is None else item.sketch[None])
         for item in items

@@ -1,4 +1,4 @@
-"""Large photographs: filled as they are, made smaller, or in windows around their holes, as IOPaint's users know it."""
+"""Large photographs: filled as they are, made smaller, or in windows around their holes, as IOPaint offers it."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -13,7 +13,7 @@ from pegan_jax.settings import UserError
 
 Fill = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]  # image, mask, sketch -> image
 NAMES = ('original', 'resize', 'crop')
-STEP = 64  # sides of windows are multiples of it where the image allows, so that few programs are compiled
+STEP = 64  # sides of windows are multiples of it if the image allows, so that few programs are compiled
 
 
 class Strategy(NamedTuple):
@@ -21,8 +21,8 @@ class Strategy(NamedTuple):
 
     name: 'original', as it is; 'resize', smaller, and what fills the holes is enlarged again; 'crop', a window around
       every hole, at full resolution.
-    margin: of 'crop', pixels around a hole that the model sees.
-    limit: of 'resize', the longer side in pixels; smaller images stay as they are.
+    margin: for 'crop', how many pixels around a hole the model sees.
+    limit: for 'resize', the longer side in pixels; smaller images stay as they are.
     """
 
     name: Literal['original', 'resize', 'crop'] = 'original'
@@ -34,7 +34,7 @@ ORIGINAL = Strategy()
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Raises: UserError for a name, margin or limit that there is not."""
+    """Raises: UserError for an unknown name, or an impossible margin or limit."""
     if strategy.name not in NAMES:
         raise UserError(f'strategy={strategy.name!r}; use {", ".join(NAMES)}.')
     if strategy.margin < 8:
@@ -55,7 +55,7 @@ def inpaint_by(
     """`inpaint` of one image, by a strategy; known pixels stay as they are, bit for bit.
 
     Args:
-      model: None: `biharmonic`.
+      model: None means `biharmonic`.
       flow: fill the holes with the colours of `attention_flow` instead.
     Returns: as image, [H, W, C] uint8.
     Raises: UserError as `check_strategy` and `inpaint`.
@@ -83,7 +83,7 @@ def _smaller(limit: int, fill: Fill, image: np.ndarray, mask: np.ndarray, sketch
     """`fill` of the image whose longer side is `limit`, enlarged again: [H, W, C].
 
     A small pixel is the mean of those that it covers, and is a hole (or on a line) if any of them is. Raises: UserError
-    where dust so becomes one hole.
+    if scattered small holes thereby become one.
     """
     height, width = mask.shape
     size = tuple(max(round(side * limit / max(mask.shape)), 1) for side in (width, height))
@@ -93,7 +93,7 @@ def _smaller(limit: int, fill: Fill, image: np.ndarray, mask: np.ndarray, sketch
         return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
     def any_of(plane: np.ndarray) -> np.ndarray:
-        # As floats: of 8 bits, a small share would round to nothing.
+        # As floats: in 8 bits, a small share would round to nothing.
         return np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
 
     small = resized(image, size, Image.Resampling.BOX)
@@ -122,7 +122,7 @@ def windows(mask: np.ndarray, margin: int) -> list[tuple[slice, slice]]:
 
 
 def _rounded(window: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, slice]:
-    """A window whose sides are the next multiples of STEP, or those of the image, moved to lie inside of it."""
+    """A window whose sides are the next multiples of STEP, or those of the image, moved to lie inside the image."""
     out = []
     for part, side in zip(window, shape, strict=True):
         length = part.stop - part.start

@@ -28,7 +28,7 @@ IMPORTERS = (nvidia, singan_original, singan, mmgen, mmgen_early, deepfill, styl
 # Names under which people save a generator again: its running mean comes before the network that was trained.
 EMA = ('params_ema', 'g_ema', 'G_ema', 'generator_ema', 'netG_ema', 'model_ema', 'state_dict_ema', 'ema')
 PLAIN = ('state_dict', 'model', 'generator', 'params', 'netG')
-# What is taken of files that hold more than networks; DeepFill's tells by itself what it leaves out.
+# What is taken from files that hold more than networks; DeepFill's importer itself says what it leaves out.
 USED = dict.fromkeys((singan, mmgen, mmgen_early), ('state_dict', 'meta'))
 USED |= {stylegan2: (*stylegan2.NETWORKS, 'latent_avg')}
 
@@ -49,17 +49,17 @@ def convert(
 
     Args:
       source: a torch file of CIPS, zip or legacy: a training checkpoint or a released generator; a network pickle of
-        NVIDIA's StyleGAN2 (TensorFlow), StyleGAN2-ADA or StyleGAN3; a torch file of the port of StyleGAN2, of mmgen's
-        SinGAN, StyleGAN2, MS-PIE, PGGAN or DCGAN; the folder of a SinGAN of the original program; of DeepFillv2 the
+        NVIDIA's StyleGAN2 (TensorFlow), StyleGAN2-ADA or StyleGAN3; a torch file of the port of StyleGAN2, or mmgen's
+        SinGAN, StyleGAN2, MS-PIE, PGGAN or DCGAN; the folder of a SinGAN of the original program; for DeepFillv2, the
         official checkpoint (its prefix, one of its files, or the folder), or a torch file of the port.
       out: the new directory; it may exist if it is empty. Nothing is left there if the conversion fails.
-      activation: 'sin' or 'sinrelu', for CIPS with sines throughout, whose files do not tell these apart.
+      activation: 'sin' or 'sinrelu', for CIPS with sines throughout, whose files do not distinguish them.
       noises: for SinGAN, the second file, with the noise of the reconstruction.
       config: for mmgen's StyleGAN2 and MS-PIE, whose files do not tell all, the configuration, such as 'mspie:e'.
-      colours: 'rgb' or 'bgr', the order that the weights of a DeepFillv2 file expect, where that is not certain.
+      colours: 'rgb' or 'bgr', the order that the weights of a DeepFillv2 file expect, if that is uncertain.
       sampling_only: leave out the discriminator and the optimisers.
     Returns: the inferred configuration.
-    Raises: ForeignFileError; ValueError if `out` holds something.
+    Raises: ForeignFileError; ValueError if `out` is not empty.
     """
     source, out = _path(source), as_path(out)
     out = out if in_bucket(out) else out.absolute()
@@ -76,7 +76,7 @@ def convert(
     except contents.ForeignFileError as error:
         raise contents.ForeignFileError(f'{source}: {error}') from None
     out.parent.mkdir(parents=True, exist_ok=True)
-    # In a bucket nothing can be renamed: config.json, which comes last, tells that all is there.
+    # In a bucket nothing can be renamed: config.json, written last, says that all is there.
     unfinished = out if in_bucket(out) else pathlib.Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     try:
         _write(imported, source, importer.LICENCE, unfinished)
@@ -90,9 +90,9 @@ def convert(
 
 
 def official(config: Config, variables: dict) -> dict[str, np.ndarray]:
-    """{name: array} of a generator, as the program that published its system has them: CIPS, and StyleGAN2's port.
+    """{name: array} of a generator, as in the program that published its system: CIPS, and StyleGAN2's port.
 
-    Arrays are those that `convert` turns into this model again, number by number.
+    `convert` turns these arrays into this model again, number by number.
 
     Raises: UserError for another system, and for settings that the program does not have.
     """
@@ -106,7 +106,7 @@ def official(config: Config, variables: dict) -> dict[str, np.ndarray]:
 
 
 def is_foreign(path: str | os.PathLike) -> bool:
-    """Whether a path names a file of another program, or one of its checkpoints that are several files."""
+    """Whether a path names a file of another program, or a checkpoint of it that consists of several files."""
     path = as_path(path)
     if exported.is_own(path):
         return False
@@ -117,9 +117,9 @@ def read(path: str | os.PathLike) -> tuple[Any, tuple[str, ...]]:
     """What a file holds, and the names of the wrappers that it was taken out of.
 
     It is read by `tensor_bundle.read` (a checkpoint of TensorFlow), `singan_original.read` (a SinGAN's four files) or
-    `reader.read` (all others). Where networks lie in a wrapper that no program of `IMPORTERS` writes, or their names
-    are flattened, as people save them again, they come as their own program has them, and of a generator and its
-    running mean the latter.
+    `reader.read` (all others). If networks were saved again, in a wrapper that no program of `IMPORTERS` writes or with
+    flattened names, they are returned as in their own program; if there is a generator and its running mean, the latter
+    is.
     """
     path = _path(path)
     if folder := singan_original.find(path):
@@ -179,7 +179,7 @@ def _without_module(found: Any) -> Any:
 
 
 def importer_of(tree: Any) -> types.ModuleType:
-    """The module that reads what `read` gave. Raises: ForeignFileError, which says what it seems to be instead."""
+    """The module that reads what `read` returned. Raises: ForeignFileError, which says what it seems to be instead."""
     for module in IMPORTERS:
         if module.recognises(tree):
             return module
@@ -200,7 +200,7 @@ def infer(
     config: str | None = None,
     colours: str | None = None,
 ) -> tuple[Config, dict[str, Any]]:
-    """The configuration that a checkpoint describes, and {setting: value} of what it tells; or ForeignFileError."""
+    """The configuration of a checkpoint, and {setting: value} of what it tells. Raises: ForeignFileError."""
     importer = importer_of(tree)
     options = _options(importer, activation=activation, noises=noises, config=config, colours=colours)
     with _odd_files_refused():
@@ -221,7 +221,7 @@ def _odd_files_refused() -> Iterator[None]:
 
 
 def _taken(importer: types.ModuleType, tree: Any, part: tuple[str, ...]) -> dict[str, str]:
-    """Of a file, 'part': the wrapper that is read; 'left_out': what lies beside, such as the moments of optimisers."""
+    """'part': the wrapper that is read; 'left_out': what else the file holds, such as the moments of optimisers."""
     used = USED.get(importer, ())
     known = isinstance(tree, dict) and not tree.keys().isdisjoint(used)
     names = [contents.shown(name) for name in tree if name not in used] if known else []
@@ -236,7 +236,7 @@ def described(system: str, inferred: dict[str, Any], licence: str) -> str:
 
 
 def _options(importer: types.ModuleType, **options: Any) -> dict[str, Any]:
-    """Those that were given. Raises: ValueError for one that this kind of file does not have."""
+    """The given options. Raises: ValueError for one that this kind of file does not have."""
     given = {name: value for name, value in options.items() if value is not None}
     if unknown := given.keys() - inspect.signature(importer.infer).parameters.keys():
         kind = importer.__name__.rpartition('.')[2]
@@ -251,6 +251,6 @@ def _write(imported: Imported, source: Path, licence: str, folder: Path) -> None
     checkpoints = Checkpoints(folder / 'checkpoints')
     checkpoints.save_items(0, items, {'config': to_dict(imported.config), 'images': 0})
     checkpoints.close()
-    written, *_ = load_sampling(folder / 'checkpoints')  # so that success is not told of what cannot be read
+    written, *_ = load_sampling(folder / 'checkpoints')  # so that unreadable results are not reported as success
     jax.tree.map(np.testing.assert_array_equal, written, jax.device_get(items['sampling']))
     (folder / 'config.json').write_text(to_json(imported.config))

@@ -1,7 +1,7 @@
 """CIPS checkpoints of the official program (PyTorch): training files and the released generators.
 
-A training file is {'g', 'd', 'g_ema': state dicts, 'g_optim', 'd_optim': states of Adam}; a released one is the state
-dict of the running mean of the generator alone. All sizes are read from the shapes of the arrays.
+A training file is {'g', 'd', 'g_ema': state dicts, 'g_optim', 'd_optim': states of Adam}; a released one is only the
+state dict of the generator's running mean. All sizes are read from the shapes of the arrays.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ def d_rules(side: int) -> tuple[Rule, ...]:
 
 
 def recognises(tree: Any) -> bool:
-    """Whether what `reader.read` gave is a CIPS."""
+    """Whether what `reader.read` returned is a CIPS."""
     found = (tree, tree.get('g_ema'), tree.get('g')) if isinstance(tree, dict) else ()
     return any(map(_is_generator, found))
 
@@ -114,10 +114,10 @@ def _is_generator(net: Any) -> bool:
 
 
 def load(tree: Any, *, activation: str | None = None, sampling_only: bool = False) -> Imported:
-    """Converts what `reader.read` gave.
+    """Converts what `reader.read` returned.
 
     Args:
-      activation: 'sin' or 'sinrelu', for files whose layers have one of these two: both are stored alike.
+      activation: 'sin' or 'sinrelu', for files whose layers have one of these two: both are stored the same way.
       sampling_only: leave out the discriminator and the optimisers of a training file.
     Raises: ForeignFileError if the file is not a CIPS checkpoint, or one array is left over, missing or misshapen.
     """
@@ -147,7 +147,7 @@ def load(tree: Any, *, activation: str | None = None, sampling_only: bool = Fals
 
 
 def official(model: cips.Config, variables: dict) -> dict[str, np.ndarray]:
-    """The state dict of the official program's generator, as it is released. Raises: UserError for what it has not."""
+    """The state dict of the official program's generator, as released. Raises: UserError for what it does not have."""
     needed = {'fourier_features': True, 'coord_embedding': True, 'modulation': True, 'panorama_width': None,
               'lr_multiplier': 0.01, 'img_channels': 3}  # fmt: skip
     check_official(model, needed, side=model.size[0])
@@ -278,7 +278,7 @@ def _adam_settings(tree: Any) -> dict[str, float]:
 def _moments(part: str, optim: Any, net: Mapping[str, np.ndarray]) -> tuple[dict, dict, int]:
     """Adam's moments by the names of the parameters, and its count of steps.
 
-    The file has them by position: that of the parameters in the state dict, which has buffers besides.
+    The file has them by position: that of the parameters in the state dict, which also has buffers.
     """
     names = [name for name in net if not name.endswith('.kernel')]
     state = optim.get('state')

@@ -24,7 +24,7 @@ LICENCE = (
     'converting them grants no other: read it where the file came from.'
 )
 
-# A layer, and what layout 'port-pt' calls it.
+# Layers, and their names in layout 'port-pt'.
 LAYERS = {
     'conv1': 'stage1.conv1',
     'conv2_downsample': 'stage1.down_block1.conv1_downsample',
@@ -71,12 +71,12 @@ LAYERS = {
 }
 D_LAYERS = tuple(f'conv{i}' for i in range(1, 7))
 _OFFICIAL_G, _OFFICIAL_D = 'inpaint_net/', 'discriminator/sn_patch_gan/'
-# Of the official optimiser, and the trainer: the moments of every variable, and counters.
+# Names from the official optimiser and the trainer: the moments of every variable, and counters.
 _TRAINING = r'(.+)/Adam(_1)?|beta[12]_power|global_step|lr'
 
 
 def recognises(tree: Any) -> bool:
-    """Whether what `interop.read` gave is a DeepFillv2."""
+    """Whether what `interop.read` returned is a DeepFillv2."""
     return _layout(tree) is not None
 
 
@@ -122,7 +122,7 @@ def rules_of(layout: str, net: str) -> tuple[Rule, ...]:
 def turn_colours(params: dict[str, dict], channels: int) -> None:
     """Swaps the colours in a generator's or discriminator's parameters, in place: BGR to RGB and back.
 
-    channels: of images, which come first among the inputs of all layers that see one.
+    channels: those of images, which come first among the inputs of all layers that see one.
     """
     for name in params.keys() & {'conv1', 'xconv1', 'pmconv1'}:
         params[name]['kernel'] = rules.swap_colours(params[name]['kernel'], 2, channels)
@@ -131,16 +131,16 @@ def turn_colours(params: dict[str, dict], channels: int) -> None:
 
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:
-    """All arrays by name; of the port with the part of the file in front: 'G.stage1.conv1.conv.weight'."""
+    """All arrays by name; the port's begin with the part of the file: 'G.stage1.conv1.conv.weight'."""
     if _layout(tree) == 'official':
         return {name: array for name, array in tree.items() if isinstance(array, np.ndarray)}
     return contents.arrays(tree)
 
 
 def parts(tree: Any) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
-    """The arrays of 'g' and, where there is one, of 'd'; and the names of what is knowingly left out.
+    """The arrays of 'g' and, if there is one, of 'd'; and the names of what is knowingly left out.
 
-    Left out is what belongs to training (optimisers, counters), and of an official checkpoint all that is in neither
+    What belongs to training (optimisers, counters) is left out, and so is what an official checkpoint has in neither
     network.
     """
     found, layout = arrays(tree), _layout(tree)
@@ -160,9 +160,9 @@ def infer(tree: Any, *, colours: str | None = None) -> tuple[Config, dict[str, A
     """The configuration of a run with this model, and {setting: value} of what the file tells, with what is left out.
 
     Args:
-      colours: 'bgr' or 'rgb', what the weights expect; None: 'bgr' of the official program, and 'rgb' of the port. Of
-        the port's files in the layout of the official one it is not certain: its scripts feed RGB, but nothing tells
-        that the weights were turned when they were converted. If the colours of holes look wrong, try 'bgr'.
+      colours: 'bgr' or 'rgb', what the weights expect; None: 'bgr' for the official program, and 'rgb' for the port. It
+        is uncertain for the port's files in the official layout: its scripts feed RGB, but nothing says whether the
+        weights were swapped when they were converted. If the colours of holes look wrong, try 'bgr'.
     Raises: ForeignFileError; ValueError for other colours.
     """
     layout = _layout(tree)
@@ -192,7 +192,7 @@ def infer(tree: Any, *, colours: str | None = None) -> tuple[Config, dict[str, A
         fields['d_cnum'] = bias.shape[0]
     try:
         model = deepfill.Config(**fields)
-        # What edges it was trained with is in no file; further training takes those of --config.data.edges.
+        # No file says with which edges it was trained; further training takes those of --config.data.edges.
         edges = {'edges': 'canny'} if fields['guided'] else {}
         config = Config(
             'deepfill',
@@ -215,7 +215,7 @@ def summary(skipped: list[str]) -> str:
 
 
 def load(tree: Any, *, sampling_only: bool = False, colours: str | None = None) -> Imported:
-    """Converts what `interop.read` gave; with a discriminator in the file, into a training state with new optimisers.
+    """Converts what `interop.read` returned; a discriminator in the file makes it a training state with new optimisers.
 
     Args:
       sampling_only: leave out the discriminator.

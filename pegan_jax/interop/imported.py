@@ -1,4 +1,4 @@
-"""What every importer of a foreign program's checkpoints gives."""
+"""What every importer of a foreign program's checkpoints returns."""
 
 import re
 from collections.abc import Mapping
@@ -13,18 +13,18 @@ from pegan_jax.settings import UserError
 from pegan_jax.train.state import TrainState
 from pegan_jax.weights.contents import MAX_DEPTH, Budget, ForeignFileError, shown
 
-# Arguments with which a program made its networks: the setting of this library that one is, None if it changes no
-# number or shows in the arrays, or the values that this library can do.
+# Arguments with which a program made its networks: the corresponding setting of this library, None if it changes no
+# number or shows in the arrays, or the values that this library supports.
 Table = dict[str, str | tuple | None]
 
 
 class Imported(NamedTuple):
     """A converted checkpoint.
 
-    config: of a run; settings that leave no trace in the file are as published.
+    config: that of a run; settings that leave no trace in the file are as published.
     inferred: {setting: value} of those that do.
     sampling: what `pegan_jax.load` needs.
-    state: a training state, where the file has one.
+    state: a training state, if the file has one.
     """
 
     config: Config
@@ -34,7 +34,7 @@ class Imported(NamedTuple):
 
 
 def settings(what: str, arguments: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    """{setting: value} of what a network was made with. Raises: ForeignFileError for what this library cannot do."""
+    """{setting: value} that a network was made with. Raises: ForeignFileError for what this library cannot do."""
     fields = {}
     for name, value in arguments.items():
         if name not in table or (isinstance(table[name], tuple) and value not in table[name]):
@@ -48,7 +48,7 @@ def settings(what: str, arguments: Mapping[str, Any], table: Table) -> dict[str,
 
 
 def shape_of(part: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
-    """Of an array of a network. Raises: ForeignFileError if it is not there, or has another number of axes."""
+    """The shape of a network's array. Raises: ForeignFileError if it is missing, or has another number of axes."""
     if name not in part:
         raise ForeignFileError(f'is not complete: {name} is missing.')
     if part[name].ndim != ndim:
@@ -62,7 +62,7 @@ def count_of(part: Mapping[str, np.ndarray], pattern: str) -> int:
 
 
 def plain(value: Any, budget: Budget, depth: int = 0) -> Any:
-    """Arguments as Python has them: of NumPy's numbers and short arrays its own. What a file repeats counts each time.
+    """Arguments as Python's own objects, also NumPy's numbers and short arrays. What a file repeats counts each time.
 
     Raises: ForeignFileError for nesting deeper than MAX_DEPTH, and beyond the budget.
     """
@@ -79,9 +79,9 @@ def plain(value: Any, budget: Budget, depth: int = 0) -> Any:
 
 
 def check_official(model: Any, needed: Mapping[str, Any], side: int) -> None:
-    """Raises: UserError for a model with other settings than those that another program has at one value.
+    """Raises: UserError for a model whose settings differ from those that another program has fixed.
 
-    side: of the square images that it makes.
+    side: that of the square images that it makes.
     """
     if model.size != (side, side):
         needed = {'img_resolution': side, **needed}
@@ -96,7 +96,7 @@ def check_official(model: Any, needed: Mapping[str, Any], side: int) -> None:
 def first_state(gan: GAN, nets: Mapping[str, Mapping[str, Any]], ema: Any, stats: dict) -> TrainState:
     """The state of a run that begins with these networks and new optimisers.
 
-    nets: {'g': {'params', 'buffers'}, 'd': ...}; ema, stats: as of `TrainState`.
+    nets: {'g': {'params', 'buffers'}, 'd': ...}; ema, stats: as in `TrainState`.
     """
     params = {net: part['params'] for net, part in nets.items()}
     return TrainState(

@@ -32,7 +32,7 @@ PATH_LENGTH = 'gen_auxiliary_losses.0.mean_path_length'
 
 
 def recognises(tree: Any) -> bool:
-    """Whether what `reader.read` gave is a StyleGAN2 or MS-PIE of mmgen."""
+    """Whether what `reader.read` returned is a StyleGAN2 or MS-PIE of mmgen."""
     found = tree.get('state_dict') if isinstance(tree, dict) else None
     return isinstance(found, dict) and any(f'{net}.style_mapping.1.bias' in found for net in NETWORKS[:2])
 
@@ -43,7 +43,7 @@ def arrays(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _parts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
-    """{'generator_ema': {name: array}, ...}, those networks that the file has."""
+    """{'generator_ema': {name: array}, ...}, for the networks that the file has."""
     if extra := tree.keys() - {'meta', 'state_dict', 'optimizer'}:
         raise ForeignFileError(f'left over: {", ".join(map(shown, sorted(extra, key=str)))}.')
     parts, extra = {}, []
@@ -64,7 +64,7 @@ _LAYER = r'(conv1|convs\.\d+|to_rgb1|to_rgbs\.\d+)'
 
 
 def _modulated(array: np.ndarray) -> np.ndarray:
-    """(1, out, in, k, k) -> [k, k, in, out]; of a to-RGB layer, whose kernel is 1 x 1, from BGR to RGB."""
+    """(1, out, in, k, k) -> [k, k, in, out]; a to-RGB layer, whose kernel is 1 x 1, also goes from BGR to RGB."""
     kernel = rules.conv(array[0])
     return rules.swap_colours(kernel) if kernel.shape[:2] == (1, 1) else kernel
 
@@ -91,7 +91,7 @@ G_RULES = (
     Rule(r'to_rgbs\.(\d+)\.upsample\.kernel', 'buffers/synthesis/rgb_filter_{0}', rules.quarter),
     Rule(r'injected_noise_(\d+)', _noise, lambda x: x[0, 0]),
 )
-G_IGNORED = (r'head_pos_enc\._float_tensor',)  # of sinusoids: a marker of the device
+G_IGNORED = (r'head_pos_enc\._float_tensor',)  # sinusoids have it, to mark the device
 
 
 def d_rules(model: mspie.Config) -> tuple[Rule, ...]:
@@ -126,7 +126,7 @@ def d_rules(model: mspie.Config) -> tuple[Rule, ...]:
 
 
 def load(tree: Any, *, config: str | None = None, sampling_only: bool = False) -> Imported:
-    """Converts what `reader.read` gave; with both networks in the file, into a training state with new optimisers.
+    """Converts what `reader.read` returned; both networks in the file make it a training state with new optimisers.
 
     Args:
       config: as for `infer`.
@@ -158,12 +158,12 @@ def load(tree: Any, *, config: str | None = None, sampling_only: bool = False) -
 def infer(tree: Any, *, config: str | None = None, sampling_only: bool = False) -> tuple[Config, dict[str, Any]]:
     """The configuration of a run with this model, and {setting: value} of what the file tells.
 
-    It does not tell its sizes, nor whether sinusoids are resized or expanded, and with zero padding not in which order
-    the generator resizes and convolves. That is taken from the published configurations if only one of them fits.
+    It tells neither its sizes, nor whether sinusoids are resized or expanded, nor, with zero padding, in which order
+    the generator resizes and convolves. These come from the published configurations if only one of them fits.
 
     Args:
       config: that of the model, as for `load_config`, such as 'mspie:e'.
-    Raises: ForeignFileError if the file is not of this configuration, or of several published ones; ConfigError.
+    Raises: ForeignFileError if the file does not fit this configuration, or fits several published ones; ConfigError.
     """
     parts = _parts(tree)
     if sampling_only:
@@ -221,7 +221,7 @@ def _choices(fitting: Mapping[str, Config]) -> str:
 
 
 def _differences(model: mspie.Config, fields: Mapping[str, Any]) -> list[str]:
-    """What of a file is not as a model has it."""
+    """What differs between a file and a model."""
     has = {name: getattr(model, name) for name in fields}
     has |= {'channels': mspie.g_widths(model)} | (
         {'d_channels': mspie.d_widths(model)} if 'd_channels' in fields else {}
@@ -238,7 +238,7 @@ def _generator_fields(g: Mapping[str, np.ndarray]) -> dict[str, Any]:
     first = shape_of(g, 'conv1.conv.weight_orig', 5)[2]
     base, behind = (shape_of(g, f'injected_noise_{q}', 4)[2:] for q in (0, 1))
     head = 'const' if 'constant_input.input' in g else 'csg' if first == 2 else 'spe'
-    # Without padding the noise behind a resize is larger than the maps that follow.
+    # Without padding, the noise after a resize is larger than the maps that follow.
     padding = behind[0] == 2 * base[0]
     upsampling = 'conv-resize' if padding else 'resize-conv'
     height, width = (side << levels - 1 for side in base)

@@ -85,7 +85,7 @@ class _Family(NamedTuple):
     """What differs between the systems.
 
     rules: model -> {'g', 'd'}; ignored: patterns of names that are knowingly left out; makes, sees: patterns of the
-    layers that make and see colours; constant: buffers that no array fills, of a trained model.
+    layers that make and see colours; constant: buffers of a trained model that no array fills.
     """
 
     rules: Any
@@ -112,7 +112,7 @@ SCALARS = ('shown_nkimg', '_curr_transition_weight', '_next_scale_int', '_curr_s
 
 
 def recognises(tree: Any) -> bool:
-    """Whether what `reader.read` gave is a PGGAN or DCGAN of mmgen."""
+    """Whether what `reader.read` returned is a PGGAN or DCGAN of mmgen."""
     found = tree.get('state_dict') if isinstance(tree, dict) else None
     return isinstance(found, dict) and any(
         f'{net}.noise2feat.{layer}' in found
@@ -127,7 +127,7 @@ def arrays(tree: Any) -> dict[str, np.ndarray]:
 
 
 def parts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
-    """The arrays of 'generator', 'discriminator' and 'generator_ema', as far as they are there, under their own names.
+    """The arrays of 'generator', 'discriminator' and 'generator_ema', those that exist, under their own names.
 
     Raises: ForeignFileError for anything else.
     """
@@ -171,11 +171,11 @@ def infer(tree: Any) -> tuple[Config, dict[str, Any]]:
 def _pggan_fields(g: Mapping[str, np.ndarray], d: Mapping[str, np.ndarray]) -> dict[str, Any]:
     last = count_of(g, r'torgb_layers\.\d+\.conv\.weight_orig') - 1
     widths = [shape_of(g, f'torgb_layers.{i}.conv.weight_orig', 4)[1] for i in range(last + 1)]
-    # The weight of a transposed convolution has its inputs first. Where both are as many, it is taken for one, as all
-    # published models are.
+    # The weight of a transposed convolution has its inputs first. With as many inputs as outputs, a convolution is
+    # taken for a transposed one, as in all published models.
     ups = [shape_of(g, f'conv_blocks.{2 * i - 1}.conv.weight_orig', 4)[:2] for i in range(1, last + 1)]
     pairs = list(zip(widths[1:], widths, strict=False))
-    # Without a critic, what is a label cannot be told from what is a latent.
+    # Without a critic, labels cannot be told from latents.
     c_dim = shape_of(d, 'decision.linear1.weight_orig', 2)[0] - 1 if d else 0
     unfused = ups == pairs and any(out != inputs for out, inputs in pairs)
     return {
@@ -201,7 +201,7 @@ def _dcgan_fields(g: Mapping[str, np.ndarray], d: Mapping[str, np.ndarray]) -> d
 
 
 def load(tree: Any, *, sampling_only: bool = False) -> Imported:
-    """Converts what `reader.read` gave; with both networks in the file, into a training state with new optimisers.
+    """Converts what `reader.read` returned; both networks in the file make it a training state with new optimisers.
 
     Args:
       sampling_only: leave out the discriminator.
@@ -224,7 +224,7 @@ def load(tree: Any, *, sampling_only: bool = False) -> Imported:
 
 
 def _progress(scalars: Mapping[str, float], model: pggan.Config) -> float:
-    """Of a growth that a training file was saved in: the level that is whole, and the weight of the next one."""
+    """The growth at which a training file was saved: the level that is complete, and the weight of the next one."""
     side = scalars.get('_curr_scale_int')
     if side not in [4 * 2**level for level in range(model.last_level + 1)]:
         return model.last_level

@@ -1,9 +1,9 @@
 """NVIDIA's network pickles (StyleGAN2-ADA in PyTorch, StyleGAN3, CREPS): G, D, running mean, augmentation.
 
-A pickle holds {'G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'}. A network in it is the source text of its
-class, which is never used, the arguments of its constructor, and its tensors. Whether a generator is of StyleGAN2,
-StyleGAN3 or CREPS shows in its structure. Settings are those of the constructors, else the defaults of the program that
-wrote the file.
+A pickle holds {'G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'}. A network in it consists of the source text
+of its class, which is never used, the arguments of its constructor, and its tensors. Its structure shows whether a
+generator is a StyleGAN2, a StyleGAN3 or a CREPS. Settings are those of the constructors, else the defaults of the
+program that wrote the file.
 """
 
 from collections.abc import Iterator, Mapping
@@ -56,7 +56,7 @@ _AUGMENT |= {'imgfilter_std': (1,), 'cutout_size': (0.5,)}
 class Network(NamedTuple):
     """A network of a pickle.
 
-    class_name: of its class.
+    class_name: the name of its class.
     arguments: those that its constructor was given.
     parts: names of the modules directly inside 'synthesis', or of those inside the network if it has no such module.
     params, buffers: {'synthesis.b4.const': array, ...}, in the order of the file.
@@ -70,7 +70,7 @@ class Network(NamedTuple):
 
 
 def recognises(tree: Any) -> bool:
-    """Whether what `reader.read` gave is a pickle of NVIDIA's networks."""
+    """Whether what `reader.read` returned is a pickle of NVIDIA's networks."""
     return isinstance(tree, dict) and any(isinstance(tree.get(k), dict) and 'class_name' in tree[k] for k in _NETWORKS)
 
 
@@ -84,7 +84,7 @@ _POSITIONAL = {
 def networks(tree: Any) -> dict[str, Network]:
     """{'G': ..., 'D': ..., 'G_ema': ..., 'augment_pipe': ...}, those that the pickle holds.
 
-    Raises: ForeignFileError for what is not such a pickle.
+    Raises: ForeignFileError for anything but such a pickle.
     """
     if not recognises(tree):
         raise ForeignFileError('is not a pickle of NVIDIA networks: it describes none of G, D and G_ema.')
@@ -123,7 +123,7 @@ def _network(meta: Any, budget: Budget) -> Network:
 
 
 def _state(meta: Any) -> dict:
-    """The instance dictionary of a module, whose three containers are there."""
+    """The instance dictionary of a module, with its three containers."""
     if not isinstance(meta, dict) or not isinstance(meta.get('class_name'), str):
         raise ForeignFileError(f'holds {shown(meta)} where a module is expected.')
     state = meta.get('state')
@@ -189,7 +189,7 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
         fields |= _discriminator_settings(found['D'].arguments, fields, old=bool(defaults))
         if 'augment_pipe' in found:
             fields |= _augmentation(found['augment_pipe'])
-    # Not in the file: the images, and the R1 weight, for which the release recommends this start with a batch of 32.
+    # The file has neither the images nor the R1 weight; the release recommends starting with this one at a batch of 32.
     labels = {'folder': 'unknown', 'labels': True} if fields.get('c_dim') else {}
     check_settings({'filter_size': 6, **fields} if system == 'stylegan3' else fields)
     try:
@@ -205,7 +205,7 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
 
 
 def _rank(g: Network, resolution: int) -> int:
-    """The rank of CREPS's lines. Raises: ForeignFileError for positions other than those of a training."""
+    """The rank of CREPS's lines. Raises: ForeignFileError for positions other than those of training."""
     found = {**g.params, **g.buffers}
     weight, at = (found.get(f'synthesis.b4.input.{name}') for name in ('weight', 'coords'))
     if weight is None or weight.ndim != 4 or weight.shape[-1] % 2:
@@ -242,7 +242,7 @@ def _discriminator_settings(arguments: Mapping[str, Any], g: Mapping[str, Any], 
 
 
 def _augmentation(pipe: Network) -> dict[str, Any]:
-    """The preset, and p as it was; whether it followed D or was fixed, the file does not tell."""
+    """The preset, and p as it was; the file does not tell whether p followed D or was fixed."""
     strengths = augment.Pipe(**settings('augment_pipe', pipe.arguments, _AUGMENT))
     preset = next((name for name, known in augment.PRESETS.items() if known == strengths), None)
     if preset is None:
@@ -294,7 +294,7 @@ D_RULES = (
 def variables(name: str, network: Network, table: tuple[Rule, ...], target: dict) -> dict:
     """{'params', 'buffers'} of a network, with the tree of `target`.
 
-    The filters of layers that do not resample, which files carry as well, are left out, and CREPS's positions.
+    The filters of layers that do not resample, which files also have, are left out, and so are CREPS's positions.
     Raises: ForeignFileError as `rules.fill`.
     """
     source = {k.replace('.', '/'): v for k, v in (network.params | network.buffers).items()}
@@ -304,7 +304,7 @@ def variables(name: str, network: Network, table: tuple[Rule, ...], target: dict
 
 
 def load(tree: Any, *, sampling_only: bool = False) -> Imported:
-    """Converts what `reader.read` gave; with a discriminator in the file, into a training state with new optimisers.
+    """Converts what `reader.read` returned; a discriminator in the file makes it a training state with new optimisers.
 
     Args:
       sampling_only: leave out the discriminator.

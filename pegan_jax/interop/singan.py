@@ -49,7 +49,7 @@ IGNORED = (_LAYER + r'\.bn\.num_batches_tracked', r'head_position_encode\._float
 def folded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Blocks of the original program under the names of mmgen's.
 
-    There, convolutions in front of a normalisation have a bias. In evaluation mode it only shifts the running mean:
+    There, convolutions before a normalisation have a bias. In evaluation mode it only shifts the running mean:
     (x + b - mean) = (x - (mean - b)).
     """
     out = {k.replace('.norm.', '.bn.').replace('tail.0.', 'tail.conv.'): v for k, v in arrays.items()}
@@ -60,7 +60,7 @@ def folded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def recognises(tree: Any) -> bool:
-    """Whether what `reader.read` gave is a SinGAN of mmgen."""
+    """Whether what `reader.read` returned is a SinGAN of mmgen."""
     found = tree.get('state_dict') if isinstance(tree, dict) else None
     return isinstance(found, dict) and 'generator.blocks.0.head.conv.weight' in found
 
@@ -73,8 +73,8 @@ def arrays(tree: Any) -> dict[str, np.ndarray]:
 def infer(tree: Any, *, noises: Any = None) -> tuple[Config, dict[str, Any]]:
     """The configuration of a run with this model, and {setting: value} of what the files tell.
 
-    How borders are padded leaves no trace in the weights. It is taken from what was released: models with an encoding
-    pad every layer; of those without, the one whose noise has one channel for all colours pads nothing.
+    Padding leaves no trace in the weights. It is taken from the released models: those with an encoding pad every
+    layer; of those without, the one whose noise has one channel for all colours pads nothing.
 
     Args:
       noises: what the second file holds; without it, noise channels and sizes are unknown, and left as published.
@@ -125,9 +125,9 @@ def infer(tree: Any, *, noises: Any = None) -> tuple[Config, dict[str, Any]]:
 
 
 def load(tree: Any, *, sampling_only: bool = False, noises: Any = None) -> Imported:
-    """Converts what `reader.read` gave, to sample from and to edit with; critics are checked and left out.
+    """Converts what `reader.read` returned, to sample from and to edit with; critics are checked and left out.
 
-    The learned image is in none of the files. Its place is taken by the model's reconstruction of it.
+    No file has the learned image. The model's reconstruction of it is used instead.
 
     Args:
       noises: what the second file holds.
@@ -172,7 +172,7 @@ def load(tree: Any, *, sampling_only: bool = False, noises: Any = None) -> Impor
 def networks(
     model: singan.Config, found: Mapping[str, np.ndarray], prefix: str, count: int, block: Any, bgr: bool = True
 ) -> dict:
-    """{'params', 'stats'} of `count` blocks from the arrays under `prefix`; their colours, bgr or not, become RGB."""
+    """{'params', 'stats'} of `count` blocks from the arrays under `prefix`; colours become RGB if they are BGR."""
     source = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
     target, side = {'params': {}, 'stats': {}}, 2 * model.margin + 1
     for s in range(count):

@@ -26,7 +26,7 @@ FILES = ('Gs', 'Zs', 'NoiseAmp', 'reals')
 
 
 def find(path: str | os.PathLike) -> Path | None:
-    """The folder that a path names, itself or by one of its files; None if there is no Gs.pth."""
+    """The folder that a path names, directly or by one of its files; None if there is no Gs.pth."""
     path = as_path(path)
     folder = path.parent if path.name in {f'{name}.pth' for name in FILES} else path
     return folder if (folder / 'Gs.pth').is_file() else None
@@ -42,7 +42,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def recognises(tree: Any) -> bool:
-    """Whether what `read` gave is one of these."""
+    """Whether what `read` returned is one of these."""
     return isinstance(tree, dict) and tree.keys() == set(FILES)
 
 
@@ -105,14 +105,14 @@ def infer(tree: Any) -> tuple[Config, dict[str, Any]]:
 
 
 def _border(noise: np.ndarray, margin: int) -> np.ndarray:
-    """What lies outside of the image in a padded noise."""
+    """The part of a padded noise that lies outside the image."""
     inner = noise.copy()
     inner[:, :, margin:-margin, margin:-margin] = 0
     return inner
 
 
 def load(tree: Any, *, sampling_only: bool = False) -> Imported:
-    """Converts what `read` gave, to sample from and to edit with; critics are in none of the files.
+    """Converts what `read` returned, to sample from and to edit with; no file has the critics.
 
     Raises: ForeignFileError if one array is left over, missing or misshapen.
     """

@@ -1,8 +1,8 @@
 """StyleGAN2 of the widespread PyTorch port (`.pt`), and of the first release in TensorFlow (`.pkl`).
 
-The port's file is {'g_ema': state dict} with 'g', 'd', 'latent_avg' and more beside it, or a generator's state dict
-alone. The release's is (G, D, Gs): objects of `dnnlib.tflib.network.Network`, which hold their variables by name, and
-whose parts are such objects again; Gs is the running mean. All sizes are read from the shapes of the arrays.
+The port's file is {'g_ema': state dict} with 'g', 'd', 'latent_avg' and more beside it, or only a generator's state
+dict. The release's is (G, D, Gs): objects of `dnnlib.tflib.network.Network`, which hold their variables by name and
+have parts of the same kind; Gs is the running mean. All sizes are read from the shapes of the arrays.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ LICENCE = (
 NETWORKS = ('g_ema', 'g', 'd')
 _LEFT_OUT = ('g_optim', 'd_optim', 'args', 'ada_aug_p', 'iter', 'e', 'd_ema')  # of the port, beside the networks
 _TF_NETWORK = 'dnnlib.tflib.network.Network'
-MEAN_SAMPLES = 4096  # mapped latents whose mean stands for one that a file does not have, as in the port
+MEAN_SAMPLES = 4096  # mapped latents whose mean replaces one that a file does not have, as in the port
 
 
 class _Layout(NamedTuple):
@@ -51,7 +51,7 @@ class _Layout(NamedTuple):
 
 
 def _side(n: str) -> int:
-    """Side of the maps behind the n-th of `convs`, or behind noise n + 1."""
+    """Side of the maps after the n-th of `convs`, or after noise n + 1."""
     return 8 << int(n) // 2
 
 
@@ -105,7 +105,7 @@ _PORT = _Layout(_PORT_G, cips.d_rules, (), r'style\.\d+\.weight', lambda d: d['c
 
 
 def _place(path: str) -> str:
-    """'b16/conv0' -> 'convs.2', 'b16/torgb' or 'b16' -> 'to_rgbs.1'; those of 4 pixels are called otherwise."""
+    """'b16/conv0' -> 'convs.2', 'b16/torgb' or 'b16' -> 'to_rgbs.1'; those of 4 pixels have other names."""
     side, _, kind = path.partition('/')
     level = int(side[1:]).bit_length() - 4  # 8 pixels are 0
     if kind.startswith('conv'):
@@ -139,7 +139,7 @@ _BACK = (
 
 
 def official(model: stylegan2.Config, variables: dict) -> dict[str, np.ndarray]:
-    """The state dict of the port's generator, and beside it latent_avg. Raises: UserError for what the port has not."""
+    """The state dict of the port's generator, with latent_avg beside it. Raises: UserError for what the port lacks."""
     needed = {'c_dim': 0, 'architecture': 'skip', 'input': 'const', 'use_noise': True, 'conv_clamp': None,
               'w_dim': model.z_dim, 'img_channels': 3}  # fmt: skip
     check_official(model, needed, side=4 << num_halvings(model.size))
@@ -150,7 +150,7 @@ def official(model: stylegan2.Config, variables: dict) -> dict[str, np.ndarray]:
 
 
 def _flipped(array: np.ndarray) -> np.ndarray:
-    """The kernel of an upsampling convolution, which their program turns around."""
+    """The kernel of an upsampling convolution, which their program reverses."""
     return array[::-1, ::-1]
 
 
@@ -232,7 +232,7 @@ def _components(network: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 # What its networks were made with. Sizes, widths and the architecture show in the arrays; truncation, random noise and
-# how a program computes are matters of whoever makes images; labels are refused by their arrays.
+# how a program computes are up to whoever makes images; labels are refused by their arrays.
 _TF_ARGUMENTS: Table = {
     name: None
     for name in (
@@ -252,9 +252,9 @@ _TF_D: Table = _TF_ARGUMENTS | {'mbstd_group_size': 'mbstd_group_size', 'mbstd_n
 
 
 def _tf_fields(tree: Any, sampling_only: bool) -> tuple[dict[str, Any], list[str]]:
-    """{setting: value} of what the networks were made with, and names of arguments that are in no table.
+    """{setting: value} that the networks were made with, and names of arguments that are in no table.
 
-    Raises: ForeignFileError for what this library does not have, and where one network has another setting.
+    Raises: ForeignFileError for what this library does not have, and if the settings of the networks differ.
     """
     budget, g, unknown = Budget(), {}, set()
     g_net, d_net, mean = tree
@@ -299,7 +299,7 @@ def _same_settings(what: str, found: Mapping[str, Any], others: Mapping[str, Any
 
 
 def recognises(tree: Any) -> bool:
-    """Whether what `reader.read` gave is one of these."""
+    """Whether what `reader.read` returned is one of these."""
     return _is_tf(tree) or (isinstance(tree, dict) and _is_generator(tree.get('g_ema', tree)))
 
 
@@ -316,7 +316,7 @@ def _is_tf(tree: Any) -> bool:
 
 
 def parts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
-    """{'g_ema': {name: array}}, and 'g' and 'd' where the file has them; the mean of w is in the generators.
+    """{'g_ema': {name: array}}, and 'g' and 'd' if the file has them; the mean of w is in the generators.
 
     Raises: ForeignFileError for what is left over.
     """
@@ -359,7 +359,7 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
     if 'd' in found and not sampling_only:
         fields |= _discriminator_fields(found['d'], layout, fields['img_resolution'])
     try:
-        # What is in no file is as the programs have it.
+        # What no file has is as in the programs.
         known = {'conv_clamp': None, 'num_fp16_res': 0, 'r1_gamma': 10.0, 'ema_kimg': 10.0, 'ema_rampup': None}
         model = stylegan2.Config(**known | fields)
         for prefix in ('', 'd_'):
@@ -371,7 +371,7 @@ def infer(tree: Any, *, sampling_only: bool = False) -> tuple[Config, dict[str, 
 
 
 def _published_widths(model: stylegan2.Config, prefix: str) -> stylegan2.Config:
-    """The same model, its widths told by `channel_base` if they are of this form, as in shipped configurations."""
+    """The same model, with widths given by `channel_base` if they have this form, as in shipped configurations."""
     channels = getattr(model, f'{prefix}channels')
     if channels is None:
         return model
@@ -434,9 +434,9 @@ def _discriminator_fields(d: Mapping[str, np.ndarray], layout: _Layout, size: in
 
 
 def load(tree: Any, *, sampling_only: bool = False) -> Imported:
-    """Converts what `reader.read` gave; with both networks in the file, into a training state with new optimisers.
+    """Converts what `reader.read` returned; both networks in the file make it a training state with new optimisers.
 
-    A generator without the mean of w gets that of MEAN_SAMPLES latents, as the port has it.
+    A generator without the mean of w gets that of MEAN_SAMPLES latents, as in the port.
 
     Args:
       sampling_only: leave out the discriminator.

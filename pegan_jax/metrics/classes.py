@@ -22,11 +22,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def inception_score(probabilities: np.ndarray, splits: int = 10) -> ClassScore:
     """exp(mean over images of KL(p(y|x) || p(y))), p(y) being the mean of p(y|x) (Salimans et al. 2016).
 
-    Computed for each of `splits` parts of the images, in their order: part i is those from i N // splits on.
+    Computed for each of `splits` parts of the images, in their order: part i begins at i N // splits.
 
     Args:
-      probabilities: [N, K]; of the class y of each image. NVlabs/stylegan3 and OpenAI's program leave the bias of the
-        last layer out.
+      probabilities: [N, K], those of the class y of each image. NVlabs/stylegan3 and OpenAI's program leave out the
+        bias of the last layer.
     Raises: ValueError for another shape, or fewer images than parts.
     """
     if probabilities.ndim != 2 or len(probabilities) < splits:

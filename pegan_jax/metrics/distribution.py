@@ -5,12 +5,12 @@ from scipy import ndimage
 
 from pegan_jax.settings import UserError
 
-MIN_SIDE = 16  # of the smallest level of a pyramid
+MIN_SIDE = 16  # the least side of a pyramid's smallest level
 GROUP = 8  # images whose pyramids memory holds at once
 
 
 def laplacian_pyramid(images: np.ndarray, min_side: int = MIN_SIDE) -> list[np.ndarray]:
-    """Band-pass levels, finest first, the last one a low-pass; Burt and Adelson 1983, taps [1, 4, 6, 4, 1] / 16.
+    """Band-pass levels, finest first, the last one low-pass (Burt and Adelson 1983), with taps [1, 4, 6, 4, 1] / 16.
 
     Args:
       images: [N, H, W, C] float.
@@ -40,11 +40,11 @@ def sliced_wasserstein(
     """Sliced Wasserstein distance of local structure (Rabin et al. 2011; on pyramid patches as in Karras et al. 2018).
 
     On each Laplacian-pyramid level, `patches` random patches per image are normalised per colour channel over their set
-    and projected on random unit directions; SWD = mean |sort(projections of a) - sort(projections of b)|.
+    and projected onto random unit directions; SWD = mean |sort(projections of a) - sort(projections of b)|.
 
     Args:
       a, b: [N, H, W, C], equal shapes; range [-1, 1] or any other.
-      patches, patch_size, directions, seed: of the random draws, the same for both sets.
+      patches, patch_size, directions, seed: those of the random draws, the same for both sets.
     Returns: the mean over levels, times 1000. 0 for equal sets.
     Raises: ValueError on unequal shapes or images smaller than a patch.
     """
@@ -67,7 +67,7 @@ def sliced_wasserstein(
         height, width = -(-height // 2), -(-width // 2)
 
     def levels(images: np.ndarray) -> list[np.ndarray]:
-        """Patches of each level, [N, patches, C, patch_size, patch_size]; of a few images at a time, to save memory."""
+        """Patches of each level, [N, patches, C, patch_size, patch_size]; a few images at a time, to save memory."""
         found = [[] for _ in places]
         for start in range(0, n, GROUP):
             rows = slice(start, start + GROUP)
@@ -89,12 +89,12 @@ def sliced_wasserstein(
 def monge_distance(real: np.ndarray, fake: np.ndarray, *, directions: int = 1000, seed: int = 0) -> float:
     """Monge Inception Distance of features (Berthet et al. 2026, arXiv:2605.06797): a sliced Wasserstein distance.
 
-    3 D times the mean, over random unit directions and over ranks, of the squared difference of sorted projections. The
-    factor and the number of directions are those of programs that reproduce the paper.
+    It is 3 D times the mean, over random unit directions and over ranks, of the squared difference of sorted
+    projections. The factor and the number of directions are those of programs that reproduce the paper.
 
     Args:
       real, fake: [N, D], of equal length.
-      directions, seed: of NumPy's default generator.
+      directions: how many; seed: that of NumPy's default generator.
     Raises: ValueError for other shapes.
     """
     if real.ndim != 2 or real.shape != fake.shape:

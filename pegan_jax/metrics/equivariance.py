@@ -1,6 +1,7 @@
 """Whether an image moves as its coordinates do (Karras et al. 2021, section 2.2 and appendix E): EQ-T, EQ-T_frac, EQ-R.
 
-An image of moved coordinates is compared with the moved image, where both are known: peak signal-to-noise ratios in dB.
+An image from moved coordinates is compared with the moved image, where both are known, as peak signal-to-noise ratio in
+dB.
 """
 
 import functools
@@ -25,7 +26,7 @@ _LOBES, _REACH, _PERIOD = 3, 6, 64  # of the Lanczos window; of filters, and of 
 
 
 def shifted(x: jax.Array, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Images [N, H, W, C] moved by whole pixels [2], (x, y), right and down, and the mask [H, W] of what is then known.
+    """Images [N, H, W, C] moved by whole pixels [2], (x, y), right and down, and the mask [H, W] of known pixels.
 
     Zeros come in from outside.
     """
@@ -38,7 +39,7 @@ def shifted(x: jax.Array, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def shifted_lanczos(x: jax.Array, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As `shifted`, by any amount, with 6 taps sinc(t) sinc(t / 3), of sum 1, along each axis."""
+    """Like `shifted`, by any amount, with 6 taps sinc(t) sinc(t / 3) along each axis, whose sum is 1."""
     matrices, known = [], []
     for side, step in zip(x.shape[1:3], pixels[::-1], strict=True):
         whole = jnp.floor(step)
@@ -74,8 +75,8 @@ def lanczos(x: np.ndarray) -> np.ndarray:
 def band_limit(matrix: np.ndarray, up: int) -> np.ndarray:
     """A low-pass filter for images that a 2x2 matrix moves: it passes what the grids before and after can both carry.
 
-    It is the convolution of the two ideal filters, windowed by that of their Lanczos windows (appendix E.3), sampled
-    `up` times per pixel; the taps that one output pixel may meet add up to 1 / up^2.
+    It is the convolution of the two ideal filters, windowed by the convolution of their Lanczos windows (appendix E.3),
+    sampled `up` times per pixel; the taps that one output pixel may meet add up to 1 / up^2.
 
     Returns: [12 up - 1, 12 up - 1] float32, rows are y.
     """
@@ -100,7 +101,7 @@ def band_limit(matrix: np.ndarray, up: int) -> np.ndarray:
 def convolve(x: jax.Array, f: jax.Array, up: int = 1, padding: int = 0) -> jax.Array:
     """`ops.upsample2d` with a filter of many taps: x [N, H, W, C], f [k, k] -> [N, up H + 2 padding, ..., C].
 
-    One convolution per phase of the result, of which up^2 are channels; sums of shifted slices would be thousands.
+    One convolution computes the up^2 phases of the result as channels; sums of shifted slices would be thousands.
     """
     taps, (n, height, width, channels) = len(f), x.shape
     before = (taps + up - 1) // 2 + padding
@@ -154,7 +155,7 @@ def turned(x: jax.Array, angle: jax.Array, f: jax.Array) -> tuple[jax.Array, jax
 
 
 def blurred(x: jax.Array, f: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What `turned` would have kept of images that are turned already; f: `band_limit(rotation(-angle), 1)`."""
+    """What `turned` would have kept of images that are already turned; f: `band_limit(rotation(-angle), 1)`."""
     margin = (len(f) - 1) // 2
     known = np.zeros(x.shape[1:3], np.float32)
     known[margin:-margin, margin:-margin] = 1
@@ -172,7 +173,7 @@ def rotation(angle: float) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _difference(kind: str, image: jax.Array, original: jax.Array, *args: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums of squared differences of each sample [N], and the number of values that they are of, []."""
+    """Sums of squared differences of each sample [N], and the number of values in each sum, []."""
     if kind == 'eqr50k':
         angle, f, pseudo = args
         (want, known), (image, also) = turned(original, angle, f), blurred(image, pseudo)
@@ -192,7 +193,7 @@ def compare(
       kind: a name in METRICS.
       render: transform [3, 3] -> images [N, H, W, C], as `coords.translate` and `rotate` make them.
       original: render(identity).
-      u: uniform in [0, 1): [2] of a shift, (x, y), [] of a rotation.
+      u: uniform in [0, 1): [2] for a shift, (x, y), [] for a rotation.
       unit: pixels per unit of the coordinates.
     Returns: as `_difference`.
     """
@@ -221,9 +222,9 @@ def equivariance(
     Each batch is moved in one way; published numbers have 50,000 samples in batches of 4.
 
     Args:
-      images: (keys [batch_size], transform [3, 3]) -> images [batch_size, H, W, C] in [-1, 1]; a key gives its image
-        always, whatever the transform. Compile it; both are traced.
-      unit: pixels per unit of the coordinates that the transform acts on; of StyleGAN3, the shorter side in training.
+      images: (keys [batch_size], transform [3, 3]) -> images [batch_size, H, W, C] in [-1, 1]; a key always gives the
+        same image, whatever the transform. Compile it; both are traced.
+      unit: pixels per unit of the coordinates that the transform acts on; for StyleGAN3, the shorter side in training.
       metrics: names in METRICS.
     Raises: ValueError for unknown names, or no sample.
     """
@@ -249,7 +250,7 @@ def equivariance(
 def decibels(squares: float, count: float) -> float:
     """Peak signal-to-noise ratio of images in [-1, 1], from the sum of `count` squared differences.
 
-    Raises: UserError for a count of 0: the images are so small that nothing of a moved one is known.
+    Raises: UserError for a count of 0: images are so small that no pixel of a moved one is known.
     """
     if not count:
         raise UserError('nothing is known of the moved images: they are too small; EQ-R needs sides of 13 pixels.')

@@ -15,8 +15,8 @@ class Gaussian(NamedTuple):
 class Moments:
     """Mean and covariance of features that arrive in pieces.
 
-    Sums are of differences to the mean of the first piece, and what is rounded off when a piece is added is kept
-    (Neumaier 1974): neither the number of pieces nor their order changes the result by more than the rounding of one
+    Sums are of differences from the mean of the first piece, and what is rounded off when a piece is added is kept
+    (Neumaier 1974). So neither the number of pieces nor their order changes the result by more than the rounding of one
     sum. Memory: four [D, D] arrays.
     """
 
@@ -74,12 +74,12 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 def frechet_distance(real: Gaussian, fake: Gaussian) -> float:
     """Frechet distance of two Gaussians (Heusel et al. 2017, eq. 6): |m - m'|^2 + Tr(S + S' - 2 (S S')^(1/2)).
 
-    The trace of the root of S S' is computed as the sum of the singular values of S^(1/2) S'^(1/2), which is the same
-    and, for any covariances, singular ones too, real and not negative: there is no complex part to drop, and nothing is
-    added to a diagonal. With N images and N - 1 < D features the fit is singular and the distance finite, but biased
-    upwards; no formula can repair that, so compare equal counts.
+    The trace of the root of S S' is computed as the sum of the singular values of S^(1/2) S'^(1/2). That is the same
+    number, and real and non-negative for all covariances, even singular ones: there is no complex part to drop, and
+    nothing is added to a diagonal. With N images and N - 1 < D features the fit is singular and the distance finite,
+    but biased upwards; no formula can repair that, so compare equal counts.
 
-    Raises: ValueError for Gaussians of other dimensions than each other, or numbers that are not finite.
+    Raises: ValueError for Gaussians of different dimensions, or numbers that are not finite.
     """
     if real.mean.shape != fake.mean.shape:
         raise ValueError(f'Gaussians in {len(real.mean)} and {len(fake.mean)} dimensions have no distance.')

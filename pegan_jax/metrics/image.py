@@ -1,7 +1,7 @@
 """Errors of single images against what they should be. Images are uint8 [H, W, C], measured as values in [0, 1].
 
-Published tables of inpainting differ in what they call l1 and l2, so the three usual forms are all here: of the whole
-image, of its holes, and relative to the image.
+Published inpainting tables differ in what they call l1 and l2, so all three usual forms are here: over the whole image,
+over its holes, and relative to the image.
 """
 
 import math
@@ -41,7 +41,7 @@ def _unit(image: np.ndarray) -> np.ndarray:
 
 
 def mean_error(real: np.ndarray, fake: np.ndarray, power: int, mask: np.ndarray | None = None) -> float:
-    """100 mean |real - fake|^power, of all pixels or of those where mask [H, W] is 1; values in [0, 1].
+    """100 mean |real - fake|^power, over all pixels or those where mask [H, W] is 1; values in [0, 1].
 
     Raises: ValueError for other types than uint8 [H, W, C].
     """
@@ -50,7 +50,7 @@ def mean_error(real: np.ndarray, fake: np.ndarray, power: int, mask: np.ndarray 
 
 
 def relative_error(real: np.ndarray, fake: np.ndarray, power: int) -> float:
-    """100 sum |real - fake|^power / sum real^power; NaN of a black image. Raises: ValueError as `mean_error`."""
+    """100 sum |real - fake|^power / sum real^power; NaN for a black image. Raises: ValueError as `mean_error`."""
     real = _unit(real)
     total = (real**power).sum()
     return float(100 * (np.abs(real - _unit(fake)) ** power).sum() / total) if total else math.nan
@@ -65,7 +65,7 @@ def psnr(real: np.ndarray, fake: np.ndarray, mask: np.ndarray | None = None) -> 
 def ssim(real: np.ndarray, fake: np.ndarray) -> float:
     """Structural similarity, 1 for equal images, with the window of Wang et al. 2004.
 
-    Raises: ValueError as `mean_error`, and for sides under 11 pixels.
+    Raises: ValueError as `mean_error`, and for sides below 11 pixels.
     """
     from skimage.metrics import structural_similarity  # takes long to import
 
@@ -87,8 +87,8 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity at five scales (Wang et al. 2003, eq. 7), of uint8 images [H, W, C]; 1 for equal ones.
 
     The product over scales of the means of contrast and structure, and of luminance at the coarsest one, to the powers
-    of SCALE_WEIGHTS; means below 0 count as 0. Between scales, 2x2 pixels are averaged; the window is that of `ssim`
-    where the image is as large, and shrinks with it otherwise, as in the program of Karras et al. 2018.
+    of SCALE_WEIGHTS; means below 0 count as 0. Between scales, 2x2 pixels are averaged; the window is that of `ssim`,
+    but shrinks with an image smaller than it, as in the program of Karras et al. 2018.
 
     Raises: ValueError as `mean_error`, and for sides under 16 pixels.
     """
@@ -115,7 +115,7 @@ def _halved(x: np.ndarray) -> np.ndarray:
 
 
 def _windowed(x: np.ndarray, size: int) -> np.ndarray:
-    """Means under a Gaussian window of `size` pixels, of the positions where it is inside."""
+    """Means under a Gaussian window of `size` pixels, at the positions where it fits inside."""
     at = np.arange(size) - (size - 1) / 2
     taps = np.exp(-0.5 * (at / (1.5 * size / 11)) ** 2)
     for axis in (0, 1):

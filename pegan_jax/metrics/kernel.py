@@ -6,7 +6,7 @@ import numpy as np
 
 
 class KernelDistance(NamedTuple):
-    """value: mean over subsets; error: its standard error, from their spread, 0 where each of them has everything."""
+    """value: mean over subsets; error: its standard error, from their spread, 0 if each of them has everything."""
 
     value: float
     error: float
@@ -28,7 +28,7 @@ def kernel_distance(
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1] or m < 2:
         raise ValueError(f'features have shapes {real.shape} and {fake.shape}; expected [N, D] and [M, D], N, M >= 2.')
     if m == len(real) == len(fake):
-        subsets = 1  # each would be all there is
+        subsets = 1  # each would have everything
     random, values = np.random.RandomState(seed), []
     for _ in range(subsets):
         x = np.asarray(fake[np.sort(random.choice(len(fake), m, replace=False))], np.float64)
@@ -45,9 +45,9 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def cmmd(real: np.ndarray, fake: np.ndarray, *, sigma: float = 10, block: int = 2048) -> float:
     """CLIP maximum mean discrepancy (Jayasumana et al. 2024): 1000 MMD^2 under k(x, y) = exp(-|x - y|^2 / 2 sigma^2).
 
-    The unbiased estimator, which that paper gives: means of k over all pairs of two reals, of two fakes (of different
-    ones), less twice that of a real and a fake. It can be negative. The paper's program includes pairs of an embedding
-    with itself, which adds at most 20 / N + 20 / M.
+    The unbiased estimator of that paper: means of k over all pairs of two different reals and of two different fakes,
+    minus twice that over pairs of a real and a fake. It can be negative. The paper's program includes pairs of an
+    embedding with itself, which adds at most 20 / N + 20 / M.
 
     Args:
       real, fake: embeddings of length 1, [N, D], [M, D].
@@ -64,7 +64,7 @@ def cmmd(real: np.ndarray, fake: np.ndarray, *, sigma: float = 10, block: int = 
             for j in range(i if same else 0, len(b), block):
                 x, y = (np.asarray(part, np.float64) for part in (a[i : i + block], b[j : j + block]))
                 squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)[None, :] - 2 * x @ y.T
-                # Of one cloud, the blocks below the diagonal are those above it.
+                # Within one cloud, the blocks below the diagonal equal those above it.
                 found += (1 + (same and i != j)) * np.expm1(squares / (-2 * sigma**2)).sum()
         return found
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pegan_jax.settings import UserError, nearest
 
-# Kinds that compare features of a network, and the network where the name has none; of 'fd' it always has one.
+# Kinds that compare features of a network, and the network if the name has none; the name of an 'fd' always has one.
 COMPARED = {
     'fid': 'inception', 'fd': '', 'kid': 'inception', 'pr': 'vgg16_fc', 'dc': 'vgg16_fc', 'mind': 'inception',
     'cmmd': 'clip',
@@ -31,10 +31,10 @@ EXAMPLES = (
 class Score(NamedTuple):
     """What a name asks for.
 
-    kind: of COMPARED, OTHERS, PIXELS or CHANGES.
-    network: whose features are compared; '' for none.
-    count: of generated images; k: neighbours; full: compare with all real images, not with as many.
-    path: of latents: 'wend', 'wfull', 'zend', 'zfull'; of shifts: 'int', 'frac'.
+    kind: one of COMPARED, OTHERS, PIXELS or CHANGES.
+    network: the one whose features are compared; '' for none.
+    count: number of generated images; k: neighbours; full: compare with all real images, not with as many.
+    path: for latents: 'wend', 'wfull', 'zend', 'zfull'; for shifts: 'int', 'frac'.
     """
 
     name: str
@@ -59,9 +59,9 @@ _PATTERN = re.compile(
 
 
 def parse(name: str) -> Score:
-    """The score of a name. Counts may be any, such as fid10k or kid500; where there is none it is 50k.
+    """The score of a name. Any count is allowed, such as fid10k or kid500; without one it is 50k.
 
-    Raises: UserError for a name that is none.
+    Raises: UserError for an unknown name.
     """
     found = _PATTERN.fullmatch(name)
     if found is None or not _fits(found):
@@ -81,7 +81,7 @@ def parse(name: str) -> Score:
 
 def _fits(found: re.Match) -> bool:
     kind = found['kind']
-    # Only Inception-v3 makes it FID, and CLIP CMMD; a Frechet distance on another network says on which.
+    # FID implies Inception-v3, and CMMD implies CLIP; a Frechet distance on another network names it.
     network = found['network'] is not None if kind == 'fd' else not found['network'] or kind in COMPARED
     named = network and not (kind in ('fid', 'cmmd') and found['network'])
     neighbours = found['k'] is None or kind in ('pr', 'dc')

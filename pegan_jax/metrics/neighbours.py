@@ -24,12 +24,12 @@ class Manifolds(NamedTuple):
 
 
 def compare(real: np.ndarray, fake: np.ndarray, k: int, *, half: bool = False, block: int = BLOCK) -> Manifolds:
-    """How two clouds of features lie in each other.
+    """How two clouds of features overlap.
 
     Let the ball of a feature reach to its k-th nearest neighbour in its own cloud (itself left out, border included):
     precision: share of fakes that are in the ball of any real; recall: share of reals in the ball of any fake;
-    density: balls of reals that a fake is in, the mean over fakes, divided by k;
-    coverage: share of reals in whose own ball there is a fake.
+    density: number of reals' balls that a fake is in, the mean over fakes, divided by k;
+    coverage: share of reals whose own ball has a fake in it.
 
     Args:
       real, fake: [N, D], [M, D].
@@ -41,7 +41,7 @@ def compare(real: np.ndarray, fake: np.ndarray, k: int, *, half: bool = False, b
         raise ValueError(
             f'features have shapes {real.shape} and {fake.shape} with k={k}; expected [N, D] and [M, D], N, M > k >= 1.'
         )
-    # Distances are differences of squares: about the middle of the reals, features are small and little is cancelled.
+    # Distances are differences of squares: about the middle of the reals, features are small and little cancels.
     origin = np.mean(real, axis=0, dtype=np.float64).astype(np.float32)
     blocks = functools.partial(_blocks, origin=origin, half=half, block=block)
     radii = [_radii(blocks, x, k, half) for x in (real, fake)]
@@ -102,7 +102,7 @@ def _inside(
     counts, hit = np.zeros(len(probes), np.int64), np.zeros(len(middles), bool)
     for rows, a in blocks(probes):
         for columns, b in blocks(middles):
-            reach = np.full(len(b), -1, np.float32)  # nothing is inside of what only fills up
+            reach = np.full(len(b), -1, np.float32)  # nothing is inside rows that only fill up
             reach[: columns.stop - columns.start] = radii[columns]
             count, any_inside = _hits(a, b, reach, rows.stop - rows.start, half)
             counts[rows] += np.asarray(count)[: rows.stop - rows.start]

@@ -25,9 +25,9 @@ def lerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def path_length(distances: np.ndarray) -> float:
-    """The mean of distances [N], those below the 1 % and above the 99 % percentile left out.
+    """The mean of distances [N], without those below the 1 % and above the 99 % percentile.
 
-    Percentiles are distances that occur, the next lower and the next higher one, and stay in (Karras et al. 2019,
+    Percentiles are distances that occur, the next lower and the next higher one, and are included (Karras et al. 2019,
     section 4.1; the released program). Raises: ValueError if there is none.
     """
     distances = np.asarray(distances, np.float64)

@@ -13,9 +13,9 @@ def radial_power(images: np.ndarray) -> np.ndarray:
     """Power at every radius of the spectra of grey images (the analysis of Anokhin et al. 2021, figure 7).
 
     Args:
-      images: [N, H, W, C], of one, three or four channels, of which the fourth, opacity, is left out.
+      images: [N, H, W, C], with one, three or four channels; the fourth, opacity, is left out.
     Returns: [N, min(H, W) // 2] float64: entry r is the mean of |F|^2 over frequencies, in cycles per side of the
-      shorter one's pixels, whose rounded radius is r. `relative` makes the published curve of them.
+      shorter one's pixels, whose rounded radius is r. `relative` turns them into the published curve.
     """
     images = np.asarray(images, np.float64)
     grey = images[..., :3] @ np.array(GREY) if images.shape[-1] >= 3 else images[..., 0]
@@ -88,7 +88,7 @@ class PacketMoments:
 def wavelet_distance(real: list[Gaussian], fake: list[Gaussian]) -> float:
     """Frechet Wavelet Distance (Veeramacheneni et al. 2025): the mean over packets of the distances of Gaussians.
 
-    As published and as their program `pytorchfwd` has it: Haar packets of level 4 of images in [0, 1], not in
-    logarithms, all channels and positions of a packet in one vector, covariances with N - 1.
+    As published and as in their program `pytorchfwd`: Haar packets of level 4 of images in [0, 1], without logarithms,
+    all channels and positions of a packet in one vector, covariances with N - 1.
     """
     return float(np.mean([frechet_distance(a, b) for a, b in zip(real, fake, strict=True)]))

@@ -1,7 +1,7 @@
-"""What any-resolution training (Chai et al. 2022, arXiv 2204.07156) compares with its teacher: patches, at its pixels.
+"""Any-resolution training (Chai et al. 2022, arXiv 2204.07156): compares patches with a teacher, at its pixels.
 
-The teacher is a generator that has learned whole images at one size. Patches of the one that learns all scales show a
-part of the same scene, finer; reduced to the teacher's pixels, they should be what the teacher shows there.
+The teacher is a generator that has learned whole images at one size. The generator that learns all scales makes patches
+that show a part of the same scene, finer. Reduced to the teacher's pixels, they should be what the teacher shows there.
 """
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from pegan_jax import losses
 
-LOBES = 3  # of the Lanczos filter, as the data are reduced
+LOBES = 3  # of the Lanczos filter; data are reduced with the same
 
 
 def reduced(
@@ -17,18 +17,18 @@ def reduced(
 ) -> tuple[jax.Array, jax.Array]:
     """Patches at the pixels of the whole image, by a Lanczos filter as wide as the reduction.
 
-    Weights of pixels outside of a patch are given to those inside, as at the border of an image that is resized.
+    Pixels inside a patch take over the weights of those outside, as at the border of an image that is resized.
 
     Args:
       patches: [b, h, w, C].
-      offset: [b, 2], of the middle of a patch from that of the image: pixels of the image to the right and down.
+      offset: [b, 2], from the middle of the image to that of a patch, in pixels of the image, right and down.
       scale: [b], pixels of a patch per pixel of the image, at least 1; need not be whole.
       size: (height, width) of the image.
     Returns: [b, *size, C]; and valid [b, *size, 1], 1 where a pixel of the image lies in the patch, else 0.
     """
 
     def along(n: int, count: int, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Weights [b, count, n] of the n pixels of a patch in each pixel of the image, and which of these it holds."""
+        """Weights [b, count, n] of a patch's n pixels in each pixel of the image; which of these the patch holds."""
         pixel = (jnp.arange(count) - (count - 1) / 2)[None, :] - shift[:, None]  # from the middle of the patch
         sample = (jnp.arange(n) - (n - 1) / 2)[None, :] / scale[:, None]
         t = pixel[:, :, None] - sample[:, None, :]
@@ -47,7 +47,7 @@ def teacher_distance(patches: jax.Array, whole: jax.Array, offset: jax.Array, sc
     """How far patches [b, h, w, C] are from the teacher's whole images [b, H, W, C] of the same latents: the mean.
 
     Differs from the paper, whose distance is LPIPS + L1: LPIPS needs a network that does not come with this library.
-    In its place stand multi-scale squares of differences and of gradients, `losses.plain_distance`.
+    Multi-scale squares of differences and of gradients, `losses.plain_distance`, are used instead.
 
     Args: offset, scale: as for `reduced`.
     Returns: scalar; no gradient reaches the teacher's images.

@@ -1,6 +1,6 @@
 """Contextual attention (Yu et al. 2018, arXiv 1801.07892, section 3.2): holes are filled with patches from around them.
 
-DeepFillv2's refinement has it between its convolutions. Masks are 1 in holes and 0 elsewhere.
+DeepFillv2's refinement network has it between its convolutions. Masks are 1 in holes and 0 elsewhere.
 """
 
 import functools
@@ -22,7 +22,7 @@ MAX_SCORES = 2**25  # scores of the attention that are held at once
 
 
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
-    """Zeros (before, after) that make ceil(size / stride) outputs, the odd one behind: TensorFlow's SAME."""
+    """Zeros (before, after) that make ceil(size / stride) outputs; an odd one comes after: TensorFlow's SAME."""
     total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
     return total // 2, total - total // 2
 
@@ -30,9 +30,9 @@ def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> 
 def nearest_index(size: int, smaller: int, rule: Nearest) -> np.ndarray:
     """Where a nearest resize from `size` to `smaller` positions reads, int [smaller].
 
-    'aligned' and 'linspace': i (size - 1) / (smaller - 1), and 0 for a single one, halves rounded up. Which of two
-    pixels an exact half falls to depends on the rounding of float32, as in the published programs; 'linspace' counts
-    the second half of the positions from the end. 'plain': i size / smaller.
+    'aligned' and 'linspace': i (size - 1) / (smaller - 1), halves rounded up, or 0 for a single position. Float32
+    rounding decides which of two pixels an exact half goes to, as in the published programs; 'linspace' counts the
+    second half of the positions from the end. 'plain': i size / smaller.
     """
     if rule == 'plain' or smaller == 1:
         return np.arange(smaller) * (size // smaller)
@@ -53,11 +53,11 @@ def thin_out(x: jax.Array, rate: int, rule: Nearest) -> jax.Array:
 
 
 class Attended(NamedTuple):
-    """What `contextual_attention` gives.
+    """What `contextual_attention` returns.
 
     y: [N, H, W, C] the foreground, made of patches of the background.
     offsets: [N, h, w, 2] int32, (row, column) from each thinned-out position to the one that it attends to most.
-    weights: [N, h w, B], how much each position attends to each of the B of the background; None unless asked for.
+    weights: [N, h w, B], how much each position attends to each of the B background positions; None unless asked for.
     """
 
     y: jax.Array
@@ -86,7 +86,7 @@ def copied_patches(b: jax.Array, rate: int) -> jax.Array:
 def paste_patches(patches: jax.Array, rate: int) -> jax.Array:
     """Adjoint of `copied_patches`, divided by 4: [N, h, w, 2 rate, 2 rate, C] -> [N, h rate, w rate, C].
 
-    Four patches meet in a pixel, at the image's edges two and in its corners one: these are attenuated, as published.
+    Four patches meet in a pixel, but two at the image's edges and one in its corners: these are dimmed, as published.
     """
     n, h, w, _, _, c = patches.shape
     total = 0.0
@@ -102,8 +102,9 @@ def paste_patches(patches: jax.Array, rate: int) -> jax.Array:
 def query_windows(h: int, w: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Which queries the fusion of a strip of `rows` rows reads, for every strip of an h x w grid.
 
-    Row r of a strip is its own; a row above and one below hold the neighbours of column-major order, which for the
-    first row of the grid are at its bottom, one column to the left. Every row begins one query early and ends one late.
+    A strip has its own rows, and one row above and one below that hold the neighbours in column-major order. For the
+    first row of the grid, these are at its bottom, one column to the left. Every row begins one query early and ends
+    one late.
 
     Returns: flat indices [strips, rows + 2, w + 2], h w where there is no query, and whether the query in the middle
       columns exists, bool [strips, rows + 2, w].
@@ -130,24 +131,25 @@ def sum_diagonals(scores: jax.Array) -> jax.Array:
 
 
 def next_in_column(x: jax.Array) -> jax.Array:
-    """What comes next in column-major order on [..., bh, bw], zero behind the last."""
+    """What comes next in column-major order on [..., bh, bw], zero after the last."""
     wrapped = jnp.pad(x[..., :1, 1:], [(0, 0)] * (x.ndim - 1) + [(0, 1)])
     return jnp.concatenate([x[..., 1:, :], wrapped], axis=-2)
 
 
 def previous_in_column(x: jax.Array) -> jax.Array:
-    """What comes before in column-major order on [..., bh, bw], zero in front of the first."""
+    """What comes before in column-major order on [..., bh, bw], zero before the first."""
     wrapped = jnp.pad(x[..., -1:, :-1], [(0, 0)] * (x.ndim - 1) + [(1, 0)])
     return jnp.concatenate([wrapped, x[..., :-1, :]], axis=-2)
 
 
 def fuse_scores(scores: jax.Array, exists: jax.Array) -> jax.Array:
-    """Adds to each score those of neighbouring queries with backgrounds moved alike (Yu et al. 2018, section 3.2).
+    """Adds to each score those of neighbouring queries with equally shifted backgrounds (Yu et al. 2018, section 3.2).
 
-    First along rows, then along columns, each in flattened order: behind the end of a row comes the next one's start.
+    First along rows, then along columns, each in flattened order: the end of a row is followed by the start of the
+    next.
 
     Args:
-      scores: [N, rows + 2, w + 2, bh, bw] of the queries of `query_windows`, 0 where there is none.
+      scores: [N, rows + 2, w + 2, bh, bw], those of the queries of `query_windows`, 0 where there is none.
       exists: [rows + 2, w].
     Returns: [N, rows, w, bh, bw].
     """
@@ -156,7 +158,7 @@ def fuse_scores(scores: jax.Array, exists: jax.Array) -> jax.Array:
 
 
 def _with_kernel(by_strips: Callable, grid: tuple[int, int], background: tuple[int, int], scale: float) -> Callable:
-    """The Pallas kernel on a TPU, interpreted on a CPU; where derivatives are asked for, `by_strips` as everywhere."""
+    """The Pallas kernel on a TPU, interpreted on a CPU; `by_strips` elsewhere, and for derivatives everywhere."""
     from pegan_jax.models import attention_kernel  # Pallas takes as long to import as all that stands here
 
     def attend(*arrays: jax.Array, interpret: bool = False) -> tuple:
@@ -183,19 +185,19 @@ def contextual_attention(
     max_scores: int = MAX_SCORES,
     return_weights: bool = False,
 ) -> Attended:
-    """Makes a foreground of patches of a background (Yu et al. 2018, section 3.2).
+    """Makes a foreground from patches of a background (Yu et al. 2018, section 3.2).
 
-    On grids thinned out by `rate`, the score of position q and background j is <F_q, P_j> / |P_j|, of 3x3 windows F
+    On grids thinned out by `rate`, the score of position q and background j is <F_q, P_j> / |P_j|, from 3x3 windows F
     and P, then fused. Softmax over j of 10 times the scores weights the background's patches of side 2 rate, which
     are pasted over each other. A background is valid if no pixel of its 3x3 window is masked; the scores of the others
-    are 0 before the softmax, and their weights after it, so that weights add up to less than 1, as published.
+    are set to 0 before the softmax, and their weights after it, so that weights add up to less than 1, as published.
 
     Args:
       f: [N, H, W, C]; b: [N, H', W', C], sides multiples of rate.
-      mask: of the thinned-out background, [1 or N, H' / rate, W' / rate, 1], 1 in holes; None: there are none. The
-        references take the first image's mask for all of a batch; here each image may have its own.
+      mask: that of the thinned-out background, [1 or N, H' / rate, W' / rate, 1], 1 in holes; None: no holes. The
+        references take the first image's mask for a whole batch; here each image may have its own.
       max_scores: scores that are held at once, and once more for the gradient: queries are taken in strips of rows.
-      return_weights: takes memory for all of them, whatever max_scores.
+      return_weights: takes memory for all weights, whatever max_scores.
     Raises: ValueError for sides that are not multiples of rate, AssertionError for a mask of another size.
     """
     n, c = f.shape[0], f.shape[3]
@@ -215,7 +217,7 @@ def contextual_attention(
         windows, exists = windows[:, 1:-1, 1:-1], exists[:, 1:-1]
 
     def by_strips(queries: jax.Array, match: jax.Array, copied: jax.Array, valid: jax.Array) -> tuple:
-        """Weighted sums of what is copied, where the largest weights are, all weights if they are asked for."""
+        """Weighted sums of what is copied, where the largest weights are, and all weights if asked for."""
         queries = jnp.pad(queries, ((0, 0), (0, 1), (0, 0)))  # the last one is 0
 
         def strip(window: jax.Array, exists: jax.Array) -> tuple:
@@ -261,7 +263,7 @@ def colour_wheel() -> np.ndarray:
 def flow_picture(offsets: np.ndarray | jax.Array, rate: int = 2) -> np.ndarray:
     """Offsets of the attention as colours: direction is hue, distance is saturation, white is no offset.
 
-    Distances are relative to the largest one of the image and those before it in the batch.
+    Distances are relative to the largest one in the image and those before it in the batch.
 
     Args:
       offsets: [N, h, w, 2], (row, column).

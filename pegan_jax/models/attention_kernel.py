@@ -2,8 +2,8 @@
 
 A tile of queries meets tiles of keys one after the other, with a running softmax (Milakov & Gimelshein 2018, arXiv
 1805.02867). The fusion of Yu et al. 2018, section 3.2, adds scores of neighbouring queries and keys to each other. So a
-tile has a window: its rows and columns and one more on every side, whose scores are computed again. In a window that is
-written row after row the fusion is two sums along the diagonal, of positions 1 apart and of positions one row apart.
+tile has a window: its rows and columns and one more on every side, whose scores are computed again. In a window stored
+row after row, the fusion is two sums along the diagonal, of positions 1 apart and of positions one row apart.
 """
 
 import functools
@@ -18,12 +18,12 @@ from jax.experimental.pallas import tpu as pltpu
 
 MOST = 16, 62  # rows and columns of a tile: with its neighbours it has 18 x 64 positions, whose scores take 5 MiB
 SUBLANES, LANES = 8, 128
-NOTHING = -1e30  # a score that no other is below
+NOTHING = -1e30  # below every other score
 Neighbours = Callable[[int, int, int], tuple[np.ndarray, np.ndarray]]  # `attention.query_windows`
 
 
 class Tiles(NamedTuple):
-    """A grid h x w in tiles of rows x columns, and what their windows hold: `span` positions a row, `rows` + 2 rows.
+    """A grid h x w in tiles of rows x columns, and what their windows hold: `rows` + 2 rows of `span` positions.
 
     index: [tiles, positions] int32, flat index in the grid, h w where there is none.
     exists: [tiles, positions], whether a position is one of the grid or its neighbour in column-major order.
@@ -39,7 +39,7 @@ class Tiles(NamedTuple):
 
 
 def tiles(h: int, w: int, neighbours: Neighbours, row_multiple: int, multiple: int, most: tuple[int, int]) -> Tiles:
-    """Tiles of at most `most` (rows, columns); a row of a window, and all of it, are filled up to these multiples."""
+    """Tiles of at most `most` (rows, columns); rows of a window and whole windows are filled up to these multiples."""
     rows, columns = (-(-n // -(-n // m)) for n, m in zip((h, w), most, strict=True))  # all alike
     index, exists = neighbours(h, w, rows)
     bands = -(-w // columns)
@@ -56,7 +56,7 @@ def tiles(h: int, w: int, neighbours: Neighbours, row_multiple: int, multiple: i
         return np.pad(parts, ((0, 0), (0, -parts.shape[1] % multiple)), constant_values=nothing)
 
     index = cut(index, columns + 2, 0, h * w).astype(np.int32)
-    row = np.arange(len(exists))[:, None] * rows + np.arange(-1, rows + 1)  # a strip may end behind the grid
+    row = np.arange(len(exists))[:, None] * rows + np.arange(-1, rows + 1)  # a strip may end beyond the grid
     own = exists & (row < h)[..., None]
     own[:, [0, -1]] = False
     number = np.where(cut(own, columns, 1, 0), index, -1)
@@ -64,7 +64,7 @@ def tiles(h: int, w: int, neighbours: Neighbours, row_multiple: int, multiple: i
 
 
 def _diagonal(x: jax.Array, rows: int, columns: int) -> jax.Array:
-    """x[i, j] from x[i + rows, j + columns], around the ends."""
+    """x[i, j] from x[i + rows, j + columns], with wrap-around."""
     return pltpu.roll(pltpu.roll(x, -rows % x.shape[0], 0), -columns % x.shape[1], 1)
 
 
@@ -137,7 +137,7 @@ def attend(
     """Weighted sums of values by a softmax of `scale` times the fused scores of queries and keys.
 
     Args:
-      q: [N, h w, K] of the (h, w) of `grid`; k: [N, B, K] and v: [N, B, D] of those of `background`.
+      q: [N, h w, K] for the (h, w) of `grid`; k: [N, B, K] and v: [N, B, D] for the positions of `background`.
       valid: [1 or N, B], 0 for keys whose scores count as 0 and whose weights are 0, else 1.
       neighbours: `attention.query_windows`.
       most: rows and columns of a tile.

@@ -34,40 +34,40 @@ TRAINING_FIELDS = frozenset(
 class Config:
     """The model; defaults are those of the published FFHQ run at 256 x 256.
 
-    img_resolution: side, or (height, width), of the training images, of the native grid and of the embedding.
-    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
+    img_resolution: side, or (height, width), of the training images, the native grid and the embedding.
+    img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
     hidden_size: Fourier features, and as many embedding channels.
     z_dim: size of the latent z and of the mapped latent w.
     mapping_layers, lr_multiplier: dense layers of the mapping network and their learning rate relative to the rest.
     channels: width of each level (two modulated layers and a to-RGB layer); None: as published for this resolution.
-    channel_multiplier: of the published widths, behind G's first four levels and above D's 32 pixels.
-    wiring: 'skip' adds the RGB of every level; 'residual' has one to-RGB layer behind residual blocks, as in the
-      Landscapes release; 'plain' has one behind a chain of layers (an ablation).
+    channel_multiplier: factor on the published widths, after G's first four levels and above D's 32 pixels.
+    wiring: 'skip' adds the RGB of every level; 'residual' has one to-RGB layer after residual blocks, as in the
+      Landscapes release; 'plain' has one after a chain of layers (an ablation).
     fourier_features, coord_embedding: the halves of the encoding; without the latter this is CIPS-NE.
-    modulation: False: plain equalised layers, which get w beside the encoding of every coordinate (an ablation).
-    activation: of modulated layers; 'sinrelu' passes even channels through leaky ReLU and odd ones through the sine.
+    modulation: False means plain equalised layers, which get w beside the encoding of every coordinate (an ablation).
+    activation: that of modulated layers; 'sinrelu' passes even channels through leaky ReLU and odd ones through sine.
     train_lookup: how training reads the embedding: 'raw' takes pixel (i, j) for position (i, j) of any grid of the
-      native shape, as the released program does; 'bilinear' reads at the coordinates, as sampling does, where the
-      embedding's border stands for all that is outside.
-    train_chunk: coordinates of each image that training computes at once, and once more for the gradient, which takes
-      memory for one chunk instead of the image; None: CPU_CHUNK on CPU, where that is also faster, else a native grid.
+      native shape, as the released program does; 'bilinear' reads at the coordinates, as sampling does, and outside
+      repeats the embedding's border.
+    train_chunk: coordinates of each image that training computes at once, and once more for the gradient. Memory is for
+      one chunk instead of the image. None: CPU_CHUNK on CPU, where that is also faster, else a native grid.
     patch_size: side of the square patches that training sees, at random scales; None: whole images.
-    num_scales: scales of the patches, strides 1, 2, 4, ...; None: as released, log2(native side / patch_size) + 1,
-      however fine the data are.
+    num_scales: number of scales of the patches, with strides 1, 2, 4, ...; None: as released,
+      log2(native side / patch_size) + 1, however fine the data are.
     progressive_kimg: with data finer than img_resolution, thousands of images at each resolution before it doubles,
-      from img_resolution to that of the data; None: the data's from the beginning.
+      from img_resolution to that of the data; None: that of the data from the beginning.
     rotate: turn every real image by a random angle about its centre and keep the middle, at the same pixel pitch; the
       data must be large enough that no corner is missing.
-    panorama_width: columns of the whole circle: the model lives on a cylinder, of which images are arcs; None: flat.
+    panorama_width: columns of the whole circle: the model lives on a cylinder and images are arcs of it; None: flat.
     d_channels: discriminator widths at the size it sees, half of it, and so on; None: the published ones.
     d_sees_coords: the discriminator's input is the image beside its coordinates x and y.
     mbstd_group_size: samples per group of the discriminator's minibatch standard deviation.
     r1_gamma, r1_interval: the R1 term is r1_gamma / 2 times the penalty; steps between its updates.
     g_reg_interval: corrects G's Adam as if it had a lazy term, as the released program does without one; 0 is off.
-    ema_decay: of G's running mean, per step.
+    ema_decay: decay of G's running mean, per step.
     ema_kimg: replaces ema_decay by a half-life in thousands of images.
     ema_rampup: with ema_kimg, the half-life is at most this fraction of the images seen so far.
-    dtype: of matmul and convolution inputs; the R1 penalty stays in float32.
+    dtype: that of matmul and convolution inputs; the R1 penalty stays in float32.
     """
 
     img_resolution: int | tuple[int, int] = 256
@@ -267,7 +267,7 @@ def generate(
     Args:
       z: [b, z_dim].
       noise: as in `synthesise`, with a leading axis [b].
-      grid: of each image, [b, H, W, 2]; None: the native one for all.
+      grid: that of each image, [b, H, W, 2]; None: the native one for all.
     """
     module = Generator(model)
     w = module.apply({'params': params}, z, method='map')
@@ -279,7 +279,7 @@ def generate(
 
 
 def score(model: Config, params: dict, buffers: dict, images: jax.Array) -> jax.Array:
-    """Logits [b] of what the discriminator sees, images or images and coordinates: [b, H, W, C or C + 2]."""
+    """Logits [b] of what the discriminator sees, images with or without coordinates: [b, H, W, C or C + 2]."""
     return discriminator(model).apply({'params': params, 'buffers': buffers}, images)
 
 
@@ -314,7 +314,7 @@ def d_r1(
 ) -> tuple[jax.Array, dict]:
     """r1_gamma / 2 times the R1 penalty with respect to everything that the discriminator sees; also metrics.
 
-    In float32 whatever `dtype` is: a gradient of a gradient has no digits to lose.
+    Computed in float32 whatever `dtype` is: a gradient of a gradient has no digits to spare.
     """
     exact = dataclasses.replace(model, dtype='float32')
     penalty = losses.r1_penalty(functools.partial(score, exact, d_params, d_buffers), d_input(model, real, grid))
@@ -361,9 +361,9 @@ def images(
       w: [N, z_dim], or one per layer, [N, num_layers, z_dim], in the order of `layer_names`.
       grid: coordinates [..., 2]; None: the native grid, on a cylinder the arc about azimuth 0.
       chunk: coordinates computed at once; None: as in `synthesise`.
-      noise: keys [N]; numbers [N, ..., demodulated layers]; None, 'none' or 'const': none. The released program draws
-        it anew for every image, as `evaluate` does.
-      shares: of the N styles in that of every coordinate, [*grid.shape[:-1], N], for one image without noise.
+      noise: keys [N]; numbers [N, ..., demodulated layers]; None, 'none' or 'const' mean no noise. The released program
+        draws it anew for every image, as `evaluate` does.
+      shares: the share of each of the N styles at every coordinate, [*grid.shape[:-1], N], for one image without noise.
     Returns: [N, *grid.shape[:-1], img_channels] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for grids of other shapes, chunk below 1, and styles per layer of a model without modulation.
     """
@@ -381,7 +381,7 @@ def images(
 
 
 def sampler(config: Any) -> Sampler:
-    """How images are made of seeds: like those of the data, unless they are finer, or at any coordinates."""
+    """How images are made from seeds: like those of the data, unless they are finer, or at any coordinates."""
     model = config.model
     mapped = functools.partial(map_latents, model)
 

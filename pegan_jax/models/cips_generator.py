@@ -22,9 +22,9 @@ CPU_CHUNK = 1024  # coordinates whose activations stay in a core's cache: measur
 
 
 class ModulatedDense(nn.Module):
-    """One layer of `pixel`: its parameters, and what a style w makes of them.
+    """One layer of `pixel`: its parameters, and the weight that a style w gives it.
 
-    Modulated, its weight for a style is U_io = V_io s_i d_o, with V = weight / sqrt(in), s = affine(w) and, if it
+    A modulated layer's weight for a style is U_io = V_io s_i d_o, with V = weight / sqrt(in), s = affine(w) and, if it
     demodulates, d_o = 1 / sqrt(sum_i (V_io s_i)^2 + 1e-8) (Karras et al. 2020, eq. 1 and 3). The bias and the strength
     of the noise are declared here and used by `pixel`; a layer without demodulation is a to-RGB layer, without noise.
     """
@@ -59,7 +59,7 @@ class ModulatedDense(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """The parameters of two layers and of the shortcut beside them, which is the identity where the width is kept."""
+    """The parameters of two layers and of the shortcut beside them, which is the identity if the width stays."""
 
     in_features: int
     features: int
@@ -76,7 +76,7 @@ def layer_names(model: Any) -> list[str]:
     """All layers in the order of execution, as paths of parameters; those with 'to_rgb' in their name give colours.
 
     Skip: conv1, then level by level linears_0, linears_1, to_rgbs_0 and so on. Residual: linears_0, then
-    linears_1/conv1, linears_1/conv2 and so on, to_rgb_last. Plain: as skip, with to_rgb_last in place of all to_rgbs.
+    linears_1/conv1, linears_1/conv2 and so on, to_rgb_last. Plain: as skip, with to_rgb_last instead of all to_rgbs.
     """
     levels = range(len(model.level_widths))
     if model.wiring == 'residual':
@@ -138,7 +138,7 @@ class Generator(nn.Module):
     def modulate(self, w: jax.Array) -> dict[str, jax.Array]:
         """w [N, z_dim], or one per layer [N, num_layers, z_dim] -> {layer: weight U [N, in, out]}.
 
-        Without modulation: {'w': w}, as weights do not depend on it and every coordinate gets it as an input.
+        Without modulation: {'w': w}, because weights do not depend on w and every coordinate gets it as an input.
         """
         if not self.model.modulation:
             return {'w': w}
@@ -155,7 +155,7 @@ class Generator(nn.Module):
         return {name: _at(self, name).factor(ws[i]) for i, name in enumerate(names)}
 
     def __call__(self, z: jax.Array) -> dict[str, jax.Array]:
-        """z [N, z_dim] -> what `modulate` gives. Touches every parameter, for `init`."""
+        """z [N, z_dim] -> what `modulate` returns. Touches every parameter, for `init`."""
         if self.model.fourier_features:
             self.lff(jnp.zeros((1, 2 if self.model.panorama_width is None else 3)))
         for name in layer_names(self.model):
@@ -279,15 +279,15 @@ def synthesise(
     """One image: `pixel` mapped over coordinates. Map it over styles (and noise, and grids if they differ) for a batch.
 
     Args:
-      styles: of the image, as in `pixel`; or w of every position [..., z_dim], or w [K, z_dim] or [K, layers, z_dim]
-        and the shares [..., K] of them in the style of every position. These modulate in the factored form, which costs
-        no more than one style for all.
+      styles: those of the image, as in `pixel`; or w of every position [..., z_dim]; or w [K, z_dim] or
+        [K, layers, z_dim] with their shares [..., K] in the style of every position. The last two modulate in the
+        factored form, which costs no more than one style for all.
       grid: coordinates [..., 2] of any leading shape.
       noise: a PRNG key, from which every position of the grid draws its own numbers; or the numbers [..., layers];
         or None: no noise.
       lookup: 'bilinear' reads the embedding at the coordinates; 'raw' takes its entries, for a grid of its shape.
-      chunk: coordinates computed at once; None: CPU_CHUNK on CPU, elsewhere as many as the native grid has. Memory is
-        constant in the number of chunks, also that of gradients, which compute every chunk again.
+      chunk: coordinates computed at once; None: CPU_CHUNK on CPU, elsewhere as many as the native grid has. Memory does
+        not grow with the number of chunks, even for gradients, which compute every chunk again.
     Returns: [..., img_channels] float32.
     Raises: ValueError if lookup is 'raw' and the grid does not have the embedding's shape.
     """
@@ -307,7 +307,7 @@ def synthesise(
         given = dict(zip(per_point, arrays, strict=True))
         here, axis = styles, None
         if 'w' in given:
-            if isinstance(styles, tuple):  # in this chunk only: as many styles as positions take memory
+            if isinstance(styles, tuple):  # in this chunk only: a style for every position takes memory
                 given['w'] = jnp.tensordot(given['w'], styles[0], 1, precision='highest')
             here, axis = Generator(model).apply({'params': params}, given['w'], method='factor'), 0
         if model.coord_embedding and 'embedding' not in given:

@@ -1,7 +1,7 @@
-"""What is seen of CIPS (Anokhin et al. 2021, sections 3 and 4.3): whole images, patches at random scales, arcs.
+"""What training and sampling show of CIPS (Anokhin et al. 2021, sections 3 and 4.3): whole images, patches, arcs.
 
 Real images are turned and cut on the device; D and G share the coordinates of what is left. `config` is that of a run
-whose model is a `cips.Config`.
+whose model is a `cips.Config`; patches have random scales.
 """
 
 import math
@@ -32,12 +32,12 @@ def stage_at(config: Any, step: int, nimg: int, seed: int) -> Stage:
 
 
 def image_grid(model: Any, size: tuple[int, int]) -> jax.Array:
-    """The coordinates [H, W, 2] of whole images of a size; on a cylinder, of the arc about azimuth 0."""
+    """The coordinates [H, W, 2] of whole images of a size; on a cylinder, those of the arc about azimuth 0."""
     return coords.grid(*size) if model.panorama_width is None else coords.cylinder_crop(*size, -model.span, model.span)
 
 
 def prepare(config: Any, batch: dict, key: jax.Array, stage: Stage) -> dict:
-    """Rotates and crops real images on the device, and gives the coordinates that D and G share.
+    """Rotates and crops real images on the device, and returns the coordinates that D and G share.
 
     The scale of patches is drawn once per step for the whole batch, everything else per sample.
 
@@ -76,14 +76,15 @@ def prepare(config: Any, batch: dict, key: jax.Array, stage: Stage) -> dict:
 def scale_count(model: Any, size: tuple[int, int]) -> int:
     """How many scales of patches are drawn from images of a size.
 
-    `num_scales`; or as released log2(native side / patch_size) + 1, which leaves out the coarsest of finer data.
+    `num_scales`; or, as released, log2(native side / patch_size) + 1, which leaves out the coarsest scales of finer
+    data.
     """
     most = coords.multiscale_count(min(size), model.patch_size)
     return min(model.num_scales or coords.multiscale_count(min(model.size), model.patch_size), most)
 
 
 def patch_start(key: jax.Array, size: tuple[int, int], patch: int, scale: jax.Array) -> jax.Array:
-    """(row, column), int32 [2], where a patch starts: `coords.multiscale_start`, each axis by its own length."""
+    """(row, column), int32 [2], where a patch starts: `coords.multiscale_start`, with each axis' own length."""
     keys = jax.random.split(key)
     starts = [coords.multiscale_start(k, side, patch, scale) for k, side in zip(keys, size, strict=True)]
     return jnp.stack([starts[0][0], starts[1][1]])
@@ -102,10 +103,10 @@ def rotated(image: jax.Array, angle: jax.Array, size: tuple[int, int]) -> jax.Ar
 
 
 def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
-    """The grid of images of another size at the same distance between samples, of a scene that a matrix moves.
+    """The grid of images of another size, with the same distance between samples, and of a scene that a matrix moves.
 
     Args:
-      size: (height, width); None: that of the samples in training, whose borders then are those of their frame.
+      size: (height, width); None: that of the samples in training; the borders are then those of their frame.
       transform: [3, 3] on positions in units of the frame's shorter side, about its middle.
     Returns: {'grid'}, an option of `cips.images`.
     Raises: ValueError for a matrix of another shape.
@@ -116,7 +117,7 @@ def view(config: Any, size: tuple[int, int] | None, transform: jax.Array | None)
     y = (height - 1) / max(native[0] - 1, 1)
     if model.panorama_width is None:
         frame, low, high = 1.0, -(width - 1) / max(native[1] - 1, 1), (width - 1) / max(native[1] - 1, 1)
-    else:  # The last column of a whole circle would be the first: the end is left out.
+    else:  # The last column of a whole circle would repeat the first, so the end is left out.
         frame, low, high = model.span, -model.span * width / native[1], model.span * (width - 2) / native[1]
     grid = coords.grid(height, width, x=(low, high), y=(-y, y))
     if transform is None:

@@ -1,11 +1,11 @@
 """CREPS (Nguyen et al. 2023, arXiv 2303.14157): images of any scale from lines, without spatial convolutions.
 
 A thick line is a vector of `rank` numbers per channel for every row of the image, and one for every column. Layers
-work on lines: n positions cost O(n). The map of a block is the product of its rows and its columns, and dense layers at
-every pixel, the same for all, join the maps of all blocks. Positions are inputs: rows and columns may be more,
-elsewhere, or nearer to each other than in training, but they stay rows and columns.
+work on lines: n positions cost O(n). The map of a block is the product of its rows and its columns. Dense layers, the
+same at every pixel, join the maps of all blocks. Positions are inputs: there may be more rows and columns, elsewhere,
+or nearer to each other than in training, but they stay rows and columns.
 
-Its discriminator is in `discriminator`, its training, StyleGAN2's, in `stylegan_training`.
+Its discriminator is in `discriminator`; its training is StyleGAN2's, in `stylegan_training`.
 """
 
 import math
@@ -34,13 +34,13 @@ class Config:
     """The model and its losses; defaults are those of the published training.
 
     channel_base, channel_max: block R, which in another network would have R pixels, has min(channel_base / R,
-      channel_max) channels; of the first block, 4, an even number.
-    rank: numbers per position and channel: r of the rows, r of the columns.
-    biline_channels: channels of the maps that products of lines are.
+      channel_max) channels; the first block, 4, must have an even number.
+    rank: numbers per position and channel: r for the rows, r for the columns.
+    biline_channels: channels of the maps that products of lines make.
     fc_clamp: limit of activations in the blocks of lines, not in those of pixels; None: no limit.
     frequency_std: deviation of the input's frequencies, in cycles per image.
-    num_fp16_res: the last blocks of lines, which compute in `dtype`, and as many resolutions of D; the pixels' layers
-      compute in it if it is not 0.
+    num_fp16_res: how many of the last blocks of lines, and resolutions of D, compute in `dtype`; if it is not 0, the
+      pixels' layers do too.
     The rest as in `stylegan2.Config`.
     """
 
@@ -119,9 +119,9 @@ def positions(
     """Where the rows [H] and the columns [W] of an image are; those of training go from 0 to 1, both included.
 
     Args:
-      size: of the image, whose pixels have the pitch of training, and its middle the same position.
+      size: that of the image; its pixels have the pitch of training, and its middle has the same position.
       trained: (height, width) of the training images.
-      transform: [3, 3], as of `coords.translate` and `zoom`, about the middle, in units of the shorter side of the
+      transform: [3, 3], as from `coords.translate` and `zoom`, about the middle, in units of the shorter side of the
         training images: positions are scaled and shifted.
     """
     unit, matrix = min(trained), np.eye(3) if transform is None else transform
@@ -149,7 +149,7 @@ def view(size: tuple[int, int] | None, transform: Any) -> dict:
 
 
 class LineInput(nn.Module):
-    """Waves along both axes, of random frequencies that both share, with styled amplitudes.
+    """Waves along both axes, with random frequencies that both share, and styled amplitudes.
 
     w [N, w_dim], rows [H] and columns [W] -> lines [N, (H + W) rank, channels].
     """
@@ -179,7 +179,7 @@ class LineInput(nn.Module):
 class Layer(nn.Module):
     """Modulated dense layer (Karras et al. 2020, eq. 1 and 3): x [N, L, C], w [N, w_dim] -> [N, L, features].
 
-    adds: it gives what is added to lines or colours: float32, without demodulation and lrelu.
+    adds: the result is added to lines or colours: float32, without demodulation and lrelu.
     clamp: limit of the result; None: no limit.
     """
 
@@ -250,9 +250,9 @@ class Synthesis(nn.Module):
             name, low = 4 * 2**i, i >= max(blocks - model.num_fp16_res, 1)
             dtype = jnp.dtype(model.dtype if low else jnp.float32)
             block = Block(features, model.biline_channels, model.fc_clamp, dtype, first=i == 0, name=f'b{name}')
-            # A block begins at the style of what the one before adds to the lines.
+            # A block's first style is that with which the previous block adds to the lines.
             x, more = block(x, ws[:, 1:3] if i == 0 else ws[:, 2 * i - 1 : 2 * i + 2])
-            if i == 0:  # published networks have `tores` of the first block, and no use for it
+            if i == 0:  # published networks have a `tores` in the first block, but do not use it
                 continue
             lines = lines + more
             thick = lines.reshape(ws.shape[0], -1, model.rank, model.biline_channels)
@@ -279,7 +279,7 @@ class Generator(nn.Module):
 
     @property
     def num_ws(self) -> int:
-        """Styles of an image: the input's, two or three per block, of which neighbours share one, and the pixels'."""
+        """Styles of an image: the input's, two or three per block (neighbours share one), and the pixels'."""
         return 2 * len(self.model.widths) + 1
 
     def setup(self) -> None:
@@ -290,7 +290,7 @@ class Generator(nn.Module):
         self.synthesis = Synthesis(model)
 
     def map(self, z: jax.Array, c: jax.Array | None = None, update_emas: bool = False) -> jax.Array:
-        """ws [N, num_ws, w_dim] of latents [N, z_dim] and labels [N, c_dim], None without; see `MappingNetwork`."""
+        """ws [N, num_ws, w_dim] of latents [N, z_dim] and labels [N, c_dim] or None; see `MappingNetwork`."""
         return self.mapping(z, c, update_emas=update_emas)
 
     def synthesise(
@@ -303,8 +303,8 @@ class Generator(nn.Module):
         """Images [N, H, W, img_channels] float32 of ws [N, num_ws, w_dim].
 
         Args:
-          size, transform: of `positions`; None: the size of training.
-          at: the positions of rows [H] and columns [W], in place of these; what training shows is within [0, 1].
+          size, transform: as for `positions`; None: the size of training.
+          at: the positions of rows [H] and columns [W], instead of these; what training shows is within [0, 1].
         """
         return self.synthesis(
             ws, *(positions(size or self.model.size, self.model.size, transform) if at is None else at)

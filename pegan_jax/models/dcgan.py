@@ -1,7 +1,7 @@
 """DCGAN (Radford et al. 2016, arXiv 1511.06434), with and without zero padding and positional encodings.
 
 The plain model is that of mmgeneration. Xu et al. 2021 (arXiv 2012.05217) study the one without padding, and what an
-explicit encoding gives back, but published no program for it; `Config.padding` says what it is here.
+explicit encoding restores, but published no program for it; `Config.padding` says what it is here.
 """
 
 import functools
@@ -31,15 +31,15 @@ class Config:
     """The model; defaults are those of the published program.
 
     img_resolution: side of the images, a power of two.
-    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
+    img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
     z_dim: numbers of a latent.
-    base_channels: of the generator at 4 x 4; every layer halves them.
-    d_base_channels: of the discriminator's first layer; every layer doubles them.
-    padding: 'zero' as published; 'none' replaces every transposed convolution behind the first, which has no borders,
+    base_channels: channels of the generator at 4 x 4; every layer halves them.
+    d_base_channels: channels of the discriminator's first layer; every layer doubles them.
+    padding: 'zero' as published; 'none' replaces every transposed convolution after the first, which has no borders,
       by a bilinear resize from h to 2h + 2 pixels and an unpadded 3x3 convolution.
-    encoding: of positions, appended to the 4 x 4 feature maps: the Cartesian grid (2 channels) or sinusoids (as many
-      channels as the feature maps have).
-    dtype: of the inputs of convolutions, but for the last of both networks, which give colours and logits.
+    encoding: positional encoding, appended to the 4 x 4 feature maps: the Cartesian grid (2 channels) or sinusoids (as
+      many channels as the feature maps have).
+    dtype: that of the inputs of convolutions, except the last of both networks, which give colours and logits.
     """
 
     img_resolution: int = 64
@@ -65,7 +65,7 @@ class Config:
 
     @property
     def num_ups(self) -> int:
-        """Layers of the generator behind the first, each of which doubles the sides."""
+        """Layers of the generator after the first; each doubles the sides."""
         return int(math.log2(self.img_resolution // 4))
 
 
@@ -79,7 +79,7 @@ def check_resolution(resolution: int) -> None:
 
 
 def check_encoding(encoding: str, channels: int) -> None:
-    """Raises ConfigError for sinusoids of too few, or not a multiple of four, channels of the feature maps."""
+    """Raises ConfigError for sinusoids if feature maps have too few channels, or not a multiple of four."""
     if encoding == 'spe' and (channels % 4 or channels < 8):
         raise ConfigError(
             f"model.encoding='spe' with {channels} channels of the first feature maps: each axis has half of them, "
@@ -88,7 +88,7 @@ def check_encoding(encoding: str, channels: int) -> None:
 
 
 def append_encoding(x: jax.Array, encoding: Encoding) -> jax.Array:
-    """Feature maps [N, h, w, C] with the encoding of their grid behind: 0, 2 or C channels more."""
+    """Feature maps [N, h, w, C] followed by the encoding of their grid: 0, 2 or C channels more."""
     height, width, channels = x.shape[1:]
     if encoding == 'none':
         return x
@@ -97,7 +97,7 @@ def append_encoding(x: jax.Array, encoding: Encoding) -> jax.Array:
 
 
 def head_size(size: tuple[int, int] | None, img_resolution: int) -> tuple[int, int]:
-    """(height, width) of the first feature maps for images of a size; None: of training, 4 x 4.
+    """(height, width) of the first feature maps for images of a size; None: that of training, 4 x 4.
 
     Raises: ValueError for sides that are not multiples of img_resolution / 4.
     """
@@ -129,7 +129,7 @@ def validate(config: Any) -> None:
 
 
 def check_size(config: Any) -> None:
-    """Raises ConfigError unless data have the size of the model, of DCGAN or PGGAN."""
+    """Raises ConfigError unless data have the size of the model, which is a DCGAN or a PGGAN."""
     data, side = config.data, config.model.img_resolution
     if data.size != (side, side):
         raise ConfigError(
@@ -228,7 +228,7 @@ def run(net: nn.Module, params: dict, stats: dict, *inputs: Any, train: bool) ->
 def build(config: Any) -> GAN:
     """The GAN of a run configuration: D, then G, with the cross-entropy losses of Goodfellow et al. 2014.
 
-    Every pass of training moves running statistics: G's in both updates, D's with fakes and with real images, apart.
+    Every pass of training moves running statistics: G's in both updates, D's with fakes and real images separately.
     """
     model = config.model
     g, d = Generator(model, 'data'), Discriminator(model, 'data')
@@ -274,7 +274,7 @@ def synthesise(model: Config, variables: dict, z: jax.Array, *, size: tuple[int,
     Args:
       variables: {'params', 'buffers'} of the generator; z: [N, z_dim].
       size: (height, width), multiples of img_resolution / 4. The first feature maps are stretched to it; the Cartesian
-        grid stretches with them, sinusoids go on at their step.
+        grid stretches with them, sinusoids continue at their step.
     Returns: [N, *size, img_channels] float32 in [-1, 1].
     Raises: ValueError for other sizes.
     """

@@ -1,9 +1,9 @@
 """DeepFillv2 (Yu et al. 2019, arXiv 1806.03589): free-form inpainting with gated convolution and a patch discriminator.
 
-An image with holes is completed twice: a coarse network paints all of it, then a refinement network with two branches,
-one of which copies patches from outside of the holes (contextual attention, Yu et al. 2018, arXiv 1801.07892).
-Masks are 1 in holes and 0 elsewhere, everywhere. Between the published programs there are differences, which are
-options here; VARIANTS has those of each.
+An image with holes is completed twice: a coarse network paints all of it, then a refinement network with two branches
+paints it again. One branch copies patches from outside the holes (contextual attention, Yu et al. 2018, arXiv
+1801.07892). Masks are always 1 in holes and 0 elsewhere. Differences between the published programs are options here;
+VARIANTS has those of each.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from pegan_jax.models.attention import Nearest, contextual_attention, same_paddi
 from pegan_jax.models.holes import check_data, check_masks, check_shapes, composite, folder_masks, row_masks, step_mask
 from pegan_jax.settings import ConfigError, UserError, at_least, check_types
 
-# How the published programs differ: the TensorFlow release, the networks of its PyTorch port that are meant for
-# converted weights, and the port's own networks.
+# How the published programs differ: the TensorFlow release, the networks of its PyTorch port for converted weights,
+# and the port's own networks.
 VARIANTS = {
     'official': {'padding': 'same', 'fuse': True, 'nearest': 'aligned', 'mask_resize': 'two-step', 'sn': 'raw'},
     'port-tf': {'padding': 'same', 'fuse': False, 'nearest': 'linspace', 'mask_resize': 'one-step', 'sn': 'divided'},
@@ -33,7 +33,7 @@ VARIANTS = {
         'init': 'he',
     },
 }  # fmt: skip
-SKETCH_THRESHOLD = 0.6  # of edges in [0, 1]: above it there is a line
+SKETCH_THRESHOLD = 0.6  # edges, in [0, 1], above it are lines
 
 
 # Fields that change how a model is trained, not what it is: a run may change them between launches.
@@ -45,29 +45,29 @@ class Config:
     """The model; defaults are those of the official release (VARIANTS['official']) for Places2.
 
     img_resolution: side, or (height, width), of the training images; multiples of 8. Other sizes can be completed.
-    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
-    cnum: channels of the first convolution, of which gating leaves half; a multiple of 4, all widths scale with it.
+    img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
+    cnum: channels of the first convolution; gating leaves half. A multiple of 4; all widths scale with it.
     d_cnum: channels of the discriminator's first layer.
     conv_type: 'gated'; or, on the same layers with the width that gating leaves, 'vanilla' convolutions, or 'partial'
       ones (Liu et al. 2018), which know the mask instead of learning it.
     gate: 'full' is published: a gate per channel from a convolution of its own. 'depthwise' makes that convolution
-      depthwise with a pointwise one behind it; 'single_channel' has one gate for all channels (both: Yi et al. 2020).
-    padding: of zeros: 'same' as TensorFlow's, with strides more behind than in front; or 'symmetric'.
+      depthwise, followed by a pointwise one; 'single_channel' has one gate for all channels (both: Yi et al. 2020).
+    padding: zeros: 'same' as in TensorFlow, which with strides puts more after than before; or 'symmetric'.
     fuse: whether the attention prefers neighbouring patches for neighbouring positions.
     nearest: how features are thinned out for the attention: 'aligned' keeps the corners, and so does 'linspace' with
-      another rounding, see `attention.nearest_index`; 'plain' takes every second.
+      another rounding, see `attention.nearest_index`; 'plain' takes every second one.
     mask_resize: by the same rule, from the image to the attention at once ('one-step') or by 4, then by 2 ('two-step').
-    init: of the generator's kernels: 'glorot', uniform; or 'he', uniform by the outputs (He et al. 2015), and up to
-      1 / sqrt(inputs) in the layers of the two images.
-    guided: a sketch tells what to paint: lines inside the holes, in training edges of the image. With conv_type
-      'partial', for comparison alone: it multiplies the lines by the mask, and a trained model is given none.
-    masks: of training: strokes of a brush, a box, the union of both; or any of those in mask_folder ('folder').
+    init: that of the generator's kernels: 'glorot', uniform; or 'he', uniform by the outputs (He et al. 2015), and up
+      to 1 / sqrt(inputs) in the layers of the two images.
+    guided: a sketch tells what to paint: lines inside the holes; in training, edges of the image. With conv_type
+      'partial' only for comparison: it multiplies the lines by the mask, and a trained model is given none.
+    masks: those of training: strokes of a brush, a box, the union of both; or any of those in mask_folder ('folder').
     mask_folder: images, white where holes are, resized to img_resolution.
     sn: how the spectral norm divides the discriminator's kernels: 'raw' keeps the undivided kernel, and the gradient
       passes through the norm; 'divided' stores the divided one at each evaluation, and the norm is a constant.
     gan_loss: 'hinge' or 'least-squares'.
-    gan_weight, l1_weight: of the adversarial term and of the mean absolute errors of both images.
-    dtype: of the inputs of convolutions.
+    gan_weight, l1_weight: weights of the adversarial term and of the mean absolute errors of both images.
+    dtype: that of the inputs of convolutions.
     """
 
     img_resolution: int | tuple[int, int] = 256
@@ -112,7 +112,7 @@ class Config:
 
 
 class Layer(NamedTuple):
-    """A convolution: width behind the gate in units of cnum / 2, and whether it doubles the size first."""
+    """A convolution: width after the gate in units of cnum / 2, and whether it doubles the size first."""
 
     width: float
     kernel: int = 3
@@ -188,7 +188,7 @@ class GatedConv(nn.Module):
     """Gated convolution (Yu et al. 2019, eq. 1): activation(feature) * sigmoid(gate), from one kernel for both.
 
     The first `features` channels of the convolution are the feature, the rest is the gate, which is sown into 'gates'.
-    Without a gate it is a convolution. Biases begin at 0.
+    Without a gate it is a plain convolution. Biases begin at 0.
     """
 
     model: Config
@@ -229,7 +229,7 @@ class GatedConv(nn.Module):
 
 
 def kernel_init(model: Config, inner: bool) -> Callable:
-    """How a generator's kernels begin; inner: not those of the two images."""
+    """Initialiser of a generator's kernels; inner: for layers other than those of the two images."""
     if model.init == 'glorot':
         return nn.initializers.glorot_uniform()
     if inner:
@@ -254,8 +254,8 @@ class Result(NamedTuple):
 class Generator(nn.Module):
     """Both stages of the network. Layers have the names of the official checkpoints: conv1, ..., allconv17.
 
-    Applied with the collection 'gates' mutable it also gives the gates of all layers, {layer: {'gate': (array,)}}, or
-    with partial convolutions where their outputs are valid, {'<layer>_valid': (array,)}.
+    Applied with the collection 'gates' mutable, it also returns the gates of all layers, {layer: {'gate': (array,)}},
+    or with partial convolutions where their outputs are valid, {'<layer>_valid': (array,)}.
     """
 
     model: Config
@@ -267,8 +267,8 @@ class Generator(nn.Module):
         Args:
           image: [N, H, W, img_channels] in [-1, 1], sides multiples of 8; what it has in holes does not matter.
           mask: [N or 1, H, W, 1], 1 in holes, 0 elsewhere.
-          sketch: of a guided model, [N or 1, H, W, 1], 1 on lines; it counts inside the holes only.
-        Raises: ValueError for other shapes, a sketch too much or too few.
+          sketch: for a guided model, [N or 1, H, W, 1], 1 on lines; it counts inside the holes only.
+        Raises: ValueError for other shapes, a missing sketch, or one that is not wanted.
         """
         check_inputs(self.model, image, mask, sketch)
         dtype = self.model.dtype
@@ -294,7 +294,7 @@ class Generator(nn.Module):
         return Result(coarse, self._image('allconv17', x, valid), attended.offsets)
 
     def _layers(self, table: dict[str, Layer], x: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The layers of a table, and where their outputs are valid, which only partial convolutions ask."""
+        """The layers of a table, and where their outputs are valid, which matters only to partial convolutions."""
         for name, layer in table.items():
             features = int(layer.width * self.model.cnum / 2)
             activation = jax.nn.relu if name == 'pmconv6' else jax.nn.elu
@@ -316,7 +316,7 @@ class Generator(nn.Module):
         *,
         gated: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """(activation of the layer, or gated, and where it is valid); gated: in a model of gated convolutions."""
+        """(the layer, activated or gated, and where it is valid); gated: whether it is, if the model's layers are."""
         model, init = self.model, kernel_init(self.model, gated)
         if model.conv_type != 'partial':
             gate = model.gate if model.conv_type == 'gated' and gated else None
@@ -351,7 +351,7 @@ def check_inputs(model: Config, image: jax.Array, mask: jax.Array, sketch: jax.A
 
 
 class Discriminator(nn.Module):
-    """SN-PatchGAN (Yu et al. 2019, section 3.3): six convolutions, each of whose outputs is a score of its own.
+    """SN-PatchGAN (Yu et al. 2019, section 3.3): six convolutions; every output number is a score of its own.
 
     Parameters are {conv1, ..., conv6: {kernel, bias}}; `normalised` makes the kernels that it is applied with.
     """
@@ -360,7 +360,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """What `d_input` gives, [N, H, W, C + 1 or C + 2] -> scores [N, h w channels], float32."""
+        """What `d_input` returns, [N, H, W, C + 1 or C + 2] -> scores [N, h w channels], float32."""
         leaky = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
 
         def conv(i: int, width: int, model: Config, x: jax.Array) -> jax.Array:
@@ -406,14 +406,14 @@ def normalised(model: Config, params: dict, buffers: dict) -> tuple[dict, dict]:
 
 
 def d_input(image: jax.Array, mask: jax.Array, sketch: jax.Array | None = None) -> jax.Array:
-    """What the discriminator sees, [N, H, W, C + 1 or C + 2]: the image, the mask, and the sketch inside of it."""
+    """What the discriminator sees, [N, H, W, C + 1 or C + 2]: the image, the mask, and the sketch inside the mask."""
     ones = jnp.ones_like(image[..., :1])
     drawn = [] if sketch is None else [ones * sketch * mask]
     return jnp.concatenate([image, ones * mask, *drawn], axis=-1)
 
 
 def reconstruction(result: Result, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean absolute errors of the coarse and of the refined image, over all pixels, holes or not."""
+    """Mean absolute errors of the coarse and of the refined image, over all pixels, inside and outside holes."""
     return jnp.mean(jnp.abs(image - result.coarse)), jnp.mean(jnp.abs(image - result.refined))
 
 
@@ -492,7 +492,7 @@ def build(config: Any) -> GAN:
         return {**batch, 'mask': step_mask(model, batch, key), 'sketch': sketch_of(model, batch)}
 
     def fields(state: Any, used: dict, new: dict) -> dict:
-        """What evaluating D leaves behind."""
+        """The state fields that evaluating D changes."""
         buffers = {'buffers': {**state.buffers, 'd': new}}
         if model.sn == 'raw':
             return buffers
@@ -533,7 +533,7 @@ def sketch_of(model: Config, batch: dict) -> jax.Array | None:
 
 
 def follows_lines(model: Config) -> bool:
-    """Whether a sketch changes anything: partial convolutions multiply its lines, which are in holes, by the mask."""
+    """Whether a sketch changes anything: partial convolutions multiply its lines, which lie in holes, by the mask."""
     return model.guided and model.conv_type != 'partial'
 
 
@@ -550,7 +550,7 @@ def complete(model: Config, variables: dict, inputs: dict) -> jax.Array:
       variables: {'params', 'buffers'} of the generator.
       inputs: 'image' [N, H, W, img_channels] in [-1, 1], 'mask' [N or 1, H, W, 1], and for a guided model 'sketch', 1
         on lines; without one nothing is drawn. Sides are multiples of 8.
-    Returns: as the image; outside of the holes exactly the image.
+    Returns: as the image; outside the holes exactly the image.
     Raises: ValueError as `Generator`.
     """
     return composite(generate(model, variables['params'], inputs).refined, inputs['image'], inputs['mask'])

@@ -1,4 +1,4 @@
-"""StyleGAN2's discriminator (Karras et al. 2020, arXiv 1912.04958), of CIPS and StyleGAN3 too; MS-PIE has its blocks.
+"""StyleGAN2's discriminator (Karras et al. 2020, arXiv 1912.04958), used by CIPS and StyleGAN3; MS-PIE uses its blocks.
 
 Residual blocks halve the image until its shorter side has 4 to 7 pixels; square sides are powers of two as published.
 """
@@ -40,7 +40,7 @@ class DiscriminatorBlock(nn.Module):
 
     'resnet': two 3x3 convolutions beside a 1x1 shortcut, their sum over sqrt(2). 'skip' has no shortcut, but the
     images, halved from block to block, enter every block through `fromrgb`. 'orig' has neither. The first block, whose
-    x is None, takes images in every architecture, and may have more 3x3 convolutions behind `fromrgb` (first0, ...).
+    x is None, takes images in every architecture, and may have more 3x3 convolutions after `fromrgb` (first0, ...).
 
     frozen: names of the layers that are not trained.
     Other fields as in `Discriminator`.
@@ -84,7 +84,7 @@ class DiscriminatorBlock(nn.Module):
 class DiscriminatorEpilogue(nn.Module):
     """x [b, h, w, C] -> [b, out_features] float32: minibatch standard deviation, 3x3 convolution, two dense layers.
 
-    Always float32, also inside of matmuls. With images, those of 'skip', `fromrgb` adds them to x. Fields as in
+    Always float32, even inside matmuls. With images, as in 'skip', `fromrgb` adds them to x. Fields as in
     `Discriminator`.
     """
 
@@ -114,17 +114,19 @@ class Discriminator(nn.Module):
     FIR filters are in the 'buffers' collection, and so are frozen layers.
 
     channels: widths at the input's resolution, at half of it, and so on down to the last.
-    architecture: of the blocks, see `DiscriminatorBlock`.
+    architecture: that of the blocks, see `DiscriminatorBlock`.
     num_first_layers: extra 3x3 convolutions after the first, as some CIPS discriminators have.
     cmap_dim: size of the mapped label; None: the last of `channels`.
     mapping_layers: dense layers of the label's mapping network.
-    mbstd_group_size: samples per group of the minibatch standard deviation; a smaller batch is one group, None: always.
+    mbstd_group_size: samples per group of the minibatch standard deviation; a smaller batch is one group, and with None
+      every batch is.
     mbstd_num_channels: statistics per group; 0: none.
     conv_clamp: limit of the activations of convolutions; None: no limit.
     resample_filter: taps of the downsampling layers.
     freeze_layers: this many convolutions are not trained (Mo et al. 2020): from the images on, in every block fromrgb,
       conv0, conv1, skip.
-    num_fp16_res: the highest resolutions, whose blocks compute in `dtype`; the others, and always the last, float32.
+    num_fp16_res: how many of the highest resolutions have blocks that compute in `dtype`; the others, and always the
+      last, compute in float32.
     Raises: ValueError, when traced, for image sizes or batches that do not fit.
     """
 

@@ -1,4 +1,4 @@
-"""What systems that complete images share: masks of training, checks, and how a completion is put together.
+"""What systems that complete images share: masks for training, checks, and how a completion is put together.
 
 Masks are 1 in holes and 0 elsewhere. A `model` has the fields img_resolution, masks and mask_folder.
 """
@@ -17,7 +17,7 @@ from pegan_jax.settings import ConfigError
 
 
 def check_masks(model: Any) -> None:
-    """Raises ConfigError unless there is a folder of masks where, and only where, masks come from one."""
+    """Raises ConfigError unless there is a folder of masks if, and only if, masks come from one."""
     if (model.masks == 'folder') != (model.mask_folder is not None):
         raise ConfigError(
             f"model.masks={model.masks!r} and model.mask_folder={model.mask_folder!r}: masks='folder' needs one, and "
@@ -48,7 +48,7 @@ def check_shapes(multiple: int, channels: int, image: jax.Array, planes: dict[st
 
 
 def folder_masks(model: Any) -> Callable | None:
-    """`GAN.rows` with masks='folder': 'mask', bool [n, H, W], any of its masks. None: they are drawn on the device.
+    """`GAN.rows` with masks='folder': 'mask', bool [n, H, W], any of its masks. None: masks are drawn on the device.
 
     Files are read at the first call: a model can be used without its masks.
     """
@@ -64,7 +64,7 @@ def folder_masks(model: Any) -> Callable | None:
 
 
 def step_mask(model: Any, batch: dict, key: jax.Array) -> jax.Array:
-    """One mask for all images of a step, on all devices: it depends on the step alone. [1, H, W, 1] float32."""
+    """One mask for all images of a step, on all devices: it depends only on the step. [1, H, W, 1] float32."""
     if 'mask' in batch:
         return batch['mask'][:1, ..., None].astype(jnp.float32)
     return masks.draw(key, *model.size, model.masks)[None]

@@ -1,8 +1,8 @@
 """MS-PIE (Xu et al. 2021, arXiv 2012.05217): StyleGAN2 whose input is a positional encoding, trained at several scales.
 
-As in mmgen's `MSStyleGANv2Generator` and `MSStyleGAN2Discriminator`. The defaults are its StyleGAN2. What differs from
-NVlabs/stylegan3 in the last digits is written here (normalisation of latents, demodulation, styles of any size); what
-is the same is shared with `stylegan2`.
+It follows mmgen's `MSStyleGANv2Generator` and `MSStyleGAN2Discriminator`. The defaults are its StyleGAN2. What differs
+from NVlabs/stylegan3 in the last digits is written here (normalisation of latents, demodulation, styles of any size);
+what is the same is shared with `stylegan2`.
 """
 
 import dataclasses
@@ -41,30 +41,31 @@ class Config:
 
     img_resolution: side, or (height, width), of the images at scale 0; halving must end at 4 to 7 pixels on the shorter
       side, which is the size of the coarsest maps.
-    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
+    img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
     z_dim: size of the latent and of the styles.
     mapping_layers: dense layers of the mapping network.
     channel_base, channel_max: at scale 0 a layer of side s has min(channel_base / s, channel_max) channels.
-    channels: widths at 4 pixels, 8, and so on up to the resolution, in place of these.
+    channels: widths at 4 pixels, 8, and so on up to the resolution, instead of these.
     head: the generator's input: a learned constant, the Cartesian grid, or sinusoids.
-    interpolate_head: at other scales sinusoids are resized; otherwise they go on with an unchanged step. A constant is
-      always resized, and for the grid both are the same.
-    upsampling: 'deconv', a transposed convolution and a blur; or a convolution before or behind a resize.
-    resize: of the two latter.
-    padding: whether 3x3 convolutions of the generator pad by zeros; without, the resizes make up for what they lose.
-    d_channel_base, d_channel_max, d_channels: of the discriminator.
-    d_pool: it averages its last maps to this side, so that images may have any size; None: it does not.
+    interpolate_head: at other scales sinusoids are resized; otherwise they continue with an unchanged step. A constant
+      is always resized, and for the grid both are the same.
+    upsampling: 'deconv', a transposed convolution and a blur; or a convolution before or after a resize.
+    resize: the kind of resize of the latter two.
+    padding: whether 3x3 convolutions of the generator pad with zeros; if not, the resizes make up for what they lose.
+    d_channel_base, d_channel_max, d_channels: widths of the discriminator.
+    d_pool: the discriminator averages its last maps to this side, so that images may have any size; None: it does not.
     mbstd_group_size: samples per group of its minibatch standard deviation.
-    scales: what training draws from, one for every step; output sides are those of scale s, see `output_size`.
+    scales: training draws one of these for every step; `output_size` gives the sides of images at a scale.
     scale_probs: their probabilities; None: equal, as all published models were trained (the released program passes
-      the weights of its configurations in the place of another argument).
+      the weights of its configurations as another argument).
     r1_gamma: the R1 term is r1_gamma / 2 times the penalty.
-    r1_interval: steps between those that have it, where it counts as often; D's Adam is corrected for it.
-    pl_weight, pl_interval: of path length regularisation, likewise with G's Adam; always at scale 0.
+    r1_interval: steps from one with the R1 term to the next; the term counts that many times there, and D's Adam is
+      corrected for it.
+    pl_weight, pl_interval: the same for path length regularisation, with G's Adam; always at scale 0.
     pl_batch_shrink, pl_decay: the term sees this fraction of a batch; speed of the running mean of lengths.
-    style_mixing_prob: of a batch whose later layers have the styles of other latents.
+    style_mixing_prob: probability of a batch whose later layers have the styles of other latents.
     ema_beta: decay per step of G's running mean.
-    dtype: of the inputs of convolutions; those to colours, D's last layers, R1 and path lengths are float32.
+    dtype: that of the inputs of convolutions; layers to colours, D's last layers, R1 and path lengths are float32.
     """
 
     img_resolution: int | tuple[int, int] = 256
@@ -186,7 +187,7 @@ def validate(config: Any) -> None:
 
 # Generator ------------------------------------------------------------------------------------------------------------
 
-# Keys [N], which draw new numbers per image; the numbers of each layer [N or 1, H, W]; those of the model; none.
+# Keys [N], which draw new numbers per image; the numbers of each layer [N or 1, H, W]; the model's numbers; none.
 Noise = jax.Array | tuple[jax.Array, ...] | Literal['const', 'none']
 
 RESIZES = {'bilinear': ops.resize_align_corners, 'nearest': ops.resize_nearest}
@@ -196,8 +197,8 @@ class StyleConv(nn.Module):
     """Modulated 3x3 convolution, noise, bias, lrelu: x [N, H, W, C], w [N, z_dim] -> [N, H', W', features].
 
     layer: its place among the noise layers of the generator.
-    upsampling: None, or as in `Config`; padding and resize too. A resize makes 2 H + P rows of H, where P replaces what
-      this and the following convolution lose without padding.
+    upsampling: None, or as in `Config`, like padding and resize. A resize turns H rows into 2 H + P, where P replaces
+      what this and the following convolution lose without padding.
     """
 
     features: int
@@ -212,7 +213,7 @@ class StyleConv(nn.Module):
         x, in_features = x.astype(self.dtype), x.shape[-1]
         style = EqualDense(in_features, bias_init=1.0, name='affine')(w)
         weight = self.param('weight', nn.initializers.normal(1.0), (3, 3, in_features, self.features))
-        # Unlike in NVlabs/stylegan3 the weight that is demodulated is scaled before.
+        # Unlike in NVlabs/stylegan3, the weight is scaled before it is demodulated.
         weight = weight / math.sqrt(9 * in_features)
         if self.upsampling == 'deconv':
             fir = self.variable('buffers', 'resample_filter', filters.setup_filter, (1, 3, 3, 1)).value
@@ -236,7 +237,7 @@ class StyleConv(nn.Module):
         if isinstance(noise, str):
             if noise == 'none':
                 return y
-            # At other scales than 0 there are no stored numbers: others, but always the same ones.
+            # No numbers are stored for scales other than 0; others are drawn, but always the same ones.
             if const.shape != size:
                 const = jax.random.normal(jax.random.fold_in(jax.random.key(0), self.layer), size)
             numbers = const[None]
@@ -299,7 +300,7 @@ class Synthesis(nn.Module):
         return rgb
 
     def input_at(self, scale: Scale, const: jax.Array | None) -> jax.Array:
-        """The input [h, w, C] at a scale; the first convolution takes a border of 1 from it without padding."""
+        """The input [h, w, C] at a scale; without padding, the first convolution removes a border of 1 from it."""
         if const is not None:
             return encodings.learned_constant(const, scale)
         # The released settings shift the positions, which changes nothing as long as none of them becomes 0.
@@ -372,7 +373,7 @@ def generator(model: Config) -> Generator:
 class Discriminator(nn.Module):
     """Images [b, H, W, C] -> logits [b]: StyleGAN2's residual blocks b256 ... b8, named after scale 0, then the end.
 
-    With `pool`, the maps in front of the dense layers are averaged to pool x pool, so that images have any size.
+    With `pool`, the maps before the dense layers are averaged to pool x pool, so that images may have any size.
 
     channels: widths from the coarsest maps on.
     mbstd_group_size: samples per group of the minibatch standard deviation; a smaller batch is one group.
@@ -414,13 +415,13 @@ def map_latents(model: Config, variables: dict, z: jax.Array, c: None = None) ->
 def synthesise(
     model: Config, variables: dict, ws: jax.Array, *, noise: Noise = 'const', scale: Scale | None = None
 ) -> jax.Array:
-    """Images of any of the sizes that scales have.
+    """Images at any scale.
 
     Args:
       variables: {'params', 'buffers'} of the generator; ws: [N, num_ws, z_dim].
       noise: keys [N] draw new noise for every image; a tuple holds the numbers of each layer.
-      scale: static; also one that was not trained, negative, or (height, width). None: the largest that was trained,
-        for which results are published.
+      scale: static; it may be untrained, negative, or (height, width). None: the largest that was trained, for which
+        results are published.
     Returns: [N, *output_size(model, scale), img_channels] float32, nominally in [-1, 1], not clamped.
     Raises: ValueError for a scale without pixels.
     """
@@ -449,7 +450,7 @@ def view(model: Config, size: tuple[int, int] | None, transform: jax.Array | Non
 
 
 def sampler(model: Config) -> Sampler:
-    """How images are made of seeds."""
+    """How images are made from seeds."""
     mapped = functools.partial(map_latents, model)
     return Sampler(
         draw=functools.partial(latents, z_dim=model.z_dim),
@@ -481,7 +482,7 @@ def path_penalty(
     """The path length penalty at scale 0, and the new running mean of lengths.
 
     Args:
-      mean: the running mean before, []; y: standard normal, of the shape of the images.
+      mean: the previous running mean, []; y: standard normal, of the shape of the images.
     """
     module = generator(model)
     lengths = losses.path_lengths(lambda ws: module.apply(variables, ws, 0, noise, method='synthesise'), ws, y)
@@ -547,7 +548,7 @@ def build(config: Any) -> GAN:
         return Stage(output_size(model, scale), level=scale, flags=flags)
 
     def stage_at(step: int, nimg: int, seed: int) -> Stage:
-        # A function of seed and step: all processes draw the same scale, and so does a run that goes on.
+        # A function of seed and step: all processes draw the same scale, and so does a run that resumes.
         draw = np.random.default_rng((seed, step))
         return stage(int(draw.choice(model.scales, p=model.scale_probs)), flags_at(step))
 

@@ -1,7 +1,7 @@
 """Inpainting with partial convolutions (Liu et al. 2018, arXiv 1804.07723): a U-Net that knows which pixels are valid.
 
-A baseline for DeepFillv2, under the same masks, which are 1 in holes and 0 elsewhere. The authors released the
-convolution, not the network; the paper's table is what is built here.
+A baseline for DeepFillv2, with the same masks, which are 1 in holes and 0 elsewhere. The authors released the
+convolution, not the network; this one is built from the paper's table.
 """
 
 import functools
@@ -23,8 +23,8 @@ from pegan_jax.weights import features
 
 logger = logging.getLogger(__name__)
 
-KERNELS = (7, 5, 5)  # of the encoder's first layers; behind them 3
-# Of the terms of the loss; the style of the output and of the completed image count alike.
+KERNELS = (7, 5, 5)  # of the encoder's first layers; later ones have 3
+# Weights of the loss terms; the styles of the output and of the completed image count the same.
 LOSS_WEIGHTS = {'valid': 1.0, 'hole': 6.0, 'perceptual': 0.05, 'style_out': 120.0, 'style_comp': 120.0, 'tv': 0.1}
 
 
@@ -37,16 +37,16 @@ class Config:
     """The model; defaults are those of the paper, at 256 pixels.
 
     img_resolution: side, or (height, width), of the training images; multiples of 2^levels. Others can be completed.
-    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
-    channel_base: channels behind the first layer, doubled by each of the next.
-    channel_max: at most so many.
-    freeze_encoder_bn: for fine-tuning: the encoder's batch normalisations keep their statistics and parameters. While
-      holes are cut at random, batch statistics are of few valid pixels (section 4.2).
+    img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
+    channel_base: channels after the first layer; each of the next doubles them.
+    channel_max: the largest number of channels.
+    freeze_encoder_bn: for fine-tuning: the encoder's batch normalisations keep their statistics and parameters. With
+      holes cut at random, batch statistics come from few valid pixels (section 4.2).
     vgg: a torch file of torchvision's vgg16, for the perceptual and the style terms. None: training goes without them,
       which is not the published loss. VGG knows colours: it sees a grey image as RGB, and RGBA is refused.
-    masks: of training: strokes of a brush, a box, the union of both; or any of those in mask_folder ('folder').
+    masks: those of training: strokes of a brush, a box, the union of both; or any of those in mask_folder ('folder').
     mask_folder: images, white where holes are, resized to img_resolution.
-    dtype: of the inputs of convolutions.
+    dtype: that of the inputs of convolutions.
     """
 
     img_resolution: int | tuple[int, int] = 256
@@ -86,7 +86,7 @@ class Config:
         return min(self.size).bit_length() - 2
 
     def width(self, level: int) -> int:
-        """Channels behind layer `level` of the encoder, from 1."""
+        """Channels after layer `level` of the encoder, from 1."""
         return min(self.channel_base << (level - 1), self.channel_max)
 
 
@@ -96,9 +96,9 @@ class Config:
 class Generator(nn.Module):
     """image [N, H, W, img_channels] in [-1, 1] and mask [N or 1, H, W, 1] -> as image, float32, not bounded.
 
-    What the image has in holes does not matter. Every channel has valid positions of its own, so that those of
-    features that are enlarged and of features of the encoder beside them count apart; they are sown into the collection
-    'gates' as {layer}_valid. In training, norm statistics are of all devices on `axis_name`.
+    What the image has in holes does not matter. Every channel has valid positions of its own, so that enlarged features
+    and the encoder's features beside them count separately; they are sown into the collection 'gates' as {layer}_valid.
+    In training, norm statistics are those of all devices on `axis_name`.
     """
 
     model: Config
@@ -111,10 +111,10 @@ class Generator(nn.Module):
 
         def conv(name: str, x: jax.Array, valid: jax.Array, features: int, size: int, stride: int, bias: bool) -> tuple:
             pads = ((size // 2,) * 2,) * 2
-            # A bias before a batch normalisation would do nothing but in holes.
+            # A bias before a batch normalisation would do nothing except in holes.
             layer = PartialConv(features, size, stride, pads, use_bias=bias, dtype=jnp.dtype(model.dtype), name=name)
             y, valid = layer(x, valid)
-            return y, jnp.broadcast_to(valid, (*valid.shape[:3], features))  # of a grey image there is one for all
+            return y, jnp.broadcast_to(valid, (*valid.shape[:3], features))  # a grey image has one for all
 
         def norm(name: str, x: jax.Array, train: bool) -> jax.Array:
             return BatchNorm(axis_name=self.axis_name, name=name)(x, train)
@@ -150,7 +150,7 @@ def gram(x: jax.Array) -> jax.Array:
 
 
 def feature_terms(out: tuple, comp: tuple, gt: tuple) -> dict[str, jax.Array]:
-    """Perceptual and style terms (Liu et al. 2018, eq. 3 to 5) of the feature maps of three images.
+    """Perceptual and style terms (Liu et al. 2018, eq. 3 to 5) from the feature maps of three images.
 
     Args:
       out, comp, gt: maps [N, h, w, C] of the output, of the completed image and of the true one.
@@ -191,7 +191,7 @@ def pixel_terms(out: jax.Array, gt: jax.Array, mask: jax.Array) -> dict[str, jax
 
 
 def total(terms: dict[str, jax.Array]) -> jax.Array:
-    """The weighted sum (Liu et al. 2018, eq. 7) of those terms that there are."""
+    """The weighted sum (Liu et al. 2018, eq. 7) of the given terms."""
     return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items())
 
 
@@ -225,7 +225,7 @@ def build(config: Any) -> GAN:
 
     def init(key: jax.Array) -> tuple[dict, dict, dict]:
         if model.vgg is not None:
-            vgg()  # to be missed before anything is compiled
+            vgg()  # so that a missing file shows before anything is compiled
         image, mask = (jnp.zeros((1, *model.size, channels)) for channels in (model.img_channels, 1))
         variables = g.init(key, image, mask, True)
         return {'g': variables['params']}, {'g': variables['batch_stats']}, {}
@@ -270,7 +270,7 @@ def complete(model: Config, variables: dict, inputs: dict) -> jax.Array:
     Args:
       variables: {'params', 'buffers'} of the generator.
       inputs: 'image' [N, H, W, img_channels] in [-1, 1] and 'mask' [N or 1, H, W, 1]; sides are multiples of 2^levels.
-    Returns: as the image; outside of the holes exactly the image.
+    Returns: as the image; outside the holes exactly the image.
     Raises: ValueError for a sketch, and for other shapes.
     """
     if 'sketch' in inputs:

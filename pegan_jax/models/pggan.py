@@ -1,7 +1,7 @@
 """Progressive growing of GANs (Karras et al. 2018, arXiv 1710.10196), with and without zero padding and encodings.
 
 The plain model is that of mmgeneration. Xu et al. 2021 (arXiv 2012.05217) study the one without padding, and what an
-explicit encoding gives back, but published no program for it; `Config.upsampling` says what it is here.
+explicit encoding restores, but published no program for it; `Config.upsampling` says what it is here.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ def validate(config: Any) -> None:
     check_labels(config.data, config.model.c_dim)
 
 
-# Learning rates in units of those in the configuration, by the resolution of the stage.
+# Learning rates, relative to those in the configuration, by the resolution of the stage.
 LR_FACTORS = {128: 1.5, 256: 2.0, 512: 3.0, 1024: 3.0}
 
 
@@ -43,24 +43,25 @@ class Config:
     """The model; defaults are those of the published program.
 
     img_resolution: side of the images of the last stage, a power of two; stages begin with 4 x 4 and double.
-    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
-    c_dim: size of the labels (number of classes), which are appended to latents and told by the critic; 0: no labels.
+    img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
+    c_dim: size of the labels (number of classes), which are appended to latents and predicted by the critic; 0: no
+      labels.
     z_dim: numbers of a latent.
     channel_base, channel_max: at resolution r there are min(2 channel_base / r, channel_max) channels.
     upsampling: how feature maps double. 'fused', a transposed convolution; 'unfused', a nearest resize and a
-      convolution; 'no-pad', a bilinear resize from h to 2h + 4 pixels and two unpadded convolutions, as there are no
-      zeros around any feature map then: also the first maps are stretched from 4 x 4 to 6 x 6.
-    encoding: of positions, appended to the first feature maps, 4 x 4 or 6 x 6: the Cartesian grid (2 channels) or
-      sinusoids (as many channels as the feature maps have).
+      convolution; 'no-pad', a bilinear resize from h to 2h + 4 pixels and two unpadded convolutions. No feature map
+      then has zeros around it: the first maps too are stretched, from 4 x 4 to 6 x 6.
+    encoding: positional encoding, appended to the first feature maps, 4 x 4 or 6 x 6: the Cartesian grid (2 channels)
+      or sinusoids (as many channels as the feature maps have).
     mbstd_group_size: samples per group of the minibatch standard deviation.
-    stage_kimg: length of each stage but the last, in thousands of images; the last goes on to the end of the run.
+    stage_kimg: length of each stage but the last, in thousands of images; the last continues to the end of the run.
     fade_kimg: how long a stage takes to fade its new layers in.
-    gp_weight, drift_weight: of the gradient penalty, and of the mean squares of the critic's scores of real and of
-      generated images.
-    label_weight: of the cross entropies of the labels that the critic tells, of real and of generated images (auxiliary
-      classifier, Odena et al. 2017).
-    ema_decay: of G's running mean, per step; of runs of less than some thousand steps it should be less.
-    dtype: of the inputs of convolutions; those to colours, the critic's dense layers and the penalty are float32.
+    gp_weight, drift_weight: weights of the gradient penalty, and of the mean squares of the critic's scores of real and
+      of generated images.
+    label_weight: weight of the cross entropies of the labels that the critic predicts for real and for generated images
+      (auxiliary classifier, Odena et al. 2017).
+    ema_decay: decay of G's running mean, per step; for runs of fewer than some thousand steps it should be lower.
+    dtype: that of the inputs of convolutions; layers to colours, the critic's dense layers and the penalty are float32.
     """
 
     img_resolution: int = 128
@@ -120,7 +121,7 @@ def leaky(x: jax.Array) -> jax.Array:
 
 
 def spread(kernel: jax.Array) -> jax.Array:
-    """A 3x3 kernel as 4x4, the sum of its four positions in it: what nearest resampling by 2 does besides."""
+    """A 3x3 kernel as 4x4, the sum of its four positions in it: this includes nearest resampling by 2."""
     return sum(jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1))
 
 
@@ -142,7 +143,7 @@ class Conv(nn.Module):
         x, in_features, size = x.astype(self.dtype), x.shape[-1], self.kernel_size
         kernel = self.param('kernel', nn.initializers.normal(1.0), (size, size, in_features, self.features))
         bias = self.param('bias', nn.initializers.zeros, (self.features,))
-        # The published program takes the outputs of a transposed convolution for its fan in.
+        # The published program uses the outputs of a transposed convolution as its fan in.
         fan = size**2 * (self.features if self.resample == 'up' else in_features)
         kernel = kernel * (self.gain / math.sqrt(fan))
         if self.resample == 'up':
@@ -155,7 +156,7 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-    """The same for vectors [N, C]; without a bias if not `use_bias`."""
+    """The same for vectors [N, C]; no bias unless `use_bias`."""
 
     features: int
     gain: float = math.sqrt(2)
@@ -191,12 +192,12 @@ class Generator(nn.Module):
     ) -> jax.Array:
         """The image of a level.
 
-        The layers of levels up to `progress` count wholly, those of the next one by its fraction, and those above
+        The layers of levels up to `progress` count fully, those of the next one by its fraction, and those above
         only enlarge the image.
 
         Args:
           progress: level - 1 + fade-in weight of the stage in training, [], traced.
-          level: of the image and the last layers that are run; None: the last one.
+          level: that of the image and of the last layers that are run; None: the last one.
           head: (height, width) of the first feature maps, to which those of training, 4 x 4, are stretched.
         """
         model, dtype = self.model, jnp.dtype(self.model.dtype)
@@ -240,7 +241,7 @@ class Discriminator(nn.Module):
         self.linear0, self.linear1 = Dense(model.channels(-1)), Dense(1 + model.c_dim, gain=1.0)
 
     def __call__(self, images: jax.Array, level: int, fade: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-        """Logits of images of a level; fade: weight of its layers against the image of half the size, [], traced."""
+        """Logits of images of a level; fade: weight of its layers against the image at half size, [], traced."""
         x = leaky(self.fromrgb_layers[level](images))
         for i in range(level, 0, -1):
             x = leaky(self.down[i - 1](leaky(self.same[i - 1](x))))
@@ -262,7 +263,7 @@ class Discriminator(nn.Module):
 
 
 def label_loss(model: Config, logits: jax.Array, labels: jax.Array | None) -> jax.Array:
-    """label_weight times the mean cross entropy of labels [b, c_dim] that the critic tells; 0 without labels."""
+    """label_weight times the mean cross entropy of the critic's predictions for labels [b, c_dim]; 0 without labels."""
     if labels is None:
         return jnp.float32(0)
     return model.label_weight * -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=-1))
@@ -284,7 +285,7 @@ def d_loss(
     mean D(real)^2), where GP is the mean over samples of (|gradient of D| - 1)^2; and `label_loss` of both.
 
     Args:
-      real, fake: [b, h, h, img_channels]; mix: [b, 1, 1, 1] in [0, 1]; labels: of both, [b, c_dim], or None.
+      real, fake: [b, h, h, img_channels]; mix: [b, 1, 1, 1] in [0, 1]; labels: those of both, [b, c_dim], or None.
     Returns: the loss, and metrics.
     """
 
@@ -308,7 +309,7 @@ def d_loss(
 
 
 def stage_starts(model: Config, batch_size: int) -> list[int]:
-    """Images shown when each stage begins: after the first step in which the stages before it have had theirs."""
+    """Images shown when each stage begins: after the first step that completes the images of all stages before it."""
     ends = np.cumsum([0.0, *model.stage_kimg]) * 1000
     return [math.ceil(round(end) / batch_size) * batch_size for end in ends]
 
@@ -326,8 +327,8 @@ def fade_in(model: Config, nimg: jax.Array | int, level: int, start: int) -> jax
 def build(config: Any) -> GAN:
     """The GAN of a run configuration: D, then G. A new stage begins with new optimisers and its own learning rates.
 
-    With train.init_from the last stage is the first one, without a fade-in.
-    Layers that a stage does not use have no gradient, and so, with new optimisers, do not move.
+    With train.init_from, a run begins with the last stage, without a fade-in.
+    Layers that a stage does not use have no gradient, and so, with new optimisers, do not change.
     """
     model = config.model
     g, d = Generator(model), Discriminator(model)
@@ -369,7 +370,7 @@ def build(config: Any) -> GAN:
         level = sum(nimg >= start for start in starts) - 1
         return Stage(4 * 2**level, level=level)
 
-    # The rate is a part of the state, so that `enter` can change it.
+    # The rate is part of the state, so that `enter` can change it.
     rates = {'g': config.optim.g_lr, 'd': config.optim.d_lr}
     optimizers = {
         net: optax.inject_hyperparams(lambda lr: optim.adam(config.optim, lr))(lr=rate) for net, rate in rates.items()
@@ -401,13 +402,13 @@ def build(config: Any) -> GAN:
 
 
 def sampler(model: Config) -> Sampler:
-    """How images are made of seeds: as DCGAN's, with labels appended to the latents."""
+    """How images are made from seeds: like DCGAN's, with labels appended to the latents."""
     plain = dcgan.sampler(model, synthesise)
     return plain._replace(map=lambda variables, z, c: jnp.concatenate([z, c], axis=-1)) if model.c_dim else plain
 
 
 def synthesise(model: Config, variables: dict, z: jax.Array, *, size: tuple[int, int] | None = None) -> jax.Array:
-    """Images of latents [N, z_dim + c_dim]; before the last stage of training, enlarged ones of the stage it is in.
+    """Images of latents [N, z_dim + c_dim]; before the last stage of training, those of the current stage, enlarged.
 
     Args and errors as in `dcgan.synthesise`.
     Returns: [N, *size, img_channels] float32, nominally in [-1, 1], not clamped.

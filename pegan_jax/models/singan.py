@@ -44,33 +44,33 @@ TRAINING_FIELDS = frozenset('d_steps g_steps lr_decay_iter gp_weight recon_weigh
 class Config:
     """The model; defaults are those of the original program.
 
-    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
+    img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
     min_size: shorter side of the coarsest scale, in pixels.
     max_size: the image is shrunk until its longer side has at most this many pixels.
     scale_factor: ratio of the sides of neighbouring scales, before it is adapted to a whole number of scales.
     num_layers, kernel_size: convolutions of a block, and their size.
     base_channels, min_feat_channels: widths of the first four scales; they double every four scales, up to 128.
-    padding: where the borders of a block's input come from. 'zero' and 'reflect' pad noise and image once, in front of
-      the block; 'zero-layer' and 'reflect-layer' pad every convolution; 'noise' draws the noise larger and pads the
-      image with zeros; 'interp' draws the noise larger and enlarges the image, so that nothing artificial enters;
+    padding: where the borders of a block's input come from. 'zero' and 'reflect' pad noise and image once, before the
+      block; 'zero-layer' and 'reflect-layer' pad every convolution; 'noise' draws the noise larger and pads the image
+      with zeros; 'interp' draws the noise larger and enlarges the image, so that nothing artificial enters;
       'interp-noise' enlarges both.
     encoding: added to the noise of the coarsest scale: the Cartesian grid (2 channels) or sinusoids (2 spe_dim).
     spe_dim, spe_div_half_dim, spe_center_shift: as for `encodings.spe`.
-    first_noise_channels: of the coarsest scale, where one channel serves all; None: 1, or those of the encoding.
-    noise_channels: of the other scales, 1 or those of the images; None: those of the images.
+    first_noise_channels: noise channels of the coarsest scale, where one serves all; None: 1, or those of the encoding.
+    noise_channels: noise channels of the other scales, 1 or those of the images; None: those of the images.
     d_norm: batch normalisation in the critics.
     rules: 'original' or 'mmgen': which pyramid, which resize between scales, which initial values, when noise
-      amplitudes are measured, and whether finished scales are frozen wholly or keep normalising by the statistics of
+      amplitudes are measured, and whether finished scales are frozen entirely or keep normalising by the statistics of
       the batch.
     iters_per_scale, d_steps, g_steps: iterations of a scale, and the updates of each network in one.
     lr_decay_iter: iteration of a scale from which the learning rates are a tenth.
     noise_amp: noise amplitude of a scale relative to the error that the scale below leaves.
-    gp_weight, recon_weight: of the gradient penalty and of the reconstruction.
+    gp_weight, recon_weight: weights of the gradient penalty and of the reconstruction.
     sr_factor: for super-resolution by this factor: neighbouring scales have the ratio of its steps; published with
       min_size 18 and recon_weight 100.
-    paint_scale: for paintings that enter at this scale: what it gets from the scale below is reduced to a palette, the
-      five colours (with their opacity) of the image in the size of this scale, in training and always.
-    dtype: of the inputs of convolutions, but for the last of each block; the gradient penalty is float32.
+    paint_scale: for paintings that enter at this scale: in training and later, what it gets from the scale below is
+      reduced to a palette, the five colours (with their opacity) of the image in the size of this scale.
+    dtype: that of the inputs of convolutions, except the last of each block; the gradient penalty is float32.
     """
 
     img_channels: Literal[1, 3, 4] = 3
@@ -141,7 +141,7 @@ class Config:
 
     @property
     def margin(self) -> int:
-        """P: pixels that the convolutions of a block take away on each side when they are not padded."""
+        """P: pixels that the convolutions of a block remove on each side when they are not padded."""
         return (self.kernel_size - 1) // 2 * self.num_layers
 
     @property
@@ -172,7 +172,7 @@ class Config:
 def convolve(x: jax.Array, kernel: jax.Array, *settings: Any, **names: Any) -> jax.Array:
     """`jax.lax.conv_general_dilated` of an unpadded convolution; on CPU products, of all patches if channels are few.
 
-    Critics need gradients of gradients, and those of XLA's own convolutions take up to 50 times as long there.
+    Critics need gradients of gradients, and those of XLA's own convolutions take up to 50 times as long on CPU.
     """
     if ops.platform() != 'cpu':
         return jax.lax.conv_general_dilated(x, kernel, *settings, **names)
@@ -192,9 +192,9 @@ def near_one(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 class ConvBlock(nn.Module):
     """Convolution, batch normalisation if `norm`, leaky ReLU 0.2 if `activate`: [N, h, w, C] -> [N, h', w', features].
 
-    pad: 'VALID', 'zero' or 'reflect'. A bias is there only without normalisation, which would take it away again.
-    rules: scales of the normalisation begin about 1 with a deviation of 0.02 and biases are uniform up to
-      1 / sqrt(inputs) by those of the original program, 1 and 0 by mmgen's.
+    pad: 'VALID', 'zero' or 'reflect'. There is a bias only without normalisation, which would cancel it.
+    rules: by those of the original program, scales of the normalisation begin about 1 with a deviation of 0.02, and
+      biases are uniform up to 1 / sqrt(inputs); by mmgen's, they are 1 and 0.
     """
 
     features: int
@@ -234,7 +234,7 @@ class ConvBlock(nn.Module):
 class Block(nn.Module):
     """head, body1, ..., tail: `num_layers` convolutions from the input to `out` channels; G's end in tanh.
 
-    widths: of the layers before the tail; rules: as of `ConvBlock`.
+    widths: those of the layers before the tail; rules: as for `ConvBlock`.
     """
 
     widths: tuple[int, ...]
@@ -256,7 +256,7 @@ class Block(nn.Module):
 
 
 def widths(model: Config, scale: int) -> tuple[int, ...]:
-    """Widths of a block's layers before its tail: the head, then halves, never below the least of the scale."""
+    """Widths of a block's layers before its tail: the head, then half each time, but not below the scale's minimum."""
     head = min(model.base_channels * 2 ** (scale // 4), MAX_CHANNELS)
     least = min(model.min_feat_channels * 2 ** (scale // 4), MAX_CHANNELS)
     return (head, *(max(head // 2**j, least) for j in range(1, model.num_layers - 1)))
@@ -300,7 +300,7 @@ def hop(model: Config, buffers: dict, scale: int, image: jax.Array, size: tuple[
     image = resize_quantised(image, factor=1 / ratio)[:, : size[0], : size[1]]
     if image.shape[1:3] == size:
         return image
-    # An enlarged sample may miss the size by a pixel. The original program stretches the padded image then.
+    # An enlarged sample may miss the size by a pixel. The original program then stretches the padded image.
     padded = ops.resize_align_corners(_pad(image, model.margin), tuple(n + 2 * model.margin for n in size))
     return padded[:, model.margin : -model.margin, model.margin : -model.margin]
 
@@ -309,8 +309,8 @@ def block_input(model: Config, scale: int, noise: jax.Array, amp: jax.Array, ima
     """What a block sees.
 
     Args:
-      noise: [N, h, w, C], larger by 2 `noise_margin`; image: [N, h, w, img_channels], of the scale below in the size
-        of this one.
+      noise: [N, h, w, C], larger by 2 `noise_margin`; image: [N, h, w, img_channels], that of the scale below in the
+        size of this one.
     Returns: amp (noise + encoding) at the coarsest scale of a model with an encoding, otherwise amp noise + image; all
       padded as `model.padding` says.
     """
@@ -353,9 +353,9 @@ def generate(
 
     Args:
       params: {'block0': ...}; buffers: {'stats': {'block0': ...}, 'amp': [scales], ...}.
-      noises: of each scale, [N, h, w, C] with the shape of `Config.noise_shape`; they set the sizes.
-      image: of the scale below in the size of scale `first`, [N, h, w, img_channels]; None: zeros.
-      ratio: of the pyramid.
+      noises: one for each scale, [N, h, w, C] with the shape of `Config.noise_shape`; they set the sizes.
+      image: that of the scale below in the size of scale `first`, [N, h, w, img_channels]; None: zeros.
+      ratio: that of the pyramid.
       train: which blocks normalise by the statistics of their input, and change their running ones.
     Returns: the images of the scales, and the new running statistics.
     """
@@ -377,7 +377,7 @@ def generate(
 def criticise(
     model: Config, scale: int, params: dict, stats: dict, images: jax.Array, train: bool = True
 ) -> tuple[jax.Array, dict]:
-    """The critic's map [N, h', w', 1] of a scale, and its running statistics, {} without normalisation."""
+    """The critic's map [N, h', w', 1] at a scale, and its running statistics, {} without normalisation."""
     variables = {'params': params, 'batch_stats': stats}
     out, new = d_block(model, scale).apply(variables, images, train, mutable=['batch_stats'])
     return out, new.get('batch_stats', {}) if train else stats
@@ -394,8 +394,8 @@ def d_loss(
     GP is the mean over pixels of (|gradient of sum D over the channels| - 1)^2.
 
     Args:
-      params, stats: of this critic; real: [1, h, w, C]; fake: [b, h, w, C]; mix: [b, 1, 1, 1] in [0, 1].
-    Returns: the loss, and the running statistics after the three passes, and metrics.
+      params, stats: those of this critic; real: [1, h, w, C]; fake: [b, h, w, C]; mix: [b, 1, 1, 1] in [0, 1].
+    Returns: the loss, and (the running statistics after the three passes, metrics).
     """
     fake_map, stats = criticise(model, scale, params, stats, fake)
     real_map, stats = criticise(model, scale, params, stats, real)
@@ -444,14 +444,14 @@ def draw_noises(model: Config, keys: jax.Array, sizes: Sequence[tuple[int, int]]
 
 
 def fixed_noises(model: Config, buffers: dict, count: int) -> list[jax.Array]:
-    """The noise of which the reconstruction is made: z* at the coarsest scale, nothing at the others."""
+    """The noise that makes the reconstruction: z* at the coarsest scale, zero at the others."""
     sizes = sizes_of(buffers)
     zeros = [jnp.zeros((1, *model.noise_shape(s, sizes[s]))) for s in range(1, count)]
     return [buffers['noise'][None], *zeros]
 
 
 def build(config: Any) -> GAN:
-    """The GAN of a run configuration. The image is read when a state is made, not to sample from a checkpoint."""
+    """The GAN of a run configuration. The image is read when a state is made, not when a checkpoint is sampled."""
     model, optim = config.model, config.optim
 
     @functools.cache
@@ -580,7 +580,7 @@ def amplitude(model: Config, previous: jax.Array, real: jax.Array) -> jax.Array:
 
 
 def grow(model: Config, scale: int, params: dict, buffers: dict) -> tuple[dict, dict]:
-    """Starts a scale from the weights and running statistics of the one below, where they have the same widths."""
+    """Starts a scale from the weights and running statistics of the one below, if they have the same widths."""
     below, here = f'block{scale - 1}', f'block{scale}'
     params = {net: dict(tree) for net, tree in params.items()}
     buffers = {'g': {**buffers['g'], 'stats': dict(buffers['g']['stats'])}, 'd': dict(buffers['d'])}
@@ -594,7 +594,7 @@ def grow(model: Config, scale: int, params: dict, buffers: dict) -> tuple[dict, 
 
 
 def draw(seeds: Iterable[int]) -> np.ndarray:
-    """Latents of seeds: the data of the threefry key of all noise maps of a sample, uint32 [N, 2]."""
+    """Latents of seeds: the data of the threefry key for all noise maps of a sample, uint32 [N, 2]."""
     return latents(seeds, 2).view(np.uint32)
 
 
@@ -604,11 +604,11 @@ def synthesise(
     """Random images, all blocks in evaluation mode. Scales that training has not reached only enlarge their input.
 
     Args:
-      variables: {'params': {'block0': ...}, 'buffers': ...} of the generator; words: of `draw`.
+      variables: {'params': {'block0': ...}, 'buffers': ...} of the generator; words: from `draw`.
       size: (height, width) of the finest scale; None: that of training. Other scales follow, rounded half to even.
       start_scale: scales below it use the noise of the reconstruction.
     Returns: [N, *size, img_channels] float32, nominally in [-1, 1], not clamped.
-    Raises: ValueError for a start_scale that does not exist, sizes that leave a scale empty.
+    Raises: ValueError for a start_scale that does not exist, or sizes that leave a scale empty.
     """
     params, buffers = variables['params'], variables['buffers']
     native = sizes_of(buffers)
@@ -643,7 +643,7 @@ def generate_trained(
 
 
 def validate(config: Any) -> None:
-    """Raises ConfigError for settings outside of the model that SinGAN cannot train with."""
+    """Raises ConfigError for settings outside the model that SinGAN cannot train with."""
     if config.data.image is None:
         raise ConfigError('SinGAN learns one image: set data.image=photo.jpg.')
     if config.train.keep_best:

@@ -1,4 +1,4 @@
-"""The pyramid of SinGAN (Shaham et al. 2019, section 2): sizes of its scales, the images of all, and hops between them.
+"""The pyramid of SinGAN (Shaham et al. 2019, section 2): sizes of its scales, their images, and hops between them.
 
 Both released programs compute sizes from the sides of the image alone. Functions of a `model` read its `singan.Config`.
 """
@@ -20,7 +20,7 @@ LEAST_SR_FACTOR = 1.13  # below it, `sr_schedule` rounds to no step
 
 @dataclass(frozen=True)
 class Pyramid:
-    """sizes: (height, width) of every scale, coarse to fine; ratio: of the sides of neighbours, at most 1."""
+    """sizes: (height, width) of every scale, coarse to fine; ratio: that of the sides of neighbours, at most 1."""
 
     sizes: tuple[tuple[int, int], ...]
     ratio: float
@@ -32,7 +32,7 @@ def pyramid_sizes(height: int, width: int, model: Any) -> Pyramid:
     With A = ceil(log(min_size / short side) / log(scale_factor)) + 1 and B the same for shrinking the long side to
     max_size, there are N + 1 = A - B + 1 scales, and the ratio is (min_size / short side of the shrunk image)^(1 / N).
 
-    Raises: ConfigError for an image too small to have two scales, as it is or shrunk to max_size.
+    Raises: ConfigError for an image too small to have two scales, either as it is or shrunk to max_size.
     """
     short, long = min(height, width), max(height, width)
     if short < model.min_size:
@@ -80,7 +80,7 @@ def _mmgen_side(side: int, factor: float) -> int:
 
 
 def scaled_sizes(native: Sequence[tuple[int, int]], size: tuple[int, int] | None) -> list[tuple[int, int]]:
-    """Sizes of all scales when the finest shall have `size`: each side times the same factor, rounded half to even.
+    """Sizes of all scales when the finest is to have `size`: each side times the same factor, rounded half to even.
 
     Raises: ValueError if a side would be 0.
     """
@@ -124,7 +124,7 @@ def _cubic_matrices(
     """Matrices for rows and columns; None for an axis that keeps its length. Give `out` or one factor for both."""
     factors = (factor, factor) if out is None else (out[0] / size[0], out[1] / size[1])
     out = tuple(math.ceil(n * f) for n, f in zip(size, factors, strict=True)) if out is None else out
-    # The vertical factor decides for both axes whether the kernel is widened: so does the original program.
+    # As in the original program, the vertical factor decides for both axes whether the kernel is widened.
     return [
         None if f == 1 else _cubic_matrix(n, m, f, factors[0] < 1) for n, m, f in zip(size, out, factors, strict=True)
     ]
@@ -136,7 +136,7 @@ def resize_pixels(image: np.ndarray, *, size: tuple[int, int] | None = None, fac
     Args:
       image: [H, W, C].
       size: (height, width) of the result; or
-      factor: of both sides, which become ceil(side factor).
+      factor: factor on both sides, which become ceil(side factor).
     Returns: [*size, C] float64, neither clamped nor rounded.
     """
     out = image.astype(np.float64)
@@ -152,7 +152,7 @@ def quantise(x: jax.Array) -> jax.Array:
 
 
 def resize_quantised(x: jax.Array, *, size: tuple[int, int] | None = None, factor: float | None = None) -> jax.Array:
-    """`resize_pixels` of images [N, H, W, C] in [-1, 1] by way of 8 bits, which are truncated: as the original hops.
+    """`resize_pixels` of images [N, H, W, C] in [-1, 1] by way of 8 bits, truncated, as in the original program.
 
     Not differentiable: earlier scales are frozen.
     """
@@ -188,7 +188,7 @@ def make_pyramid(image: np.ndarray, model: Any) -> tuple[list[np.ndarray], Pyram
 
 def find_palette(real: np.ndarray) -> np.ndarray:
     """The five colours of an image [h, w, C] that k-means finds, [5, C]."""
-    from scipy.cluster.vq import kmeans2  # not above: it takes long to import, and paintings alone need it
+    from scipy.cluster.vq import kmeans2  # not above: it takes long to import, and only paintings need it
 
     return kmeans2(real.reshape(-1, real.shape[-1]).astype(np.float64), 5, iter=100, minit='++', rng=0)[0].astype(
         np.float32
@@ -198,8 +198,8 @@ def find_palette(real: np.ndarray) -> np.ndarray:
 def to_palette(images: jax.Array, palette: jax.Array) -> jax.Array:
     """Images [N, h, w, C] in the colours of a palette [K, C], without a gradient (Shaham et al., paint-to-image).
 
-    The colours of each image are clustered, k-means from those of the palette on; every pixel takes the palette's
-    colour of its cluster, whatever the painter's shade of it.
+    K-means, starting from the palette, clusters the colours of each image; every pixel takes the palette's colour for
+    its cluster, whatever shade the painter gave it.
     """
 
     def one(pixels: jax.Array) -> jax.Array:

@@ -30,39 +30,39 @@ class Config:
     """The model and its losses; defaults are those of the 'stylegan2' preset of the StyleGAN3 release.
 
     img_resolution: side, or (height, width), of the images; halving must end at 4 to 7 pixels on the shorter side.
-    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
+    img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
     c_dim: size of the labels (number of classes); 0: no labels.
     z_dim, w_dim: sizes of the latent and of the mapped latent.
     mapping_layers: dense layers of the mapping network.
-    w_avg_beta: of the running mean of w; 0.995 in StyleGAN2-ADA.
+    w_avg_beta: decay of the running mean of w; 0.995 in StyleGAN2-ADA.
     channel_base, channel_max: a layer of side s has min(channel_base / s, channel_max) channels.
-    channels: widths at 4 pixels, 8, and so on up to the resolution, in place of these.
-    architecture: of the generator, see `Generator`.
+    channels: widths at 4 pixels, 8, and so on up to the resolution, instead of these.
+    architecture: that of the generator, see `Generator`.
     input: 'const', learned; or 'fourier', fixed waves of up to 2 cycles per image (StyleGAN3's configurations B and C),
       whose coordinates a transform moves.
-    use_noise: whether its convolutions add noise.
+    use_noise: whether the generator's convolutions add noise.
     conv_clamp: limit of activations in both networks; None: no limit.
-    d_architecture, d_channel_base, d_channel_max, d_channels, d_mapping_layers: of the discriminator.
+    d_architecture, d_channel_base, d_channel_max, d_channels, d_mapping_layers: the same for the discriminator.
     mbstd_group_size: samples per group of its minibatch standard deviation.
     freeze_layers: convolutions of D that are not trained, from the images on (fine-tuning with Freeze-D).
     r1_gamma: the R1 term is r1_gamma / 2 times the penalty, 0: off; None: 0.0002 height width / batch, a first guess.
     r1_interval: steps between its updates, for which D's Adam is corrected.
-    pl_weight: of path length regularisation, 0: off.
+    pl_weight: weight of path length regularisation, 0: off.
     pl_interval: steps between its updates, for which G's Adam is corrected, even if it is off; 0: no correction.
     pl_batch_shrink, pl_decay: the term sees this fraction of a batch; speed of the running mean of lengths.
-    style_mixing_prob: of a batch whose later layers have the styles of other latents.
+    style_mixing_prob: probability of a batch whose later layers have the styles of other latents.
     blur_init_sigma: all that D sees is blurred, at first by this many pixels; 0: off.
-    blur_fade_kimg: until the blur has vanished; None: 200 / 32 times the batch.
+    blur_fade_kimg: thousands of images until the blur has vanished; None: 200 / 32 times the batch.
     augment: all that D sees is augmented with a probability that follows its overfitting ('ada'), with a fixed one, or
-      not at all; `pegan_jax.augment`.
+      not at all; see `pegan_jax.augment`.
     augment_pipe: which transforms, a name in `augment.PRESETS`: blit, geometry, colour, filter, noise, cutout.
     augment_p: the probability if it is fixed, otherwise that of the first step.
-    ada_target, ada_kimg: the mean sign of D's logits of real images that 'ada' aims at; images, in thousands, that it
-      takes from 0 to 1; None: 500, or 100 where a run starts from another (train.init_from).
+    ada_target, ada_kimg: the mean sign of D's logits of real images that 'ada' aims at; thousands of images that it
+      takes from 0 to 1; None: 500, or 100 if a run starts from another (train.init_from).
     ema_kimg: half-life of G's running mean; None: 10 / 32 times the batch.
     ema_rampup: the half-life is at most this fraction of the images seen so far; None: no such limit.
-    num_fp16_res: the highest resolutions of both networks, whose blocks compute in `dtype`, which has 16 bits or is
-      float32. The R1 and path length terms are always float32.
+    num_fp16_res: how many of the highest resolutions of both networks have blocks that compute in `dtype`, which has 16
+      bits or is float32. The R1 and path length terms are always float32.
     """
 
     img_resolution: int | tuple[int, int] = 256
@@ -120,11 +120,11 @@ class Config:
 # Generator ------------------------------------------------------------------------------------------------------------
 
 
-Noise = jax.Array | Literal['const', 'none']  # keys [N], which draw new numbers per pixel; those of the buffers; none
+Noise = jax.Array | Literal['const', 'none']  # keys [N], which draw new numbers per pixel; the buffers' numbers; none
 
 
 def _layer_noise(noise: Noise, i: int) -> Noise:
-    """The noise of the i-th part of a network: with keys, other keys for every part."""
+    """The noise of the i-th part of a network: keys become different ones for every part."""
     return noise if isinstance(noise, str) else jax.vmap(jax.random.fold_in, in_axes=(0, None))(noise, i)
 
 
@@ -189,7 +189,7 @@ class SynthesisBlock(nn.Module):
 
     first: the block does not double, and has a single convolution; x None is then the learned `const`
       [*size, features].
-    to_rgb: whether the block gives colours. To those of the block before, if any, it adds its own.
+    to_rgb: whether the block gives colours. It adds its own to those of the previous block, if any.
     Other fields as in `Generator`.
     """
 
@@ -212,7 +212,7 @@ class SynthesisBlock(nn.Module):
         ws: jax.Array,
         noise: Noise = 'const',
     ) -> tuple[jax.Array, jax.Array | None]:
-        """ws [N, 2 or 3, w_dim]: of the convolutions, then of `torgb`."""
+        """ws [N, 2 or 3, w_dim]: those of the convolutions, then that of `torgb`."""
         options = {'use_noise': self.use_noise, 'conv_clamp': self.conv_clamp, 'dtype': self.dtype}
         up = {'up': 2, 'resample_filter': self.resample_filter}
         noises = [_layer_noise(noise, i) for i in range(2)]
@@ -276,7 +276,7 @@ class Synthesis(nn.Module):
                 first=i == 0,
                 name=f'b{4 * 2**i}',
             )
-            # A to-RGB layer shares its style with the convolution behind it.
+            # A to-RGB layer shares its style with the convolution that follows it.
             first = max(2 * i - 1, 0)
             x, rgb = block(x, rgb, ws[:, first : 2 * i + 2], _layer_noise(noise, i))
         return rgb
@@ -293,8 +293,9 @@ class Generator(nn.Module):
     use_noise: whether convolutions add noise.
     conv_clamp: limit of the activations of convolutions; None: no limit.
     resample_filter: taps of the upsampling layers.
-    num_fp16_res: the highest resolutions, whose blocks compute in `dtype`; the others, and always the first, float32.
-    mapping_layers, lr_multiplier, w_avg_beta: of the mapping network.
+    num_fp16_res: how many of the highest resolutions have blocks that compute in `dtype`; the others, and always the
+      first, compute in float32.
+    mapping_layers, lr_multiplier, w_avg_beta: those of the mapping network.
     """
 
     channels: tuple[int, ...]
@@ -339,7 +340,7 @@ class Generator(nn.Module):
         return self.mapping(z, c, update_emas=update_emas)
 
     def synthesise(self, ws: jax.Array, noise: Noise = 'const', transform: jax.Array | None = None) -> jax.Array:
-        """Images [N, H, W, img_channels] of ws; transform: of the coordinates of a 'fourier' input, see `stylegan3`."""
+        """Images [N, H, W, img_channels] of ws; transform: that of a 'fourier' input's coordinates, see `stylegan3`."""
         return self.synthesis(ws, noise, transform)
 
     def __call__(self, z: jax.Array | None, c: jax.Array | None = None) -> jax.Array:
@@ -379,12 +380,12 @@ def synthesise(
     offset: None = None,
     scale: None = None,
 ) -> tuple[jax.Array, dict]:
-    """Images of ws with noise drawn by keys, and the buffers, as `stylegan_training.Networks` asks for them."""
+    """Images of ws with noise drawn from keys, and the buffers, as `stylegan_training.Networks` asks for them."""
     return module.apply({'params': params, 'buffers': buffers}, ws, keys, method='synthesise'), buffers
 
 
 def view(size: tuple[int, int] | None, transform: jax.Array | None) -> dict:
-    """Options of `Generator.synthesise`, of a scene that a matrix moves."""
+    """Options of `Generator.synthesise` for a scene that a matrix moves."""
     if size is not None:
         raise UserError('StyleGAN2 has one size; leave it out.')
     return {} if transform is None else {'transform': transform}

@@ -1,8 +1,8 @@
 """StyleGAN3 (Karras et al. 2021, arXiv 2106.12423): a generator whose images move as their input coordinates move.
 
 The input is a set of Fourier features on a canvas a little larger than the image. Each layer puts out a signal with a
-sampling rate, a cutoff and a transition band that `schedule` fixes; its nonlinearity runs at a higher rate between two
-low-pass filters, so that no frequency arises which the sampling rate cannot carry. Nothing else tells where a pixel is:
+sampling rate, a cutoff and a transition band that `schedule` fixes. Its nonlinearity runs at a higher rate between two
+low-pass filters, so that no frequency arises that the sampling rate cannot carry. Nothing else tells where a pixel is:
 a transform of the coordinates moves the scene, and a larger canvas shows more of it.
 """
 
@@ -29,46 +29,47 @@ TRAINING_FIELDS = stylegan_training.TRAINING_FIELDS | {'magnitude_ema_beta', 'te
 
 @dataclass(frozen=True)
 class Config:
-    """The model; defaults are StyleGAN3-T, and configs/stylegan3.py has R and the published data sets.
+    """The model; defaults are StyleGAN3-T; configs/stylegan3.py has R and the published data sets.
 
     r1_gamma: the R1 term is r1_gamma / 2 times the penalty. It has no default: a good value grows with the number of
       pixels and differs between data sets.
     img_resolution: side, or (height, width), of the training images, both even. The schedule is that of the shorter
       side, which spans one unit of the coordinates; the longer one shows more at the same pixel pitch.
-    img_channels: of the images: 1 is grey, 3 RGB, 4 RGBA; as data.channels.
+    img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
     z_dim, c_dim, w_dim: sizes of the latent z, of the label (0: none) and of the mapped latent w.
     mapping_layers, lr_multiplier: dense layers of the mapping network and their learning rate relative to the rest.
     w_avg_beta: decay of the running mean of w, per step.
     channel_base, channel_max: a layer of cutoff f has min(channel_base / 2 / f, channel_max) channels.
     num_layers, num_critical: layers before the last one, which gives colours; the last `num_critical` of them keep all
       that their sampling rate can carry.
-    flexible_layers: cutoffs grow from layer to layer (T, R); otherwise two layers at each rate, 4, 8, ... as StyleGAN2
-      has them (D to H), and first_stopband, last_stopband_rel are not used.
+    flexible_layers: cutoffs grow from layer to layer (T, R); otherwise there are two layers at each rate, 4, 8, ..., as
+      in StyleGAN2 (D to H), and first_stopband, last_stopband_rel are not used.
     learned_transform: whether a style turns and moves the input (H, T, R).
     first_cutoff, first_stopband: cutoff and stopband of the input, in cycles per unit.
-    last_stopband_rel: stopband of the last layer over its cutoff, half of the shorter side.
+    last_stopband_rel: stopband of the last layer divided by its cutoff, which is half of the shorter side.
     margin_size: samples of the canvas beyond each border of the image, at the rate of the layer.
     output_scale: factor on the colours.
     num_fp16_res: layers whose rate is among the highest, down to 1 / 2^(num_fp16_res - 1) of the image's, compute in
       `dtype`, and as many resolutions of D.
     conv_kernel: 3 (T) or 1 (R).
-    filter_size: taps of a low-pass filter at the lower one of its two rates.
+    filter_size: taps of a low-pass filter at the lower of its two rates.
     filter_kind: 'kaiser', as published; 'lanczos' (a = 2) and 'gaussian' (0.4 samples) as tried in appendix A, never
       radial; 'bilinear', the [1, 3, 3, 1] of StyleGAN2 for upsample_first (D).
-    lrelu_upsampling: rate at which the nonlinearity runs, over the higher rate of its input and output.
+    lrelu_upsampling: rate at which the nonlinearity runs, relative to the higher rate of its input and output.
     upsample_first: a layer that doubles the rate does so before its convolution (D, E), not at its nonlinearity.
-    use_radial_filters: radially symmetric downsampling filters, but for the critical layers (R).
+    use_radial_filters: radially symmetric downsampling filters, except in the critical layers (R).
     conv_clamp: limit of activations in both networks; None: no limit.
     magnitude_ema_beta: decay, per step, of the running mean square of each layer's input, by which that is divided.
     blur_init_sigma: all that D sees is blurred, at first by this many pixels (R: 10); 0: off.
-    d_sees_coords: the discriminator's input is the image beside its coordinates x and y, as data.outside needs it; they
+    d_sees_coords: the discriminator's input is the image beside its coordinates x and y, as data.outside requires; they
       are those of the image before it is augmented.
-    scale_layers: hidden layers of the network that tells all layers how fine the pixels are, as patches of
-      data.crop='scales' need it; see `ScaleMapping`. 0: there is none.
-    teacher_weight: with data.crop='scales', weight of the distance from what the model of train.init_from shows of the
-      same latents, at its pixels; that model is kept beside this one, as it is (published: 5). 0: there is none.
+    scale_layers: hidden layers of the network that tells all layers how fine the pixels are, which patches of
+      data.crop='scales' need; see `ScaleMapping`. 0: no such network.
+    teacher_weight: with data.crop='scales', weight of the distance from what the model of train.init_from shows for the
+      same latents, at its pixels; that model is kept unchanged beside this one (published: 5). 0: no such term.
     pl_weight, style_mixing_prob: off in all published runs; tried in the paper's appendix A.
-    The rest as in `stylegan2.Config`; dtype is that of the layers that `num_fp16_res` names, all else is float32.
+    The rest as in `stylegan2.Config`; dtype is that of the layers that `num_fp16_res` names, everything else is
+    float32.
     """
 
     r1_gamma: float
@@ -221,7 +222,7 @@ def validate(config: Any) -> None:
 def check_size(size: tuple[int, int]) -> None:
     """Raises ValueError unless both sides are positive and even.
 
-    An odd image would be centred on a pixel instead of between two, half a pixel beside all others.
+    An odd image would be centred on a pixel instead of between two, half a pixel off from all others.
     """
     if min(size) < 2 or any(side % 2 for side in size):
         even = ' x '.join(str(max(side + side % 2, 2)) for side in size)
@@ -232,12 +233,12 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 class Signal(NamedTuple):
-    """What a layer puts out; frequencies in cycles, or samples, per unit, the shorter side of the training images."""
+    """What a layer puts out; frequencies are in cycles, or samples, per unit, the training images' shorter side."""
 
     channels: int
     sampling_rate: float
     cutoff: float
-    half_width: float  # of the transition band, of which the cutoff is the middle
+    half_width: float  # of the transition band; the cutoff is its middle
 
 
 def schedule(model: Config) -> list[Signal]:
@@ -257,8 +258,8 @@ def input_signal(model: Config) -> Signal:
 def _rigid(model: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rates, cutoffs and half widths of StyleGAN2's progression (Karras et al. 2021, section 3.2, D to H).
 
-    Two layers at each rate s, R the last. The half width of a transition band is (sqrt 2 - 1) s / 2; the cutoff is
-    s / 2 less that, and s / 2 in critical layers.
+    There are two layers at each rate s; the last rate is R. The half width of a transition band is (sqrt 2 - 1) s / 2;
+    the cutoff is s / 2 minus that, and s / 2 in critical layers.
     """
     i = np.arange(model.num_layers + 1)
     rates = model.resolution * 0.5 ** (np.maximum(model.num_layers - 1 - i, 0) // 2)
@@ -270,14 +271,14 @@ def _flexible(model: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rates, cutoffs and half widths (Karras et al. 2021, section 3.2 "flexible layer specifications").
 
     With R the shorter side of the training images and e_i = min(i / (num_layers - num_critical), 1), cutoffs and
-    stopbands grow geometrically: f_i = first_cutoff ((R / 2) / first_cutoff)^e_i, and alike from first_stopband to
+    stopbands grow geometrically: f_i = first_cutoff ((R / 2) / first_cutoff)^e_i, and likewise from first_stopband to
     last_stopband_rel R / 2. The sampling rate is the smallest R / 2^k that carries the stopband, at most R.
     """
     half = model.resolution / 2
     e = np.minimum(np.arange(model.num_layers + 1) / (model.num_layers - model.num_critical), 1)
     cutoffs = model.first_cutoff * (half / model.first_cutoff) ** e
     stopbands = model.first_stopband * (half * model.last_stopband_rel / model.first_stopband) ** e
-    # Relative to R, so that any R will do; for powers of two these are the published rates, powers of two as well.
+    # Relative to R, so that any R works; for powers of two these are the published rates, also powers of two.
     rates = model.resolution * np.exp2(np.ceil(np.log2(np.minimum(2 * stopbands / model.resolution, 1))))
     return rates, cutoffs, np.maximum(stopbands, rates / 2) - cutoffs
 
@@ -286,7 +287,7 @@ def canvas(model: Config, index: int, size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) in samples of the signal of layer `index` for images of a size.
 
     A rate of s samples per unit needs s H / R of them, rounded up to an even number so that all canvases have the same
-    centre, and the margin on both sides; the last two layers have none.
+    centre, plus the margin on both sides; the last two layers have no margin.
     """
     if index >= model.num_layers - 1:
         return size
@@ -296,10 +297,10 @@ def canvas(model: Config, index: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 class Layer(NamedTuple):
-    """What distinguishes a layer: the signals that it takes and gives, and where it stands.
+    """What distinguishes a layer: its input and output signals, and where it stands.
 
     name: L{index}_{canvas of the shorter side}_{channels}, as in the official checkpoints.
-    critical: one of the last `num_critical` or behind them: its downsampling filter is never radial.
+    critical: one of the last `num_critical` or later: its downsampling filter is never radial.
     to_rgb: the last one: a 1x1 convolution without demodulation, resampling and nonlinearity.
     low_precision: it computes in `dtype`.
     """
@@ -313,7 +314,7 @@ class Layer(NamedTuple):
 
 
 def layers(model: Config) -> list[Layer]:
-    """Layers 0, ..., num_layers; the first one takes what the input block gives."""
+    """Layers 0, ..., num_layers; the first one takes the output of the input block."""
     signals, square = schedule(model), (model.resolution, model.resolution)
     sources = [input_signal(model), *signals[:-1]]
     return [
@@ -340,7 +341,7 @@ class Resampling(NamedTuple):
     down_filter: np.ndarray | None
 
     def padding(self, before: tuple[int, int], after: tuple[int, int]) -> tuple[int, int, int, int]:
-        """(left, right, top, bottom) for `ops.filtered_lrelu` that makes one size of another, with the same centre."""
+        """(left, right, top, bottom) for `ops.filtered_lrelu` to turn one size into another, with the same centre."""
         sides = []
         for n, target in zip(before[::-1], after[::-1], strict=True):
             taps = sum(1 if f is None else len(f) for f in (self.up_filter, self.down_filter))
@@ -352,8 +353,8 @@ class Resampling(NamedTuple):
 def resampling(model: Config, layer: Layer) -> Resampling:
     """The rate of the nonlinearity is `lrelu_upsampling` times the higher one of the two signals.
 
-    The filter before it keeps the band of the source, the one behind it opens that of the target. With upsample_first,
-    a layer comes to its target's rate before its convolution.
+    The filter before it keeps the band of the source, the one after it opens that of the target. With upsample_first,
+    a layer reaches its target's rate before its convolution.
     """
     (source, target), rates = layer[1:3], [s.sampling_rate for s in layer[1:3]]
     early = max(rates) if model.upsample_first else source.sampling_rate
@@ -370,7 +371,7 @@ def resampling(model: Config, layer: Layer) -> Resampling:
 
 
 def _filter(model: Config, taps: int, signal: Signal, rate: float, radial: bool) -> np.ndarray | None:
-    """Keeps a signal's band, at a rate."""
+    """A filter that keeps a signal's band, at a rate."""
     if model.filter_kind == 'kaiser':
         return lowpass(taps, signal.cutoff, 2 * signal.half_width, rate, radial=radial)
     if model.filter_kind == 'bilinear':
@@ -413,14 +414,14 @@ class SynthesisInput(nn.Module):
 def octaves(matrix: jax.Array) -> jax.Array:
     """How much finer than whole images of training a transform shows a scene: [3, 3] -> [1, 1], [N, 3, 3] -> [N, 1].
 
-    That is log2 of the scale, the root of what the transform makes an area smaller by; 0 where it is coarser.
+    That is log2 of the scale, the root of the factor by which the transform reduces an area; 0 if it is coarser.
     """
     a, b, c, d = (matrix[..., i, j].astype(jnp.float32).reshape(-1, 1) for i in range(2) for j in range(2))
     return jnp.maximum(-jnp.log2(jnp.abs(a * d - b * c)) / 2, 0)
 
 
 class ScaleMapping(nn.Module):
-    """What `octaves` [n, 1] add to the styles of all layers: [n, features]. At first nothing, and at any time smoothly.
+    """What `octaves` [n, 1] add to the styles of all layers, smoothly: [n, features]. At first it is zero.
 
     Dense layers fc0, fc1, ..., activated, and `out`, which begins as zeros. Always float32.
     """
@@ -452,7 +453,7 @@ class SynthesisLayer(nn.Module):
             mean = jax.lax.stop_gradient(jnp.mean(jnp.square(x.astype(jnp.float32))))
             magnitude.value = mean + model.magnitude_ema_beta * (magnitude.value - mean)
 
-        # Filters are variables: checkpoints hold them, and may hold others than those designed here.
+        # Filters are variables: checkpoints hold them, and theirs may differ from those designed here.
         plan = resampling(model, layer)
         first_filter, up_filter, down_filter = (
             None if f is None else self.variable('buffers', name, jnp.asarray, f).value
@@ -464,7 +465,7 @@ class SynthesisLayer(nn.Module):
             styles = styles / math.sqrt(channels)
         x = x.astype(model.dtype if layer.low_precision else jnp.float32)
         padding = kernel - 1
-        if plan.first > 1:  # what the filter spreads beyond the canvas stands where the convolution has zeros otherwise
+        if plan.first > 1:  # what the filter spreads beyond the canvas replaces the convolution's zeros
             x, padding = ops.upsample2d(x, first_filter, up=plan.first, padding=padding), 0
         x = ops.modulated_conv(
             x,
@@ -501,7 +502,7 @@ class Synthesis(nn.Module):
         model = self.model
         entry = SynthesisInput(input_signal(model), model.learned_transform, name='input')
         x = entry(ws[:, 0], canvas(model, 0, size), transform)
-        if model.scale_layers:  # of all layers, but not of the input: a scene stays where it is
+        if model.scale_layers:  # for all layers, but not the input: a scene stays where it is
             shown = entry.get_variable('buffers', 'transform') if transform is None else transform
             ws = ws + ScaleMapping(model.w_dim, model.scale_layers, name='scale')(octaves(shown))[:, None]
         for i, layer in enumerate(layers(model)):
@@ -516,7 +517,7 @@ class Generator(nn.Module):
 
     @property
     def num_ws(self) -> int:
-        """Styles of an image: one of the input, one per layer."""
+        """Styles of an image: one for the input, one per layer."""
         return self.model.num_layers + 2
 
     def setup(self) -> None:
@@ -531,7 +532,7 @@ class Generator(nn.Module):
         self.synthesis = Synthesis(model)
 
     def map(self, z: jax.Array, c: jax.Array | None = None, update_emas: bool = False) -> jax.Array:
-        """ws [N, num_ws, w_dim] of latents [N, z_dim] and labels [N, c_dim], None without; see `MappingNetwork`."""
+        """ws [N, num_ws, w_dim] of latents [N, z_dim] and labels [N, c_dim] or None; see `MappingNetwork`."""
         return self.mapping(z, c, update_emas=update_emas)
 
     def synthesise(
@@ -576,7 +577,7 @@ def synthesise(
     offset: jax.Array | None = None,
     scale: jax.Array | None = None,
 ) -> tuple[jax.Array, dict]:
-    """Images of ws, and the buffers, as `stylegan_training.Networks` asks for them; keys have no noise to draw."""
+    """Images of ws, and the buffers, as `stylegan_training.Networks` asks for them; there is no noise to draw."""
     variables, moved = {'params': params, 'buffers': buffers}, None
     if offset is not None:  # what lies to the right comes into sight as the scene moves to the left
         moved = jax.vmap(lambda n: coords.translate(-n[0], -n[1]))(offset / module.model.resolution)
@@ -589,7 +590,7 @@ def synthesise(
 def build(config: Any) -> GAN:
     """The GAN of a run configuration (`pegan_jax.config.Config`) whose model is a `Config`.
 
-    With a teacher, its variables are params['teacher'] of the state: no update is of that network.
+    With a teacher, its variables are params['teacher'] of the state: no update changes that network.
     """
     model, taught = config.model, config.model.teacher_weight > 0
     teacher = dataclasses.replace(model, scale_layers=0)

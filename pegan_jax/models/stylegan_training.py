@@ -1,6 +1,7 @@
 """The training of StyleGAN2, StyleGAN3 (Karras et al. 2020 and 2021) and CREPS: losses, regularisers, their assembly.
 
-A model is seen through `Networks`, pure functions of its parameters. Its configuration has at least what `check` reads.
+Losses see a model through `Networks`, pure functions of its parameters. Its configuration has at least what `check`
+reads.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ def check_widths(model: Any, prefix: str = '') -> None:
 
 
 def check_channels(model: Any, prefix: str = '') -> None:
-    """Raises ConfigError unless explicit widths, if any, are one for every level; prefix as in `check_widths`."""
+    """Raises ConfigError unless there is one explicit width for every level, or none; prefix as in `check_widths`."""
     explicit, levels = getattr(model, f'{prefix}channels'), num_halvings(model.size) + 1
     if explicit is not None and (len(explicit) != levels or min(explicit) < 1):
         raise ConfigError(f'model.{prefix}channels={explicit} must be {levels} positive widths, from 4 pixels up.')
@@ -112,10 +113,10 @@ class Networks(NamedTuple):
 
     map: (params, buffers, z [b, z_dim], c [b, c_dim] or None, update_emas) -> (ws [b, num_ws, w_dim], buffers), of 'g'.
     synthesise: (params, buffers, ws, keys [b], update_emas, offset [b, 2] or None, scale [b] or None) -> (images
-      [b, H, W, img_channels], buffers), of 'g'; the keys draw the noise of a model that has any; offset and scale: of
+      [b, H, W, img_channels], buffers), of 'g'; the keys draw the noise of a model that has any; offset and scale say
       what is shown, as in `Latents`.
     score: (params, buffers, images, c) -> logits [b], of 'd': `functools.partial(score, model)`.
-    exact: the same in float32, for derivatives of derivatives; None: these are.
+    exact: the same functions in float32, for derivatives of derivatives; None: these are in float32.
     """
 
     map: Callable
@@ -128,9 +129,9 @@ class Latents(NamedTuple):
     """Everything random about a batch of generated images.
 
     z, other [b, z_dim]: latents, and those that style mixing takes the later layers from; c: labels [b, c_dim] or None.
-    keys [b]: of the noise. mixing: key that decides where to mix, one for the whole batch.
-    offset [b, 2]: pixels (to the right, down) from the frame to what images show, as real ones do; None: the frame.
-    scale [b]: how many times finer than the frame images are, as real ones; None: not at all.
+    keys [b]: those of the noise. mixing: key that decides where to mix, one for the whole batch.
+    offset [b, 2]: pixels (right, down) from the frame to what images show, as for real ones; None: the frame.
+    scale [b]: how many times finer than the frame images are, as for real ones; None: no finer.
     """
 
     z: jax.Array
@@ -143,10 +144,11 @@ class Latents(NamedTuple):
 
 
 class Lens(NamedTuple):
-    """What stands between images and D, while the images remain what R1 differentiates by.
+    """What stands between images and D; R1 still differentiates with respect to the images.
 
-    sigma: of the blur, [], or None for none. keys [b], p []: of the augmentation and its probability, or None for none.
-    grid [b or 1, H, W, 2]: coordinates that D sees beside the images, as they were before; None: it sees none.
+    sigma: that of the blur, [], or None for none. keys [b], p []: those of the augmentation and its probability, or
+    None for none. grid [b or 1, H, W, 2]: coordinates that D sees beside the images, as before the lens; None: it sees
+    none.
     """
 
     sigma: jax.Array | None = None
@@ -156,7 +158,7 @@ class Lens(NamedTuple):
 
     @property
     def second(self) -> 'Lens':
-        """The lens for a second batch beside the first one, with draws of its own."""
+        """The lens for a second batch beside the first one, with its own draws."""
         keys = None if self.keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, 1)
         return self._replace(keys=keys)
 
@@ -185,7 +187,7 @@ def networks(model: Any, generator: Callable, synthesise: Callable) -> Networks:
 
 
 def discriminator(model: Any) -> Discriminator:
-    """The Linen module of a configuration, of StyleGAN2 or StyleGAN3."""
+    """The Linen module of a StyleGAN2 or StyleGAN3 configuration."""
     return Discriminator(
         (model.d_channels or widths(model.size, model.d_channel_base, model.d_channel_max))[::-1],
         model.d_architecture,
@@ -220,7 +222,7 @@ def blur_sigma(model: Any, nimg: Any, batch_size: int) -> Any:
 
 
 def blur(images: jax.Array, sigma: jax.Array, max_sigma: float) -> jax.Array:
-    """Images [b, H, W, C] filtered with 2^-(i / sigma)^2 for |i| <= floor(3 sigma), normalised, zeros outside.
+    """Images [b, H, W, C] filtered with 2^-(i / sigma)^2 for |i| <= floor(3 sigma), normalised; zeros outside.
 
     The base is 2, as in NVlabs/stylegan3 `StyleGAN2Loss.run_D`. sigma, at most max_sigma, may be traced: taps beyond
     its radius are zero.
@@ -297,7 +299,7 @@ def g_main(
 
     Args:
       d: (params, buffers) of the discriminator.
-      beside: images [b, H, W, img_channels] -> (a further term of the loss, metrics); None: there is none.
+      beside: images [b, H, W, img_channels] -> (a further term of the loss, metrics); None: no such term.
     """
     ws, _ = styles(model, networks, params, g_buffers, latents)
     fake, _ = networks.synthesise(params, g_buffers, ws, latents.keys, False, latents.offset, latents.scale)
@@ -382,7 +384,7 @@ def d_r1(
 
 
 def sampler(model: Any, module: Any, options: tuple[str, ...], view: Callable | None) -> Sampler:
-    """How images are made of seeds; options, view: see `Sampler`, of the module's method `synthesise`."""
+    """How images are made from seeds; options, view: see `Sampler`, for the module's method `synthesise`."""
 
     def mapped(variables: dict, z: jax.Array, c: jax.Array | None) -> jax.Array:
         return module.apply(variables, z, c, method='map')[:, 0]
@@ -410,7 +412,7 @@ def assemble(
     d_sees_coords: bool = False,
     beside: Callable | None = None,
 ) -> GAN:
-    """The GAN of a run configuration, of StyleGAN2 or StyleGAN3: G main, G path length, D main, D R1, in this order.
+    """The GAN of a StyleGAN2 or StyleGAN3 run configuration: G main, G path length, D main, D R1, in this order.
 
     Args:
       generator, synthesise: as for `networks`; options, view: as for `sampler`.
@@ -452,7 +454,7 @@ def assemble(
 
     def g_main_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
         fields = {}
-        if adaptive:  # here, as it is the first of every step
+        if adaptive:  # here, because it is the first of every step
             stats = augment.adapted(state.stats, state.step, batch_size, model.ada_target, ada_kimg)
             state, fields = state.replace(stats=stats), {'stats': stats}
         latents, seen = draw_latents(model, batch, key), lens(state, batch, key, stage)

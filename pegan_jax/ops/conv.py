@@ -29,7 +29,7 @@ def conv2d(
       padding: zeros around x, or (left, right, top, bottom); negative numbers crop.
       stride: keep every stride-th position from the first on, or (x, y).
       dilation: distance of the kernel's taps.
-      groups: into which channels are divided.
+      groups: the number of groups that channels are divided into.
     Returns: [N, (H + top + bottom - h') // stride + 1, (W + left + right - w') // stride + 1, D] in the dtype of x,
       with h' = (h - 1) dilation + 1 and w' likewise.
     Raises: ValueError for other ranks and channels, or if the padded image is smaller than the kernel.
@@ -76,8 +76,8 @@ def _conv(
     if min(outs) < 1:
         raise ValueError(f'x of shape {x.shape} with padding {sides} is smaller than the kernel {kernel.shape}.')
     kernel = kernel.astype(x.dtype)
-    # XLA's convolutions on CPU reach a third of what its matmuls do, the gradient of one with dilated input takes a
-    # hundred times as long, and so does that of a kernel if the padding is larger than half of it. Those of depthwise
+    # XLA's convolutions on CPU reach a third of the speed of its matmuls. The gradient of one with dilated input takes
+    # a hundred times as long, and so does that of a kernel if the padding is larger than half of it. Those of depthwise
     # ones take 4 to 12 times as long as a sum of shifted products (docs/decisions.md).
     if platform() == 'cpu':
         steps, wide = products.Steps(stride[::-1], pads), groups == 1 and channels * features >= 2**12
@@ -95,7 +95,7 @@ def _conv(
         # The phases of small images are mostly padding.
         if wide and stride == (1, 1) and min(outs) >= 8 * dilation:
             return products.dilated(x, kernel, pads, dilation)
-        # Of little work, XLA's gradient of the kernel is the faster one.
+        # For little work, XLA's gradient of the kernel is faster.
         much = x.shape[0] * outs[0] * outs[1] * kernel.size >= 2**28
         if much and groups == 1 and (dilation == 1 or stride == (1, 1)):
             return products.narrow(x, kernel, steps, dilation)
@@ -103,7 +103,7 @@ def _conv(
         x,
         kernel,
         stride[::-1],
-        # Its dilation puts no zeros behind the last sample.
+        # Its dilation puts no zeros after the last sample.
         [(before, after + up - 1) for before, after in pads],
         (up, up),
         (dilation, dilation),
@@ -134,7 +134,8 @@ def conv2d_resample(
       kernel: [h, w, C / groups, D].
       f: [n], [n, m] or None, as in `upfirdn2d`.
       up, down: factors of both axes.
-      padding: of the upsampled image, or (left, right, top, bottom), besides what keeps pixel edges aligned under f.
+      padding: that of the upsampled image, or (left, right, top, bottom), besides what keeps pixel edges aligned
+        under f.
       flip_weight: True correlates with the kernel, False convolves, as StyleGAN2's layers of up=2 do.
       flip_filter: as in `upfirdn2d`.
     Returns: [N, H', W', D] in the dtype of x.
@@ -162,7 +163,7 @@ def conv2d_resample(
     if point:
         x = fir(conv(x, kernel, (0,) * 4), up=up, padding=sides, gain=up**2)
     else:
-        # The whole transposed convolution first; what it has beyond the given padding is cropped with the filter.
+        # The whole transposed convolution comes first; anything beyond the given padding is cropped with the filter.
         around = (width - 1, width - 1, height - 1, height - 1)
         inner = tuple(side - more for side, more in zip(sides, around, strict=True))
         x = fir(conv(x, kernel, around, up=up), padding=inner, gain=up**2)
@@ -173,13 +174,13 @@ def conv2d_resample(
 
 
 def _demodulation(kernel: jax.Array, styles: jax.Array) -> jax.Array:
-    """1 / sqrt(sum of the squares of an image's weights + 1e-8): [N, D] of kernel [h, w, C, D] and styles [N, C]."""
+    """1 / sqrt(sum of the squares of an image's weights + 1e-8): [N, D] from kernel [h, w, C, D] and styles [N, C]."""
     squares = jnp.matmul(jnp.square(styles), jnp.sum(jnp.square(kernel), axis=(0, 1)), precision='highest')
     return jax.lax.rsqrt(squares + 1e-8)
 
 
 def _scale(x: jax.Array, factors: jax.Array) -> jax.Array:
-    """x [N, H, W, C] times factors [N, C], in float32 at least, in the dtype of x."""
+    """x [N, H, W, C] times factors [N, C], computed in float32 at least, returned in the dtype of x."""
     return (x * factors[:, None, None, :]).astype(x.dtype)
 
 
@@ -200,9 +201,9 @@ def modulated_conv(
 ) -> jax.Array:
     """Modulated convolution of StyleGAN3 (Karras et al. 2021, appendix B).
 
-    With demodulation W is first normalised to unit mean square per output channel, and the styles over the whole batch.
-    The weight of image n is W[o, i] s[n, i] d[n, o] g[i], d = 1 / sqrt(sum over i, k of (W s)^2 + 1e-8). No weight is
-    made for an image: activations are scaled by s g before one shared convolution, and by d behind it.
+    With demodulation, W is first normalised to unit mean square per output channel, and the styles over the whole
+    batch. The weight of image n is W[o, i] s[n, i] d[n, o] g[i], d = 1 / sqrt(sum over i, k of (W s)^2 + 1e-8). No
+    image gets weights of its own: activations are scaled by s g before one shared convolution, and by d after it.
 
     Args:
       x: [N, H, W, C].
@@ -243,7 +244,7 @@ def modulated_conv_resample(
 ) -> jax.Array:
     """Modulated convolution of StyleGAN2 (Karras et al. 2020): `conv2d_resample` with the weights W s d of an image.
 
-    d = 1 / sqrt(sum over i, k of (W s)^2 + 1e-8), 1 without demodulation. As in `modulated_conv` s and d scale
+    d = 1 / sqrt(sum over i, k of (W s)^2 + 1e-8), or 1 without demodulation. As in `modulated_conv`, s and d scale
     activations. Args and errors as there and in `conv2d_resample`.
     """
     _check_styles(x, styles)

@@ -17,9 +17,10 @@ Factor = int | tuple[int, int]
 Padding = int | tuple[int, int, int, int]
 INTEGERS = (int, np.integer)
 
-# PEGAN_KERNELS=1: the Pallas kernels of `ops.kernels` in place of what XLA makes of `upfirdn2d` and `filtered_lrelu`,
-# and on a TPU the kernel of contextual attention. They are off: on an H100 those of `ops.kernels` are no faster, on a
-# TPU none has been timed (docs/decisions.md). On a CPU they are interpreted, slowly, for tests.
+# PEGAN_KERNELS=1 uses the Pallas kernels of `ops.kernels` instead of what XLA makes of `upfirdn2d` and
+# `filtered_lrelu`, and on a TPU the kernel of contextual attention. They are off by default: on an H100 those of
+# `ops.kernels` are no faster, on a TPU none has been timed (docs/decisions.md). On a CPU they are interpreted, slowly,
+# for tests.
 KERNELS = os.environ.get('PEGAN_KERNELS', '0') == '1'
 
 
@@ -63,14 +64,14 @@ def upfirdn2d(
     flip_filter: bool = False,
     gain: float = 1.0,
 ) -> jax.Array:
-    """Upsample by zeros, pad by zeros, convolve, keep every down-th position (Karras et al. 2019, "upfirdn2d").
+    """Upsample with zeros, pad with zeros, convolve, keep every down-th position (Karras et al. 2019, "upfirdn2d").
 
     Along each axis y[n] = sum_k f[K-1-k] xp[n down + k], where xp is x, up - 1 zeros after every sample, and padding.
     Sums run in float32 at least. The filter counts as a constant: its own derivative is zero.
 
     Args:
       x: [N, H, W, C].
-      f: [n], applied along both axes; [n, m], whose rows meet rows of the image; or None for a single 1.
+      f: [n], applied along both axes; [n, m], whose rows match rows of the image; or None for a single 1.
       up, down: factors, or (x, y).
       padding: zeros around the upsampled image, or (left, right, top, bottom); negative numbers crop.
       flip_filter: correlate instead of convolve, so that f[k] stands for f[K-1-k] above.
@@ -99,7 +100,7 @@ def _plan(
     flip_filter: bool,
     gain: float,
 ) -> tuple[jax.Array, list[tuple], tuple[int, int]]:
-    """`upfirdn2d` of (H, W): what to correlate with, (taps, up, down, pad) of rows and columns, the size after it."""
+    """`upfirdn2d` of (H, W): what to correlate with, (taps, up, down, pad) of rows and columns, the resulting size."""
     up, down, sides, taps = as_pair('up', up), as_pair('down', down), as_sides(padding), _taps(f)
     plan = list(zip(taps, up, down, (sides[:2], sides[2:]), strict=True))[::-1]
     for n, (k, u, _, pad) in zip(size, plan, strict=True):
@@ -126,7 +127,7 @@ def _axes(plan: list[tuple]) -> tuple:
 def filter2d(
     x: jax.Array, f: jax.Array | None, *, padding: Padding = 0, flip_filter: bool = False, gain: float = 1.0
 ) -> jax.Array:
-    """`upfirdn2d` that keeps the size: taps // 2 zeros before, (taps - 1) // 2 after, `padding` on top of that."""
+    """`upfirdn2d` that keeps the size: taps // 2 zeros before, (taps - 1) // 2 after, plus `padding`."""
     pads = [(k // 2, (k - 1) // 2) for k in _taps(f)]
     return upfirdn2d(x, f, padding=add_pads(padding, pads), flip_filter=flip_filter, gain=gain)
 
@@ -140,7 +141,7 @@ def upsample2d(
     flip_filter: bool = False,
     gain: float = 1.0,
 ) -> jax.Array:
-    """`upfirdn2d` to `up` times the size with a gain of up^2 more: aligned pixel edges, `padding` on top of that."""
+    """`upfirdn2d` to `up` times the size with an extra gain of up^2: pixel edges are aligned, `padding` is added."""
     pads = up_pads(f, up)
     gain = gain * math.prod(as_pair('up', up))
     return upfirdn2d(x, f, up=up, padding=add_pads(padding, pads), flip_filter=flip_filter, gain=gain)
@@ -155,7 +156,7 @@ def downsample2d(
     flip_filter: bool = False,
     gain: float = 1.0,
 ) -> jax.Array:
-    """`upfirdn2d` to 1 / `down` of the size: aligned pixel edges, `padding` on top of that."""
+    """`upfirdn2d` to 1 / `down` of the size: pixel edges are aligned, `padding` is added."""
     pads = down_pads(f, down)
     return upfirdn2d(x, f, down=down, padding=add_pads(padding, pads), flip_filter=flip_filter, gain=gain)
 
@@ -191,7 +192,7 @@ def shifted_sum(
 
     Args:
       x: [N, H, W, C].
-      taps, up, down, pads: of (rows, columns).
+      taps, up, down, pads: those of (rows, columns).
       term: (i, j, [N, h, w, C]) -> [N, h, w, channels], what tap (i, j) adds at the positions that meet it.
     Returns: [N, H', W', channels], float32 at least.
     """
@@ -223,14 +224,14 @@ def shifted_sum(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _upfirdn2d(x: jax.Array, f: jax.Array, up: tuple, down: tuple, pads: tuple, size: tuple[int, int]) -> jax.Array:
-    """Correlation of x, whose (H, W) is `size`, with f [K, L]; factors and pads of (rows, columns)."""
+    """Correlation of x, whose (H, W) is `size`, with f [K, L]; factors and pads are for (rows, columns)."""
     if platform() == 'tpu':
-        # There the slices of a sum are arrays of their own: 144 of them for R's radial filters (docs/decisions.md).
+        # There the slices of a sum are separate arrays: 144 of them for R's radial filters (docs/decisions.md).
         return jax.lax.conv_general_dilated(
             x.astype(f.dtype),
             jnp.broadcast_to(f[:, :, None, None], (*f.shape, 1, x.shape[3])),
             down,
-            # Its dilation puts no zeros behind the last sample.
+            # Its dilation puts no zeros after the last sample.
             [(before, after + factor - 1) for (before, after), factor in zip(pads, up, strict=True)],
             up,
             dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
@@ -264,7 +265,7 @@ _upfirdn2d.defvjp(_upfirdn2d_fwd, _upfirdn2d_bwd)
 
 # Activations ----------------------------------------------------------------------------------------------------------
 
-# Each with its default gain, which about keeps the second moment; alpha is the slope of 'lrelu'.
+# Each with its default gain, which roughly keeps the second moment; alpha is the slope of 'lrelu'.
 ACTIVATIONS = {
     'linear': (lambda x, alpha: x, 1.0),
     'relu': (lambda x, alpha: jax.nn.relu(x), math.sqrt(2)),
@@ -295,9 +296,9 @@ def bias_act(
       act: a key of ACTIVATIONS.
       alpha: slope of 'lrelu' for negative numbers, 0.2 by default; other activations have none.
       gain: sqrt(2) by default for 'relu', 'lrelu' and 'swish', 1 for the others.
-      clamp: None leaves the clipping out.
+      clamp: None means no clipping.
     Returns: as x.
-    Raises: ValueError for an unknown activation, a bias of another shape, a negative clamp.
+    Raises: ValueError for an unknown activation, a bias of another shape, or a negative clamp.
     """
     if act not in ACTIVATIONS:
         raise ValueError(f'act={act!r} is not one of {sorted(ACTIVATIONS)}.')
@@ -336,9 +337,9 @@ def filtered_lrelu(
 
     Args:
       x: [N, H, W, C].
-      b: [C] or None. It is added first: padding is zero whatever the bias.
+      b: [C] or None. It is added first, so padding is zero whatever the bias.
       fu, fd: [n], [n, m] or None, as in `upfirdn2d`.
-      padding: of the upsampled image, or (left, right, top, bottom); negative numbers crop.
+      padding: that of the upsampled image, or (left, right, top, bottom); negative numbers crop.
     Returns: [N, (H up + top + bottom - |fu| - |fd| + 2 + down - 1) // down, ..., C] in the dtype of x.
     Raises: ValueError as `upfirdn2d` and `bias_act`.
     """

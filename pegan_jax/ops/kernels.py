@@ -1,15 +1,15 @@
-"""The FIR operators of `ops.fir` as Pallas kernels: one pass over the image, what lies between stays on the chip.
+"""The FIR operators of `ops.fir` as Pallas kernels: one pass over the image; intermediates stay on the chip.
 
-A kernel makes a tile of the output, rows x columns x channels, of the window of the input that it depends on. Along
-columns a filter is a matmul with a band matrix B, along rows a sum of its taps, so that with channels on lanes
+A kernel makes a tile of the output, rows x columns x channels, from the window of the input that it depends on. Along
+columns a filter is a matmul with a band matrix B, along rows it is a sum of its taps, so that with channels on lanes
 
     row q of a filtered image = B sum_k f[k] x[(q down + k - pad) / up],   B[n, s] = f[up s + pad - n down].
 
-A filter [K, L] that is no product takes a band matrix for each of its rows. The nonlinearity stands between two such
+A filter [K, L] that is not separable takes a band matrix for each of its rows. The nonlinearity stands between two such
 stages; a row of the upsampled image lives only until the rows of the output that depend on it are summed.
 
-The input is padded with zeros beforehand, which XLA fuses with whatever it multiplies or adds there, so that all tiles
-share their matrices.
+The input is padded with zeros beforehand, so that all tiles share their matrices; XLA fuses the padding with whatever
+it multiplies or adds there.
 """
 
 import functools
@@ -29,7 +29,7 @@ from jax.experimental.pallas import triton
 class Axis(NamedTuple):
     """Correlation along an axis: y[n] = sum_k f[k] x[(n down + k - pad) / up] over the k for which that is an integer.
 
-    x is zero outside of itself. The adjoint is of the same kind, with the taps reversed.
+    x is zero outside its range. The adjoint is of the same kind, with the taps reversed.
     """
 
     taps: int
@@ -73,9 +73,9 @@ class Fir(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """About how many rows, columns and channels of the output a tile has; what columns come in multiples of.
+    """About how many rows, columns and channels of the output a tile has; what the columns are a multiple of.
 
-    gpu: arrays have powers of two of columns and channels, as Triton wants them, and at least the 16 of its dots.
+    gpu: numbers of columns and channels are powers of two, as Triton requires, and at least the 16 of its dots.
     """
 
     rows: int
@@ -90,8 +90,8 @@ class Blocks(NamedTuple):
 
 
 def _blocks(platform: str, dtype: jnp.dtype) -> Blocks:
-    # TPU: channels on the 128 lanes, columns on the sublanes, of which a tile has 8 words; 56 columns at twice the rate
-    # are one pass of a matrix unit of 128. More rows compute less twice, and compile more slowly.
+    # TPU: channels are on the 128 lanes, columns on the sublanes, 8 words to a tile; 56 columns at twice the rate are
+    # one pass of a matrix unit of 128. More rows mean less work done twice, and slower compilation.
     return Blocks(4, 16, 16, 1, True) if platform == 'gpu' else Blocks(16, 56, 128, 32 // min(dtype.itemsize, 4), False)
 
 
@@ -103,7 +103,7 @@ class Tiling(NamedTuple):
     """An axis of the output in `count` tiles of `size` positions.
 
     middle: positions between the stages that the first tile depends on.
-    windows: per signal, its positions that the first tile depends on; those of the next one begin `steps` later.
+    windows: per signal, the positions that the first tile depends on; those of the next one begin `steps` later.
     """
 
     count: int
@@ -135,9 +135,9 @@ def _same(x: jax.Array) -> jax.Array:
 def _fused(
     activate: Callable, signals: list[tuple[jax.Array, Fir | None]], outer: Fir, size: tuple[int, int]
 ) -> jax.Array:
-    """outer(activate(inner(x), ...)) of signals (x [N, h, w, C], inner), x itself where inner is None.
+    """outer(activate(inner(x), ...)) of signals (x [N, h, w, C], inner), or x itself if inner is None.
 
-    activate: elementwise, of as many arrays as there are signals.
+    activate: elementwise; takes as many arrays as there are signals.
     Returns: [N, *size, C] in the dtype of the last signal.
     """
     arrays, firs = [x for x, _ in signals], [*(inner for _, inner in signals), outer]
@@ -186,7 +186,7 @@ def _tiled(
         )
 
     def constants(f: jax.Array | None, axis: tuple, outputs: range, inputs: range) -> tuple:
-        """Band matrices [parts, K, m, w], one K for a product, and for that also its taps along rows, in every lane."""
+        """Band matrices [parts, K, m, w]; a separable filter has K = 1, and its taps along rows too, in every lane."""
         if f is None:
             return ()
         outputs, inputs = (range(r.start, r.start + blocks.width(len(r))) for r in (outputs, inputs))
@@ -198,11 +198,11 @@ def _tiled(
         return (bands,) if f.ndim == 2 else (bands, jnp.tile(f[:, None, None], (1, 1, lanes)))
 
     def filtered(fir: tuple, axis: tuple, source: Callable) -> Callable:
-        """Rows of a filtered signal, as a function of their number, as `source` has those of the signal."""
+        """Rows of a filtered signal as a function of their number, just as `source` gives those of the signal."""
         if not fir:
             return source
         bands, *taps = fir
-        # Three passes of tensor cores, which keep 21 bits; Triton makes of 'highest' thousands of single instructions.
+        # Three passes of tensor cores keep 21 bits; Triton turns 'highest' into thousands of single instructions.
         exact = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if blocks.gpu and not interpret else 'highest'
         precision = exact if dtype == sums else 'default'
 
@@ -241,7 +241,7 @@ def _tiled(
     firs = [constants(f, axis, *span) for f, axis, span in zip(filters, axes, spans, strict=True)]
     y = pl.pallas_call(
         kernel,
-        # GPUs write all of a tile, TPUs leave out what lies outside of the image.
+        # GPUs write all of a tile, TPUs leave out what lies outside the image.
         jax.ShapeDtypeStruct((batch, *(padded_size if blocks.gpu else (*size, channels))), dtype),
         grid=(batch, rows.count, columns.count, padded_size[2] // lanes),
         in_specs=[

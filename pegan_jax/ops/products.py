@@ -1,10 +1,10 @@
 """Convolutions on CPU as matmuls, with derivatives of the same kind.
 
-A convolution y = x * k is linear in x and in k. Its adjoints are `spread`, of x, and `taps`, of k:
+A convolution y = x * k is linear in x and in k. Its adjoints are `spread` in x, and `taps` in k:
 <x * k, g> = <x, spread(g, k)> = <k, taps(x, g)>. The derivatives of each of the three are the other two, to every
-order; forward mode (jax.jvp) has none. XLA's own convolutions reach a third of what its matmuls do on CPU, and the
-derivatives that automatic differentiation finds of matmuls of slices move far more memory than they need
-(docs/decisions.md).
+order; forward mode (jax.jvp) is not supported. On CPU, XLA's own convolutions reach a third of the speed of its
+matmuls, and the derivatives that automatic differentiation finds for matmuls of slices move far more memory than they
+need to (docs/decisions.md).
 """
 
 import functools
@@ -21,7 +21,7 @@ POSITIONS = 1024  # outputs whose patches the cache holds
 
 
 class Steps(NamedTuple):
-    """How a kernel moves: the distances of outputs, and the zeros around x, for (rows, columns)."""
+    """How a kernel moves: the distances between outputs, and the zeros around x, for (rows, columns)."""
 
     stride: tuple[int, int] = (1, 1)
     pads: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))  # negative numbers crop
@@ -47,7 +47,7 @@ def spread(g: jax.Array, kernel: jax.Array, size: tuple[int, int], steps: Steps)
     )
     if steps.stride == (1, 1):
         return _correlate(g, kernel, steps._replace(pads=pads), reverse=True)
-    # Zeros are also behind the last sample of what is made larger here.
+    # What is enlarged here also has zeros after its last sample.
     pads = tuple((before, after - s + 1) for (before, after), s in zip(pads, steps.stride, strict=True))
 
     def term(i: int, j: int, part: jax.Array) -> jax.Array:
@@ -67,7 +67,7 @@ def taps(x: jax.Array, g: jax.Array, size: tuple[int, int], steps: Steps) -> jax
     dtype = jnp.promote_types(x.dtype, jnp.float32)
 
     def product(x: jax.Array, g: jax.Array) -> jax.Array:
-        # Transposed, as it is faster than [C, D].
+        # Transposed, because that is faster than [C, D].
         return jnp.einsum('md,mc->dc', g.reshape(-1, features), x.reshape(-1, x.shape[3]), **_exact(x))
 
     if size == (1, 1) or n * height * width <= 2 * POSITIONS:
@@ -107,7 +107,7 @@ taps.defvjp(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def narrow(x: jax.Array, kernel: jax.Array, steps: Steps, dilation: int = 1) -> jax.Array:
-    """`correlate` of few channels, or `dilated`: XLA's convolution, with the kernel's gradient from `taps`."""
+    """`correlate` for few channels, or `dilated`: XLA's convolution, with the kernel's gradient from `taps`."""
     return _xla(x, kernel, steps, dilation)
 
 
@@ -137,7 +137,7 @@ narrow.defvjp(
 
 
 def dilated(x: jax.Array, kernel: jax.Array, pads: tuple, dilation: int) -> jax.Array:
-    """`correlate` whose taps lie `dilation` apart: that of every phase of x, as images of their own."""
+    """`correlate` with taps `dilation` apart: every phase of x is correlated as an image of its own."""
     height, width = (
         n + sum(pad) - (k - 1) * dilation for n, pad, k in zip(x.shape[1:3], pads, kernel.shape, strict=False)
     )
@@ -170,7 +170,7 @@ def _correlate(x: jax.Array, kernel: jax.Array, steps: Steps, reverse: bool = Fa
     n, height, width = x.shape[0], *_outputs(x, size, steps)
     few = n * height * width < 4 * POSITIONS
     if few or size == (1, 1):
-        # Taps stay where they are: to turn a kernel around takes as long as its products with a few positions.
+        # Taps stay where they are: reversing a kernel takes as long as its products with a few positions.
         taps = kernel.reshape(-1, *kernel.shape[2:])
         terms = (
             _product(part, tap, reverse)
@@ -244,7 +244,7 @@ def _outputs(x: jax.Array, size: tuple[int, int], steps: Steps, dilation: int = 
 
 
 def _slices(x: jax.Array, size: tuple[int, int], steps: Steps, dilation: int = 1) -> list[jax.Array]:
-    """[N, H', W', C] of a padded x for each tap: what it sees at every output."""
+    """[N, H', W', C] from a padded x for each tap: what it sees at every output."""
     rows, columns = (
         [slice(t, t + (out - 1) * s + 1, s) for t in range(0, k * dilation, dilation)]
         for k, s, out in zip(size, steps.stride, _outputs(x, size, steps, dilation), strict=True)
@@ -264,7 +264,7 @@ def _block(n: int, height: int, width: int) -> tuple[int, int]:
 
 
 def _over_blocks(function: Callable, start: jax.Array, size: tuple[int, int], shape: tuple[int, int]) -> jax.Array:
-    """Scan of function(carry, (image, row, seen)) over blocks; the first `seen` rows of one are in the one before."""
+    """Scan of function(carry, (image, row, seen)) over blocks; the previous block has the first `seen` rows already."""
     images, whole = np.arange(0, size[0], shape[0]), np.arange(0, size[1], shape[1])
     rows = np.minimum(whole, size[1] - shape[1])
     places = (np.repeat(images, len(rows)), np.tile(rows, len(images)), np.tile(whole - rows, len(images)))

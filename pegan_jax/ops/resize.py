@@ -20,8 +20,8 @@ def _interpolate(
 ) -> jax.Array:
     """Reads x linearly along one axis at the positions numerator / denominator, int32 [n], within its length.
 
-    The weight of input i at position s is max(0, 1 - |s - i|); of integers, only the last division rounds. With a
-    width above the denominator, the weight is max(0, 1 - |s - i| denominator / width), divided by the sum of all.
+    The weight of input i at position s is max(0, 1 - |s - i|); it is computed in integers, so only the last division
+    rounds. With a width above the denominator, it is max(0, 1 - |s - i| denominator / width), divided by the sum.
     """
     index = jnp.arange(x.shape[axis])
     distance = jnp.abs(numerator[:, None] - denominator * index[None, :])
@@ -40,8 +40,8 @@ def resize_align_corners(x: jax.Array, size: tuple[int, int], *, antialias: bool
     Args:
       x: [..., H, W, C]; weights and sums are float32, the result has x's dtype.
       size: (height, width) of the result.
-      antialias: of an axis that gets shorter, average with a triangle as wide as the reduction, so that what the result
-        is too coarse for does not come back as stripes.
+      antialias: along an axis that gets shorter, average with a triangle as wide as the reduction, so that detail too
+        fine for the result does not come back as stripes.
     Returns: [..., *size, C].
     Raises: ValueError for other ranks and empty sizes.
     """
@@ -73,8 +73,8 @@ def resize_half_pixel(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 def resize_corner(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Bilinear resize that aligns the first pixels: output t of n reads min(t in / n, in - 1), as TensorFlow 1 did.
 
-    Half an output pixel off to the left and up, and never antialiased; networks of its time were trained with it. Args
-    and errors as in `resize_align_corners`.
+    The result is off by half an output pixel to the left and up, and never antialiased; networks of that time were
+    trained with it. Args and errors as in `resize_align_corners`.
     """
     _check_size(x, size)
     out = x
@@ -86,16 +86,16 @@ def resize_corner(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def resize_bicubic(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bicubic resize with aligned pixel edges (a = -1/2), as wide as the reduction, of floats: Pillow's BICUBIC.
+    """Bicubic resize of floats with aligned pixel edges (a = -1/2), as wide as the reduction: Pillow's BICUBIC.
 
-    Weights of taps outside of the image are given to those inside. Args and errors as in `resize_align_corners`.
+    Taps inside the image take over the weights of those outside. Args and errors as in `resize_align_corners`.
     """
     _check_size(x, size)
     return _along_axes(x, size, _wide_bicubic_matrix)
 
 
 def _along_axes(x: jax.Array, size: tuple[int, int], matrix: Callable[[int, int], np.ndarray]) -> jax.Array:
-    """matrix(length, n) [n, length] times the columns, then the rows; in float32, where a side changes."""
+    """matrix(length, n) [n, length] times the columns, then the rows, in float32, for each side that changes."""
     out = x.astype(jnp.float32)
     for axis, n in zip((x.ndim - 2, x.ndim - 3), reversed(size), strict=True):
         if n != x.shape[axis]:
@@ -165,7 +165,7 @@ def bilinear(x: jax.Array, positions: jax.Array) -> jax.Array:
 def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Means over size[0] x size[1] bins: bin b of n averages positions floor(b in / n) to ceil((b + 1) in / n) - 1.
 
-    Bins overlap where n does not divide the length. Args and errors as in `resize_align_corners`.
+    Bins overlap if n does not divide the length. Args and errors as in `resize_align_corners`.
     """
     _check_size(x, size)
     return _along_axes(x, size, _pool_matrix)

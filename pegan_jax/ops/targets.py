@@ -16,7 +16,7 @@ def platform() -> str:
 
 @contextlib.contextmanager
 def for_platform(name: str) -> Iterator[None]:
-    """Traces what is inside for devices of this kind, which need not be here."""
+    """Traces the code inside the `with` for devices of this kind, which need not be present."""
     token = _CHOSEN.set(name)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Images from trained models: `load`, then `sample`, `interpolate`, `style_mix`; `render` and its kin, anywhere."""
+"""Images from trained models: `load`, then `sample`, `interpolate`, `style_mix`; or `render` at any coordinates."""
 
 from pegan_jax.sampling.grids import (
     Grid,

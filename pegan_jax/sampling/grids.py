@@ -23,7 +23,7 @@ class LazyGrid:
 
     x, y: columns [W] and rows [H], float32; matrix: [3, 3] as for `coords.transform`, or None.
     warp: points [..., 2] -> coordinates [..., 2], or None.
-    extent: (low, high) of x and of y, of a whole regular grid; None for others.
+    extent: (low, high) of x and of y for a whole regular grid; None for others.
     """
 
     x: np.ndarray
@@ -34,7 +34,7 @@ class LazyGrid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, 2), as of the array it stands for."""
+        """(H, W, 2), the shape of the array it stands for."""
         return (len(self.y), len(self.x), 2)
 
     def at(self, index: np.ndarray, down: float = 0.0, right: float = 0.0) -> np.ndarray:
@@ -59,7 +59,7 @@ Grid = np.ndarray | jax.Array | LazyGrid
 def lookup(grid: Grid) -> tuple[tuple[int, ...], Callable]:
     """A grid's shape without its last axis, and the function `LazyGrid.at`.
 
-    Of an array [H, W, 2] the place beside a pixel is told by its neighbours; other arrays have no such place.
+    In an array [H, W, 2], a pixel's neighbours tell the place beside it; other arrays have no such place.
     """
     if isinstance(grid, LazyGrid):
         return grid.shape[:-1], grid.at
@@ -88,14 +88,14 @@ def lazy_grid(
     matrix: np.ndarray | jax.Array | None = None,
     warp: Callable | None = None,
 ) -> LazyGrid:
-    """`coords.grid`, and of that a `coords.crop`, and of that a `coords.transform`, for `render`; takes no memory.
+    """`coords.grid`, then `coords.crop` and `coords.transform` of the result, for `render`; takes no memory.
 
     Args:
       height, width, x, y: as for `coords.grid`.
-      crop: (top, left, height, width) in pixels, of which each keeps the coordinate it has in the whole.
+      crop: (top, left, height, width) in pixels; each pixel keeps the coordinate it has in the whole.
       matrix: [3, 3], for example `coords.rotate(0.3)`.
       warp: function of points [..., 2] that gives their coordinates [..., 2], applied last.
-    Raises: ValueError for an empty grid, a crop that is not inside it.
+    Raises: ValueError for an empty grid or a crop that is not inside it.
     """
     columns, rows = coords.grid(1, width, x=x)[0, :, 0], coords.grid(height, 1, y=y)[:, 0, 1]
     whole = LazyGrid(np.asarray(columns), np.asarray(rows), matrix, warp, (tuple(x), tuple(y)))
@@ -110,7 +110,7 @@ def cropped(grid: LazyGrid, top: int, left: int, height: int, width: int) -> Laz
 
 
 def unstretched(frame: tuple[int, int], size: tuple[int, int]) -> dict[str, Range]:
-    """The extent {'x': (low, high), 'y': (low, high)} of an image of a size, whose pixels are as those of the frame.
+    """The extent {'x': (low, high), 'y': (low, high)} of an image of a size whose pixels have the frame's shape.
 
     The shorter side keeps [-1, 1]; the longer one shows more. Both arguments: (height, width).
     """
@@ -120,9 +120,9 @@ def unstretched(frame: tuple[int, int], size: tuple[int, int]) -> dict[str, Rang
 
 
 def motion(model: Model, matrix: np.ndarray | jax.Array | None, azimuth: float = 0.0) -> np.ndarray | jax.Array | None:
-    """A matrix on positions, as one on a model's coordinates, whose x and y have units of their own.
+    """Turns a matrix on positions into one on a model's coordinates, whose x and y have units of their own.
 
-    Positions are in units of half the frame's shorter side, about the middle of the frame, or of an azimuth (radians).
+    Positions are in units of half the frame's shorter side, about the middle of the frame, or an azimuth (radians).
     In a square frame they are the coordinates; on a cylinder x is an azimuth over pi. A model that computes whole
     images takes positions as they are.
     """
@@ -134,16 +134,16 @@ def motion(model: Model, matrix: np.ndarray | jax.Array | None, azimuth: float =
 
 
 def _in_units(matrix: np.ndarray | jax.Array, x: float, y: float, azimuth: float) -> np.ndarray:
-    """A matrix on positions, which are x and y times the coordinates from an azimuth on, as one on coordinates."""
+    """Turns a matrix on positions into one on coordinates; positions are x, y times coordinates from an azimuth on."""
     unit = np.diag([x, y, 1.0])
     unit[0, 2] = -x * azimuth / math.pi
     return np.linalg.inv(unit) @ np.asarray(matrix) @ unit
 
 
 def frame_grid(model: Model, size: tuple[int, int] | None = None, **options: np.ndarray | Callable | None) -> LazyGrid:
-    """What images of training show, in a size; of another aspect more along the longer side, as `unstretched`.
+    """What images of training show, in a size; another aspect shows more along the longer side, as `unstretched` says.
 
-    options: crop of `lazy_grid`; matrix, as of `motion`.
+    options: crop of `lazy_grid`; matrix, as for `motion`.
     """
     frame = model.size
     size = size or frame
@@ -157,7 +157,7 @@ def frame_grid(model: Model, size: tuple[int, int] | None = None, **options: np.
 
 
 def _span(model: Model) -> float:
-    """The fraction of the circle of an image of training. Raises: ValueError for a model that is flat."""
+    """The fraction of the circle that an image of training covers. Raises: ValueError for a flat model."""
     if model.sampler.span is None:
         raise UserError(
             f'this {model.config.system} is not on a cylinder, so it has no circle; take panorama64, train '
@@ -167,7 +167,7 @@ def _span(model: Model) -> float:
 
 
 def half_height(model: Model) -> float:
-    """`coords.on_cylinder`'s height of y = 1, in radii, at which pixels of training are square."""
+    """The `half_height` of `coords.on_cylinder`, in radii, that makes pixels of training square."""
     height, width = model.size
     return math.pi * _span(model) * height / width
 
@@ -183,12 +183,12 @@ def panorama(
     crop: tuple[int, int, int, int] | None = None,
     matrix: np.ndarray | jax.Array | None = None,
 ) -> LazyGrid:
-    """An arc of the cylinder about an azimuth, its end left out, as the last column of a circle would be the first.
+    """An arc of the cylinder about an azimuth. Its end is left out: the last column of a circle would repeat the first.
 
     Args:
-      width: None: as makes pixels square.
-      arc: fraction of the circle, of any length; azimuth: of the middle, in radians; matrix: as of `motion`.
-    Raises: ValueError for a model that is flat, an arc that is not positive, an empty grid, a crop outside.
+      width: None makes pixels square.
+      arc: fraction of the circle, of any length; azimuth: that of the middle, in radians; matrix: as for `motion`.
+    Raises: ValueError for a flat model, an arc that is not positive, an empty grid, or a crop outside it.
     """
     frame, span = model.size, _span(model)
     if not arc > 0:
@@ -212,9 +212,9 @@ def sphere(
 ) -> LazyGrid:
     """The whole sphere, `coords.equirectangular`, about an azimuth; width is twice the height if None.
 
-    matrix: on positions in the picture, in units of half its height, about its middle.
+    matrix: acts on positions in the picture, in units of half its height, about its middle.
 
-    Raises: ValueError for a model that is flat, an empty grid, a reach that is not positive.
+    Raises: ValueError for a flat model, an empty grid, or a reach that is not positive.
     """
     width = width or 2 * height
     rows = coords.grid(height, 1, centered=True)[:, 0, 1]
@@ -239,8 +239,8 @@ def planet(
     """A "little planet", `coords.stereographic`: half of the shorter side is `radius` times the circle of the horizon.
 
     Args:
-      width: as the height if None.
-      azimuth: above the middle, in radians; below it with `up`, which has the sky in the middle.
+      width: the height if None.
+      azimuth: the one above the middle, in radians; with `up`, which puts the sky in the middle, the one below it.
     Raises: as `sphere`.
     """
     width = width or height
@@ -255,7 +255,7 @@ def planet(
 
 
 def read_coords(path: Path, matrix: np.ndarray | jax.Array | None = None) -> np.ndarray:
-    """Coordinates [..., 2] of an .npy file, whose content a matrix moves. Raises: UserError for other files."""
+    """Coordinates [..., 2] from an .npy file; a matrix moves the content. Raises: UserError for other files."""
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -27,11 +27,11 @@ Label = int | str | Sequence[int] | Sequence[str] | np.ndarray  # see `Model.lab
 class Model:
     """A trained model.
 
-    variables: {'params', 'buffers'} of the generator, EMA where the run kept one.
-    classes: names of the classes that it was trained with, in order, where they have names.
-    images: how many its training had shown.
-    imported: of converted weights, {'file', 'inferred', 'licence'}: where they are from.
-    loaded: the arguments of `load`, path and step; None: nothing was loaded.
+    variables: {'params', 'buffers'} of the generator, or of its EMA if the run kept one.
+    classes: names of the classes that it was trained with, in order, if they have names.
+    images: how many images its training had shown.
+    imported: where converted weights come from, {'file', 'inferred', 'licence'}.
+    loaded: the arguments of `load`, path and step; None if nothing was loaded.
     """
 
     config: configs.Config
@@ -45,14 +45,14 @@ class Model:
 
     @property
     def sampler(self) -> Sampler:
-        """How it makes images of seeds. Raises: ValueError for a system that completes images."""
+        """How it makes images from seeds. Raises: ValueError for a system that completes images."""
         if isinstance(self.gan.sampler, Completer):
             raise UserError(f'{self.config.system} completes images, which no seed stands for; use inpaint.')
         return self.gan.sampler
 
     @property
     def completer(self) -> Completer:
-        """How it completes images. Raises: ValueError for a system that makes images of seeds."""
+        """How it completes images. Raises: ValueError for a system that makes images from seeds."""
         if isinstance(self.gan.sampler, Sampler):
             raise UserError(
                 f'{self.config.system} makes images of seeds; to complete images, use a run of deepfill or pconv.'
@@ -74,22 +74,22 @@ class Model:
         return jax.jit(run, static_argnums=3)
 
     def synthesise(self, w: jax.Array, **options: Any) -> jax.Array:
-        """Images of styles [N, w_dim] or [N, num_ws, w_dim], compiled; options: of `Sampler.synthesise`."""
+        """Images of styles [N, w_dim] or [N, num_ws, w_dim], compiled; options: those of `Sampler.synthesise`."""
         arrays = {k: v for k, v in options.items() if isinstance(v, (jax.Array, np.ndarray))}
         rest = tuple((k, v) for k, v in options.items() if k not in arrays)
         return self._program(self.variables, w, arrays, rest)
 
     @functools.cached_property
     def complete(self) -> Callable:
-        """`Completer.complete` of inputs, compiled: {'image', 'mask', ...} -> images."""
+        """`Completer.complete`, compiled: inputs {'image', 'mask', ...} -> images."""
         return functools.partial(jax.jit(self.completer.complete), self.variables)
 
     @functools.cached_property
     def synthesise_points(self) -> Callable:
-        """(variables, w, points [K, 2]) -> colours [N, K, C], divided over this process's devices; K is a multiple.
+        """(variables, w, points [K, 2]) -> colours [N, K, C], over all devices of this process; their number divides K.
 
-        With `shares` [K, N] behind the points, as in `Sampler.options`, [1, K, C]. Nothing is exchanged: a pixel needs
-        its coordinate and the styles, which every device has.
+        With `shares` [K, N] after the points, as in `Sampler.options`, it gives [1, K, C]. Nothing is exchanged: a
+        pixel needs its coordinate and the styles, which every device has.
         """
 
         def run(variables: dict, w: jax.Array, points: jax.Array, *shares: jax.Array) -> jax.Array:
@@ -114,13 +114,13 @@ class Model:
 
     @property
     def num_ws(self) -> int:
-        """Styles of an image. Raises: ValueError for a system whose images have one."""
+        """The number of styles of an image. Raises: ValueError for a system whose images have one."""
         if self.sampler.num_ws is None:
             raise UserError(f'{self.config.system} has one style per image: none to mix, or to truncate apart.')
         return self.sampler.num_ws
 
     def check_styles(self, shape: tuple[int, ...]) -> None:
-        """Raises: UserError unless styles of one image have this shape: [w_dim], or with several [num_ws, w_dim]."""
+        """Raises: UserError unless styles of one image have this shape: [w_dim], or [num_ws, w_dim] for several."""
         w = jax.eval_shape(functools.partial(self.styles, [0], label=self.classes_of([0])))
         if not jnp.issubdtype(w.dtype, jnp.floating):
             raise UserError(f'{self.config.system} has no styles: its latents are keys of noise.')
@@ -145,10 +145,10 @@ class Model:
         """Labels of `count` images, [count, c_dim] float32; None for a model without labels.
 
         Args:
-          label: whole numbers or names are classes, one for all images or one of each; other numbers are labels
+          label: whole numbers or names are classes, one for all images or one for each; other numbers are labels
             themselves, [c_dim] for all or [count, c_dim].
-        Raises: UserError for a class that there is not, other shapes, a label where there are none, none where there
-          are.
+        Raises: UserError for an unknown class, other shapes, a label for a model without labels, or none for a model
+          with them.
         """
         c_dim = self.gan.c_dim
         if not c_dim:
@@ -192,8 +192,8 @@ class Model:
         """w of seeds, [N, w_dim], truncated: w_avg + psi (w - w_avg).
 
         Args:
-          truncation_psi: 1 is off; below, images are more alike and better, above, more different.
-          truncation_cutoff: truncate the styles of this many layers only, which makes them ws [N, num_ws, w_dim].
+          truncation_psi: 1 is off; below 1, images are more alike and better; above, they differ more.
+          truncation_cutoff: truncate the styles of this many layers only; the result is then ws [N, num_ws, w_dim].
           label: as for `labels`.
         Raises: UserError for a cutoff that is not a number of layers, a system that completes images, and as `labels`.
         """
@@ -213,13 +213,13 @@ def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
     """Reads a model.
 
     Args:
-      path: the --workdir of a run, what `convert` made, what `export` made (a folder, or a file .safetensors), the
+      path: the --workdir of a run, what `convert` made, what `export` made (a folder, or a .safetensors file), the
         name of a model that ships, such as worlds64, or the address of one on the hub, hf://user/name or
         hf://user/name@revision.
-      step: of the checkpoint; None is the newest, 'best' the best one by the run's first score (`train.metrics`), or
-        the lowest sliced Wasserstein distance where it has none. An exported model has one.
-    Raises: CheckpointError if there is none or it is damaged, ForeignFileError likewise of an exported model, UserError
-      for what is neither.
+      step: that of the checkpoint; None is the newest, 'best' the best one by the run's first score (`train.metrics`),
+        or by the lowest sliced Wasserstein distance if the run has no score. An exported model has one step.
+    Raises: CheckpointError if there is no checkpoint or it is damaged, ForeignFileError likewise for an exported model,
+      UserError for what is neither.
     """
     loaded, place = (os.fspath(path), step), exported.place(path)
     if (file := exported.find(place)) is None:
@@ -241,5 +241,5 @@ def load(path: str | os.PathLike, step: int | str | None = None) -> Model:
 
 
 def local_mesh() -> Mesh:
-    """This process's devices, over which points are divided."""
+    """This process's devices; points are divided over them."""
     return Mesh(np.array(jax.local_devices()), ('points',))

@@ -1,4 +1,4 @@
-"""Batches of images of seeds: `sample`, `interpolate`, `style_mix`."""
+"""Batches of images from seeds: `sample`, `interpolate`, `style_mix`."""
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,11 +74,11 @@ def pictures(
     noise_mode: str | None = None,
     batch_size: int = 8,
 ) -> np.ndarray:
-    """Images of styles [N, w_dim] or [N, num_ws, w_dim], batch_size of them at once; the rest as in `sample`."""
+    """Images of styles [N, w_dim] or [N, num_ws, w_dim], batch_size at a time; the rest as in `sample`."""
     if batch_size < 1:
         raise UserError(f'batch_size={batch_size} must be at least 1.')
     options = _options(model, noise_seeds, grid, size, transform, noise_mode)
-    # What there is for every image: random noise and, maybe, matrices.
+    # What every image has of its own: random noise and, maybe, a matrix.
     own = {
         k: v
         for k, v in options.items()
@@ -106,23 +106,23 @@ def sample(
     noise_mode: str | None = None,
     batch_size: int = 8,
 ) -> np.ndarray:
-    """Images of seeds.
+    """Images from seeds.
 
     Args:
-      label: of a model that was trained with labels: a class or its name, for all images or one of each; or labels
+      label: for a model trained with labels: a class or its name, one for all images or one for each; or labels
         themselves, floats [c_dim] or [N, c_dim].
       truncation_psi: 1 is off, 0 the mean image; above 1 images differ more.
       truncation_cutoff: how many layers, from the first on, are truncated; None: all.
-      grid: of CIPS: coordinates [..., 2] from `coords`; None: the training grid.
-      size: of models with coordinates: (height, width); a larger image shows more, at the pixel pitch of training.
-      transform: of models with coordinates: [3, 3], or with StyleGAN3 [N, 3, 3], on positions in units of the training
-        images' shorter side about the middle: `coords.translate`, `rotate`, `zoom` move the content as they say.
-      noise_mode: of StyleGAN2, MS-PIE and CIPS: 'const' (default) takes the numbers of the model, of which CIPS has
-        none; 'random' draws them; 'none' has none.
+      grid: for CIPS: coordinates [..., 2] from `coords`; None: the training grid.
+      size: for models with coordinates: (height, width); a larger image shows more, at the pixel pitch of training.
+      transform: for models with coordinates: [3, 3], or with StyleGAN3 [N, 3, 3]. It acts on positions in units of the
+        training images' shorter side about the middle; `coords.translate`, `rotate`, `zoom` move the content as named.
+      noise_mode: for StyleGAN2, MS-PIE and CIPS: 'const' (default) takes the model's own numbers (CIPS has
+        none); 'random' draws them; 'none' uses no noise.
       batch_size: images computed at once.
-    Returns: float32 [N, H, W, C], with a grid [N, *grid.shape[:-1], C]; nominally in [-1, 1], not clamped.
-    Raises: ValueError for no seeds, options that the model does not have, a transform that is
-      not affine or neither one for all images nor one for each.
+    Returns: float32 [N, H, W, C], or with a grid [N, *grid.shape[:-1], C]; nominally in [-1, 1], not clamped.
+    Raises: ValueError for no seeds, options that the model does not have, or a transform that is
+      not affine, or is neither one for all images nor one for each.
     """
     if np.ndim(seeds) != 1:
         raise UserError(f'seeds={seeds!r}; give a list of whole numbers, such as seeds=[0].')
@@ -136,7 +136,7 @@ def sample(
 def of_styles(model: Model, ws: np.ndarray, **options: Any) -> np.ndarray:
     """Images of styles [N, num_ws, w_dim] or [N, w_dim], such as a projection finds.
 
-    Args: options: grid, size, transform, noise_mode (random as of seeds 0 to N - 1), batch_size, as in `sample`.
+    Args: options: grid, size, transform, noise_mode (random as for seeds 0 to N - 1), batch_size, as in `sample`.
     Returns: float32 [N, H, W, C].
     Raises: ValueError for styles of another shape, and as `sample`.
     """
@@ -148,11 +148,11 @@ def of_styles(model: Model, ws: np.ndarray, **options: Any) -> np.ndarray:
 def stream(
     model: Model, seeds: Sequence[int], *, label: Label | None = None, batch_size: int = 8, **options: Any
 ) -> Iterator[np.ndarray]:
-    """The images of `sample`, batch_size of them at a time, so that memory does not grow with the number of seeds.
+    """The images of `sample`, batch_size at a time, so that memory does not grow with the number of seeds.
 
     Args: as in `sample`; a transform is one for all images.
     Yields: float32 [at most batch_size, H, W, C].
-    Raises: as `sample`; for labels, and systems that make no images of seeds, at once.
+    Raises: as `sample`; at once for labels, and for systems that make no images from seeds.
     """
     labels = model.labels(label, len(seeds))
     model.sampler.draw(seeds[:1])
@@ -181,7 +181,7 @@ def interpolate(
 ) -> np.ndarray:
     """Images on the way from one seed to another: w = (1 - t) w_a + t w_b for `steps` equal steps of t in [0, 1].
 
-    Args: as in `sample`; options: its grid, size, transform, noise_mode (random as of seed_a), batch_size.
+    Args: as in `sample`; options: its grid, size, transform, noise_mode (random as for seed_a), batch_size.
     Returns: float32 [steps, H, W, C]; the first and the last are the samples of the two seeds.
     Raises: ValueError for steps below 2, and as `sample`.
     """
@@ -205,15 +205,15 @@ def style_mix(
     truncation_cutoff: int | None = None,
     **options: Any,
 ) -> np.ndarray:
-    """The picture of style mixing (Karras et al. 2019, figure 3): the images of `rows`, some of whose styles change.
+    """The picture of style mixing (Karras et al. 2019, figure 3): the images of `rows`, with some styles replaced.
 
     Args:
       rows, columns: seeds.
       layers: where the style of the column replaces that of the row, counted from 0 (coarse) to num_ws - 1 (fine).
       The rest as in `interpolate`; random noise is that of the row.
     Returns: float32 [1 + rows, 1 + columns, H, W, C]: the images of the columns above, those of the rows at the left,
-      mixed ones elsewhere, and black, of RGBA nothing, at the top left.
-    Raises: ValueError for no seeds, layers that there are not, and as `sample`.
+      mixed ones elsewhere, and black (transparent for RGBA) at the top left.
+    Raises: ValueError for no seeds, layers that do not exist, and as `sample`.
     """
     count, layers = model.num_ws, sorted(set(layers))
     if not (len(rows) and len(columns)):
@@ -244,9 +244,9 @@ def frame_view(
 
     Args:
       frame: (height, width) of the training images, whose borders have the coordinates -1 and 1.
-      size: of the image, as for `sample`.
+      size: that of the image, as for `sample`.
       x, y: coordinates of its borders.
-      matrix: [3, 3], moves the content; in units of half of the frame's shorter side, about its middle.
+      matrix: [3, 3], moves the content, in units of half the frame's shorter side, about its middle.
     Returns: [3, 3].
     """
     unit, scales, middles = min(frame), [], []

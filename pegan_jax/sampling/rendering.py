@@ -24,15 +24,15 @@ from pegan_jax.sampling.pictures import frame_view, of_styles, sample
 from pegan_jax.settings import UserError
 
 Seed = int | np.ndarray | jax.Array  # or styles [w_dim] or [num_ws, w_dim], such as a projection finds
-OF_SEEDS = ('label', 'truncation_psi', 'truncation_cutoff')  # options that tell which style a seed stands for
+OF_SEEDS = ('label', 'truncation_psi', 'truncation_cutoff')  # options that say which style a seed stands for
 
 # Styles of every position ---------------------------------------------------------------------------------------------
 
 
 class Blend(NamedTuple):
-    """Further seeds, and their shares in the style of every position; what is left is the seed's own.
+    """Further seeds, and their shares in the style of every position; the rest is the seed's own.
 
-    shares: coordinates [n, 2] -> [n] or [n, len(seeds)]: `coords.across`, `coords.around`, `painted`, any function.
+    shares: coordinates [n, 2] -> [n] or [n, len(seeds)]: `coords.across`, `coords.around`, `painted` or any function.
     """
 
     seeds: tuple[int, ...]
@@ -40,9 +40,9 @@ class Blend(NamedTuple):
 
 
 def painted(model: Model, mask: np.ndarray) -> Callable:
-    """`Blend.shares` of a picture: uint8 [H, W] or [H, W, K], 255 is all of the k-th other seed; read bilinearly.
+    """`Blend.shares` of a picture, uint8 [H, W] or [H, W, K], read bilinearly; 255 is a full share of the k-th seed.
 
-    It covers the training frame, beyond which its border goes on; on a cylinder, the whole circle.
+    It covers the training frame and its border continues beyond; on a cylinder it covers the whole circle.
     """
     table = jnp.asarray(np.asarray(mask, np.float32).reshape(*mask.shape[:2], -1) / 255)
     wrap = model.sampler.span is not None
@@ -50,7 +50,7 @@ def painted(model: Model, mask: np.ndarray) -> Callable:
 
 
 def _shares(blend: Blend, points: np.ndarray) -> np.ndarray:
-    """[n, 1 + K] of coordinates [n, 2]: those of the seed itself first; more than all is scaled to all."""
+    """Shares [n, 1 + K] at coordinates [n, 2], the seed's own first; sums above 1 are scaled to 1."""
     others = np.asarray(blend.shares(points), np.float32).reshape(len(points), -1)
     if others.shape[1] != len(blend.seeds):
         raise UserError(f'{others.shape[1]} shares for {len(blend.seeds)} other seeds; give one share of each.')
@@ -59,7 +59,7 @@ def _shares(blend: Blend, points: np.ndarray) -> np.ndarray:
 
 
 def _styles(model: Model, seed: Seed, others: tuple[int, ...], styles: dict) -> jax.Array:
-    """w of a seed, or styles that are given, and of other seeds: [1 + len(others), ...]."""
+    """w of a seed, or given styles, and w of other seeds: [1 + len(others), ...]."""
     if isinstance(seed, (int, np.integer)):
         return model.styles([seed, *others], **styles)
     if not others:
@@ -71,7 +71,7 @@ def _styles(model: Model, seed: Seed, others: tuple[int, ...], styles: dict) -> 
 
 
 def _check_given(styles: dict) -> None:
-    """Raises: UserError for options of `Model.styles` beside styles that are given: they are those of a seed."""
+    """Raises: UserError for options of `Model.styles` beside given styles: these options are for seeds."""
     for name, value in styles.items():
         if name in OF_SEEDS and value is not None and not (name == 'truncation_psi' and value == 1):
             option = 'class' if name == 'label' else name.replace('_', '-')
@@ -142,7 +142,7 @@ def render(
     out: np.ndarray | None = None,
     **styles: Any,
 ) -> np.ndarray:
-    """One image at any coordinates, in pieces, so that beside the image itself memory does not grow with the grid.
+    """One image at any coordinates, in pieces, so that memory, except the image's own, does not grow with the grid.
 
     Every piece is divided over the devices of this process; neither their number nor `chunk` changes the image. A model
     that makes whole images shows what it can of a `lazy_grid`: extent and matrix (StyleGAN3, CREPS), or a size alone.
@@ -152,14 +152,14 @@ def render(
       grid: coordinates [..., 2] from `coords`, of any shape, inside or outside the training range; or a `lazy_grid`,
         `panorama`, `sphere` or `planet`; None: what images of training show.
       blend: further seeds with their shares in the style of every position.
-      supersample: each pixel is the mean of this many coordinates squared, evenly over its square (a box filter), which
-        is as large as the distances to its neighbours in the grid.
+      supersample: each pixel is the mean of this number squared of coordinates, spread evenly over its square (a box
+        filter). The square is as large as the distances to its neighbours in the grid.
       chunk: coordinates computed at once, on all devices together.
       progress: show a bar.
       out: array [*grid.shape[:-1], C], such as a np.memmap, to be filled and returned.
-      styles: truncation_psi, truncation_cutoff and label of seeds, as in `sample`.
+      styles: truncation_psi, truncation_cutoff and label for seeds, as in `sample`.
     Returns: float32 [*grid.shape[:-1], C].
-    Raises: ValueError for what the system cannot show, by its name; chunk or supersample below 1, coordinates that are
+    Raises: ValueError naming what the system cannot show, for chunk or supersample below 1, coordinates that are
       not finite, an `out` of another shape; and as `Model.styles`.
     """
     if not model.sampler.pixelwise:
@@ -237,9 +237,9 @@ def render_file(
     """`render` into a file, piece by piece, so that memory does not grow with the image.
 
     Args:
-      path: a .png (grey, RGB or RGBA as the model is), clamped to [-1, 1] and rounded to `bits`; or .npy, float32
-        as it is. It appears when complete.
-      bits: 8 or 16, of each channel of a PNG.
+      path: a .png (grey, RGB or RGBA like the model), clamped to [-1, 1] and rounded to `bits`; or .npy, float32
+        unchanged. It appears when complete.
+      bits: 8 or 16, per channel of a PNG.
       The rest as in `render`.
     Raises: ValueError for another suffix, other bits, a PNG of a grid that is not [H, W, 2]; and as `render`.
     """
@@ -269,15 +269,15 @@ def render_tiles(
     progress: bool = False,
     **styles: Any,
 ) -> Path:
-    """One huge image as a pyramid of tiles, each level half of the next, in the format Deep Zoom that viewers read.
+    """One huge image as a pyramid of tiles, each level half the size of the next, in the Deep Zoom format of viewers.
 
     The finest level is `render`; pixels of the others are means of 2 x 2 of the next. Memory holds a few tiles. Tiles
-    that an earlier launch has written of the same image are left as they are.
+    that an earlier launch wrote for the same image are kept.
 
     Args:
-      folder: new, empty, or that of an earlier launch; gets image.dzi, once all is there, tiles.json, which tells this
-        image from others, and image_files/LEVEL/COLUMN_ROW.png, of which level 0 is one pixel.
-      side: of the tiles, even; those at the right and at the bottom may be smaller.
+      folder: new, empty, or that of an earlier launch; gets image.dzi once all is there, tiles.json, which tells this
+        image from others, and image_files/LEVEL/COLUMN_ROW.png; level 0 is one pixel.
+      side: that of the tiles, even; those at the right and at the bottom may be smaller.
       The rest as in `render`.
     Returns: the path of image.dzi.
     Raises: ValueError for a folder with anything else in it, an odd side, a grid that is not [H, W, 2]; and as
@@ -302,7 +302,7 @@ def render_tiles(
     sizes = [(-(-height >> top - level), -(-width >> top - level)) for level in range(top)] + [(height, width)]
 
     def of_pixels(index: np.ndarray) -> np.ndarray:
-        """uint8 [side^2, C] of so many pixels [side^2], counted row by row: one compiled program serves all."""
+        """Colours, uint8 [side^2, C], of the pixels [side^2], counted row by row: one compiled program serves all."""
         if image is not None:
             return pixels.to_uint8(image.reshape(-1, image.shape[-1])[index])
         pieces = _pieces(colours, side * side, lambda i, *beside: at(index[i], *beside), chunk, supersample, False)
@@ -314,7 +314,7 @@ def render_tiles(
         tile = of_pixels((rows[:, None] * width + columns).ravel()).reshape(side, side, -1)
         return tile[: height - side * row, : width - side * column]
 
-    anywhere = (np.arange(side * side) * 2_654_435_761) % (height * width)  # all over the image, in no order
+    anywhere = (np.arange(side * side) * 2_654_435_761) % (height * width)  # all over the image, in no particular order
     about = {'size': [height, width], 'side': side, 'pixels': of_pixels(anywhere)[:256].tolist()}
     if record.is_file():
         if not _same_image(json.loads(record.read_text()), about):
@@ -360,7 +360,7 @@ def render_tiles(
 
 
 def _same_image(there: Any, about: dict) -> bool:
-    """Whether two records of pyramids agree: their pixels up to the rounding of another machine."""
+    """Whether two records of pyramids agree; pixels may differ by the rounding of another machine."""
     if not isinstance(there, dict) or there.keys() != about.keys():
         return False
     if any(there[name] != about[name] for name in ('size', 'side')):
@@ -391,14 +391,14 @@ def render_foveated(
     progress: bool = False,
     **styles: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """An image of which a fraction of the pixels is synthesised, dense in the middle, and the rest interpolated.
+    """An image with a fraction of its pixels synthesised, dense in the middle, and the rest interpolated.
 
     Args:
       grid: [H, W, 2], array or `lazy_grid`.
-      fraction, std: of `coords.foveated`; CIPS shows 0.05, 0.25, 0.5 and 1.
-      position_seed: of the choice of pixels.
-      chunk, progress, styles: as in `render`, and its `blend`.
-    Returns: the image, float32 [H, W, C], and where its pixels were synthesised, bool [H, W].
+      fraction, std: as for `coords.foveated`; the CIPS paper shows 0.05, 0.25, 0.5 and 1.
+      position_seed: chooses the pixels.
+      chunk, progress, styles: as in `render`; `blend` too.
+    Returns: the image, float32 [H, W, C], and which of its pixels were synthesised, bool [H, W].
     Raises: ValueError as `render`, `coords.foveated` and `fill_scattered`.
     """
     shape, at = lookup(frame_grid(model) if grid is None else grid)
@@ -413,11 +413,11 @@ def render_foveated(
 
 
 def fill_scattered(index: np.ndarray, values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An image of which some pixels are known: cubic between them (Clough-Tocher on their Delaunay triangulation).
+    """Fills an image from some known pixels: cubic between them (Clough-Tocher on their Delaunay triangulation).
 
     Args:
       index: distinct indices [K] into the flattened image, ascending; values: [K, C].
-    Returns: float32 [height, width, C]: `values` at `index`, the nearest of them outside of their convex hull.
+    Returns: float32 [height, width, C]: `values` at `index`, the nearest of them outside their convex hull.
     Raises: ValueError if some pixel is missing and the known ones do not span a triangle.
     """
     from scipy.interpolate import CloughTocher2DInterpolator, NearestNDInterpolator  # takes long to import

@@ -1,4 +1,4 @@
-"""Frames of videos: latents that change, and a camera that moves; one after the other, for any number of frames."""
+"""Frames of videos, one at a time, for any number of frames: latents that change, and a camera that moves."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -26,17 +26,17 @@ def interpolation(
     truncation_cutoff: int | None = None,
     **options: Any,
 ) -> tuple[int, Iterator[np.ndarray]]:
-    """A loop through the latents of seeds, as the official scripts of StyleGAN3 make it.
+    """A loop through the latents of seeds, like that of the official StyleGAN3 scripts.
 
     Each cell of a grid has its own seeds, len(seeds) / cells of them in order (they repeat if there are fewer). Between
-    them, w follows a cubic spline that is periodic: the last frame leads to the first.
+    seeds, w follows a periodic cubic spline: the last frame leads to the first.
 
     Args:
       cells: (rows, columns) of the grid.
       w_frames: frames from one seed to the next.
       label, truncation_psi, truncation_cutoff, options: as in `sample`; the noise is constant.
     Returns: the number of frames, and the frames, uint8 [rows H, columns W, C].
-    Raises: ValueError as `sample`, and for a model whose seeds have nothing between them.
+    Raises: ValueError as `sample`, and for a model that cannot interpolate between seeds.
     """
     from scipy.interpolate import make_interp_spline  # takes long to import
 
@@ -50,7 +50,7 @@ def interpolation(
     if not jnp.issubdtype(w.dtype, jnp.floating):
         raise UserError(f'{model.config.system} has nothing between two seeds: its latents are keys of noise.')
     w = np.asarray(w).reshape(count, keys, *w.shape[1:])
-    # Two periods on both sides make the ends of the spline those of a loop.
+    # Two periods on either side make the spline's ends meet as in a loop.
     spline = make_interp_spline(np.arange(-2 * keys, 3 * keys), np.tile(w, (1, 5, *(1,) * (w.ndim - 2))), axis=1)
 
     def frames() -> Iterator[np.ndarray]:
@@ -89,8 +89,8 @@ def camera(
 
     Args:
       motion: 'translate', by up to one image; 'rotate'; 'zoom', by up to 2; 'tour', one after the other.
-      columns: of the grid of seeds.
-      options: as in `sample`, but for its transform.
+      columns: those of the grid of seeds.
+      options: as in `sample`, except its transform.
     Returns: the number of frames, and the frames, uint8 [rows H, columns W, C].
     Raises: ValueError as `sample`, such as for a model without coordinates.
     """

@@ -1,1 +1,1 @@
-"""Scores of sets of images: where images come from, features of them in parts that are kept, numbers made of these."""
+"""Scores of sets of images: where images come from, their features in parts that are kept, and numbers from these."""

@@ -1,4 +1,4 @@
-"""What a change of its input changes in a generator's images: path lengths of latents, moves of coordinates."""
+"""How a generator's images change with its input: path lengths of latents, moves of coordinates."""
 
 import functools
 
@@ -16,13 +16,13 @@ from pegan_jax.scoring.networks import Network, exactly
 from pegan_jax.settings import UserError
 from pegan_jax.weights import perceptual
 
-EPSILON, MAX_SIDE = 1e-4, 256  # of path lengths
+EPSILON, MAX_SIDE = 1e-4, 256  # for path lengths
 TOGETHER = 4  # images that are moved in one way
 MOVES = {('eqt', 'int'): 'eqt50k_int', ('eqt', 'frac'): 'eqt50k_frac', ('eqr', ''): 'eqr50k'}
 
 
 def check(generator: Generator, score: Score, system: str) -> None:
-    """Raises: UserError for a system without what is changed, and for truncation, which these scores do not have."""
+    """Raises: UserError for a system without what is changed, and for truncation, which these scores do not allow."""
     if generator.truncation_psi != 1 or generator.truncation_cutoff is not None:
         raise UserError(
             f'{score.name} is of images without truncation, as published; leave out --truncation-psi and '
@@ -37,20 +37,20 @@ def check(generator: Generator, score: Score, system: str) -> None:
 
 
 def rows(generator: Generator, score: Score, network: Network) -> Images:
-    """What a score of CHANGES is made of: `lengths` or `moves`."""
+    """What a score of CHANGES is computed from: `lengths` or `moves`."""
     return lengths(generator, score, network) if score.kind == 'ppl2' else moves(generator, score)
 
 
 def lengths(generator: Generator, score: Score, network: Network, batch_size: int = 16) -> Images:
     """Rows are distances []: LPIPS of images at t and at t + EPSILON of a path, divided by EPSILON^2.
 
-    As NVlabs/stylegan3 `ppl2_wend` has it: path i is between the latents of the seeds 2 i and 2 i + 1; a line in w, or
-    a great circle in z, whose points have the length z_dim^(1/2) here. Path 'end': t is 0; 'full': t is uniform in
-    [0, 1]. Both images have the same noise, are not truncated and not quantised; those of more than 256 pixels are
-    averaged to 256.
+    As in NVlabs/stylegan3 `ppl2_wend`, path i is between the latents of the seeds 2 i and 2 i + 1: a line in w, or
+    a great circle in z, whose points have the length z_dim^(1/2) here. With path 'end', t is 0; with 'full', t is
+    uniform in [0, 1]. Both images have the same noise, and are neither truncated nor quantised; those of more than 256
+    pixels are averaged to 256.
 
     Args:
-      network: 'lpips' of `open_network`.
+      network: 'lpips' from `open_network`.
     """
     sampler = generator.gan.sampler
     batch_size += -batch_size % len(jax.local_devices())
@@ -93,7 +93,7 @@ def lengths(generator: Generator, score: Score, network: Network, batch_size: in
 def moves(generator: Generator, score: Score) -> Images:
     """Rows are (sum of squared differences, how many values) of an image of moved coordinates and the moved image.
 
-    See `metrics.equivariance`; every 4 images are moved in one way, as published, drawn from the number of the first.
+    See `metrics.equivariance`; as published, each 4 images are moved in one way, drawn from the first's number.
     """
     sampler, kind = generator.gan.sampler, MOVES[score.kind, score.path]
     variables, unit = jax.device_put(generator.variables), min(size_of_samples(generator.gan, generator.variables))

@@ -1,4 +1,4 @@
-"""Sets of images to be scored: those of data, and those that a generator makes. Real or not, they are uint8 RGB."""
+"""Sets of images to be scored: data, and what a generator makes. Real or not, they are uint8 RGB."""
 
 import concurrent.futures
 import dataclasses
@@ -28,10 +28,10 @@ REAL_WORLDS, FAKE_WORLDS = 1_000_000, 2_000_000
 class Images(NamedTuple):
     """Numbered rows, such as images; row i is always the same one.
 
-    count: how many there are; None: as many as one likes.
+    count: how many there are; None: no limit.
     key: (start, stop) -> text that differs whenever these rows may differ.
-    read: (start, stop) -> rows [stop - start, ...], of images uint8 [..., H, W, 3].
-    about: what repeats them, for people.
+    read: (start, stop) -> rows [stop - start, ...]; images are uint8 [..., H, W, 3].
+    about: what is needed to repeat them, for people.
     """
 
     count: int | None
@@ -43,12 +43,12 @@ class Images(NamedTuple):
 def of_source(
     source: sources.Source, size: tuple[int, int] | None, crop: str, max_pixels: int, *, grey: bool = False
 ) -> Images:
-    """All images of a data set, in an order drawn once, so that the first ones are of all classes; never mirrored.
+    """All images of a data set, in an order drawn once, so that the first ones come from all classes; never mirrored.
 
-    They are known by their content: the bytes of their files, and what is made of them.
+    They are identified by their content: the bytes of their files, and what is done to them.
 
     Args:
-      size, crop: of `pipeline.fit`; None: as they are, and all must then have one size.
+      size, crop: as for `pipeline.fit`; None: images stay as they are, and all must have one size.
       grey: as a model of one channel shows them.
     """
     order = np.random.RandomState(0).permutation(len(source))
@@ -85,7 +85,7 @@ def of_worlds(size: tuple[int, int], first: int = REAL_WORLDS, *, grey: bool = F
     def read(start: int, stop: int) -> np.ndarray:
         rows = []
         for i in range(start, stop, 64):
-            # The last ones are drawn with others: one compiled program serves all.
+            # The last ones are drawn together with others: one compiled program serves all.
             seeds = first + np.arange(i, i + 64, dtype=np.int32)
             rows.append(to_uint8(_drawn_worlds(seeds, *size))[: stop - i])
         drawn = np.concatenate(rows)
@@ -107,12 +107,12 @@ def is_worlds(data: DataConfig) -> bool:
 
 
 def of_data(data: DataConfig, folder: Path, *, first_world: int = REAL_WORLDS, as_they_are: bool = False) -> Images:
-    """The images that a configuration names, fitted to its size; of the worlds, those that no training sees.
+    """The images that a configuration names, fitted to its size; worlds are those that no training sees.
 
-    Of data with windows outside they are the frame; of data of one channel they are grey.
+    For data with windows outside, they show the frame; for data with one channel, they are grey.
 
     Args:
-      folder: where what is found out about them is kept.
+      folder: where findings about them are kept.
       as_they_are: they keep their sizes.
     Raises: ConfigError as `pipeline.open_source`.
     """
@@ -125,12 +125,12 @@ def of_data(data: DataConfig, folder: Path, *, first_world: int = REAL_WORLDS, a
 
 
 def crop_of(data: DataConfig) -> str:
-    """How whole images of data are fitted, of which training may see windows: 'stretch' or 'center'."""
+    """How whole images of data are fitted, even if training sees windows of them: 'stretch' or 'center'."""
     return data.crop if data.crop == 'stretch' else 'center'
 
 
 def middle(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The middle (height, width) of images [N, H, W, C], cut as it is."""
+    """The middle (height, width) of images [N, H, W, C], cut without resizing."""
     (height, width), (top, left) = size, ((n - m) // 2 for n, m in zip(images.shape[1:3], size, strict=True))
     return images[:, top : top + height, left : left + width]
 
@@ -144,7 +144,7 @@ def _middle(images: Images, size: tuple[int, int]) -> Images:
 
 
 def like_samples(gan: GAN, variables: dict, data: DataConfig, folder: Path) -> Images:
-    """`of_data` of the size of samples: resized to that of a stage; larger data, for rotations, are cut as they are."""
+    """`of_data` in the size of samples: resized to that of a stage; larger data, for rotations, are only cut."""
     size = size_of_samples(gan, variables)
     borders = [(n - m) // 2 for n, m in zip(data.size, size, strict=True)]
     stages = {stage.size for stage in gan.stages()} if gan.stages else set()
@@ -159,11 +159,11 @@ def like_samples(gan: GAN, variables: dict, data: DataConfig, folder: Path) -> I
 class Generator(NamedTuple):
     """A network that makes images, and how.
 
-    identity: of its variables, such as `digest_of` them.
-    truncation_psi, truncation_cutoff: as of `Model.styles`.
+    identity: that of its variables, such as their `digest_of`.
+    truncation_psi, truncation_cutoff: as for `Model.styles`.
     labels: (first, count) -> labels [count, c_dim] of images from number `first` on; None: it takes none.
     noise: 'random', drawn anew for every image, or 'const', 'none'; for systems that have noise.
-    seed: of the first image.
+    seed: that of the first image.
     """
 
     gan: GAN
@@ -177,7 +177,7 @@ class Generator(NamedTuple):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What repeats its images."""
+        """What is needed to repeat its images."""
         told = ('truncation_psi', 'truncation_cutoff', 'noise', 'seed')
         return {'network': self.identity} | {name: getattr(self, name) for name in told}
 
@@ -244,7 +244,7 @@ def generated(generator: Generator, batch_size: int = 32) -> Images:
     return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
 
 
-@functools.lru_cache(4)  # a run scores many checkpoints by one program
+@functools.lru_cache(4)  # a run scores many checkpoints with one program
 def _maker(sampler: Sampler, psi: float, cutoff: int | None, noise: str) -> Callable:
     """(variables, latents, labels or None, seeds) -> images, compiled."""
 

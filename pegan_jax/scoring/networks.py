@@ -1,4 +1,4 @@
-"""Feature networks by name: what scores compare, with the files that their weights are from."""
+"""Feature networks by name: what scores compare, with the files that their weights come from."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ RESIZE = ('published', 'clean')
 
 
 def exactly(run: Callable) -> Callable:
-    """run, with all digits of float32: GPUs and TPUs round products to 10 or 8 bits unless they are asked not to."""
+    """run, with full float32 precision: GPUs and TPUs round products to 10 or 8 bits unless told not to."""
 
     @functools.wraps(run)
     def exact(*args: Any) -> Any:
@@ -30,8 +30,8 @@ def exactly(run: Callable) -> Callable:
 class Network(NamedTuple):
     """A function of images.
 
-    identity: differs where features may differ: weights, what is done to images.
-    features: (params, images uint8 [N, H, W, 3]) -> [N, ...]; compiled by who calls it. None: rows are taken as they
+    identity: differs whenever features may differ: weights, what is done to images.
+    features: (params, images uint8 [N, H, W, 3]) -> [N, ...]; the caller compiles it. None: rows are taken as they
       are.
     params: its weights.
     about: which network, and the SHA-256 of its file.
@@ -60,7 +60,7 @@ _TRANSFORMERS = {'dinov2': (vit.load_dinov2, vit.dinov2_features), 'clip': (vit.
 
 
 def _files(name: str, given: Mapping[str, pathlib.Path]) -> list[str]:
-    """Names of the files of a network; that of LPIPS is made of torchvision's VGG-16 where heads are given alone."""
+    """Names of the files of a network; LPIPS also takes torchvision's VGG-16 if only its heads are given."""
     return ['vgg16', 'lpips_heads'] if FILES[name] == 'lpips' and 'lpips_heads' in given else [FILES[name]]
 
 
@@ -79,9 +79,9 @@ def open_network(
     """A network by its name in `metrics.names`.
 
     Args:
-      given, cache, fetch: of `public.find`.
-      resize: of images for Inception-v3, see `inception.prepare`.
-    Raises: UserError where its file is not at hand, ForeignFileError where that is another one.
+      given, cache, fetch: as for `public.find`.
+      resize: that of images for Inception-v3, see `inception.prepare`.
+    Raises: UserError if its file is not at hand, ForeignFileError if the file is another one.
     """
     if name == '':
         return ROWS

@@ -1,7 +1,7 @@
 """Features of many images, in parts that are files: what is computed once is not computed again.
 
-A part is known by its images, by the network and by nothing else: neither the number of devices nor that of images that
-are asked for changes it. So a score that was cut goes on, and features of data serve all later scores.
+Only its images and the network identify a part: neither the number of devices nor the number of requested images
+changes it. So an interrupted score resumes, and features of data serve all later scores.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class Features(NamedTuple):
     """Rows of features, in files of at most PART rows."""
 
     paths: Sequence[Path]
-    digest: str  # of what they are features of
+    digest: str  # that of the images
 
     def parts(self, count: int) -> Iterator[np.ndarray]:
         """The first `count` rows, part by part."""
@@ -48,15 +48,15 @@ def collect(
 ) -> dict[str, Features]:
     """Features of the first images by several networks; every image is read once for all of them.
 
-    Every process computes some of the parts, on all of its devices, and returns when all parts are there. Where the
-    folder of the first process is not that of the others, as on hosts without a common disk, the first one computes all
-    of them, and has them alone.
+    Every process computes some of the parts, on all of its devices, and returns when all parts are there. If the
+    folder of the first process is not that of the others, as on hosts without a common disk, only the first one
+    computes parts, and only it has them.
 
     Args:
-      wanted: networks, and of how many images.
+      wanted: networks, and the number of images for each.
       folder: where parts are kept.
       batch_size: images that a network gets at once; rounded up to a multiple of the devices.
-      bar: is advanced by images.
+      bar: advances image by image.
     Returns: {network.identity: features}.
     """
     paths = {network.identity: [] for network, _ in wanted}
@@ -110,7 +110,7 @@ def _compute(images: Images, todo: list, folder: Path, batch_size: int, bar: tqd
 
 
 def _program(network: Network, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """rows -> their features, compiled for batch_size of them at a time."""
+    """rows -> their features, compiled for batch_size at a time."""
     if network.features is None:
         return lambda rows: rows
     run, params = jax.jit(exactly(network.features)), jax.device_put(network.params, local_sharding())

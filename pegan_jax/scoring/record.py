@@ -40,13 +40,13 @@ def append(path: Path, step: int | None, values: dict[str, float], about: dict[s
     if in_bucket(path):  # where nothing is appended
         path.write_text((path.read_text() if path.exists() else '') + text)
         return
-    # In one write: a training that logs at the same time does not come between.
+    # In one write, so that a training that logs at the same time cannot interrupt it.
     with path.open('ab', buffering=0) as file:
         file.write(text.encode())
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, oldest first, without those that are cut off or just being written; [] if there is none."""
+    """The lines of a file, oldest first, without those cut off or still being written; [] if there is no file."""
     found = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError):
@@ -55,7 +55,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def scored(path: Path, results: Sequence[str]) -> set[int]:
-    """Steps of which the file has all these results."""
+    """Steps for which the file has all these results."""
     steps = {}
     for found in rows(path):
         if 'step' in found:

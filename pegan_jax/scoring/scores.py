@@ -1,4 +1,4 @@
-"""Scores of two sets of images, or of one: features are collected, and numbers made of them."""
+"""Scores of two sets of images, or of one: features are collected, and numbers computed from them."""
 
 import contextlib
 import dataclasses
@@ -25,13 +25,13 @@ from pegan_jax.settings import UserError
 
 LEAST_REALS = {'fid': 2, 'fd': 2, 'kid': 2, 'cmmd': 2, 'fwd': 2}  # others take one
 LEAST_SIDE = {'vgg16': 16, 'lpips': 16, 'stem': 23, 'msssim': 16, 'eqr': 13}  # of networks and kinds; others take 8
-# Of `_full` scores, as in NVlabs/stylegan3; that of CMMD is this library's.
+# For `_full` scores, as in NVlabs/stylegan3; that of CMMD is this library's own.
 MOST_REALS = {'kid': 1_000_000, 'pr': 200_000, 'dc': 200_000, 'cmmd': 200_000}
 
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
-    """Features that a score compares, and how many rows of them; `real` is None where there are none."""
+    """Features that a score compares, and how many rows of them; `real` is None if there are none."""
 
     score: Score
     network: Network
@@ -67,7 +67,7 @@ def _kernel(sides: Sides) -> list[float]:
 
 
 def _balls(sides: Sides) -> neighbours.Manifolds:
-    # Published numbers are of float16, features of VGG-16's classifier.
+    # Published numbers, on features of VGG-16's classifier, are computed in float16.
     return neighbours.compare(*sides.arrays(), sides.score.k, half=sides.network.identity.startswith('vgg16_fc'))
 
 
@@ -76,7 +76,7 @@ def _classes(sides: Sides) -> list[float]:
 
 
 def _equal(sides: Sides) -> tuple[np.ndarray, np.ndarray]:
-    """Rows, as many real ones as fake ones."""
+    """Rows of features, as many real as fake ones."""
     count = min(sides.fakes, sides.reals)
     return sides.real.rows(count), sides.fake.rows(count)
 
@@ -96,7 +96,7 @@ def _variety(sides: Sides) -> list[float]:
 
 
 def _horizons(sides: Sides) -> list[float]:
-    """How far apart the heights of horizons are: mean |difference| of sorted ones, each inside of the frame."""
+    """How far apart the heights of horizons are: mean |difference| of sorted ones, each kept inside the frame."""
     heights = [np.sort(np.clip(worlds.horizon_height(rows / 127.5 - 1), -1, 1)) for rows in _equal(sides)]
     return [float(np.abs(heights[0] - heights[1]).mean())]
 
@@ -108,7 +108,7 @@ def _rows(sides: Sides) -> list[float]:
 
 
 def _single(sides: Sides) -> list[float]:
-    """Mean over fakes of the distance to a real image, the real ones in turn: Gaussians over positions of features."""
+    """Mean distance of fakes to the real images in turn: of Gaussians over positions of features."""
     real, fake = sides.arrays()
     fitted = [gaussians.fit(x, ddof=1) for x in real]
     return [float(np.mean([
@@ -143,7 +143,7 @@ VALUES: dict[str, Callable[[Sides], Sequence[float]]] = {
 
 
 def _reals(score: Score, count: int | None) -> int:
-    """How many real images a score takes of so many; of those without end, as many as there are fake ones."""
+    """How many real images a score takes out of `count`; if they are unlimited, as many as fake ones."""
     if score.kind in ALONE:
         return 0
     if count is None:
@@ -171,8 +171,8 @@ def check(scores: Sequence[Score], size: tuple[int, int], *, generated: bool) ->
 class Scorer(NamedTuple):
     """Scores, and what computes them.
 
-    scores: of `names.parse_all`; networks: of `open_networks`.
-    folder: of features; those of real images stay there, for other scores of the same data.
+    scores: from `names.parse_all`; networks: from `open_networks`.
+    folder: for features; those of real images stay there, for other scores of the same data.
     batch_size: images that a network gets at once; progress: show a bar.
     """
 
@@ -185,15 +185,15 @@ class Scorer(NamedTuple):
     def __call__(
         self, fake: Images, real: Images | None, changes: Callable[[Score, Network], Images] | None = None
     ) -> tuple[dict[str, float], dict[str, Any]]:
-        """Numbers of all scores. A call that was cut goes on where it was.
+        """Numbers of all scores. An interrupted call resumes where it was.
 
         On several processes all call it, each computes its share, and all get the numbers.
 
         Args:
-          fake, real: images of one size, which all take the same way; no real ones for scores that need none.
+          fake, real: images of one size, all treated the same way; no real ones for scores that need none.
           changes: `changes.rows` of a generator, for scores of CHANGES.
-        Returns: {result: number}; and what repeats them: images, digests of their contents, networks.
-        Raises: UserError for two sizes, fewer images than a score needs.
+        Returns: {result: number}; and what is needed to repeat them: images, digests of their contents, networks.
+        Raises: UserError for two sizes, or fewer images than a score needs.
         """
         plain = [score for score in self.scores if score.kind not in CHANGES]
         changing = [score for score in self.scores if score.kind in CHANGES]
@@ -257,7 +257,7 @@ def _from_first(numbers: list[list[float]] | None, count: int) -> list[float]:
 def _used(folder: Path) -> Iterator[list[Path]]:
     """A list for the files that a call is done with: they are deleted as soon as no other call uses the folder.
 
-    A call that was cut leaves its files, and goes on from them. One that was killed is waited for no longer than a day.
+    An interrupted call leaves its files, and resumes from them. A killed one is waited for no longer than a day.
     """
     passing = []
     if jax.process_index() > 0:
@@ -284,7 +284,7 @@ def _used(folder: Path) -> Iterator[list[Path]]:
 
 
 def check_counts(scores: Sequence[Score], fake: Images | None, real: Images | None) -> None:
-    """Raises: UserError for too few images. fake: None where a generator makes as many as are asked for."""
+    """Raises: UserError for too few images. fake: None if a generator makes as many as are asked for."""
     for score in scores:
         least = score.k + 1 if score.kind in ('pr', 'dc') else LEAST_REALS.get(score.kind, 1)
         if score.kind not in ALONE and (reals := _reals(score, real.count)) < least:
@@ -310,5 +310,5 @@ def scorer_of(scores: Sequence[Score], folder: Path) -> Scorer:
 def open_networks(
     scores: Sequence[Score], given: Mapping[str, Path], cache: Path, **options: Any
 ) -> dict[str, Network]:
-    """{score.network: network} of all scores. Args and errors as of `networks.open_network`."""
+    """{score.network: network} of all scores. Args and errors as for `networks.open_network`."""
     return {name: open_network(name, given, cache, **options) for name in dict.fromkeys(s.network for s in scores)}

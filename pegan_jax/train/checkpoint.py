@@ -3,8 +3,8 @@
 A step's folder holds the items `sampling` (what sampling needs: EMA parameters and G's buffers), `training` (the rest
 of the state), `meta` (JSON: configuration, images shown) and `checksums.json`.
 
-A step is committed on a disk by the rename of its folder; in a bucket, where there is none, by the object COMMITTED,
-which is written after all others: a folder without it does not count, and the next launch takes it away.
+On a disk, renaming its folder commits a step. A bucket has no renames: there, the object COMMITTED, written after all
+others, commits it. A folder without it does not count, and the next launch removes it.
 """
 
 import concurrent.futures
@@ -41,7 +41,7 @@ class CheckpointError(UserError):
 
 
 def steps_of(root: Path) -> list[int]:
-    """Steps that are committed in a folder of checkpoints, oldest first; none where there is no such folder."""
+    """Steps that are committed in a folder of checkpoints, oldest first; none if there is no such folder."""
     found = sorted(int(name) for name in children(root) if name.isdecimal())
     return [step for step in found if not in_bucket(root) or (root / str(step) / COMMITTED).exists()]
 
@@ -55,20 +55,20 @@ def _digest(path: Path) -> str:
 
 
 def _write_sums(root: Path) -> None:
-    # Orbax calls this when every item is complete and before it commits the step: the sums are part of the commit, and
+    # Orbax calls this when every item is complete, before it commits the step. So the sums are part of the commit, and
     # a kill at any moment leaves either a whole step with sums or none.
     if jax.process_index() == 0:
         done = {str(step) for step in steps_of(root)}
         for name in children(root):
             if name.isdecimal() and name not in done if in_bucket(root) else name.endswith('.orbax-checkpoint-tmp'):
-                # Only the items: Orbax still writes to its own file at the top when it commits.
+                # Only the items: Orbax still writes to its own top-level file when it commits.
                 files = [file for file in below(root / name) if '/' in file]
                 sums = {file: _digest(root / name / file) for file in files}
                 (root / name / SUMS).write_text(json.dumps(sums, indent=1))
 
 
 def verify(step_dir: Path) -> str | None:
-    """What is wrong with a step's files, or None. A step without sums (saved with checksums off) passes."""
+    """What is wrong with a step's files, or None. A step without checksums (saved with them off) passes."""
     if not (step_dir / SUMS).is_file():
         return None
     try:
@@ -84,7 +84,7 @@ def verify(step_dir: Path) -> str | None:
 
 
 def split_state(state: TrainState) -> dict[str, Any]:
-    """The items of a checkpoint; every array once, but for G's parameters where there is no EMA."""
+    """The items of a checkpoint; every array is there once, except G's parameters if there is no EMA."""
     training = {
         'step': state.step,
         'nimg': state.nimg,
@@ -108,7 +108,7 @@ def join_state(items: dict[str, Any], has_ema: bool) -> TrainState:
 
 
 class _Mirror:
-    """A folder on this machine that stands for one in s3://, where Orbax writes nothing: whole steps are uploaded."""
+    """A folder on this machine that stands for one in s3://, to which Orbax cannot write: whole steps are uploaded."""
 
     def __init__(self, root: Path) -> None:
         self._root, self._kept = root, tempfile.TemporaryDirectory()
@@ -117,7 +117,7 @@ class _Mirror:
             copy_below(root / str(step), self.folder / str(step))
 
     def upload(self) -> None:
-        """Makes the bucket hold the steps that the folder holds; COMMITTED comes last and goes first."""
+        """Makes the bucket hold the steps that the folder holds; COMMITTED is written last and removed first."""
         here, there = steps_of(self.folder), steps_of(self._root)
         for step in here:
             if step not in there:
@@ -132,7 +132,7 @@ class _Mirror:
 class Checkpoints:
     """The checkpoints of one run, in `root`.
 
-    Keeps the newest `keep`, and the `keep_best` with the lowest number called `best`; if `highest`, with the highest.
+    Keeps the newest `keep`, and the `keep_best` with the lowest number named `best`, or the highest if `highest`.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Checkpoints:
         self._folder = self.root if self._mirror is None else self._mirror.folder
         kept = [policies.LatestN(keep)]
         if keep_best:
-            # A save without the metric (on an interrupt) is kept by LatestN alone.
+            # A save without the metric (on an interrupt) is kept only by LatestN.
             kept.append(
                 policies.BestN(
                     get_metric_fn=self._rank, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False
@@ -174,7 +174,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(for_orbax(self._folder), options=self._options)
 
     def _rank(self, metrics: dict) -> float:
-        """Lowest is best; last is a checkpoint of an earlier launch that measured something else."""
+        """Lowest is best; checkpoints of an earlier launch that measured something else come last."""
         return self._sign * metrics[self._best] if self._best in metrics else math.inf
 
     def steps(self) -> list[int]:
@@ -187,7 +187,7 @@ class Checkpoints:
             self.save_items(int(state.step), split_state(state), meta, metrics)
 
     def save_items(self, step: int, items: dict, meta: dict, metrics: dict | None = None) -> None:
-        """Starts saving the items of `split_state`, or 'sampling' alone, which is enough to sample."""
+        """Starts saving the items of `split_state`, or only 'sampling', which is enough to sample."""
         args = {k: ocp.args.StandardSave(v) for k, v in items.items()}
         if metrics is not None and self._best in metrics:
             metrics = {**metrics, 'rank': self._rank(metrics), 'ranked_by': self._best}
@@ -202,19 +202,19 @@ class Checkpoints:
         self._mirror.upload()
 
     def _uploaded(self) -> None:
-        """Waits for what is on its way into a bucket."""
+        """Waits for what is being uploaded to a bucket."""
         if self._upload is not None:
             upload, self._upload = self._upload, None
             upload.result()
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """What goes wrong inside is a CheckpointError."""
+        """Turns what goes wrong inside into a CheckpointError."""
         try:
             yield
-        except Exception as error:  # of many types, as below; of the disk, the network, Orbax
+        except Exception as error:  # of many types, as below; from the disk, the network, Orbax
             newest = 'none was saved before'
-            with contextlib.suppress(Exception):  # where the place itself is gone
+            with contextlib.suppress(Exception):  # the place itself may be gone
                 newest = f'the newest whole one is of step {steps_of(self.root)[-1]}'
             raise CheckpointError(
                 f'a checkpoint could not be saved in {self.root}: {_line(error)}; {newest}. Once that is in order, the '
@@ -235,12 +235,12 @@ class Checkpoints:
             ) from error
 
     def restore(self, template: TrainState) -> tuple[TrainState, dict] | None:
-        """The newest state that is intact, and its meta; None where nothing was ever saved.
+        """The newest state that is intact, and its meta; None if nothing was ever saved.
 
         Damaged steps are reported and moved to `<root>/../damaged/`, so that training can save those steps again.
 
         Args:
-          template: leaves are jax.ShapeDtypeStruct with the sharding wanted now, on any number of devices.
+          template: leaves are jax.ShapeDtypeStruct with the sharding to restore to, on any number of devices.
         Raises: CheckpointError if there are checkpoints and none can be read.
         """
         steps, failures = self.steps(), {}
@@ -283,13 +283,13 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(for_orbax(self._folder), options=self._options)
 
     def wait(self) -> None:
-        """Returns when every save that was started is where it belongs. Raises: CheckpointError if one is not."""
+        """Returns when every save that was started has arrived. Raises: CheckpointError if one failed."""
         with self._told():
             self._manager.wait_until_finished()
             self._uploaded()
 
     def close(self) -> None:
-        """Finishes what was started."""
+        """Finishes all saves that were started."""
         try:
             self.wait()
         finally:
@@ -298,7 +298,7 @@ class Checkpoints:
 
 
 def _line(error: Exception) -> str:
-    """An error of a library as one short line."""
+    """A library's error as one short line."""
     return f'{type(error).__name__}: {(str(error).splitlines() or [""])[0][:400]}'
 
 
@@ -318,8 +318,8 @@ def load_sampling(root: Path, step: int | str | None = None) -> tuple[dict, dict
 def load_networks(root: Path) -> dict[str, dict]:
     """The networks of the newest checkpoint in `root`, as NumPy arrays.
 
-    Returns: 'ema', 'g' and 'g_buffers'; also 'd' and 'd_buffers' unless the checkpoint is one for sampling alone, of
-      which 'g' is the EMA.
+    Returns: 'ema', 'g' and 'g_buffers'; also 'd' and 'd_buffers' unless the checkpoint is for sampling alone; its 'g'
+      is the EMA.
     Raises: CheckpointError if there is none, or it is damaged.
     """
     items, _ = _load(root, None, ('sampling', 'training'))
@@ -344,13 +344,13 @@ def _quiet(name: str) -> Iterator[None]:
 
 def _load(root: Path, step: int | str | None, names: tuple[str, ...], like: dict | None = None) -> tuple[dict, int]:
     # like: {name: tree of arrays} that is expected; without it, what is there is read onto a device of this process.
-    # Every process reads everything for itself: not all need to ask, and there may be more or fewer than have saved.
+    # Every process reads everything for itself: not all need to ask, and there may be more or fewer of them than saved.
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'process_{me}'
     )
     options = ocp.CheckpointManagerOptions(
-        best_fn=lambda m: math.inf,  # or there would be no metrics
+        best_fn=lambda m: math.inf,  # without it, there would be no metrics
         read_only=True,
         create=False,
         save_interval_steps=0,
@@ -361,7 +361,7 @@ def _load(root: Path, step: int | str | None, names: tuple[str, ...], like: dict
         raise CheckpointError(f'{root.parent} {what}; give the --workdir of a run, or what convert made.')
     mirror = _Mirror(root) if str(root).startswith('s3://') else None
     place = for_orbax(root if mirror is None else mirror.folder)
-    with _quiet('absl'):  # which warns of every folder that is opened to be read only
+    with _quiet('absl'):  # it warns about every folder that is opened only to be read
         manager = ocp.CheckpointManager(place, options=options)
     steps = sorted(manager.all_steps())
     if not steps:
@@ -385,14 +385,14 @@ def _load(root: Path, step: int | str | None, names: tuple[str, ...], like: dict
             if (folder / name).is_dir()
         }
         items = manager.restore(chosen, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **args))
-    except Exception as error:  # of many types, as above; of a step without sums, or damaged since they were checked
+    except Exception as error:  # of many types, as above; for a step without sums, or damaged since they were checked
         raise CheckpointError(f'the checkpoint of step {chosen} in {root} cannot be read: {error}') from error
     manager.close()
     return {'meta': items['meta'], **{name: jax.device_get(items[name]) for name in args}}, chosen
 
 
 def _best(manager: ocp.CheckpointManager, steps: list[int]) -> int | None:
-    """The step with the lowest rank, among those that were ranked by the same number as the newest."""
+    """The step with the lowest rank among those that were ranked by the same number as the newest."""
     measured = {step: found for step in steps if (found := manager.metrics(step))}
     if not measured:
         return None
@@ -417,11 +417,11 @@ def _networks(state: TrainState) -> dict[str, Any]:
 def read_networks(template: TrainState, init_from: str, partial: bool = False) -> tuple[dict[str, Any], list[str]]:
     """The networks that another run's newest checkpoint has for this model, on the host.
 
-    What is frozen in one of the runs is among its buffers, and among the parameters of the other: a network is compared
-    as a whole. The 'teacher' of a state is that of the other run, or what that run samples with if it has none.
+    What is frozen in only one of the runs is in that run's buffers and in the other's parameters, so a network is
+    compared as a whole. A state's 'teacher' is that of the other run, or what that run samples with if it has none.
 
     Args:
-      partial: leave out what does not fit, which is None in the result; a teacher must fit as a whole.
+      partial: leave out what does not fit; it is None in the result. A teacher must fit as a whole.
     Returns: the networks, and the paths of what was left out.
     Raises: ConfigError for another model, unless `partial` and something fits.
     """
@@ -468,12 +468,12 @@ def read_networks(template: TrainState, init_from: str, partial: bool = False) -
 
 
 def _variable(name: str, path: tuple) -> str:
-    """'d/b8/conv0/kernel', whether it is a parameter or a buffer of the network."""
+    """'d/b8/conv0/kernel', for both parameters and buffers of the network."""
     return f'{name.removesuffix("_buffers")}/{jax.tree_util.keystr(path, simple=True, separator="/")}'
 
 
 def with_networks(state: TrainState, networks: dict[str, Any]) -> TrainState:
-    """The state with these networks in place of its own; an array that is None there stays as it is."""
+    """The state with these networks instead of its own; an array that is None there stays as it is."""
 
     def taken(x: jax.Array, y: np.ndarray | None) -> jax.Array:
         return x if y is None else jax.device_put(np.asarray(y, x.dtype), x.sharding)

@@ -1,7 +1,7 @@
-"""A trained model as one file of safetensors: the arrays that sampling needs, by their paths, and what tells of them.
+"""A trained model as one safetensors file: the arrays that sampling needs, by their paths, and a description.
 
-The header holds, as text: the configuration without the paths of the machine that trained it, the step, the images
-shown, the names of classes, and for converted weights where they are from, with their licence.
+The header holds, as text, the configuration without the paths of the machine that trained it, the step, the images
+shown, the names of classes, and for converted weights where they come from, with their licence.
 """
 
 import dataclasses
@@ -39,26 +39,26 @@ def find(place: Path) -> Path | None:
 
 
 def shipped(name: str | os.PathLike) -> pathlib.Path | None:
-    """The file of a model that comes with this library, by its name; None where a file or folder has the name."""
+    """The file of a model that comes with this library, by its name; None if a file or folder has the name."""
     file = SHIPPED / f'{os.fspath(name)}.safetensors'
     return file if file.parent == SHIPPED and file.is_file() and not os.path.lexists(name) else None
 
 
 def is_name(model: str | os.PathLike) -> bool:
-    """Whether a model is named by an address of the hub, or as one that ships, and not by a path."""
+    """Whether a model is named by an address on the hub, or as one that ships, and not by a path."""
     return hub.is_address(model) or shipped(model) is not None
 
 
 def place(path: str | os.PathLike) -> Path:
-    """Where a model is that a user names: by a path, by the name of one that ships, or by an address of the hub.
+    """Where the model is that a user names by a path, by the name of one that ships, or by an address on the hub.
 
-    From the hub, its file is fetched.
+    A file on the hub is fetched.
     """
     return hub.fetch(path, FILE) if hub.is_address(path) else shipped(path) or as_path(path)
 
 
 def is_own(path: Path) -> bool:
-    """Whether `find` finds a file here that says of itself that `write` wrote it."""
+    """Whether `find` finds a file here that claims to be written by `write`."""
     try:
         return (file := find(path)) is not None and OWN in _header(file)
     except safetensors.SafetensorError:
@@ -71,7 +71,7 @@ def _header(file: Path) -> dict[str, str]:
 
 
 def without_paths(config: Config) -> Config:
-    """The configuration without what is private to a machine: of paths the last name."""
+    """The configuration without what is private to a machine: only the last name of paths stays."""
 
     def last(path: str | None) -> str | None:
         return path and (path.rstrip('/').rpartition('/')[2] or path)
@@ -91,8 +91,8 @@ def write(path: Path, config: Config, variables: dict, meta: dict[str, Any], dty
     Args:
       variables: {'params', 'buffers'} of the generator, float32.
       meta: JSON: 'step', 'images', 'classes' and 'imported'.
-      dtype: 'float32', or one of HALVES, half of the bytes: `read` gives float32 again, rounded. Single numbers stay as
-        they are.
+      dtype: 'float32', or one of HALVES with half of the bytes: `read` returns float32 again, rounded. Single numbers
+        stay as they are.
     Raises: UserError for a number that float16 cannot hold.
     """
     flat = traverse_util.flatten_dict(jax.device_get(variables), keep_empty_nodes=True, sep='/')
@@ -116,7 +116,7 @@ def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
     """What `write` wrote: configuration, variables as float32 NumPy arrays, meta.
 
     Raises: ForeignFileError for another file, a damaged one, and arrays that are not those of the configuration's
-      model; for a model of one image, which alone tells their shapes, these are not compared.
+      model. Shapes are not compared for a model of one image, because only that image tells them.
     """
     arrays = reader.read(path)
     try:
@@ -150,13 +150,13 @@ def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
 
 
 def _shapes(config: Config) -> tuple[dict, dict, dict]:
-    """What `GAN.init` gives, without computing it. Of the files that training needs, none is opened."""
+    """What `GAN.init` returns, without computing it. No file that training needs is opened."""
     if hasattr(config.model, 'vgg'):
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, vgg=None))
     return jax.eval_shape(configs.system_module(config.system).build(config).init, jax.random.key(0))
 
 
 def networks(path: Path) -> dict[str, dict]:
-    """As `checkpoint.load_networks`, of a file that `write` wrote."""
+    """Like `checkpoint.load_networks`, for a file that `write` wrote."""
     _, variables, _ = read(path)
     return {'ema': variables['params'], 'g': variables['params'], 'g_buffers': variables['buffers']}

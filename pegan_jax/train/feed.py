@@ -1,4 +1,4 @@
-"""Batches on their way to the devices."""
+"""Feeds batches to the devices."""
 
 import collections
 import time
@@ -11,7 +11,7 @@ POLL = 0.002  # seconds
 
 
 class Feed:
-    """Places batches on the devices ahead of the steps that take them; counts how long devices stood still for them."""
+    """Places batches on the devices ahead of the steps that take them; measures how long devices waited for them."""
 
     def __init__(self, batches: Iterator[dict], place: Callable[[dict], dict]) -> None:
         self._batches, self._place, self._idle = batches, place, 0.0
@@ -20,7 +20,7 @@ class Feed:
     def take(self, count: int, running: Sequence[jax.Array]) -> tuple[dict, ...]:
         """The next batches.
 
-        running: of the step before, which are ready when the devices have nothing left to do; none before the first.
+        running: arrays of the previous step, ready when the devices have nothing left to do; none before the first.
         """
         self._ask(count)
         batches = tuple(self._awaited(self._ahead.popleft(), running) for _ in range(count))
@@ -42,7 +42,7 @@ class Feed:
         return batch.result()
 
     def idle(self) -> float:
-        """Seconds since the last question in which devices had nothing to do but wait for data."""
+        """Seconds since the last call in which devices did nothing but wait for data."""
         found, self._idle = self._idle, 0.0
         return found
 

@@ -23,7 +23,7 @@ WANDB_ID = 'wandb_id'  # a file in the workdir: later launches continue this run
 
 
 def check_logger(logger: str | None) -> None:
-    """Raises: UserError where train.logger needs a package that is missing."""
+    """Raises: UserError if train.logger needs a package that is missing."""
     if logger == 'wandb' and importlib.util.find_spec('wandb') is None:
         raise UserError("train.logger='wandb' needs the package wandb: pip install 'pegan_jax[wandb]'.")
 
@@ -31,7 +31,7 @@ def check_logger(logger: str | None) -> None:
 class RunLog:
     """Writes in `workdir`; does nothing on processes other than the first.
 
-    metrics.jsonl has one line per log step. After a resume the steps since the checkpoint are logged again: the last
+    metrics.jsonl has one line per log step. After a resume, the steps since the checkpoint are logged again: the last
     line of a step counts. With train.logger='wandb', the same numbers and images go to one run of wandb, which later
     launches in this workdir continue.
 
@@ -95,14 +95,14 @@ class RunLog:
             self._bar.write(text, file=sys.stderr)
 
     def upload(self) -> None:
-        """Copies what has been written so far into the bucket, for a workdir in one."""
+        """Copies what has been written so far into the bucket, if the workdir is in one."""
         if self._main and in_bucket(self._workdir):
             self._events.flush()
             self._take_evaluations()
             copy_below(self._here, self._workdir)
 
     def _take_evaluations(self) -> None:
-        """Adds what `evaluate` has written into the bucket's metrics.jsonl, which the upload replaces."""
+        """Adds what `evaluate` has written to the bucket's metrics.jsonl, which the upload replaces."""
         here, there = (folder / 'metrics.jsonl' for folder in (self._here, self._workdir))
         if there.exists():
             known = set(here.read_text().splitlines())
@@ -124,10 +124,10 @@ class RunLog:
 def _wandb_run(workdir: Path, config: Config) -> Any:
     """The run of wandb that belongs to a workdir: begun at the first launch, continued at later ones.
 
-    Its numbers are drawn over their own `step`, since a launch repeats those since the last checkpoint, which wandb's
-    step counter would refuse. The files of wandb stay on this machine if the workdir is in a bucket.
+    Its numbers are plotted against a `step` of their own: a launch repeats those since the last checkpoint, which
+    wandb's step counter would refuse. The files of wandb stay on this machine if the workdir is in a bucket.
 
-    Raises: UserError where wandb cannot begin, such as without a login.
+    Raises: UserError if wandb cannot begin, such as without a login.
     """
     import wandb  # an extra, which takes long to import
 

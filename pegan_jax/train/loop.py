@@ -33,15 +33,15 @@ from pegan_jax.train.workdir import check_config, check_data, check_there, locke
 
 
 def run(config: Config, workdir: str | os.PathLike) -> TrainState:
-    """Trains to `config.train.total_kimg`; a second call with the same workdir goes on where the first one stopped.
+    """Trains to `config.train.total_kimg`; a second call with the same workdir resumes where the first one stopped.
 
-    Writes in workdir only: config.json, data.json, checkpoints/, samples/, tensorboard/, metrics.jsonl (and tfds/ for
+    Writes only in workdir: config.json, data.json, checkpoints/, samples/, tensorboard/, metrics.jsonl (and tfds/ for
     'worlds', wandb/ and wandb_id with train.logger='wandb'); and compiled programs in train.compilation_cache. What can
     be computed again stays in ~/.cache/pegan_jax if the workdir is in a bucket. SIGTERM or SIGINT saves and returns.
     On several processes, every process calls it after jax.distributed.initialize, with the same arguments and a workdir
     that all of them see.
 
-    Raises: ConfigError, ValueError for what cannot run; CheckpointError; NonFiniteError.
+    Raises: ConfigError or ValueError for what cannot run; CheckpointError; NonFiniteError.
     """
     workdir, train, mesh = as_path(workdir), config.train, data_mesh()
     agree({**configs.to_dict(config), 'workdir': str(workdir), 'jax': jax.__version__})
@@ -67,10 +67,10 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', **kept)))
         state, launched, lines = _first_state(gan, config, mesh, checkpoints)
         step, nimg = int(state.step), int(state.nimg)
-        # Images count, not steps: of earlier launches these may have had other batches.
+        # Images count, not steps: those of earlier launches may have had other batches.
         total_steps = step + train.steps_for(train.total_images - nimg) if own_steps is None else own_steps
         together(lambda: write(workdir, config, contents), first_only=True)
-        # What is shown and measured of a run is the frame, whatever windows training sees.
+        # A run's pictures and scores are of the frame, whatever windows training sees.
         frame = dataclasses.replace(config.data, frame_share=1.0)
         data, frames = (
             functools.partial(pipeline.batches, source, seen, seed=train.seed) for seen in (config.data, frame)
@@ -133,7 +133,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         def due(every: int) -> bool:
             return every > 0 and step % every == 0
 
-        proven = False  # that what this launch saves can be read
+        proven = False  # whether what this launch saves can be read
         stage = gan.stage_at(step - 1, nimg - launched.train.batch_size, train.seed) if step else None
         if gan.enter is not None:
             state = gan.enter(state, None, stage or gan.stage_at(step, nimg, train.seed))
@@ -177,7 +177,7 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
 def _first_state(
     gan: GAN, config: Config, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
 ) -> tuple[TrainState, Config, list[str]]:
-    """The newest state that the run has saved, or its first one; the settings that led there; lines that tell of it."""
+    """The newest state that the run has saved, or its first one; the settings that led there; lines that say so."""
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())),
         jax.eval_shape(functools.partial(create_state, gan, config.train.seed)),
@@ -201,12 +201,12 @@ def _first_state(
 
 
 def _digests(rows: dict[str, np.ndarray]) -> dict[str, str]:
-    """What tells whether processes read the same files: {'mask files': a hash}."""
+    """Hashes that tell whether processes read the same files: {'mask files': a hash}."""
     return {f'{name} files': hashlib.sha256(drawn.tobytes()).hexdigest() for name, drawn in rows.items()}
 
 
 def _with_rows(gan: GAN, train: TrainConfig, data: Iterator[dict], nimg: int) -> Iterator[dict]:
-    """Batches of the data, and what the system gives for the steps that take them."""
+    """Batches of the data, with what the system adds for the steps that take them."""
     for first, batch in zip(itertools.count(nimg, train.batch_size), data, strict=False):
         rows = {} if gan.rows is None else gan.rows(train.seed, [first] * len(batch['image']))
         yield batch | rows

@@ -20,7 +20,7 @@ from pegan_jax.train.step import NON_FINITE, SKIPPED
 log = logging.getLogger(__name__)
 
 
-SLOW = 0.1  # share of the time from which waiting for data is told
+SLOW = 0.1  # the share of time spent waiting for data from which it is reported
 
 
 class NonFiniteError(UserError):
@@ -34,7 +34,7 @@ class Metrics:
         self._checkpoints, self._runlog, self._feed, self._batch_size = checkpoints, runlog, feed, batch_size
         self._fresh, self._ready, self._slow_intervals = [], [], 0
         self._thread, self._paused = futures.ThreadPoolExecutor(1), 0.0
-        # When the steps in _ready are done, and in how many seconds of them devices had no data.
+        # When the steps in _ready are done, and for how many of their seconds devices had no data.
         self._end, self._idle = self._thread.submit(self._end_of, []), 0.0
         self._since, self._bad_intervals = self._clock(), 0
         self._skipped, self._skipped_in_a_row = 0, 0
@@ -58,7 +58,7 @@ class Metrics:
         """Logs the interval before the last one, whose steps are done by now."""
         self._log()
         self._ready, self._fresh, self._idle = self._fresh, [], self._feed.idle()
-        # How far the host is ahead of the device changes, so that its own time tells nothing.
+        # How far the host is ahead of the device changes, so its own clock says nothing.
         self._end = self._thread.submit(self._end_of, self._ready)
 
     def flush(self) -> None:
@@ -67,7 +67,7 @@ class Metrics:
         self.report()
 
     def _clock(self) -> float:
-        """Seconds, without those of pauses."""
+        """Seconds, not counting pauses."""
         return time.perf_counter() - self._paused
 
     def _end_of(self, steps: list) -> float:
@@ -119,7 +119,7 @@ class Metrics:
                 )
 
     def _check_skipped(self, values: list[dict], step: int) -> None:
-        """Tells of steps with updates that were left out. Raises: NonFiniteError if these are all of several."""
+        """Reports steps with updates left out. Raises: NonFiniteError if all of them, and more than one, had such."""
         count = sum(bool(s.get(SKIPPED, 0.0)) for s in values)
         self._skipped_in_a_row = self._skipped_in_a_row + count if count == len(values) else 0
         if self._skipped_in_a_row > 1:
@@ -133,7 +133,7 @@ class Metrics:
             )  # fmt: skip
 
     def _warn_of_gradients(self, values: list[dict], step: int) -> None:
-        """Systems that replace what is not finite in gradients can do so for a while; not at every step."""
+        """Warns of replaced non-finite gradients: systems may replace them for a while, but not at every step."""
         bad = sum(any(v > 0 for name, v in s.items() if name.startswith(NON_FINITE)) for s in values)
         self._bad_intervals = self._bad_intervals + 1 if bad == len(values) else 0
         if self._bad_intervals and self._bad_intervals.bit_count() == 1:  # the first, second, fourth, eighth ...

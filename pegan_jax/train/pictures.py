@@ -1,4 +1,4 @@
-"""What a run shows of itself: sample images of fixed inputs, and their distance to real ones."""
+"""Pictures of a run: sample images of fixed inputs, and their distance to real ones."""
 
 import contextlib
 import functools
@@ -38,14 +38,14 @@ class Pictures:
 
     def _read(self, count: int) -> dict[str, np.ndarray]:
         """The first images of the data, and what comes with them."""
-        # One by one, as many batches are read ahead.
+        # One by one, because many batches are read ahead.
         with contextlib.closing(self._batches(batch_size=1, start_image=0)) as reals:
             read = list(itertools.islice(reals, count))
         rows = {} if self._gan.rows is None else self._gan.rows(self._config.train.seed, range(count))
         return {name: np.concatenate([row[name] for row in read]) for name in read[0]} | rows
 
     def inputs(self, count: int) -> Iterator[tuple[Any, np.ndarray | None]]:
-        """Inputs of `images_of`, and labels, for `count` images or a few more, batch_size of them at once."""
+        """Inputs of `images_of`, and labels, for `count` images or a few more, batch_size at once."""
         for start in range(0, count, self.batch_size):
             index = np.arange(start, start + self.batch_size)
 
@@ -65,7 +65,7 @@ class Pictures:
         return image_grid(to_uint8(self.images(state, rows * columns)), columns)
 
     def start(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Names and pictures, uint8, of what there is before training: images, and what is left of them to complete."""
+        """Names and pictures, uint8, of what exists before training: images, and the same with holes to complete."""
         rows, columns = self._config.train.sample_grid
         count = rows * columns
         yield 'reals', image_grid(self._first(count)['image'], columns)
@@ -74,13 +74,13 @@ class Pictures:
             yield 'inputs', image_grid(to_uint8(np.concatenate(parts)[:count]), columns)
 
     def distance(self, state: TrainState) -> float:
-        """Sliced Wasserstein distance between samples and real images, quantised alike and of the samples' size."""
+        """Sliced Wasserstein distance between samples and real images, quantised the same way, in the samples' size."""
         count, stages = self._config.train.metric_images, self._gan.stages
         samples = np.concatenate([to_uint8(np.asarray(self._sample(state.sampling, *x))) for x in self.inputs(count)])
         samples, images = samples[:count], self._first(count)['image']
         height, width = samples.shape[1:3]
         if stages and (height, width) in {stage.size for stage in stages()}:
-            # As the training step does it.
+            # As in the training step.
             floats = images / np.float32(127.5) - 1
             images = to_uint8(resize_align_corners(floats, (height, width), antialias=True))
         # Data for random rotations are larger than what is cut from them.
@@ -89,7 +89,7 @@ class Pictures:
 
 
 def drawn(inputs: dict) -> np.ndarray:
-    """Inputs of a system that completes images as pictures [N, H, W, C]: holes are grey, lines in them white."""
+    """Inputs of a system that completes images, as pictures [N, H, W, C]: holes are grey, lines in them white."""
     image, mask = np.asarray(inputs['image']), np.asarray(inputs['mask'])
     holes = np.zeros_like(image) + np.asarray(inputs.get('sketch', 0.0))
     holes[..., 3:] = 1  # opaque

@@ -19,24 +19,24 @@ Key = tuple[Stage, tuple[int, ...], int]
 
 
 def _shape(x: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, 'sharding', None))  # pmap takes arrays of NumPy
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, 'sharding', None))  # pmap takes NumPy arrays
 
 
 class Programs:
     """Compiles what a run needs when it is due. Programs that are known to come compile earlier:
 
-    - on a GPU or TPU of one process those of the same stage, or of all stages where the system lists them, on idle
-      cores of the host while the first steps run;
-    - elsewhere those of listed stages before the first step.
+    - on a GPU or TPU of one process, those of the same stage, or of all stages if the system lists them, on idle cores
+      of the host while the first steps run;
+    - elsewhere, those of listed stages before the first step.
 
-    announce: is told the name of what is waited for, and returns a context to wait in.
+    announce: gets the name of what is being waited for, and returns a context to wait in.
     """
 
     def __init__(self, gan: GAN, train: TrainConfig, mesh: Mesh, announce: Callable) -> None:
         self._gan, self._train, self._mesh, self._announce = gan, train, mesh, announce
         self._compiled: dict[Key, concurrent.futures.Future] = {}
         self._options = step_options(train, mesh)
-        # An argument, so that runs that differ in it alone share their programs.
+        # An argument, so that runs that differ only in it share their programs.
         self._seed = jax.make_array_from_process_local_data(NamedSharding(mesh, P()), np.uint32(train.seed))
         self._on_cpu = mesh.devices.flat[0].platform == 'cpu'
         self._beside = not self._on_cpu and jax.process_count() == 1
@@ -60,11 +60,11 @@ class Programs:
         return state, metrics
 
     def close(self) -> None:
-        """Compiles no more than what is being compiled."""
+        """Lets running compilations finish, and starts no more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ahead(self, stage: Stage) -> list[Key]:
-        """Programs of single steps that will come, as far as they are to be compiled before they are due."""
+        """Programs of single steps that will come and should be compiled before they are due."""
         if self._gan.stages:
             return [] if self._compiled and not self._beside else [(*k, 1) for k in all_programs(self._gan)]
         return [(stage, due, 1) for due in all_due(self._gan, self._train.total_steps)] if self._beside else []
@@ -76,7 +76,7 @@ class Programs:
         return program.lower(state, batches[:count], self._seed).compile()
 
     def key(self, stage: Stage, step: int, nimg: int, total_steps: int) -> Key:
-        """The program of the next steps: inner_steps of them if they are alike and nothing is due amid, or one."""
+        """The program of the next steps: inner_steps of them if they are alike and nothing is due between, or one."""
         train, count = self._train, self._train.inner_steps
         due, last = due_updates(self._gan, step), step + count - 1
         every = (train.log_every, train.sample_every, train.checkpoint_every)

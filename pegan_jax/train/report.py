@@ -27,7 +27,7 @@ from pegan_jax.train.targets import described_devices, memory_of
 def matmul_flops(jaxpr: Any) -> int:
     """Multiplications and additions of the matmuls and convolutions of a jaxpr, in loops as often as they run.
 
-    XLA's own count takes the body of a loop once. Of a conditional, all branches are counted.
+    XLA's own count takes the body of a loop once. All branches of a conditional are counted.
     """
     total = 0
     for eqn in jaxpr.eqns:
@@ -48,7 +48,7 @@ def matmul_flops(jaxpr: Any) -> int:
 
 
 def abstract_batch(config: Config, count: int) -> dict:
-    """Shapes of `count` rows of a batch, as a run gives them."""
+    """Shapes of `count` rows of a batch, as in a run."""
     batch = {'image': jax.ShapeDtypeStruct((count, *config.data.size, config.data.channels), jnp.uint8)}
     if config.data.labels:
         batch['label'] = jax.ShapeDtypeStruct((count,), jnp.int32)
@@ -59,7 +59,7 @@ def abstract_batch(config: Config, count: int) -> dict:
     if config.data.crop == 'scales':
         batch |= {'offset': jax.ShapeDtypeStruct((count, 2), jnp.float32)}
         batch |= {'scale': jax.ShapeDtypeStruct((count,), jnp.float32)}
-    if getattr(config.model, 'masks', None) == 'folder':  # of `GAN.rows`, whose files need not be here
+    if getattr(config.model, 'masks', None) == 'folder':  # from `GAN.rows`, whose files need not be here
         batch['mask'] = jax.ShapeDtypeStruct((count, *config.data.size), jnp.bool_)
     return batch
 
@@ -76,7 +76,7 @@ def abstract_inputs(gan: GAN, config: Config, count: int) -> Any:
 def layer_table(gan: GAN, config: Config, variables: dict) -> str:
     """The layers of a generator in the order of their calls for one image: parameters, buffers, output, dtype.
 
-    Numbers of a layer are its own: those of layers inside of it stand in their rows. Nothing is computed.
+    Numbers of a layer are its own: layers inside it have rows of their own. Nothing is computed.
 
     Args:
       variables: {'params', 'buffers'} of the generator, arrays or their shapes.
@@ -84,7 +84,7 @@ def layer_table(gan: GAN, config: Config, variables: dict) -> str:
     rows, counted, inside = [], set(), []
 
     def own(module: nn.Module, trained: bool) -> int:
-        """Numbers of the arrays that the module itself has, where they are not counted yet."""
+        """Numbers in the arrays that the module itself has, if they are not counted yet."""
         found = {
             id(x): x.size
             for kind, variables in module.variables.items() if (kind == 'params') == trained
@@ -129,7 +129,7 @@ _BITS = {'pred': 8, 'bf16': 16, 'f16': 16, 'f32': 32, 'f64': 64, 'c64': 64, 'c12
 def collectives(program: str) -> dict[str, tuple[int, int]]:
     """{kind: (how many, bytes of their results)} of what devices exchange in a compiled program, as XLA prints it.
 
-    Of several in one operation, whose result is a tuple, bytes are those of all.
+    If one operation combines several and its result is a tuple, bytes are those of all.
     """
     found = {}
     for result, kind in re.findall(rf'= (\S.*?) ({"|".join(COLLECTIVES)})(?:-start)?\(', program):
@@ -148,8 +148,8 @@ def dry_run(config: Config, topology: str | None = None) -> str:
     XLA's plan for that step, per device. The step is compiled, nothing is allocated or trained.
 
     Args:
-      topology: what to compile for in place of these devices, as of `described_devices`; then also what its devices
-        exchange in that step.
+      topology: what to compile for instead of these devices, as for `described_devices`; the text then also says what
+        its devices exchange in that step.
     Raises: UserError if the step does not fit into a device.
     """
     train, mesh = config.train, data_mesh(None if topology is None else described_devices(topology))
@@ -177,7 +177,7 @@ def dry_run(config: Config, topology: str | None = None) -> str:
             return compile_step(step, 'jit', mesh).trace(abstract(state, P()), abstract(batch, P('data')))
 
     platform = mesh.devices.flat[0].platform
-    # At its default effort TPU's compiler takes twenty minutes and more for steps that take it one minute like this.
+    # At its default effort, the TPU compiler takes twenty minutes and more for steps that take one minute like this.
     effort = None
     if platform == 'tpu' and topology is not None:
         effort = {'exec_time_optimization_effort': -1.0, 'memory_fitting_effort': -1.0}
@@ -197,7 +197,7 @@ def dry_run(config: Config, topology: str | None = None) -> str:
         raise too_large(' '.join(str(error).split())[:300]) from None
     took, memory = time.perf_counter() - begin, compiled.memory_analysis()
     inputs = abstract_inputs(gan, config, 1)
-    with ops.for_platform('gpu'):  # where a convolution is one: what stands for it on a CPU computes more, or less
+    with ops.for_platform('gpu'):  # where a convolution is one: its replacement on a CPU computes more, or less
         sampling = matmul_flops(jax.make_jaxpr(functools.partial(images_of, gan))(state.sampling, inputs))
     training = matmul_flops(trace('gpu').jaxpr) * mesh.size / train.batch_size
     peak = (

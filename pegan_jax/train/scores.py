@@ -1,4 +1,4 @@
-"""Scores that a run measures of itself when it saves a checkpoint."""
+"""Scores that a run measures when it saves a checkpoint."""
 
 import functools
 
@@ -15,13 +15,13 @@ from pegan_jax.train.state import TrainState
 
 
 class RunScores:
-    """The scores of train.metrics, of samples against the run's data; of the worlds, against others.
+    """The scores of train.metrics, of samples against the run's data; for the worlds, against other worlds.
 
     best: the number that checkpoints are kept by; highest: whether more is better.
     """
 
     def __init__(self, gan: GAN, config: Config, workdir: Path) -> None:
-        """Raises: UserError for what cannot be scored, such as a network whose file is not at hand."""
+        """Raises: UserError for what cannot be scored, such as by a network whose file is not at hand."""
         images.check_generator(gan, config.system)
         wanted, self._gan, self._config = parse_all(config.train.metrics), gan, config
         self.best, self.highest = wanted[0].results[0], wanted[0].kind in HIGHER_IS_BETTER

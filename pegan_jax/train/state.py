@@ -10,13 +10,13 @@ from pegan_jax.gan import GAN
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything a run needs to go on, except the configuration; random keys are functions of (seed, step, sample).
+    """Everything a run needs to resume, except the configuration; random keys are functions of (seed, step, sample).
 
     step: optimiser steps taken, int32 [].
     nimg: real images shown, over all devices and processes, int32 [].
-    params, buffers: {'g': ..., 'd': ... if there is one}; buffers are what checkpoints carry but no gradient reaches.
-    params['teacher']: variables of a generator that stays as it is, where a loss of 'g' asks for one.
-    opt: {'g': ..., 'd': ...} too, Optax states; of a network that is trained by parts, one per part.
+    params, buffers: {'g': ..., 'd': ... if there is one}; checkpoints hold buffers too, but no gradient reaches them.
+    params['teacher']: variables of a generator that stays as it is, if a loss of 'g' asks for one.
+    opt: {'g': ..., 'd': ...} too, Optax states; for a network that is trained by parts, one per part.
     ema: running mean of params['g'], or None.
     stats: running statistics of losses.
     """
@@ -31,12 +31,12 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def sampling(self) -> dict:
-        """Variables to sample with: {'params': ema (params['g'] where there is none), 'buffers': buffers['g']}."""
+        """Variables to sample with: {'params': ema (params['g'] if there is none), 'buffers': buffers['g']}."""
         return {'params': self.params['g'] if self.ema is None else self.ema, 'buffers': self.buffers['g']}
 
 
 def create_state(gan: GAN, seed: int) -> TrainState:
-    """The state before step 0. Pure; compile it with the sharding that is wanted."""
+    """The state before step 0. Pure; compile it with the desired sharding."""
     # Steps use fold_in(key(seed), step) with step < 2^31; the largest fold is free for the initial parameters.
     params, buffers, stats = gan.init(jax.random.fold_in(jax.random.key(seed), 2**32 - 1))
     by_part = {update.net for update in gan.updates if update.part is not None}

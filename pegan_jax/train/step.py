@@ -20,7 +20,7 @@ from pegan_jax.train.state import TrainState, create_state
 
 AXIS = 'data'
 NON_FINITE = (
-    'gradients/non_finite_'  # metrics of this name and a network's: entries of its gradient that are no numbers
+    'gradients/non_finite_'  # metrics of this name plus a network's: entries of its gradient that are not finite
 )
 
 
@@ -28,9 +28,9 @@ SKIPPED = 'gradients/skipped'  # a metric: 1.0 where an update of the step was l
 
 
 def persistent_cache(folder: str | None) -> None:
-    """Keeps compiled programs in a folder, so that a second launch does not compile again; None: does not.
+    """Keeps compiled programs in a folder, so that a second launch does not compile again; None keeps none.
 
-    JAX_COMPILATION_CACHE_DIR, where it is set, goes before.
+    JAX_COMPILATION_CACHE_DIR, if set, takes precedence.
     """
     if folder is not None and not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', str(as_path(folder)))
@@ -59,7 +59,7 @@ def all_due(gan: GAN, steps: float = math.inf) -> list[tuple[int, ...]]:
 
 
 def all_programs(gan: GAN) -> tuple[tuple[Stage, tuple[int, ...]], ...]:
-    """(stage, due updates) of every step of a run, whose stages the system lists."""
+    """(stage, due updates) of every step of a run, if the system lists its stages."""
     return tuple((stage, due) for stage in gan.stages() for due in all_due(gan))
 
 
@@ -68,12 +68,12 @@ def _pmean(tree: Any) -> Any:
 
 
 def _changed(new: dict, old: dict) -> dict:
-    """What is not the very same array as before; None for what is, which is equal in all parts and on all devices."""
+    """Arrays that are not the very same as before; None for the others, equal in all parts and on all devices."""
     return jax.tree.map(lambda x, y: None if x is y else x, new, old)
 
 
 def _pmean_changed(new: dict, old: dict) -> dict:
-    """Means over devices of what `_changed` gives, and what was there in place of None."""
+    """Means over devices of what `_changed` returns, with the old array instead of None."""
     return jax.tree.map(lambda x, y: y if x is None or x is y else _pmean(x), new, old, is_leaf=lambda x: x is None)
 
 
@@ -102,7 +102,7 @@ def _matmuls(primitive: Any, *_: Any, **__: Any) -> bool:
 
 
 def _mean_over_parts(function: Callable, parts: Any, unroll: bool) -> Any:
-    """Means of what a function gives for each of the rows of `parts`; of what is no float, the last."""
+    """Means of what a function returns for each of the rows of `parts`; the last result for what is not a float."""
 
     def added(total: Any, part: Any) -> tuple[Any, None]:
         found = function(part)
@@ -117,9 +117,9 @@ def _mean_over_parts(function: Callable, parts: Any, unroll: bool) -> Any:
 
 
 def step_options(train: TrainConfig, mesh: Mesh) -> dict[str, Any]:
-    """What the settings of a run choose of `device_step`.
+    """The options of `device_step` that the settings of a run choose.
 
-    Raises: UserError unless every device gets the same number of images, and its parts do.
+    Raises: UserError unless every device, and each of its parts, gets the same number of images.
     """
     check_batch_size(train.batch_size, mesh.size, train.accumulate)
     return {
@@ -148,15 +148,15 @@ def device_step(
     Args:
       state: replicated.
       batch: 'image' [b, H, W, C] uint8, and whatever else the source gives, b rows each. Losses see images in [-1, 1],
-        resized to the stage (corners kept, as grids of any size keep them; low-passed where the stage is smaller).
+        resized to the stage (corners are kept, as in grids of any size; low-passed if the stage is smaller).
       gan, stage, due: static; due as from `due_updates`.
       seed: uint32 [], so that one program serves all seeds, or a number.
-      parts: rows are divided into so many equal parts, one after the other, whose gradients, buffers and metrics are
-        averaged as those of devices are: the numbers are those of so many times more devices.
-      unroll: no loop over the parts; on a CPU gradients of convolutions are many times slower in one.
+      parts: rows are divided into this many equal parts, one after the other. Their gradients, buffers and metrics are
+        averaged like those of devices: the numbers are those of that many times more devices.
+      unroll: no loop over the parts; on a CPU, gradients of convolutions are many times slower in a loop.
       remat: for the gradient, only results of convolutions and matmuls are kept; the others are computed again.
-      skip: an update whose loss or gradient is not finite on any device changes nothing, and metrics[SKIPPED] tells.
-    Returns: the new state, equal on all devices, and scalar metrics averaged over them. metrics['finite'] is 1.0 where
+      skip: an update whose loss or gradient is not finite on any device changes nothing; metrics[SKIPPED] says so.
+    Returns: the new state, equal on all devices, and scalar metrics averaged over them. metrics['finite'] is 1.0 if
       every loss of the step was finite on every device, otherwise 0.0; for every network that was trained, NON_FINITE
       counts the entries of its gradients that were not finite.
     """
@@ -182,7 +182,7 @@ def device_step(
         def loss(params: dict, batch: dict, update=update, i=i, state=state, path=path):  # noqa: ANN001, ANN202
             params = _put(state.params, path, params)[path[0]]
             value, (fields, scalars) = update.loss(params, state, batch, jax.random.fold_in(key, i), stage)
-            # Here, as arrays that come out of a loop or of `checkpoint` are others.
+            # Here, because arrays that come out of a loop or of `checkpoint` are different ones.
             fields = _changed(fields, {name: getattr(state, name) for name in fields})
             return value * update.interval, (fields, scalars)
 
@@ -235,7 +235,7 @@ def device_steps(
     due: tuple[int, ...],
     **options: Any,
 ) -> tuple[TrainState, dict]:
-    """As many steps as there are batches, in a loop on the device; metrics [steps]. options: of `step_options`."""
+    """As many steps as there are batches, in a loop on the device; metrics [steps]. options: from `step_options`."""
     one = functools.partial(device_step, gan=gan, stage=stage, due=due, seed=seed, **options)
     if len(batches) == 1:
         state, metrics = one(state, batches[0])
@@ -248,9 +248,9 @@ def compile_step(step: Callable, backend: str, mesh: Mesh, seeded: bool = False)
 
     Args:
       step: (state, batch or tuple of batches) -> (state, metrics) on one device, reducing over the axis 'data' itself.
-      seeded: it takes a seed [] behind these, equal on all devices.
+      seeded: the step also takes a seed [], its last argument, equal on all devices.
       backend: 'jit', shard_map under jit; or 'pmap'.
-    Returns: a function of the replicated state and a batch as `place_batch` gives it, with .lower() for ahead-of-time
+    Returns: a function of the replicated state and a batch as `place_batch` returns it, with .lower() for ahead-of-time
       compilation.
     """
     if backend == 'pmap':

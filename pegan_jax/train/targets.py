@@ -1,4 +1,4 @@
-"""Devices that are not here, which programs can be compiled for: slices of TPUs, GPUs of one host."""
+"""Devices that are not here, for which programs can be compiled: slices of TPUs, GPUs of one host."""
 
 import importlib.util
 import os
@@ -35,8 +35,8 @@ def described_devices(topology: str) -> list:
     """Devices that programs can be compiled for and that are not here.
 
     Args:
-      topology: a slice of TPUs, such as 'v5e:4x4', or GPUs of one host and how many, such as 'h100:8'.
-    Raises: UserError without the compiler for them, or for a name that it does not know.
+      topology: a slice of TPUs, such as 'v5e:4x4', or a number of GPUs of one host, such as 'h100:8'.
+    Raises: UserError if the compiler for them is missing, or for a name that it does not know.
     """
     kind, _, count = topology.partition(':')
     if kind in GPUS:

@@ -1,4 +1,4 @@
-"""A run's folder: one process writes in it at a time, it holds one model, and it knows what that was trained on."""
+"""A run's folder: one process writes in it at a time, it holds one model, and records what that was trained on."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ CONFIG, DATA, IMPORTED = 'config.json', 'data.json', 'imported.json'
 def locked(workdir: Path) -> Iterator[None]:
     """Makes the folder, and keeps other runs out of it. The lock of a process that has died does not count.
 
-    Nothing can be locked in a bucket: there, a run that has not ended as it should is told, in a warning.
+    Nothing can be locked in a bucket: there, a warning reports a run that has not ended properly.
 
     Raises: UserError, which names the process that is at work there.
     """
@@ -68,9 +68,9 @@ def _owner(file: Path) -> str:
 
 
 def check_config(workdir: Path, config: Config) -> None:
-    """A workdir holds one model; settings that change nothing of what it is may change between launches, and are told.
+    """A workdir holds one model; settings that do not change what it is may change between launches, and are reported.
 
-    Fields that the version of its first launch did not have are at their defaults.
+    Fields that the version of its first launch did not have take their defaults.
 
     Raises: ConfigError for another model, or another image that a run of a single image learns.
     """
@@ -149,7 +149,7 @@ def check_there(workdir: Path) -> None:
 
 
 def read_classes(workdir: Path) -> tuple[str, ...]:
-    """The names of the classes that a run was trained with, in order; none where they have no names."""
+    """The names of the classes that a run was trained with, in order; none if they have no names."""
     try:
         return tuple(json.loads((workdir / DATA).read_text())['classes'])
     except (OSError, ValueError, KeyError, TypeError):
@@ -157,7 +157,7 @@ def read_classes(workdir: Path) -> tuple[str, ...]:
 
 
 def read_imported(workdir: Path) -> dict | None:
-    """Where converted weights are from, {'file', 'inferred', 'licence'}; None where nothing tells of it."""
+    """Where converted weights come from, {'file', 'inferred', 'licence'}; None if nothing says so."""
     try:
         return dict(json.loads((workdir / IMPORTED).read_text()))
     except (OSError, ValueError, TypeError):

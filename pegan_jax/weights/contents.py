@@ -1,4 +1,4 @@
-"""What foreign files hold, in any format: arrays by name, records, words; limits, and the error of what is refused."""
+"""What foreign files hold, in any format: arrays by name, records, words; limits, and the error for what is refused."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -11,8 +11,8 @@ from pegan_jax.settings import UserError
 MAX_BYTES = 16 * 2**30  # of a file: far above every published checkpoint
 MAX_WORK = 5_000_000  # instructions and items copied: a state dict of a thousand tensors takes some fifty thousand
 MAX_DEPTH = 32  # of containers that `arrays` descends into
-MAX_NAME = 4096  # characters of one key of them
-# Numbers in the settings that a file tells, far above all that is published: networks are built before their arrays are
+MAX_NAME = 4096  # characters of one of their keys
+# Limits of numbers in a file's settings, far above anything published: networks are built before their arrays are
 # compared with those of the file. The first pattern that fits a name counts.
 MAX_SETTINGS = {
     r'.*layers': 50, r'num_.*|.*_scales': 100, r'.*resolution': 16384, r'filter_size': 64, r'(?s:.*)': 2**24,
@@ -26,7 +26,7 @@ class ForeignFileError(UserError):
 
 
 class Record(dict):
-    """An object of another program: its attributes; of a torch module, {name: array} of its state dict."""
+    """An object of another program: its attributes, or for a torch module {name: array} of its state dict."""
 
     def __init__(self, class_name: str) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class Record(dict):
 
 
 def shown(word: Any) -> str:
-    """A file's own word, safe to print: short, without control characters; of what is no word or number, the type."""
-    # Of containers only short lists of numbers are printed: the text of nested ones can be exponentially long.
+    """A file's own word, safe to print: short, without control characters; for what is no word or number, its type."""
+    # Only short lists of numbers are printed among containers: the text of nested ones can be exponentially long.
     flat = word if type(word) in (list, tuple) and len(word) <= 8 else [word]
     if isinstance(word, (str, BaseException)) or all(_is_number(x) for x in flat):
         text = str(word)
@@ -94,7 +94,7 @@ def _key(key: Any) -> str:
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raises: ForeignFileError for settings of a model that would take for ever to be built; see MAX_SETTINGS."""
+    """Raises: ForeignFileError for settings of a model that would take for ever to build; see MAX_SETTINGS."""
     for name, value in settings.items():
         most = next(most for pattern, most in MAX_SETTINGS.items() if re.fullmatch(pattern, name))
         numbers = value if isinstance(value, (list, tuple)) else [value]
@@ -114,13 +114,13 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def records(tree: Any) -> dict[str, Record]:
-    """{name: record} of the settings that lie beside the networks of a file, which are read but not used."""
+    """{name: record} of the settings beside the networks of a file; they are read but not used."""
     found = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
     return {shown(name): value for name, value in found if isinstance(value, Record) and not arrays(value)}
 
 
 def from_bytes(data: bytes, dtype: np.dtype) -> np.ndarray:
-    """The numbers that lie in a file's bytes, [n]."""
+    """The numbers in a file's bytes, [n]."""
     if dtype == np.bool_:
         return np.frombuffer(data, np.uint8) != 0  # A bool byte other than 0 and 1 would be undefined behaviour.
     return np.frombuffer(data, dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from pegan_jax.ops import resize_half_pixel
 from pegan_jax.weights import contents, reader, rules
 
-# Index of a convolution among torchvision's `vgg16().features`, and its features; a pool is behind every block.
+# Index of a convolution among torchvision's `vgg16().features`, and its features; a pool follows every block.
 BLOCKS = (
     ((0, 64), (2, 64)),
     ((5, 128), (7, 128)),
@@ -50,10 +50,10 @@ def pool(x: jax.Array) -> jax.Array:
 
 
 def vgg_pools(params: dict, images: jax.Array) -> tuple[jax.Array, ...]:
-    """Feature maps behind the first three pools, which perceptual losses compare (Liu et al. 2018, section 3.3).
+    """Feature maps after the first three pools, which perceptual losses compare (Liu et al. 2018, section 3.3).
 
     Args:
-      params: of `load_vgg`.
+      params: from `load_vgg`.
       images: [N, H, W, 3] in [0, 1], both sides at least 8.
     Returns: [N, H // 2, W // 2, 64], [N, H // 4, W // 4, 128], [N, H // 8, W // 8, 256].
     """
@@ -86,7 +86,7 @@ class HED(nn.Module):
     """Holistically-nested edge detection (Xie and Tu 2015): x [N, H, W, 3], sides multiples of 16 -> [N, H, W].
 
     Five side outputs, a 1x1 convolution of each block, are enlarged bilinearly, and a 1x1 convolution of all of them
-    gives logits; the result is between 0 and 1. Borders are padded by zeros as VGG's are; the released network pads by
+    gives logits; the result is between 0 and 1. Borders are padded with zeros as in VGG; the released network pads by
     35 pixels.
     """
 
@@ -101,7 +101,7 @@ class HED(nn.Module):
 def load_hed(path: str | pathlib.Path) -> dict:
     """Parameters of `HED` from a torch file, whatever its names: weights and biases in turn, in order.
 
-    That is: thirteen 3x3 convolutions and, among or behind them, five 1x1 convolutions of the side outputs and one that
+    That is: thirteen 3x3 convolutions and, among or after them, five 1x1 convolutions of the side outputs and one that
     fuses them.
 
     Raises: ForeignFileError if there is no such file, or it holds anything else; for safetensors, which have no order.
@@ -134,9 +134,9 @@ def _hed(params: dict, x: jax.Array) -> jax.Array:
 
 
 def hed_edges(params: dict, image: np.ndarray) -> np.ndarray:
-    """How much of an edge every pixel is, uint8 [H, W, 1] with 255 for certainty, of an image uint8 [H, W, 3] (RGB).
+    """How likely each pixel is an edge, uint8 [H, W, 1] with 255 for certainty, in an image uint8 [H, W, 3] (RGB).
 
-    The image is continued by its border to multiples of 64 pixels, so that few programs are compiled for many sizes.
+    The border is repeated up to multiples of 64 pixels, so that few programs are compiled for many sizes.
     """
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % 64), (0, -width % 64), (0, 0)), mode='edge')

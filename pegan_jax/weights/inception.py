@@ -1,7 +1,7 @@
-"""Inception-v3, in the form that FID is defined with, and its first layers, which SIFID is.
+"""Inception-v3, in the form that defines FID, and its first layers, which define SIFID.
 
-The network of TensorFlow's archive of 2015-12-05 (Szegedy et al. 2016), as the file that users of pytorch-fid and
-torch-fidelity have holds it: 1008 classes; means of pools leave padding out; the pool of the last block takes maxima.
+It is the network of TensorFlow's archive of 2015-12-05 (Szegedy et al. 2016), as in the file that users of pytorch-fid
+and torch-fidelity have: 1008 classes; means of pools leave padding out; the pool of the last block takes maxima.
 """
 
 import pathlib
@@ -137,7 +137,7 @@ def _stem(x: jax.Array) -> jax.Array:
 
 
 class InceptionV3(nn.Module):
-    """x [N, 299, 299, 3], of `prepare` -> features [N, 2048], the means of the last block."""
+    """x [N, 299, 299, 3], from `prepare` -> features [N, 2048], the means of the last block."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -156,8 +156,8 @@ class InceptionV3(nn.Module):
 def prepare(images: jax.Array, resize: str = 'published') -> jax.Array:
     """uint8 [N, H, W, 3] -> [N, 299, 299, 3] in [-1, 1): (x - 128) / 128 of the resized image.
 
-    resize: 'published': bilinear as the network's own graph has it, `resize_corner`, not antialiased; 'clean': bicubic,
-      antialiased, between 0 and 255 and not rounded, as clean-fid has it (Parmar et al. 2022).
+    resize: 'published': bilinear as in the network's own graph, `resize_corner`, not antialiased; 'clean': bicubic,
+      antialiased, between 0 and 255 and not rounded, as in clean-fid (Parmar et al. 2022).
     """
     x = images.astype(jnp.float32)
     x = resize_corner(x, (SIDE, SIDE)) if resize == 'published' else jnp.clip(resize_bicubic(x, (SIDE, SIDE)), 0, 255)
@@ -169,8 +169,8 @@ def load_inception(path: str | pathlib.Path) -> tuple[dict, np.ndarray]:
 
     Args:
       path: pytorch-fid's file (pt_inception-2015-12-05-6726825d.pth).
-    Raises: ForeignFileError if there is no such file, or it holds anything else; of torchvision's own Inception-v3,
-      which has other weights and other pools, it says so.
+    Raises: ForeignFileError if there is no such file, or it holds anything else; the message names torchvision's own
+      Inception-v3, which has other weights and other pools.
     """
     found = contents.arrays(reader.read(path))
     if 'fc.weight' in found and len(found['fc.weight']) != CLASSES:

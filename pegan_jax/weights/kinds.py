@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes and by the names in it: so that a refusal can say so, and what to do."""
+"""What a file is, by its first bytes and the names in it, so that a refusal can say so, and what to do."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -54,7 +54,7 @@ _PROGRAMS = (
 
 
 def refusal(head: bytes) -> str | None:
-    """Why a file that begins so cannot be read: what it is, and what to do; None if it may be read."""
+    """Why a file with this beginning cannot be read: what it is, and what to do; None if it may be read."""
     if not head:
         return 'is empty; download it again.'
     if is_safetensors(head):
@@ -63,7 +63,7 @@ def refusal(head: bytes) -> str | None:
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file begins as safetensors do: the length of a header, then the header, which is JSON."""
+    """Whether a file begins like safetensors: the length of a header, then the header, which is JSON."""
     return len(head) > 9 and head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 2**27
 
 

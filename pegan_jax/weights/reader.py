@@ -17,7 +17,7 @@ from pegan_jax.weights.contents import MAX_BYTES, Budget, ForeignFileError, from
 from pegan_jax.weights.pickles import Machine
 
 _TORCH_MAGIC, _TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-# By the names that safetensors has for them.
+# By their names in safetensors.
 _SAFE_DTYPES = {
     'F64': np.float64, 'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16, 'I64': np.int64,
     'I32': np.int32, 'I16': np.int16, 'I8': np.int8, 'U8': np.uint8, 'BOOL': np.bool_,
@@ -27,9 +27,9 @@ _SAFE_DTYPES = {
 def read(path: str | os.PathLike) -> Any:
     """The object that a torch checkpoint, a pickle or a safetensors file holds; tensors are read-only NumPy arrays.
 
-    Containers, numbers, strings and NumPy arrays come as they are, torch.Size as a tuple, torch.device and paths as
-    text, network objects of NVIDIA's pickles as the dictionaries that describe them (the source text in them is never
-    used), objects of other programs as `Record`s.
+    Containers, numbers, strings and NumPy arrays come unchanged, torch.Size as a tuple, torch.device and paths as text,
+    network objects of NVIDIA's pickles as the dictionaries that describe them (the source text in them is never used),
+    objects of other programs as `Record`s.
 
     Raises: ForeignFileError, which says what the file is if it is none of these.
     """
@@ -150,7 +150,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 class _Bounded:
-    """A file that is asked for no more than it has left: Python makes room for what is asked for, before it looks."""
+    """A file from which no more is requested than it has left: Python allocates what is requested before it looks."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size, self.readline, self.tell = file, size, file.readline, file.tell
@@ -182,7 +182,7 @@ def _read_stream(stream: BinaryIO, size: int, budget: Budget, nested: bool = Fal
 
 
 def _read_inside(data: bytes, budget: Budget) -> Any:
-    """The legacy torch format inside of a pickle, as NVIDIA's have it for each tensor."""
+    """The legacy torch format inside a pickle; NVIDIA's have one for each tensor."""
     return _read_stream(io.BytesIO(data), len(data), budget, nested=True)
 
 

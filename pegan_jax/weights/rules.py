@@ -15,7 +15,7 @@ MORE_DIGITS = r'\d{6}'  # than a layer's number or a side of images has
 
 
 class Rule(NamedTuple):
-    """Source names that match `pattern` wholly go to `path`, changed by `transform`.
+    """Arrays whose whole source name matches `pattern` go to `path`, changed by `transform`.
 
     path: 'a/b/{0}', filled with the pattern's groups, their dots turned into underscores; or a function of the groups.
     """
@@ -59,7 +59,7 @@ def apply(source: Mapping[str, np.ndarray], rules: Sequence[Rule], target: Any, 
 
 
 def fill(what: str | os.PathLike, source: Mapping, rules: Sequence[Rule], target: Any, **options: Any) -> dict:
-    """As `apply`; its error begins with `what`: a file, or a network in it."""
+    """Like `apply`, but its error begins with `what`: a file, or a network in it."""
     try:
         return apply(source, rules, target, **options)
     except ForeignFileError as error:
@@ -83,7 +83,7 @@ def renamed(name: str, array: np.ndarray, rules: Sequence[Rule]) -> tuple[str | 
 
 
 def _path_of(rule: Rule, match: re.Match) -> str | None:
-    """Where a rule sends a name; None if a number in the name is that of no layer: paths have powers of two in them."""
+    """Where a rule sends a name; None if a number in it belongs to no layer: paths have powers of two in them."""
     groups = [g.replace('.', '_') for g in match.groups()]
     if any(re.search(MORE_DIGITS, g) for g in groups):
         return None
@@ -140,7 +140,7 @@ def pointwise(array: np.ndarray) -> np.ndarray:
 def swap_colours(array: np.ndarray, axis: int = -1, channels: int | None = None) -> np.ndarray:
     """BGR to RGB and back, along an axis that begins with the channels of an image; grey and opacity stay in place.
 
-    channels: of the image; None: as many as the axis has.
+    channels: those of the image; None: as many as the axis has.
     """
     order = np.arange(array.shape[axis])
     if (channels or len(order)) >= 3:

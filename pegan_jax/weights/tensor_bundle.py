@@ -70,7 +70,7 @@ def _newest(text: Path) -> Path | None:
     found = re.search(r'^\s*model_checkpoint_path:\s*"([^"\n]*)"', content, re.MULTILINE)
     if found is None:
         return None
-    # The path is that of the machine which wrote it; its last part is what lies here.
+    # The path is that on the machine that wrote it; its last part names what lies here.
     prefix = re.split(r'[/\\]', found[1])[-1]
     index = text.with_name(f'{prefix}.index')
     if '\0' in prefix or not index.is_file():
@@ -81,10 +81,10 @@ def _newest(text: Path) -> Path | None:
 def read(index: str | os.PathLike) -> dict[str, np.ndarray]:
     """{variable name: array} of a checkpoint; arrays are read-only.
 
-    Entries that are no plain numbers, such as strings, are left out, with a warning.
+    Entries that are not plain numbers, such as strings, are left out, with a warning.
 
     Args:
-      index: as `find` gives it.
+      index: as `find` returns it.
     Raises: ForeignFileError for files that are damaged or cut off, and for what is not read: compressed tables,
       big-endian files, partitioned variables.
     """
@@ -99,7 +99,7 @@ def read(index: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _checked(path: Path, limit: int) -> pathlib.Path:
-    """The file; of one in a bucket, a copy on this machine. Raises: ForeignFileError if it is missing, or larger."""
+    """The file, or a copy on this machine of one in a bucket. Raises: ForeignFileError if it is missing, or larger."""
     if not path.is_file():
         raise ForeignFileError(f'the file {path.name} is missing.')
     path = on_disk(path)
@@ -119,7 +119,7 @@ def _unmasked(masked: int) -> int:
 
 def _arrays(entries: dict[str, _Entry], files: list[pathlib.Path]) -> dict[str, np.ndarray]:
     sizes = [file.stat().st_size for file in files]
-    # Arrays that lay on top of each other could ask for far more memory than the files have bytes.
+    # Overlapping arrays could ask for far more memory than the files have bytes.
     declared = sum(entry.size for entry in entries.values())
     if declared > sum(sizes):
         raise ForeignFileError(f'declares arrays of {declared} bytes; the data has {sum(sizes)}. Is it cut off?')
@@ -159,7 +159,7 @@ def _index(data: bytes) -> tuple[dict[str, _Entry], int]:
     for _, value in _block(data, *handles[2:]):
         offset, at = _varint(value, 0)
         size, _ = _varint(value, at)
-        if offset < behind:  # one block that is named often would be read as often
+        if offset < behind:  # a block that is named often would be read as often
             raise ForeignFileError(f'is damaged: the block at byte {offset} lies before the end of another one.')
         behind = offset + size + _TRAILER_BYTES
         for key, entry in _block(data, offset, size):
@@ -219,7 +219,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """A number of 7 bits per byte, least significant first, and the position behind it."""
+    """A number of 7 bits per byte, least significant first, and the position after it."""
     number = 0
     for i, byte in enumerate(data[position : position + 10]):
         number |= (byte & 0x7F) << (7 * i)

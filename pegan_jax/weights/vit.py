@@ -15,7 +15,7 @@ from pegan_jax.weights import contents, reader, rules
 from pegan_jax.weights.features import IMAGENET_MEAN, IMAGENET_STD
 
 HEAD = 64  # channels of an attention head, whatever the size of the network
-SIDE = 224  # of images that DINOv2 gets
+SIDE = 224  # of the images that DINOv2 gets
 OFFSET = 0.1  # see `dinov2_features`
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -24,7 +24,7 @@ class _Block(nn.Module):
     """x + s attention(norm(x)), then x + s dense(norm(x)) (Dosovitskiy et al. 2021, eqs. 2 and 3), x [N, T, D].
 
     hidden: channels between the two dense layers, and their activation.
-    epsilon: of both norms.
+    epsilon: that of both norms.
     scaled: whether s is learnt, one per channel (Touvron et al. 2021, eq. 8), or is 1.
     """
 
@@ -56,9 +56,9 @@ def _norm(epsilon: float, name: str) -> nn.LayerNorm:
 class DINOv2(nn.Module):
     """x [N, H, W, 3] as DINOv2 (Oquab et al. 2023) expects it, sides multiples of a patch -> its class token [N, D].
 
-    width, layers, hidden, patch: D, blocks, channels inside of them, pixels of a patch's side.
-    grid: positions per side that the file has; where an image has others, they are read from it bicubically.
-    offset: of that reading, see `ops.resize_bicubic_half_pixel`.
+    width, layers, hidden, patch: D, blocks, channels inside them, pixels of a patch's side.
+    grid: positions per side that the file has; if an image has others, they are read from it bicubically.
+    offset: that of this reading, see `ops.resize_bicubic_half_pixel`.
     """
 
     width: int
@@ -82,7 +82,7 @@ class DINOv2(nn.Module):
 class CLIPVision(nn.Module):
     """x [N, S, S, 3] as CLIP (Radford et al. 2021) expects it, S = patch grid -> embeddings [N, E] of length 1.
 
-    Fields as of `DINOv2`; embedding: E.
+    Fields as in `DINOv2`; embedding: E.
     """
 
     width: int
@@ -109,7 +109,7 @@ def _gelu(x: jax.Array) -> jax.Array:
 
 
 def _quick_gelu(x: jax.Array) -> jax.Array:
-    """What CLIP was trained with in place of GELU."""
+    """What CLIP was trained with instead of GELU."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
@@ -145,8 +145,8 @@ def _normalised(x: jax.Array, mean: Sequence[float], std: Sequence[float]) -> ja
 def dinov2_features(net: DINOv2, params: dict, images: jax.Array) -> jax.Array:
     """Class tokens [N, D] of images uint8 [N, H, W, 3], each resized to 224 x 224 whatever its shape.
 
-    Stein et al. 2023 compare those of ViT-L. Positions are read with an offset of 0.1, as DINOv2's program has it, by
-    which published numbers were computed (transformers 4.40 has it, 4.46 and later have none).
+    Stein et al. 2023 compare those of ViT-L. Positions are read with an offset of 0.1, as in DINOv2's program, which
+    computed the published numbers (transformers 4.40 has the offset, 4.46 and later have none).
     """
     x = _normalised(_resized(images, SIDE), IMAGENET_MEAN, IMAGENET_STD)
     return net.apply({'params': params}, x)
@@ -197,7 +197,7 @@ def load_clip(path: str | pathlib.Path) -> tuple[CLIPVision, dict]:
     """The image encoder of CLIP in any size, and its parameters.
 
     Args:
-      path: a file with the names of Hugging Face (openai/clip-vit-large-patch14-336); what is of texts is left out.
+      path: a file with the names of Hugging Face (openai/clip-vit-large-patch14-336); the text part is left out.
     Raises: ForeignFileError if there is no such file, or it holds anything else.
     """
     found = {k: v for k, v in contents.arrays(reader.read(path)).items() if k.startswith(('vision_model.', 'visual_'))}

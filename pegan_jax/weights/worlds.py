@@ -1,7 +1,7 @@
 """A small feature network that comes with the package, so that a fresh install has a score of distributions.
 
-It was trained on the procedural worlds (benchmarks/worlds_network.py) to tell how an image was spoilt, if at all, and
-what the world is: horizon, hour, season, colours. Its distances mean something for images of that kind.
+It was trained on the procedural worlds (benchmarks/worlds_network.py) to tell how an image was degraded, if at all, and
+what the world is: horizon, hour, season, colours. Its distances are meaningful for images of that kind.
 """
 
 import functools
@@ -20,7 +20,7 @@ CHANNELS = (32, 64, 96, 128)
 
 
 class WorldsNet(nn.Module):
-    """Images [N, 64, 64, 3] in [-1, 1] -> features [N, 128], and `outputs` numbers made of them by one layer."""
+    """Images [N, 64, 64, 3] in [-1, 1] -> features [N, 128], and `outputs` numbers that one layer makes of them."""
 
     outputs: int = 0
 
