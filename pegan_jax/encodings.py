@@ -272,9 +272,10 @@ def sg3_features(
     """a_k sin(2 pi (f_k . M p + phase_k)) at any positions p, one image.
 
     The transformed frequency f'_k = f_k M[:2, :2] fades out between the bandwidth B and the Nyquist rate:
-    a_k = clip(1 - (|f'_k| - B) / (sampling_rate / 2 - B), 0, 1), or within 1e-4 B where the two are equal. The result
-    is exact within 2e-6 given f'_k, at any distance and for any shift; where M turns or zooms, f'_k itself is rounded,
-    which adds 1e-6 |f'_k| |p|.
+    a_k = clip(1 - (|f'_k| - B) / max(sampling_rate / 2 - B, 1e-4 B), 0, 1).
+
+    The result is exact within 2e-6 given f'_k, at any distance and for any shift; where M turns or zooms, f'_k itself
+    is rounded, which adds 1e-6 |f'_k| |p|.
 
     Args:
       points: [..., 2] in image widths, e.g. `sg3_grid`; freqs: [C, 2]; phases: [C] in cycles; matrix: [3, 3].

@@ -334,7 +334,7 @@ def _normalised(noise: jax.Array) -> jax.Array:
 
 
 def _correlations(noise: jax.Array) -> jax.Array:
-    """Squared means of the products with the right and lower neighbours, with wrap-around, at all sizes down to 8."""
+    """Squared means of the products with the left and upper neighbours, with wrap-around, at all sizes down to 8."""
     total = 0.0
     while True:
         total += sum(jnp.square(jnp.mean(noise * jnp.roll(noise, 1, axis))) for axis in (0, 1))

@@ -31,7 +31,7 @@ class DataConfig:
     Paths are on a disk (`~` is the home folder), or in a bucket, gs:// or s3://.
 
     tfds: name of a TFDS dataset prepared as ArrayRecord, or 'worlds', which is prepared on first use.
-    folder: path of a folder of images, searched recursively, or of a ZIP file of images that are not compressed again.
+    folder: path of a folder of images, searched recursively, or of a ZIP file of images.
     image: path of one image.
     split: TFDS split, slices included ('train[:90%]').
     data_dir: TFDS data directory; None: the TFDS default, and `<workdir>/tfds` for 'worlds'.

@@ -49,9 +49,10 @@ def convert(
 
     Args:
       source: a torch file of CIPS, zip or legacy: a training checkpoint or a released generator; a network pickle of
-        NVIDIA's StyleGAN2 (TensorFlow), StyleGAN2-ADA or StyleGAN3; a torch file of the port of StyleGAN2, or mmgen's
-        SinGAN, StyleGAN2, MS-PIE, PGGAN or DCGAN; the folder of a SinGAN of the original program; for DeepFillv2, the
-        official checkpoint (its prefix, one of its files, or the folder), or a torch file of the port.
+        NVIDIA's StyleGAN2 (TensorFlow), StyleGAN2-ADA or StyleGAN3, or of CREPS; a torch file of the port of
+        StyleGAN2, or mmgen's SinGAN, StyleGAN2, MS-PIE, PGGAN or DCGAN; the folder of a SinGAN of the original program;
+        for DeepFillv2, the official checkpoint (its prefix, one of its files, or the folder), or a torch file of the
+        port.
       out: the new directory; it may exist if it is empty. Nothing is left there if the conversion fails.
       activation: 'sin' or 'sinrelu', for CIPS with sines throughout, whose files do not distinguish them.
       noises: for SinGAN, the second file, with the noise of the reconstruction.

@@ -1,6 +1,7 @@
-"""StyleGAN2's discriminator (Karras et al. 2020, arXiv 1912.04958), used by CIPS and StyleGAN3; MS-PIE uses its blocks.
+"""StyleGAN2's discriminator (Karras et al. 2020, arXiv 1912.04958), for CIPS, CREPS and StyleGAN3 too.
 
-Residual blocks halve the image until its shorter side has 4 to 7 pixels; square sides are powers of two as published.
+MS-PIE uses its blocks. Residual blocks halve the image until its shorter side has 4 to 7 pixels; square sides are
+powers of two as published.
 """
 
 import itertools

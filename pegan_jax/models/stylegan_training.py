@@ -91,7 +91,7 @@ def check(model: Any) -> None:
 
 
 def validate(config: Any) -> None:
-    """Checks a whole run configuration of StyleGAN2 or StyleGAN3. Raises ConfigError."""
+    """Checks a whole run configuration of StyleGAN2, StyleGAN3 or CREPS. Raises ConfigError."""
     data, model = config.data, config.model
     if data.size != model.size:
         raise ConfigError(
@@ -187,7 +187,7 @@ def networks(model: Any, generator: Callable, synthesise: Callable) -> Networks:
 
 
 def discriminator(model: Any) -> Discriminator:
-    """The Linen module of a StyleGAN2 or StyleGAN3 configuration."""
+    """The Linen module of a StyleGAN2, StyleGAN3 or CREPS configuration."""
     return Discriminator(
         (model.d_channels or widths(model.size, model.d_channel_base, model.d_channel_max))[::-1],
         model.d_architecture,
@@ -412,7 +412,7 @@ def assemble(
     d_sees_coords: bool = False,
     beside: Callable | None = None,
 ) -> GAN:
-    """The GAN of a StyleGAN2 or StyleGAN3 run configuration: G main, G path length, D main, D R1, in this order.
+    """The GAN of a StyleGAN2, StyleGAN3 or CREPS run configuration: G main, G path length, D main, D R1, in this order.
 
     Args:
       generator, synthesise: as for `networks`; options, view: as for `sampler`.
