@@ -200,7 +200,7 @@ class Page:
 
     @property
     def notice(self):
-        return self.driver.find_element(By.ID, 'notice').text
+        return ' '.join(element.text for element in self.driver.find_elements(By.ID, 'notice'))
 
     def screenshot(self, path):
         path.write_bytes(base64.b64decode(self.run('Page.captureScreenshot')['data']))
