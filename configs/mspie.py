@@ -2,7 +2,7 @@
 
 python train.py --config configs/mspie.py:ARGUMENTS --workdir WORKDIR [--config.data.folder=PATH]
 
-Arguments combine with commas: one row (default f), changes to it, and tiny. The scores are those of the release for
+Arguments combine with commas: one row (default f), changes to it, and small or tiny. The scores are those of the release for
 FFHQ at the largest of the row's sizes, with 8 GPUs: FID of 50,000 images, precision and recall of 10,000. None of these
 runs has been repeated with this library.
 
@@ -33,7 +33,8 @@ runs has been repeated with this library.
 Row a is also called sg2, for the study of a single size: sg2, sg2,conv-resize, sg2,no-pad, sg2,no-pad,csg,
 sg2,no-pad,spe. `sample --size HxW` makes images in sizes that were not trained, including rectangles.
 
-tiny is the same program on small procedural images, at 16 and 24 pixels.
+small is the same program on procedural worlds at 32, 48 and 64 pixels (some hours on two CPU cores), tiny at 16 and 24,
+for tests. Rows of one size take the first.
 """
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick
@@ -76,14 +77,14 @@ def chosen(words, choices):
 
 
 def get_config(arg=''):
-    words = pick(arg, (*ROWS, *(word for choices in CHANGES.values() for word in choices), 'tiny'), 'configs/mspie.py')
+    words = pick(arg, (*ROWS, *(word for choices in CHANGES.values() for word in choices), 'small', 'tiny'), 'configs/mspie.py')
     row = chosen(words, ROWS) or 'f'
     changes = {name: choices[word] for name, choices in CHANGES.items() if (word := chosen(words, choices))}
     if changes.get('padding') is False:
         changes = dict(upsampling='resize-conv') | changes
     model = ROWS[row] | changes
-    if 'tiny' in words:
-        return tiny(model)
+    if 'small' in words or 'tiny' in words:
+        return small(model, 'tiny' in words)
     iterations, batch_size = (1_500_002, 16) if row == 'f-1024' else (1_100_002, 24)
     resolution = {'a': 256, 'sg2': 256, 'f-896': 1024, 'f-1024': 1024}.get(row, 512)
     return Config(
@@ -95,36 +96,39 @@ def get_config(arg=''):
     )
 
 
-def tiny(model):
-    """Three widths, and the smallest pair of sizes if there are several."""
-    small = dict(
-        img_resolution=16,
-        z_dim=16,
+def small(model, tiny):
+    """Narrow networks. Rows of several sizes have three, as published, or the smallest pair."""
+    resolution, channels = (16, 16) if tiny else (32, 64)
+    several = 'scales' in model
+    if several:
+        model = model | dict(scales=(0, 2) if tiny else (0, 2, 4))
+    if 'scale_probs' in model and tiny:
+        model = model | dict(scale_probs=(0.75, 0.25))
+    largest = resolution * (3 if tiny else 4) // 2 if several else resolution
+    narrow = dict(
+        img_resolution=resolution,
+        z_dim=channels,
         mapping_layers=2,
-        channel_base=128,
-        channel_max=16,
-        d_channel_base=128,
-        d_channel_max=16,
+        channel_base=128 if tiny else 768,
+        channel_max=channels,
+        d_channel_base=128 if tiny else 1024,
+        d_channel_max=16 if tiny else 96,
         r1_gamma=0.1,
-        r1_interval=4,
-        ema_beta=0.98,
+        r1_interval=4 if tiny else 16,
+        ema_beta=0.98 if tiny else 0.999,
     )
-    if 'scales' in model:
-        small |= dict(scales=(0, 2))
-    if 'scale_probs' in model:
-        small |= dict(scale_probs=(0.75, 0.25))
     return Config(
         system='mspie',
-        model=mspie.Config(**model | small),
-        data=DataConfig(resolution=24 if 'scales' in model else 16, num_worlds=256),
+        model=mspie.Config(**model | narrow),
+        data=DataConfig(resolution=largest, num_worlds=256 if tiny else 8192),
         optim=OptimConfig(g_lr=0.002, d_lr=0.002),
         train=TrainConfig(
-            batch_size=8,
-            total_kimg=0.8,
-            log_every=10,
-            sample_every=50,
-            checkpoint_every=50,
-            metric_images=32,
-            sample_grid=(2, 4),
+            batch_size=8 if tiny else 16,
+            total_kimg=0.8 if tiny else 160.0,
+            log_every=10 if tiny else 100,
+            sample_every=50 if tiny else 1000,
+            checkpoint_every=50 if tiny else 1000,
+            metric_images=32 if tiny else 256,
+            sample_grid=(2, 4) if tiny else (4, 8),
         ),
     )
