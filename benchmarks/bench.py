@@ -62,7 +62,7 @@ Programs = dict[Program, float]  # with their shares of the steps
 
 
 def definition_flops(function: Callable, *args: Any) -> int:
-    """Multiplications and additions of a function's matmuls, convolutions and FIR filters, by their definition."""
+    """Multiplications and additions of matmuls, convolutions, FIR filters and the attention, by their definition."""
     total, original = 0, fir._upfirdn2d
 
     def counted(x: jax.Array, f: jax.Array, up: tuple, *rest: Any) -> jax.Array:
@@ -72,9 +72,24 @@ def definition_flops(function: Callable, *args: Any) -> int:
         return y
 
     # On other backends than CPU a convolution is one, and not the matmuls that stand for it.
-    with mock.patch.multiple(fir, _upfirdn2d=counted, KERNELS=False), ops.for_platform('gpu'):
+    with (
+        mock.patch.multiple(fir, _upfirdn2d=counted, KERNELS=False),
+        mock.patch.object(deepfill, 'contextual_attention', defined_attention),
+        ops.for_platform('gpu'),
+    ):
         jaxpr = jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr
     return matmul_flops(jaxpr) + total
+
+
+def defined_attention(f: jax.Array, b: jax.Array, mask: jax.Array, *, nearest: str, **_: Any) -> attention.Attended:
+    """All products of `attention.contextual_attention`, window by window, and nothing else of it."""
+    queries, keys = (attention.patches3(attention.thin_out(x, 2, nearest)) for x in (f, b))
+    copied = attention.blocks(b, 2)
+    windows = attention.corners(copied)
+    n, h, w, depth = windows.shape
+    found = jnp.einsum('nqj,njk->nqk', jnp.einsum('nqk,njk->nqj', queries, keys), windows.reshape(n, h * w, depth))
+    (pasted,) = jax.linear_transpose(attention.corners, copied)(found.reshape(windows.shape))
+    return attention.Attended(attention.unblocked(pasted, 2), jnp.zeros((n, h, w, 2), jnp.int32), None)
 
 
 def compile_timed(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, dict]:
@@ -103,8 +118,6 @@ def counted_gan(config: configs.Config) -> GAN:
     changes = {}
     if config.system == 'cips':
         changes = {'train_chunk': math.prod(config.model.size)}
-    elif config.system == 'deepfill':
-        changes = {'fuse': False}  # which takes additions only, but is computed in strips that overlap
     model = dataclasses.replace(config.model, **changes)
     return configs.system_module(config.system).build(dataclasses.replace(config, model=model))
 

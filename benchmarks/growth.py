@@ -32,7 +32,10 @@ from pegan_jax.sampling.pictures import sample
 from pegan_jax.train.state import TrainState
 from pegan_jax.train.step import data_mesh, replicated_state
 
-MAKERS = ('cips:tiny', 'creps:small', 'mspie:a,tiny', 'stylegan2:small', 'stylegan3:t,small', 'stylegan3:r,small')
+MAKERS = (
+    'cips:tiny', 'creps:small', 'dcgan:celeba64,tiny', 'pggan:celeba128,tiny', 'mspie:a,tiny', 'stylegan2:small',
+    'stylegan3:t,small', 'stylegan3:r,small', 'pconv:tiny', 'deepfill:small',
+)  # fmt: skip
 CHANNEL_BASE = 8192  # at every size: of 2048 pixels on a side, a layer has 4 channels
 Point = tuple[float, int]  # seconds and bytes
 Measure = Callable[[str, int, int], Point]  # of a configuration, a size and how many repeats
@@ -44,9 +47,13 @@ def at_size(spec: str, side: int) -> list[str]:
     changes = [f'model.img_resolution={side}', f'data.resolution={side}']
     bases = [field for field in ('channel_base', 'd_channel_base') if hasattr(model, field)]
     changes += [f'model.{field}={CHANNEL_BASE}' for field in bases]
+    sizes = side.bit_length() - 2  # 4, 8, ... pixels
     if widths := getattr(model, 'd_channels', None):
-        sizes = side.bit_length() - 2  # down to 4 pixels
         changes.append(f'model.d_channels={(*widths, *8 * widths[-1:])[:sizes]}')
+    if hasattr(model, 'base_channels'):  # of a DCGAN at 4 pixels, and of its discriminator at the most
+        changes += ['model.base_channels=512', f'model.d_base_channels={4096 // side}']
+    if hasattr(model, 'stage_kimg'):
+        changes.append(f'model.stage_kimg={(0.1,) * (sizes - 1)}')
     return changes
 
 
@@ -129,7 +136,7 @@ def main() -> None:
         jax.config.update('jax_num_cpu_devices', max(sizes))
     everything = {'machine': bench.machine(), 'axis': args.axis, 'rows': {}}
     print('; '.join(map(str, everything['machine'].values())))
-    for spec in args.config or (*MAKERS, 'deepfill:small'):
+    for spec in args.config or MAKERS:
         for name in args.what or kinds:
             found = row(kinds[name], spec, sizes, power, args)
             everything['rows'][f'{spec} {name}'] = found

@@ -2,9 +2,9 @@
 
 python train.py --config configs/mspie.py:ARGUMENTS --workdir WORKDIR [--config.data.folder=PATH]
 
-Arguments combine with commas: one row (default f), changes to it, and small or tiny. The scores are those of the release for
-FFHQ at the largest of the row's sizes, with 8 GPUs: FID of 50,000 images, precision and recall of 10,000. None of these
-runs has been repeated with this library.
+Arguments combine with commas: one row (default f), changes to it, and small or tiny. The scores are those of the
+release for FFHQ at the largest of the row's sizes, with 8 GPUs: FID of 50,000 images, precision and recall of 10,000.
+None of these runs has been repeated with this library.
 
   row     input                padding  upsampling    channels G/D  sizes             FID    precision  recall
   a       constant 4 x 4       zero     deconv        2 / 2         256               5.56   75.92      51.24
@@ -77,7 +77,8 @@ def chosen(words, choices):
 
 
 def get_config(arg=''):
-    words = pick(arg, (*ROWS, *(word for choices in CHANGES.values() for word in choices), 'small', 'tiny'), 'configs/mspie.py')
+    changing = (word for choices in CHANGES.values() for word in choices)
+    words = pick(arg, (*ROWS, *changing, 'small', 'tiny'), 'configs/mspie.py')
     row = chosen(words, ROWS) or 'f'
     changes = {name: choices[word] for name, choices in CHANGES.items() if (word := chosen(words, choices))}
     if changes.get('padding') is False:

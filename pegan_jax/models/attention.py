@@ -65,105 +65,141 @@ class Attended(NamedTuple):
     weights: jax.Array | None
 
 
-def patches3(x: jax.Array) -> jax.Array:
-    """3x3 windows with a border of zeros: [N, h, w, C] -> [N, h w, 9 C]."""
+def patches3(x: jax.Array, columns: int = 3) -> jax.Array:
+    """Windows of 3 rows and 3 columns, or 1, with a border of zeros: [N, h, w, C] -> [N, h w, 3 columns C]."""
     n, h, w, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    parts = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    side = columns // 2
+    padded = jnp.pad(x, ((0, 0), (1, 1), (side, side), (0, 0)))
+    parts = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(columns)]
     return jnp.concatenate(parts, axis=-1).reshape(n, h * w, -1)
 
 
-def copied_patches(b: jax.Array, rate: int) -> jax.Array:
-    """Windows of side 2 rate every rate pixels, padded as `same_padding`: [N, H, W, C] -> [N, B, 2 rate, 2 rate, C]."""
-    n, height, width, c = b.shape
-    pad = same_padding(height, 2 * rate, rate)  # the same for all multiples of rate
-    padded = jnp.pad(b, ((0, 0), pad, pad, (0, 0)))
-    blocks = padded.reshape(n, height // rate + 1, rate, width // rate + 1, rate, c).swapaxes(2, 3)
-    rows = jnp.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=3)
-    return jnp.concatenate([rows[:, :, :-1], rows[:, :, 1:]], axis=4).reshape(n, -1, 2 * rate, 2 * rate, c)
+def lengths(b: jax.Array) -> jax.Array:
+    """Of the 3x3 windows of [N, bh, bw, C]: [N, bh bw, 1]."""
+    # The root has no derivative at 0, where a window of zeros would put it; this one's is 0 there.
+    return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(patches3(b)), axis=2, keepdims=True), 1e-8))
 
 
-def paste_patches(patches: jax.Array, rate: int) -> jax.Array:
-    """Adjoint of `copied_patches`, divided by 4: [N, h, w, 2 rate, 2 rate, C] -> [N, h rate, w rate, C].
+def blocks(x: jax.Array, rate: int) -> jax.Array:
+    """Squares of side rate, which two windows of side 2 rate share: [N, h rate, w rate, C] -> [N, h+1, w+1, rate^2 C].
 
-    Four patches meet in a pixel, but two at the image's edges and one in its corners: these are dimmed, as published.
+    A border of zeros is as wide as `same_padding` makes it for such windows, of which one begins at every square but
+    the last of each row and column.
     """
-    n, h, w, _, _, c = patches.shape
-    total = 0.0
-    for i in range(2):
-        for j in range(2):
-            part = patches[:, :, :, i * rate : (i + 1) * rate, j * rate : (j + 1) * rate]
-            total += jnp.pad(part, ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0), (0, 0), (0, 0)))
-    image = total.swapaxes(2, 3).reshape(n, (h + 1) * rate, (w + 1) * rate, c)
+    n, height, width, c = x.shape
+    pad = same_padding(height, 2 * rate, rate)  # the same for all multiples of rate
+    h, w = height // rate + 1, width // rate + 1
+    padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+    return padded.reshape(n, h, rate, w, rate, c).swapaxes(2, 3).reshape(n, h, w, rate**2 * c)
+
+
+def unblocked(x: jax.Array, rate: int) -> jax.Array:
+    """Undoes `blocks`."""
+    n, h, w, depth = x.shape
+    padded = x.reshape(n, h, w, rate, rate, depth // rate**2).swapaxes(2, 3).reshape(n, h * rate, w * rate, -1)
     before = rate // 2
-    return image[:, before : before + h * rate, before : before + w * rate] / 4
+    return padded[:, before : before + (h - 1) * rate, before : before + (w - 1) * rate]
 
 
-def query_windows(h: int, w: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which queries the fusion of a strip of `rows` rows reads, for every strip of an h x w grid.
+def corners(x: jax.Array) -> jax.Array:
+    """The four `blocks` of every window: [N, h + 1, w + 1, D] -> [N, h, w, 4 D]. Its adjoint pastes windows."""
+    h, w = (side - 1 for side in x.shape[1:3])
+    return jnp.concatenate([x[:, i : i + h, j : j + w] for i in range(2) for j in range(2)], axis=-1)
+
+
+def shared(weights: jax.Array) -> jax.Array:
+    """Weights of `blocks` from those of windows: [N, h, w, bh, bw] -> [N, h + 1, w + 1, bh + 1, bw + 1].
+
+    Windows are pasted over each other: block u gets the first half of window u and the second half of window u - 1, and
+    so from the same blocks of the background, along both axes.
+    """
+    weights = jnp.pad(weights, ((0, 0), *((1, 1),) * 4))
+    weights = weights[:, :, :-1, :, :-1] + weights[:, :, 1:, :, 1:]
+    return weights[:, :-1, :, :-1] + weights[:, 1:, :, 1:]
+
+
+def strips(h: int, w: int, rows: int, margin: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Which positions the fusion of `rows` rows of an h x w grid reads, for every strip of so many rows.
 
     A strip has its own rows, and one row above and one below that hold the neighbours in column-major order. For the
-    first row of the grid, these are at its bottom, one column to the left. Every row begins one query early and ends
-    one late.
+    first row of the grid, these are at its bottom, one column to the left. Every row begins `margin` positions early
+    and ends as many late.
 
-    Returns: flat indices [strips, rows + 2, w + 2], h w where there is no query, and whether the query in the middle
-      columns exists, bool [strips, rows + 2, w].
+    Returns: flat indices [strips, rows + 2, w + 2 margin], h w where there is no position, and whether the one in the
+      middle columns exists, bool [strips, rows + 2, w].
     """
     row = np.arange(-(-h // rows) * rows).reshape(-1, rows)
     row = np.concatenate([row[:, :1] - 1, row, row[:, -1:] + 1], axis=1)[:, :, None]
     column = np.arange(w)[None, None, :]
     exists = (row >= 0) & (row < h) | ((row < 0) & (column > 0)) | ((row == h) & (column < w - 1))
     first = np.where(row < 0, (h - 1) * w - 1, np.where(row < h, row * w, 1))
-    index = first + np.arange(-1, w + 1)[None, None, :]
+    index = first + np.arange(-margin, w + margin)[None, None, :]
     return np.where((index >= 0) & (index < h * w) & (row <= h), index, h * w), exists
 
 
-def sum_diagonals(scores: jax.Array) -> jax.Array:
-    """First half of the fusion: sum over t = -1, 0, 1 of the scores of query q + t and background j + t.
+def beside(at: np.ndarray, h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a position of `strips` has one before and one after it in its own row, for all but the first and last."""
+    at = at[..., 1:-1]
+    return (at < h * w) & (at % w > 0), (at < h * w) & (at % w < w - 1)
 
-    scores: [..., w + 2, bh, bw] of queries in row-major order, one more on either side -> [..., w, bh, bw].
+
+def add_columns(x: jax.Array, before: jax.Array | None = None, after: jax.Array | None = None) -> jax.Array:
+    """Sum over t = -1, 0, 1 of what is t columns away in both grids, [..., w + 2, bh, bw + 2] -> [..., w, bh, bw].
+
+    before, after: where terms of t = -1 and 1 count, bool; None: everywhere.
     """
-    *rest, queries, bh, bw = scores.shape
-    flat = jnp.pad(scores.reshape(*rest, queries, bh * bw), [(0, 0)] * (len(rest) + 1) + [(1, 1)])
-    w, b = queries - 2, bh * bw
-    total = flat[..., :w, :b] + flat[..., 1 : w + 1, 1 : b + 1] + flat[..., 2:, 2:]
-    return total.reshape(*rest, w, bh, bw)
+    first, middle, last = x[..., :-2, :, :-2], x[..., 1:-1, :, 1:-1], x[..., 2:, :, 2:]
+    if before is not None:
+        first, last = jnp.where(before, first, 0.0), jnp.where(after, last, 0.0)
+    return first + middle + last
 
 
-def next_in_column(x: jax.Array) -> jax.Array:
-    """What comes next in column-major order on [..., bh, bw], zero after the last."""
-    wrapped = jnp.pad(x[..., :1, 1:], [(0, 0)] * (x.ndim - 1) + [(0, 1)])
-    return jnp.concatenate([x[..., 1:, :], wrapped], axis=-2)
+def add_rows(x: jax.Array) -> jax.Array:
+    """Sum over t = -1, 0, 1 of what is t rows away in both grids, [h + 2, ..., bh + 2, bw] -> [h, ..., bh, bw]."""
+    return x[:-2, ..., :-2, :] + x[1:-1, ..., 1:-1, :] + x[2:, ..., 2:, :]
 
 
-def previous_in_column(x: jax.Array) -> jax.Array:
-    """What comes before in column-major order on [..., bh, bw], zero before the first."""
-    wrapped = jnp.pad(x[..., -1:, :-1], [(0, 0)] * (x.ndim - 1) + [(1, 0)])
-    return jnp.concatenate([wrapped, x[..., :-1, :]], axis=-2)
-
-
-def fuse_scores(scores: jax.Array, exists: jax.Array) -> jax.Array:
+def fuse_scores(
+    scores: jax.Array, q_exists: jax.Array, k_exists: jax.Array, by_row: Callable[[Callable], Callable] = jax.vmap
+) -> jax.Array:
     """Adds to each score those of neighbouring queries with equally shifted backgrounds (Yu et al. 2018, section 3.2).
 
     First along rows, then along columns, each in flattened order: the end of a row is followed by the start of the
     next.
 
     Args:
-      scores: [N, rows + 2, w + 2, bh, bw], those of the queries of `query_windows`, 0 where there is none.
-      exists: [rows + 2, w].
-    Returns: [N, rows, w, bh, bw].
+      scores: [rows + 2, N, w + 2, bh + 2, bw + 2], those of `strips` of both grids, 0 where there is none.
+      q_exists, k_exists: [rows + 2, w] and [bh + 2, bw] of `strips`.
+      by_row: maps a function over rows of queries.
+    Returns: [rows, N, w, bh, bw].
     """
-    along = jnp.where(exists[None, :, :, None, None], sum_diagonals(scores), 0.0)
-    return previous_in_column(along[:, :-2]) + along[:, 1:-1] + next_in_column(along[:, 2:])
+
+    def along(scores: jax.Array, exists: jax.Array) -> jax.Array:
+        there = exists[None, :, None, None] & k_exists[None, None]
+        return jnp.where(there, add_columns(scores), 0.0)
+
+    return add_rows(by_row(along)(scores, q_exists))
+
+
+def _one_by_one(function: Callable) -> Callable:
+    """As jax.vmap, one after the other."""
+    return lambda *arrays: jax.lax.map(lambda row: function(*row), arrays)
 
 
 def _with_kernel(by_strips: Callable, grid: tuple[int, int], background: tuple[int, int], scale: float) -> Callable:
     """The Pallas kernel on a TPU, interpreted on a CPU; `by_strips` elsewhere, and for derivatives everywhere."""
     from pegan_jax.models import attention_kernel  # Pallas takes as long to import as all that stands here
 
-    def attend(*arrays: jax.Array, interpret: bool = False) -> tuple:
-        options = {'neighbours': query_windows, 'scale': scale, 'most': attention_kernel.MOST, 'interpret': interpret}
-        return *attention_kernel.attend(*arrays, grid=grid, background=background, **options), None
+    def attend(f: jax.Array, b: jax.Array, copied: jax.Array, valid: jax.Array, interpret: bool = False) -> tuple:
+        n, depth = len(f), copied.shape[-1]
+        windows = corners(copied).reshape(n, -1, 4 * depth)
+        options = {'neighbours': strips, 'scale': scale, 'most': attention_kernel.MOST, 'interpret': interpret}
+        found, best = attention_kernel.attend(
+            patches3(f), patches3(b) / lengths(b), windows, valid, grid=grid, background=background, **options
+        )
+        h, w = grid
+        paste = jax.linear_transpose(corners, jax.ShapeDtypeStruct((n, h + 1, w + 1, depth), found.dtype))
+        return *paste(found.reshape(n, h, w, -1)), best, None
 
     interpreted = functools.partial(attend, interpret=True)
     run = jax.custom_vjp(
@@ -200,46 +236,66 @@ def contextual_attention(
       return_weights: takes memory for all weights, whatever max_scores.
     Raises: ValueError for sides that are not multiples of rate, AssertionError for a mask of another size.
     """
-    n, c = f.shape[0], f.shape[3]
+    n = f.shape[0]
     if any(side % rate for side in (*f.shape[1:3], *b.shape[1:3])):
         raise ValueError(f'features of shapes {f.shape} and {b.shape}; sides must be multiples of rate={rate}.')
     (h, w), (bh, bw) = ((x.shape[1] // rate, x.shape[2] // rate) for x in (f, b))
     if mask is not None:
         chex.assert_shape(mask, ({1, n}, bh, bw, 1))
-    valid = jnp.ones((1, bh * bw)) if mask is None else (jnp.sum(patches3(mask), axis=2) == 0).astype(jnp.float32)
-    match = patches3(thin_out(b, rate, nearest))
-    # The root has no derivative at 0, where a window of zeros would put it; this one's is 0 there.
-    match = match / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(match), axis=2, keepdims=True), 1e-8))
-    copied = copied_patches(b, rate).reshape(n, bh * bw, -1)
+    valid = jnp.ones((1, bh * bw), bool) if mask is None else jnp.sum(patches3(mask), axis=2) == 0
     rows = min(h, max(1, max_scores // (n * w * bh * bw)))
-    windows, exists = query_windows(h, w, rows)
-    if not fuse:
-        windows, exists = windows[:, 1:-1, 1:-1], exists[:, 1:-1]
 
-    def by_strips(queries: jax.Array, match: jax.Array, copied: jax.Array, valid: jax.Array) -> tuple:
+    # XLA on a CPU computes all sums below in one loop, each score many times, unless a loop stands between them.
+    by_row = _one_by_one if rows < h and ops.platform() == 'cpu' else jax.vmap
+
+    def by_strips(f: jax.Array, b: jax.Array, copied: jax.Array, valid: jax.Array) -> tuple:
         """Weighted sums of what is copied, where the largest weights are, and all weights if asked for."""
-        queries = jnp.pad(queries, ((0, 0), (0, 1), (0, 0)))  # the last one is 0
+        (q_at, q_exists), (k_at, k_exists) = (strips(*grid, margin=2) for grid in ((h, w, rows), (bh, bw, bh)))
+        k_at, k_exists = k_at[0], k_exists[0]
+        if not fuse:
+            q_at, k_at = q_at[:, 1:-1, 1:-1], k_at[1:-1, 1:-1]
+        own = (np.arange(len(q_at) * rows) < h).reshape(-1, rows)  # the last strip may end below the grid
+        q_sides, k_sides = beside(q_at, h, w), beside(k_at, bh, bw)
+        queries, keys = (jnp.pad(patches3(x, columns=1), ((0, 0), (0, 1), (0, 0))) for x in (f, b))  # the last one is 0
+        keys = jnp.moveaxis(keys[:, k_at], -1, 1)
+        inverse = jnp.pad(1 / lengths(b)[..., 0], ((0, 0), (0, 1)))[:, None, k_at[:, 1:-1]]
 
-        def strip(window: jax.Array, exists: jax.Array) -> tuple:
-            scores = jnp.einsum('nqk,njk->nqj', queries[:, window.reshape(-1)], match)
+        def products(at: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
+            """Of 3x3 windows: the matmul has their middle columns, and the sum the others."""
+            scores = jnp.einsum('njc,nckl->njkl', queries[:, at], keys)
+            before, after = (
+                q[None, :, None, None] & k[None, None] for q, k in zip((before, after), k_sides, strict=True)
+            )
+            return add_columns(scores, before, after) * inverse
+
+        def strip(at: jax.Array, exists: jax.Array, sides: tuple[jax.Array, jax.Array], own: jax.Array) -> tuple:
+            scores = by_row(products)(at, *sides)
             if fuse:
-                scores = fuse_scores(scores.reshape(n, *window.shape, bh, bw), exists).reshape(n, rows * w, bh * bw)
-            weights = jax.nn.softmax(softmax_scale * scores * valid[:, None, :], axis=2) * valid[:, None, :]
-            pasted = jnp.einsum('nqj,njk->nqk', weights, copied)
+                scores = fuse_scores(scores, exists, k_exists, by_row)
+            scores = jnp.moveaxis(scores, 0, 1).reshape(n, rows * w, bh * bw)
+            scores = jnp.where(valid[:, None, :], softmax_scale * scores, 0.0)
+            weights = jnp.where(valid[:, None, :], jax.nn.softmax(scores, axis=2), 0.0)
             best = jnp.argmax(weights, axis=2).astype(jnp.int32)
+            halves = shared(jnp.where(own[:, None, None, None], weights.reshape(n, rows, w, bh, bw), 0.0))
+            pasted = jnp.einsum('nijkl,nklc->nijc', halves, copied)
             return pasted, best, weights if return_weights else None
 
-        if len(windows) == 1:
-            strips = jax.tree.map(lambda x: x[None], strip(windows[0], exists[0]))
+        inputs = (q_at, q_exists, q_sides, own)
+        if len(own) == 1:
+            found = jax.tree.map(lambda x: x[None], strip(*jax.tree.map(lambda x: x[0], inputs)))
         else:
-            strips = jax.lax.map(lambda inputs: jax.checkpoint(strip)(*inputs), (windows, exists))
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(n, -1, *x.shape[3:])[:, : h * w], strips)
+            found = jax.lax.map(lambda inputs: jax.checkpoint(strip)(*inputs), inputs)
+        pasted, *each = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), found)
+        best, weights = jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[3:])[:, : h * w], each)
+        # Strips meet in a row of blocks.
+        whole = jnp.pad(pasted[:, :, :-1].reshape(n, -1, *pasted.shape[3:]), ((0, 0), (0, 1), (0, 0), (0, 0)))
+        return whole.at[:, rows::rows].add(pasted[:, :, -1])[:, : h + 1], best, weights
 
     run = by_strips
     if fir.KERNELS and fuse and not return_weights:
         run = _with_kernel(by_strips, (h, w), (bh, bw), softmax_scale)
-    pasted, best, weights = run(patches3(thin_out(f, rate, nearest)), match, copied, valid)
-    y = paste_patches(pasted.reshape(n, h, w, 2 * rate, 2 * rate, c), rate)
+    pasted, best, weights = run(*(thin_out(x, rate, nearest) for x in (f, b)), blocks(b, rate), valid)
+    y = unblocked(pasted, rate) / 4
     here = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing='ij'), axis=-1).astype(np.int32)
     offsets = jnp.stack([best // bw, best % bw], axis=-1).reshape(n, h, w, 2) - here[None]
     return Attended(y, offsets, weights)

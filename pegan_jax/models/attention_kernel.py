@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 MOST = 16, 62  # rows and columns of a tile: with its neighbours it has 18 x 64 positions, whose scores take 5 MiB
 SUBLANES, LANES = 8, 128
 NOTHING = -1e30  # below every other score
-Neighbours = Callable[[int, int, int], tuple[np.ndarray, np.ndarray]]  # `attention.query_windows`
+Neighbours = Callable[[int, int, int], tuple[np.ndarray, np.ndarray]]  # `attention.strips`
 
 
 class Tiles(NamedTuple):
@@ -139,7 +139,7 @@ def attend(
     Args:
       q: [N, h w, K] for the (h, w) of `grid`; k: [N, B, K] and v: [N, B, D] for the positions of `background`.
       valid: [1 or N, B], 0 for keys whose scores count as 0 and whose weights are 0, else 1.
-      neighbours: `attention.query_windows`.
+      neighbours: `attention.strips`.
       most: rows and columns of a tile.
     Returns: [N, h w, D] and the key of the largest weight, [N, h w] int32, 0 where all weights are 0.
     """

@@ -192,10 +192,10 @@ def contextual(arrays, meta):
 def fuse_only(arrays, meta):
     fields(meta['ctor'], dict.fromkeys(('fh', 'fw', 'bh', 'bw'), anything) | {'fuse_k': (3,)})
     fh, fw, bh, bw = (meta['ctor'][k] for k in ('fh', 'fw', 'bh', 'bw'))
-    windows, exists = attention.query_windows(fh, fw, fh)
-    scores = np.pad(arrays['in/scores'], ((0, 1), (0, 0)))[windows[0]].reshape(1, fh + 2, fw + 2, bh, bw)
-    first = attention.sum_diagonals(jnp.asarray(scores))[0, 1:-1].reshape(fh * fw, bh * bw)
-    fused = attention.fuse_scores(jnp.asarray(scores), jnp.asarray(exists[0])).reshape(fh * fw, bh * bw)
+    (q_at, q_exists), (k_at, k_exists) = attention.strips(fh, fw, fh), attention.strips(bh, bw, bh)
+    scores = jnp.asarray(np.pad(arrays['in/scores'], ((0, 1), (0, 1)))[q_at[0][:, None, :, None, None], k_at[0]])
+    first = attention.add_columns(scores)[1:-1, 0, :, 1:-1].reshape(fh * fw, bh * bw)
+    fused = attention.fuse_scores(scores, q_exists[0], k_exists[0]).reshape(fh * fw, bh * bw)
     assert_outputs(arrays, {'after_first_pass': first, 'fused': fused}, meta['tol']['float32'])
 
 

@@ -73,7 +73,7 @@ def test_derivatives_are_those_of_the_strips(on):
 
 
 def test_tiles_hold_every_position_once_and_neighbours_around_it():
-    found = attention_kernel.tiles(5, 7, attention.query_windows, 8, 128, (2, 3))
+    found = attention_kernel.tiles(5, 7, attention.strips, 8, 128, (2, 3))
     assert sorted(found.number[found.number >= 0]) == list(range(35))
     assert found.index.shape[1] % 128 == 0 and found.span % 8 == 0
     at = int(np.flatnonzero(found.number[0] == 7 + 2)[0])  # row 1, column 2, the last one of its tile

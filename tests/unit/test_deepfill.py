@@ -277,10 +277,11 @@ def test_the_scale_of_the_background_scales_the_result_and_nothing_else():
 
 def test_fusion_moves_queries_and_backgrounds_together():
     h, w, bh, bw = 5, 6, 7, 8
-    windows, exists = attention.query_windows(h, w, h)
-    scores = np.zeros((h * w + 1, bh, bw), np.float32)
-    scores[2 * w + 3, 4, 5] = 1
-    fused = attention.fuse_scores(jnp.asarray(scores[windows[0]])[None], jnp.asarray(exists[0]))[0]
+    (q_at, q_exists), (k_at, k_exists) = attention.strips(h, w, h), attention.strips(bh, bw, bh)
+    scores = np.zeros((h * w + 1, bh * bw + 1), np.float32)
+    scores[2 * w + 3, 4 * bw + 5] = 1
+    windows = scores[q_at[0][:, None, :, None, None], k_at[0]]
+    fused = attention.fuse_scores(jnp.asarray(windows), q_exists[0], k_exists[0])[:, 0]
     found = set(zip(*map(tuple, np.argwhere(fused).T), strict=True))
     assert found == {(2 + i, 3 + j, 4 + i, 5 + j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
     assert np.all(np.asarray(fused)[tuple(np.argwhere(fused).T)] == 1)
@@ -290,7 +291,7 @@ def test_fusion_moves_queries_and_backgrounds_together():
 def test_strips_of_any_height_read_the_same_queries(rows):
     """The position behind the last of a column is the first of the next one; outside there is none."""
     h, w = 5, 4
-    windows, exists = attention.query_windows(h, w, rows)
+    windows, exists = attention.strips(h, w, rows)
     order = {(r, c): c * h + r for r in range(h) for c in range(w)}
     at = {v: k for k, v in order.items()}
     for strip, (window, there) in enumerate(zip(windows, exists, strict=True)):
@@ -341,7 +342,7 @@ def test_memory_of_the_attention_is_bounded():
 
     assert bytes_of(loss, 2**25) > 2**26
     assert bytes_of(loss, 2**18) < 2**24
-    assert bytes_of(jax.grad(loss), 2**18) < 2**25
+    assert bytes_of(jax.grad(loss), 2**18) < bytes_of(jax.grad(loss), 2**25) / 4
 
 
 def test_no_offset_is_white_and_opposite_directions_have_opposite_hues():
