@@ -41,7 +41,7 @@ def test_the_most_that_a_process_held_is_of_one_configuration(monkeypatch, capsy
     assert f'seeds takes one --config, not {len(configs)}' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('spec', [*growth.MAKERS, 'deepfill:small'])
+@pytest.mark.parametrize('spec', growth.MAKERS)
 @pytest.mark.parametrize('side', growth.AXES['resolution'][0])
 def test_every_system_is_there_at_every_size(spec, side):
     config = load_config(spec, growth.at_size(spec, side))

@@ -297,6 +297,10 @@ def test_arguments_combine():
     assert load_config('mspie:sg2,no-pad,conv-resize').model.upsampling == 'conv-resize'
     for row in ('a', 'c', 'k', 'f-1024', 'sg2,no-pad,spe'):
         assert load_config(f'mspie:{row},tiny').model.img_resolution == 16
+    for arg, scales, largest in (('f', (0, 2, 4), 64), ('f-896', (0, 2, 4), 64), ('sg2', (0,), 32)):
+        config = load_config(f'mspie:{arg},small')
+        assert (config.model.scales, config.data.size) == (scales, (largest, largest))
+    assert load_config('mspie:f,intended-probs,small').model.scale_probs == (0.5, 0.25, 0.25)
     for arg, match in (
         ('f,a', 'exclude each other'),
         ('f,csg,spe', 'exclude each other'),
