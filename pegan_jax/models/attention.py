@@ -75,7 +75,7 @@ def patches3(x: jax.Array, columns: int = 3) -> jax.Array:
 
 
 def lengths(b: jax.Array) -> jax.Array:
-    """Of the 3x3 windows of [N, bh, bw, C]: [N, bh bw, 1]."""
+    """Lengths of the 3x3 windows of [N, bh, bw, C]: [N, bh bw, 1]."""
     # The root has no derivative at 0, where a window of zeros would put it; this one's is 0 there.
     return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(patches3(b)), axis=2, keepdims=True), 1e-8))
 
@@ -244,7 +244,6 @@ def contextual_attention(
         chex.assert_shape(mask, ({1, n}, bh, bw, 1))
     valid = jnp.ones((1, bh * bw), bool) if mask is None else jnp.sum(patches3(mask), axis=2) == 0
     rows = min(h, max(1, max_scores // (n * w * bh * bw)))
-
     # XLA on a CPU computes all sums below in one loop, each score many times, unless a loop stands between them.
     by_row = _one_by_one if rows < h and ops.platform() == 'cpu' else jax.vmap
 
@@ -295,7 +294,7 @@ def contextual_attention(
     if fir.KERNELS and fuse and not return_weights:
         run = _with_kernel(by_strips, (h, w), (bh, bw), softmax_scale)
     pasted, best, weights = run(*(thin_out(x, rate, nearest) for x in (f, b)), blocks(b, rate), valid)
-    y = unblocked(pasted, rate) / 4
+    y = unblocked(pasted, rate) / 4  # windows meet in a pixel; at edges two and in corners one: dimmed, as published
     here = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing='ij'), axis=-1).astype(np.int32)
     offsets = jnp.stack([best // bw, best % bw], axis=-1).reshape(n, h, w, 2) - here[None]
     return Attended(y, offsets, weights)
