@@ -25,6 +25,7 @@ import os
 import pathlib
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -286,6 +287,8 @@ def bench(config: configs.Config, batch: int, repeats: int, generator_only: bool
         stage, _ = next(iter(planned))
         name = 'step' if len(found) == 1 else f'step at {stage.resolution}, level {stage.level}'
         results[name] = bench_step(config, gan, planned, state, mesh, batch, repeats, profile)
+        if len(found) > 1:  # all of them can take an hour
+            print(f'{name}: {results[name]["seconds"]:.3g} s', file=sys.stderr, flush=True)
     peaks = {dtype: max(value, before[dtype]) for dtype, value in matmul_peaks().items()}
     # Simulated CPU devices share the cores that one matmul uses.
     for name, result in results.items():
