@@ -100,14 +100,12 @@ def get_config(arg=''):
 def small(model, tiny):
     """Narrow networks. Rows of several sizes have three, as published, or the smallest pair."""
     resolution, channels = (16, 16) if tiny else (32, 64)
-    several = 'scales' in model
-    if several:
-        model = model | dict(scales=(0, 2) if tiny else (0, 2, 4))
+    scales = (0,) if 'scales' not in model else (0, 2) if tiny else (0, 2, 4)
     if 'scale_probs' in model and tiny:
         model = model | dict(scale_probs=(0.75, 0.25))
-    largest = resolution * (3 if tiny else 4) // 2 if several else resolution
     narrow = dict(
         img_resolution=resolution,
+        scales=scales,
         z_dim=channels,
         mapping_layers=2,
         channel_base=128 if tiny else 768,
@@ -121,7 +119,7 @@ def small(model, tiny):
     return Config(
         system='mspie',
         model=mspie.Config(**model | narrow),
-        data=DataConfig(resolution=largest, num_worlds=256 if tiny else 8192),
+        data=DataConfig(resolution=resolution * (4 + scales[-1]) // 4, num_worlds=256 if tiny else 8192),
         optim=OptimConfig(g_lr=0.002, d_lr=0.002),
         train=TrainConfig(
             batch_size=8 if tiny else 16,

@@ -294,7 +294,8 @@ def contextual_attention(
     if fir.KERNELS and fuse and not return_weights:
         run = _with_kernel(by_strips, (h, w), (bh, bw), softmax_scale)
     pasted, best, weights = run(*(thin_out(x, rate, nearest) for x in (f, b)), blocks(b, rate), valid)
-    y = unblocked(pasted, rate) / 4  # windows meet in a pixel; at edges two and in corners one: dimmed, as published
+    # Four windows meet in a pixel, but two at the edges and one in the corners: these are dimmed, as published.
+    y = unblocked(pasted, rate) / 4
     here = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing='ij'), axis=-1).astype(np.int32)
     offsets = jnp.stack([best // bw, best % bw], axis=-1).reshape(n, h, w, 2) - here[None]
     return Attended(y, offsets, weights)

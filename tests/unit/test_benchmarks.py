@@ -12,6 +12,7 @@ import pytest
 import toy
 
 from pegan_jax.config import load_config, system_module
+from pegan_jax.models import deepfill
 from pegan_jax.settings import UserError
 from pegan_jax.train.report import abstract_batch
 from pegan_jax.train.state import create_state
@@ -58,6 +59,17 @@ def test_a_step_is_compiled_as_the_run_has_it():
     plain = toy.settings('x', 'remat=True')
     again, plain_flops = bench.lowered_step(plain, gan, program, state, 4, data_mesh())
     assert SKIPPED not in again.out_info[1] and plain_flops == flops  # what is computed twice counts once
+
+
+def test_the_attention_counts_by_its_definition():
+    """Scores of 3x3 windows and pasted windows of 4x4, whatever the program shares between them; thrice with gradients."""
+    f, mask = jax.ShapeDtypeStruct((2, 8, 12, 5), np.float32), jax.ShapeDtypeStruct((2, 4, 6, 1), np.float32)
+
+    def run(f, mask):
+        return deepfill.contextual_attention(f, f, mask, nearest='aligned').y.sum()
+
+    assert bench.definition_flops(run, f, mask) == 2 * 2 * 24**2 * 5 * (9 + 16)
+    assert bench.definition_flops(jax.grad(run), f, mask) == 3 * 2 * 2 * 24**2 * 5 * (9 + 16)
 
 
 def test_programs_are_those_at_the_end_of_every_size():
