@@ -62,7 +62,7 @@ def test_a_step_is_compiled_as_the_run_has_it():
 
 
 def test_the_attention_counts_by_its_definition():
-    """Scores of 3x3 windows and pasted windows of 4x4, whatever the program shares between them; thrice with gradients."""
+    """Scores of 3x3 windows and pasted windows of 4x4, whatever the program shares; three times that with gradients."""
     f, mask = jax.ShapeDtypeStruct((2, 8, 12, 5), np.float32), jax.ShapeDtypeStruct((2, 4, 6, 1), np.float32)
 
     def run(f, mask):
