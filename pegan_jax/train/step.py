@@ -1,6 +1,7 @@
 """One training step, written per device, and its two compilers."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pegan_jax.files import as_path
-from pegan_jax.gan import GAN, Stage
+from pegan_jax.gan import GAN, Stage, Update
 from pegan_jax.ops import resize_align_corners
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train.state import TrainState, create_state
@@ -149,7 +150,7 @@ def device_step(
       state: replicated.
       batch: 'image' [b, H, W, C] uint8, and whatever else the source gives, b rows each. Losses see images in [-1, 1],
         resized to the stage (corners are kept, as in grids of any size; low-passed if the stage is smaller).
-      gan, stage, due: static; due as from `due_updates`.
+      gan, stage, due: static; due as from `due_updates`. Updates that are alike and follow each other are a loop.
       seed: uint32 [], so that one program serves all seeds, or a number.
       parts: rows are divided into this many equal parts, one after the other. Their gradients, buffers and metrics are
         averaged like those of devices: the numbers are those of that many times more devices.
@@ -175,11 +176,13 @@ def device_step(
     if parts == 1:
         batch = prepared(batch)
     nimg, metrics, finite = state.nimg, {}, jnp.float32(1)
-    for i in due:
-        net, update = gan.updates[i].net, gan.updates[i]
+
+    def updated(state: TrainState, i: int | jax.Array, update: Update) -> tuple[TrainState, tuple[dict, dict]]:
+        """The state after update i, and its metrics: those of the loss, and how it went."""
+        net = update.net
         path = (net,) if update.part is None else (net, update.part(stage))
 
-        def loss(params: dict, batch: dict, update=update, i=i, state=state, path=path):  # noqa: ANN001, ANN202
+        def loss(params: dict, batch: dict) -> tuple[jax.Array, tuple[dict, dict]]:
             params = _put(state.params, path, params)[path[0]]
             value, (fields, scalars) = update.loss(params, state, batch, jax.random.fold_in(key, i), stage)
             # Here, because arrays that come out of a loop or of `checkpoint` are different ones.
@@ -193,13 +196,11 @@ def device_step(
             (value, (fields, scalars)), grads = gradient(_at(state.params, path), batch)
         else:
             divided = jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), batch)
-
-            def one(part: dict, gradient=gradient, state=state, path=path):  # noqa: ANN001, ANN202
-                return gradient(_at(state.params, path), prepared(part))
-
-            (value, (fields, scalars)), grads = _mean_over_parts(one, divided, unroll)
+            (value, (fields, scalars)), grads = _mean_over_parts(
+                lambda part: gradient(_at(state.params, path), prepared(part)), divided, unroll
+            )
         grads, scalars = _pmean((grads, scalars))
-        ok = jax.lax.pmin(jnp.isfinite(value).astype(jnp.float32), AXIS)
+        finite = jax.lax.pmin(jnp.isfinite(value).astype(jnp.float32), AXIS)
         before = state
         state = state.replace(**_pmean_changed(fields, {name: getattr(state, name) for name in fields}))
         trained = _at(state.params, path)
@@ -207,15 +208,29 @@ def device_step(
         state = state.replace(
             params=_put(state.params, path, optax.apply_updates(trained, deltas)), opt=_put(state.opt, path, opt)
         )
-        count, bad = f'{NON_FINITE}{net}', _non_finite(grads)
+        told = {'finite': finite, f'{NON_FINITE}{net}': _non_finite(grads)}
         if skip:
-            good = (ok > 0) & (bad == 0)
-            state = jax.tree.map(lambda x, y, good=good: x if x is y else jnp.where(good, x, y), state, before)
+            good = (finite > 0) & (told[f'{NON_FINITE}{net}'] == 0)
+            state = jax.tree.map(lambda x, y: x if x is y else jnp.where(good, x, y), state, before)
             scalars = {name: jnp.where(good, x, 0.0) for name, x in scalars.items()}
-            metrics[SKIPPED] = jnp.maximum(metrics.get(SKIPPED, 0.0), jnp.where(good, 0.0, 1.0))
-            ok = jnp.ones_like(ok)
-        metrics |= scalars | {count: metrics.get(count, 0.0) + bad}
-        finite = jnp.minimum(finite, ok)
+            told |= {SKIPPED: jnp.where(good, 0.0, 1.0), 'finite': jnp.ones_like(finite)}
+        return state, (scalars, told)
+
+    for update, group in itertools.groupby(due, lambda i: gan.updates[i]):
+        one, run = functools.partial(updated, update=update), list(group)
+        if len(run) == 1:
+            state, (scalars, told) = one(state, run[0])
+        else:  # a loop: its body compiles once
+            state, found = jax.lax.scan(one, state, jnp.array(run))
+            scalars, told = jax.tree.map(lambda x: x[-1], found[0]), found[1]
+        metrics |= scalars
+        for name, value in told.items():
+            if name == 'finite':
+                finite = jnp.minimum(finite, jnp.min(value))
+            elif name == SKIPPED:
+                metrics[name] = jnp.maximum(metrics.get(name, 0.0), jnp.max(value))
+            else:
+                metrics[name] = metrics.get(name, 0.0) + jnp.sum(value)
 
     if gan.ema is not None:
         decay = gan.ema(nimg, state.step)

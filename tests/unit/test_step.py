@@ -249,3 +249,37 @@ def test_an_update_that_is_not_finite_changes_nothing_when_it_is_to_be_skipped()
     for step in range(3):
         state, metrics = _step(gan, state, np.full((2, 2, 2, 3), 255, np.uint8), step)
     assert not np.isfinite(state.params['g'])
+
+
+@pytest.mark.parametrize('options', [{}, {'skip': True}, {'parts': 2}])
+def test_updates_that_are_alike_are_a_loop_and_do_what_they_do_one_by_one(options):
+    def loss(params, state, batch, key, stage):
+        drawn = jnp.mean(sample_normal(key, batch['index'], (2,)))
+        x = jnp.mean(batch['image']) + drawn + state.stats['seen']
+        x = jnp.where(jnp.abs(state.params['d'] - 2) < 0.1, x, jnp.nan) if options.get('skip') else x
+        return params * x, ({'stats': {'seen': x}}, {'loss/d': params * x})
+
+    gan, images = _gan(Stage(2)), np.full((4, 2, 2, 3), 200, np.uint8)
+    alike = gan._replace(updates=(Update('d', loss),) * 3, optimizers={k: optax.adam(0.3) for k in 'gd'})
+    others = tuple(Update('d', functools.partial(loss)) for _ in range(3))  # every partial is another function
+    one_by_one_gan = alike._replace(updates=others)
+    state, metrics = _step(alike, _state(alike), images, **options)
+    one_by_one, told = _step(one_by_one_gan, _state(alike), images, **options)
+    jax.tree.map(toy.assert_equal_up_to_rounding, (state, metrics), (one_by_one, told))
+    assert abs(float(state.params['d']) - 2) > 0.2 and ('gradients/skipped' in metrics) == bool(options.get('skip'))
+    assert metrics['finite'] == 1
+    # A step of which some updates were left out says so.
+    assert not options.get('skip') or (metrics['gradients/skipped'] == 1 and metrics['gradients/non_finite_d'] == 2)
+    for asked, loops in ((alike, 1), (one_by_one_gan, 0)):
+        step = functools.partial(device_step, gan=asked, stage=Stage(2), due=(0, 1, 2), seed=0)
+        program = jax.make_jaxpr(step, axis_env=[('data', 1)])(_state(asked), {'image': images})
+        assert str(program).count(' scan[') == loops
+
+
+def test_one_of_several_updates_that_are_alike_is_enough_to_flag_a_step():
+    def loss(params, state, batch, key, stage):
+        return params * jnp.where(state.params['d'] == 2, 1.0, jnp.inf), ({}, {})
+
+    gan = _gan(Stage(2))._replace(updates=(Update('d', loss),) * 2)
+    _, metrics = _step(gan, _state(gan), np.zeros((2, 2, 2, 3), np.uint8))
+    assert metrics['finite'] == 0 and metrics['gradients/non_finite_d'] == 1
