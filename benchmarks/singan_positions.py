@@ -78,6 +78,28 @@ def measure(real: np.ndarray, once: np.ndarray, twice: np.ndarray) -> dict[str, 
     }
 
 
+def configuration(
+    image: pathlib.Path, size: tuple[int, int], changes: dict, iterations: int, width: int, seed: int
+) -> Config:
+    """A small SinGAN of an image, whose finest scale has `size` (width, height); the coarsest has half of it."""
+    return Config(
+        'singan',
+        singan.Config(
+            min_size=min(size) // 2,
+            max_size=max(size),
+            scale_factor=0.5,
+            base_channels=width,
+            min_feat_channels=width,
+            iters_per_scale=iterations,
+            lr_decay_iter=iterations * 4 // 5,
+            **changes,
+        ),
+        DataConfig(image=str(image), flip=False, cache=True),
+        OptimConfig(g_lr=5e-4, d_lr=5e-4, beta1=0.5, beta2=0.999),
+        TrainConfig(batch_size=1, keep_best=0, seed=seed, sample_every=0, checkpoint_every=iterations),
+    )
+
+
 def trained(config: Config, workdir: pathlib.Path) -> tuple[Model, dict[str, float]]:
     """The model, and what its training took, unless an earlier call began it."""
     begun, start = bool(steps_of(workdir / 'checkpoints')), time.perf_counter()
@@ -105,22 +127,7 @@ def main() -> None:
 
     results, rows = {}, []
     for number, (name, changes) in enumerate(VARIANTS.items()):
-        config = Config(
-            'singan',
-            singan.Config(
-                min_size=args.side // 2,
-                max_size=max(size),
-                scale_factor=0.5,
-                base_channels=args.width,
-                min_feat_channels=args.width,
-                iters_per_scale=args.iterations,
-                lr_decay_iter=args.iterations * 4 // 5,
-                **changes,
-            ),
-            DataConfig(image=str(args.out / 'image.png'), flip=False, cache=True),
-            OptimConfig(g_lr=5e-4, d_lr=5e-4, beta1=0.5, beta2=0.999),
-            TrainConfig(batch_size=1, keep_best=0, seed=args.seed, sample_every=0, checkpoint_every=args.iterations),
-        )
+        config = configuration(args.out / 'image.png', size, changes, args.iterations, args.width, args.seed)
         model, told = trained(config, args.out / str(number))
         real = editing.real_image(model)
         height, width = real.shape[:2]

@@ -48,6 +48,24 @@ def window(side: int, direction: str, distance: float) -> np.ndarray:
     )
 
 
+def shift(grid: np.ndarray) -> tuple[int, int]:
+    """How many pixels a window of `window` lies to the right of the frame, and below it."""
+    right, down = np.rint(np.asarray(grid).mean((0, 1)) * len(grid) / 2)
+    return int(right), int(down)
+
+
+def cut(whole: Callable[[tuple[int, int]], np.ndarray], size: tuple[int, int], moved: tuple[int, int]) -> np.ndarray:
+    """A window of a model that takes only a size, out of an image about the same middle that contains it.
+
+    Args: whole: (height, width) -> images [N, height, width, C]; size: of the frame; moved: by `shift`.
+    Returns: [N, *size, C].
+    """
+    right, down = moved
+    made = np.asarray(whole((size[0] + 2 * abs(down), size[1] + 2 * abs(right))))
+    top, left = abs(down) + down, abs(right) + right
+    return made[:, top : top + size[0], left : left + size[1]]
+
+
 @functools.partial(jax.jit, static_argnums=2)
 def _world(seeds: jax.Array, grid: jax.Array, footprint: float) -> jax.Array:
     return jax.vmap(lambda seed: worlds.world(seed, grid, footprint))(seeds)
@@ -94,11 +112,10 @@ def of_model(model: Model, seed: int = 0) -> Generate:
     sampler, size = model.sampler, model.size
     if sampler.view is None:
         raise UserError(f'{model.config.system} has one view, and nothing outside of it; use a model with coordinates.')
-    side = size[0]
     native = np.asarray(sampler.view(None, None)['grid'], np.float64) if sampler.pixelwise else None
 
     def images(index: np.ndarray, grid: np.ndarray) -> np.ndarray:
-        right, down = (int(n) for n in np.rint(np.asarray(grid).mean((0, 1)) * side / 2))
+        right, down = shift(grid)
         seeds = [seed + int(i) for i in index]
         w = model.styles(seeds, label=model.classes_of(seeds))
         if native is not None:
@@ -107,10 +124,7 @@ def of_model(model: Model, seed: int = 0) -> Generate:
         if 'transform' in sampler.options:
             matrix = coords.translate(-right / min(size), -down / min(size))
             return np.asarray(model.synthesise(w, **sampler.view(None, matrix)))
-        large = (size[0] + 2 * abs(down), size[1] + 2 * abs(right))
-        whole = np.asarray(model.synthesise(w, **sampler.view(large, None)))
-        top, left = abs(down) + down, abs(right) + right
-        return whole[:, top : top + size[0], left : left + size[1]]
+        return cut(lambda large: model.synthesise(w, **sampler.view(large, None)), size, (right, down))
 
     return images
 

@@ -10,7 +10,10 @@ import jax
 import numpy as np
 import pytest
 import toy
+from PIL import Image
 
+from pegan_jax import editing, load, train
+from pegan_jax.analysis import extrapolation
 from pegan_jax.config import load_config, system_module
 from pegan_jax.models import deepfill
 from pegan_jax.settings import UserError
@@ -21,6 +24,7 @@ from pegan_jax.train.step import SKIPPED, data_mesh
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'benchmarks'))
 import bench
 import inpainting
+import singan_extrapolation
 import singan_positions
 import startup
 
@@ -116,6 +120,23 @@ def test_seconds_of_a_training_are_those_of_all_of_it(monkeypatch, tmp_path):
         launch(4)
     monkeypatch.setattr(singan_positions, 'steps_of', lambda folder: [4])
     assert launch(9) == {}
+
+
+def test_singans_that_train_in_one_program_are_those_of_single_runs(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    configs = []
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f'{i}.png')
+        changes = {'d_steps': 1, 'g_steps': 1, 'num_layers': 3}
+        configs.append(singan_positions.configuration(tmp_path / f'{i}.png', (16, 16), changes, 3, 4, seed=5 + i))
+    together = singan_extrapolation.trained(configs[0], frames)
+    alone = train.run(configs[1], tmp_path / 'run')
+    own = jax.tree.map(lambda leaf: leaf[1], together)
+    jax.tree.map(toy.assert_equal_up_to_rounding, jax.device_get(own.sampling), jax.device_get(alone.sampling))
+    images = singan_extrapolation.of_states(configs[0], together.sampling, 2)
+    made = images(np.array([3]), extrapolation.window(16, 'right', 0.5))  # the second sample of the second model
+    wide = editing.samples(load(tmp_path / 'run'), [1], size=(16, 32))
+    toy.assert_equal_up_to_rounding(made, np.clip(wide[:, :, 16:], -1, 1))
 
 
 @pytest.mark.parametrize('spec', startup.PUBLISHED)
