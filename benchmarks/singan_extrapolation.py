@@ -50,6 +50,7 @@ def trained(config: Config, frames: np.ndarray) -> TrainState:
     while step < gan.num_steps():
         stage = gan.stage_at(step, step, config.train.seed)
         if stage != old:
+            print(f'{time.strftime("%H:%M:%S")} {config.model.encoding}: scale {stage.level}', flush=True)
             if old is not None:
                 states = jax.jit(jax.vmap(lambda state, old=old, new=stage: gan.enter(state, old, new)))(states)
             one = functools.partial(device_steps, gan=gan, stage=stage, due=due_updates(gan, step))

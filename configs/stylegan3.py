@@ -21,6 +21,7 @@ augment what D sees, adaptively, as the release does (ADA); for a hundred thousa
   images1024       any folder, data.folder=PATH        32.8            none
   small            the procedural world, 32 x 32       0.3, 0.3        none, some minutes on two CPU cores
   tiny             the procedural world, 16 x 16       0.3, 0.3        none, for tests
+  turn32           faces that docs/smileys.py draws    1.5, 1.5        none; r,turn32 ships as turn32
 
 `scales` beside them (but not with a to c) is the second stage of any-resolution training (Chai et al. 2022, arXiv
 2204.07156): patches at all scales between the size of the run and that of each image. The generator and its teacher
@@ -127,7 +128,7 @@ AUGMENTED = ('metfaces', 'metfacesu', 'afhqv2', 'beaches', 'images256', 'images5
 
 
 def get_config(arg=''):
-    words = pick(arg, (*STYLEGAN2, *STYLEGAN3, *RUNS, 'small', 'tiny', 'scales'), 'configs/stylegan3.py')
+    words = pick(arg, (*STYLEGAN2, *STYLEGAN3, *RUNS, 'small', 'tiny', 'turn32', 'scales'), 'configs/stylegan3.py')
     if 'scales' in words:
         return scales([word for word in words if word != 'scales'])
     rows = [word for word in words if len(word) == 1]
@@ -142,6 +143,8 @@ def get_config(arg=''):
         return dataclasses.replace(config, model=dataclasses.replace(config.model, **STYLEGAN2[row]))
     if run in ('small', 'tiny'):
         return small(row, tiny=run == 'tiny')
+    if run == 'turn32':
+        return faces(small(row, tiny=False))
     gammas, data = RUNS[run]
     batch_size = 64 if run == 'ffhqu256' else 32
     channel_base = 16384 if run == 'ffhqu256' else 32768
@@ -228,4 +231,14 @@ def small(row, tiny):
             metric_images=32 if tiny else 256,
             sample_grid=(2, 4) if tiny else (4, 8),
         ),
+    )
+
+
+def faces(config):
+    """Small, on images from a folder that docs/smileys.py makes. They are few, and R1 is stronger."""
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, r1_gamma=1.5),
+        data=dataclasses.replace(config.data, tfds=None, folder='data/smileys'),
+        train=dataclasses.replace(config.train, total_kimg=160.0),
     )

@@ -6,17 +6,20 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from toy import assert_equal_up_to_rounding
 
 import pegan_jax
-from pegan_jax import editing, inpainting
+from pegan_jax import coords, editing, inpainting
 from pegan_jax.cli import main
 from pegan_jax.config import load_config
 from pegan_jax.data import edges, worlds
 from pegan_jax.pixels import to_uint8
+from pegan_jax.sampling import of_styles
 from pegan_jax.train import exported
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(exported.SHIPPED.iterdir())
+FACES = ('smileys32', 'turn32')
 CARDS = (ROOT / 'docs' / 'models.md').read_text()
 
 
@@ -33,7 +36,7 @@ def test_a_model_is_that_of_its_configuration_and_has_a_card(name):
     assert f'{model.images:,} images' in card
 
 
-@pytest.mark.parametrize('name', [file.stem for file in FILES if file.stem not in ('fill64', 'smileys32')])
+@pytest.mark.parametrize('name', [file.stem for file in FILES if file.stem not in ('fill64', *FACES)])
 def test_a_model_draws_scenes_that_differ_with_a_sky_above_the_ground(name):
     images = np.asarray(pegan_jax.sample(pegan_jax.load(name), range(32)))
     assert images.std(0).mean() > (0.05 if name == 'mountain' else 0.2), 'variants of one photograph differ less'
@@ -42,13 +45,25 @@ def test_a_model_draws_scenes_that_differ_with_a_sky_above_the_ground(name):
     assert blue[: len(blue) // 3].mean() > blue[-(len(blue) // 3) :].mean() + 0.3
 
 
-def test_smileys32_draws_yellow_disks_on_white_with_eyes_and_mouths_that_differ():
-    images = np.asarray(pegan_jax.sample(pegan_jax.load('smileys32'), range(32)))
+@pytest.mark.parametrize('name', FACES)
+def test_a_model_draws_yellow_disks_on_white_with_eyes_and_mouths_that_differ(name):
+    images = np.asarray(pegan_jax.sample(pegan_jax.load(name), range(32)))
     y, x = np.mgrid[-1:1:32j, -1:1:32j]
     face, corners = images[:, np.hypot(x, y) < 0.6], images[:, np.hypot(x, y) > 1.2]
     assert corners.mean() > 0.9 and np.median(face[..., 0] - face[..., 2]) > 0.8
     assert (face.mean(-1) < -0.3).mean(1).min() > 0.01, 'a face without eyes and mouth'
     assert face.std(0).mean() > 0.3, 'all faces are alike'
+
+
+def test_faces_of_turn32_are_turned_as_their_pixels_are_and_between_right_angles_too():
+    model = pegan_jax.load('turn32')
+    w = model.styles(range(8))
+    straight, right, half = (of_styles(model, w, transform=coords.rotate(n * np.pi / 4)) for n in (0, 2, 1))
+    assert_equal_up_to_rounding(right, np.rot90(straight, 1, (1, 2)))
+    pixels = [Image.fromarray(image).rotate(45, Image.Resampling.BICUBIC) for image in to_uint8(straight)]
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    apart = np.abs(to_uint8(half).astype(int) - np.stack(pixels))[:, np.hypot(x, y) < 0.8].mean()
+    assert apart < 0.2 * np.abs(to_uint8(half).astype(int) - to_uint8(straight))[:, np.hypot(x, y) < 0.8].mean()
 
 
 def test_the_mountain_gives_its_photograph_back_and_a_wide_one_keeps_its_order():
