@@ -3,7 +3,8 @@
 python train.py --config configs/creps.py:ARGUMENT --workdir WORKDIR [--config.data.folder=PATH]
 
 FID is what Nguyen et al. 2023 report; that of churches is as quoted by others. None of these runs has been repeated
-with this library. All augment what D sees, adaptively (ADA, bgc), as the published program does unless told otherwise.
+with this library. All but small and tiny augment what D sees, adaptively (ADA, bgc), as the published
+program does unless told otherwise.
 
   run              data                              r1_gamma   published FID
   ffhq512          FFHQ, 512 x 512                   8.2        4.43

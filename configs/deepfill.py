@@ -21,8 +21,9 @@ four million images. None of them has been repeated with this library.
   wide              1.4 times the width: about as many parameters as gated convolutions, for partial and vanilla
   port              what differs in the PyTorch port of the program, with its spectral norm
 
-fill64, used alone, is the shipped model of this name, as the last part of its run trained it: guided and small, in
-batches of 16, with the published rate and more weight on the absolute error. docs/models.md has the earlier parts.
+fill64, used alone, is the shipped model of this name, as the last part of its run trained it: guided and small,
+with a wider discriminator, batches of 16, the published rate and more weight on the absolute error. docs/models.md has
+the earlier parts.
 
 small is the same program on windows of 64 pixels from any photographs, with a third of the width, a larger rate and
 2000 steps, for a CPU. tiny is for tests: small procedural images, a hundred steps.
@@ -89,7 +90,7 @@ def small(changes, data, optim):
 
 
 def shipped(config):
-    """The wider discriminator of `small`, and the last part of the training."""
+    """`small` with a discriminator of twice the width, and the settings of the last part of the training."""
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, d_cnum=32, l1_weight=16.0),

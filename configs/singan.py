@@ -13,12 +13,13 @@ Arguments combine with commas: one of the runs (default: singan), disc-nobn, and
   spe-dim4      bohemian                     sinusoids, 4 channels per axis
   spe-dim8      bohemian                     sinusoids, 8 channels per axis (the released file of this name has 4)
   interp-pad    balloons                     no padding at all
-  sr            any, small                   super-resolution by 4: trained on the image, then `edit super-resolution`
-  paint         any                          for `edit paint --scale 1`: that scale sees five colours of the image
-  animation     any                          noise of the size that blocks need, for `edit animate`
+  sr            any, small                   enlarging by 4: train on it, then `edit --mode super-resolution`
+  paint         any                          for `edit --mode paint --scale 1`: this scale sees five of its colours
+  animation     any                          noise of the size that blocks need, for `edit --mode animate`
   disc-nobn     (combines with all)          critics without batch normalisation
 
-small is at most 120 pixels with a fifth of the iterations, some half an hour on two CPU cores; tiny is for tests.
+small is at most 120 pixels with a fifth of the iterations, half an hour to 80 minutes on two CPU cores; tiny is for
+tests.
 The images are those of the publications; none comes with this library, and none of the runs has been repeated with it.
 """
 

@@ -2,7 +2,7 @@
 
 python train.py --config configs/stylegan2.py:ARGUMENTS --workdir WORKDIR [--config.data.folder=PATH]
 
-Arguments combine with commas: one of the runs, another base for it, cond, and tiny. FID is what Karras et al. 2021
+Arguments combine with commas: a run, another base for it, cond, and small or tiny. FID is what Karras et al. 2021
 report in the StyleGAN3 paper, with 8 GPUs of 4 images each. There, except for ffhqu256, StyleGAN2 has Fourier features
 as its input (its configuration B: --config.model.input=fourier, or stylegan3:b,RUN). None of these runs has been
 repeated with this library. metfaces, metfacesu, afhqv2, beaches, cifar10 and images augment what D sees, adaptively, as

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         'pegan_jax',
-        description='GANs that know where a pixel is. COMMAND --help lists the options of a command, with examples.',
+        description='GANs that know where a pixel is. COMMAND --help lists the options of a command.',
         epilog=EPILOG,
         formatter_class=form,
     )

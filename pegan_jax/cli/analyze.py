@@ -34,8 +34,9 @@ Experiments of the CIPS paper, and some that it leaves open:
   artefacts   waves: energy in narrow bands, and what a low-pass over a finer render leaves of it
   panorama    a CIPS on a cylinder: the seam, mirror symmetry by azimuth, two styles on opposite sides
 
-The generators are a random stack of convolutions without and with padding, or those of --config with random weights,
-or that of --model. The studies from filters on take several of them.
+--model names a trained generator, --config one with random weights. Without both, padding and position take a random
+stack of convolutions, and other studies a small configuration with random weights. directions needs --model, and
+encodings takes no --config. The studies from filters on take several models.
 
 examples:
   padding --out studies

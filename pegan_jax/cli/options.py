@@ -198,7 +198,7 @@ def add_styles(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--noise-mode',
         choices=('const', 'random', 'none'),
-        help='noise of a StyleGAN2, MS-PIE or CIPS (default: const)',
+        help='noise of a StyleGAN2 or MS-PIE (default: const); sample takes it for a CIPS too',
     )
 
 
@@ -228,7 +228,8 @@ def add_networks(p: argparse.ArgumentParser) -> Any:
     group.add_argument('--fetch', action='store_true', help='fetch files that are not here from their public addresses')
     group.add_argument(
         '--cache', type=disk, metavar='DIR', default=path(TrainConfig.compilation_cache),
-        help='folder for weights and features, on a disk (default ~/.cache/pegan_jax); several processes must share it',
+        help='folder for weights and features, on a disk (default ~/.cache/pegan_jax); several processes divide the '
+        'work if they share it',
     )  # fmt: skip
     return group
 

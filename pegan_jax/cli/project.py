@@ -55,9 +55,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--distance',
         choices=('plain', 'lpips'),
-        help='what nearest means (default: lpips with --weights, otherwise plain)',
+        help='distance that the search makes small (default: lpips with --weights, otherwise plain)',
     )
-    p.add_argument('--given', metavar='KIND:NUMBER|FILE', help='fit these pixels alone, for a CIPS')
+    p.add_argument('--given', metavar='KIND:NUMBER|FILE', help='fit only these pixels; a CIPS alone takes it')
     p.add_argument('--seed', type=options.seed, default=0, help='seed of the noise and of scattered pixels (default 0)')
     p.add_argument(
         '--class',

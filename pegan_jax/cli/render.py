@@ -73,7 +73,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         type=options.tuple_of(options.real, 'DX,DY'),
         default=(0.0, 0.0),
         metavar='DX,DY',
-        help='move the content right and down; for a CIPS, in coordinates: 1,0 is half a frame',
+        help="move the content right and down, in halves of the frame's shorter side: 1,0 is half a square frame",
     )
     p.add_argument(
         '--rotate', type=options.real, default=0.0, metavar='DEGREES', help='turn the content counter-clockwise'

@@ -24,7 +24,11 @@ examples:
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    p.add_argument('study', choices=[*studies.PLANS], help='what is studied; see below')
+    p.add_argument(
+        'study',
+        choices=[*studies.PLANS],
+        help='padding: zero padding and positional encodings; cips: the ablation of CIPS; rows: those of StyleGAN3',
+    )
     p.add_argument(
         '--setting',
         choices=('small', 'gpu'),

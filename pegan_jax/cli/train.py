@@ -34,7 +34,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         '--workdir',
         type=options.path,
-        help='folder of the run; everything is written here, and a second launch resumes',
+        help='folder of the run: checkpoints, samples and numbers; a second launch resumes',
     )
     p.add_argument(
         '--dry-run', action='store_true', help='print configuration, parameters, FLOPs and memory; do not train'
