@@ -98,7 +98,10 @@ def _config_path(name: str) -> Path:
     """The given path, or the file of a configuration that ships with the package, by its name."""
     package = pathlib.Path(__file__).parent
     shipped = next(p for p in (package / 'configs', package.parent / 'configs') if p.is_dir())
-    for path in (as_path(name), shipped / pathlib.Path(name).name, shipped / f'{name}.py'):
+    given = pathlib.PurePath(name)
+    bare = given.parent in (pathlib.PurePath(), pathlib.PurePath('configs'))  # any other folder means that very file
+    ours = [shipped / given.name, shipped / f'{given.name}.py'] if bare else []
+    for path in (as_path(name), *ours):
         if path.is_file():
             return path
     known = sorted(p.stem for p in shipped.glob('*.py'))

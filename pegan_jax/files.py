@@ -187,6 +187,15 @@ def scratch(folder: Path) -> pathlib.Path:
     return CACHE.expanduser() / 'scratch' / hashlib.sha256(str(folder).encode()).hexdigest()
 
 
+def end_line(path: pathlib.Path) -> None:
+    """Ends the last line of a file that was cut off while it was written, so that what is appended is a line too."""
+    if path.is_file() and path.stat().st_size:
+        with path.open('rb+') as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b'\n':
+                file.write(b'\n')
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[pathlib.Path]:
     """Yields a path to write to, and moves the file to `path` at the end; after an error nothing is left.

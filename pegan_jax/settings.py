@@ -146,7 +146,7 @@ class TrainConfig:
     """The loop. `batch_size` counts the images of a step over all devices and processes; `*_every` count steps.
 
     total_kimg: length of the run in thousands of real images shown; a SinGAN runs model.iters_per_scale for each scale.
-    sample_every, checkpoint_every: 0 is never; a checkpoint is saved at the end in any case.
+    sample_every, checkpoint_every: 0 is never; a run that makes a step saves a checkpoint at its end in any case.
     backend: 'jit' (shard_map under jit) or 'pmap'.
     keep: how many of the newest checkpoints are kept.
     metrics: names of scores, such as ('fid10k', 'kid10k'), measured when a checkpoint is saved; see docs/metrics.md.
@@ -246,9 +246,9 @@ def _section(config: Any) -> str:
 
 
 def at_least(config: Any, name: str, low: float) -> None:
-    """Raises ConfigError unless field `name` of the dataclass is >= low."""
-    if getattr(config, name) < low:
-        raise ConfigError(f'{_section(config)}.{name}={getattr(config, name)} must be at least {low}.')
+    """Raises ConfigError unless field `name` of the dataclass is >= low and finite."""
+    if not low <= getattr(config, name) < math.inf:
+        raise ConfigError(f'{_section(config)}.{name}={getattr(config, name)} must be at least {low}, and finite.')
 
 
 def check_labels(data: DataConfig, c_dim: int) -> None:

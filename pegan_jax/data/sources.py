@@ -191,10 +191,11 @@ def _listed(root: Place, workdir: Path | None = None) -> tuple[dict[str, list], 
     if isinstance(root, zipfile.Path):
         names = [n for n in root.root.namelist() if not n.endswith('/')]
     elif in_bucket(root):
-        names, run = (stamps := stamps_below(root)), f'{workdir}/'.removeprefix(f'{root}/')
+        names = (stamps := stamps_below(root))
         if workdir == root:
             names = [n for n in names if n.partition('/')[0] not in RUN_FOLDERS]
-        else:
+        elif str(workdir).startswith(f'{root}/'):
+            run = f'{workdir}/'.removeprefix(f'{root}/')
             names = [n for n in names if not n.startswith(run)]
     else:
         names, seen = [], set()
@@ -211,7 +212,7 @@ def _listed(root: Place, workdir: Path | None = None) -> tuple[dict[str, list], 
             found = (pathlib.Path(where, f).relative_to(root) for f in files)
             names += [f.as_posix() for f in found if (root / f).is_file()]
     hidden = ('.', '__MACOSX')
-    visible = sorted(n for n in names if not any(p.startswith(hidden) for p in n.split('/')))
+    visible = sorted(n for n in names if not any(p.startswith(hidden) for p in pathlib.PurePath(n).parts))
     images = [n for n in visible if n.lower().endswith(SUFFIXES)]
     others = collections.Counter(
         pathlib.PurePath(n).suffix.lower() or 'without suffix'
@@ -264,8 +265,9 @@ def _labels(root: Place, folder: str, names: list[str]) -> tuple[dict[str, Any],
 
 
 def _folder_labels(folder: str, names: list[str]) -> tuple[dict[str, int], int, tuple[str, ...]]:
-    classes = sorted({n.partition('/')[0] for n in names if '/' in n})
-    if loose := [n for n in names if '/' not in n]:
+    tops = {n: pathlib.PurePath(n).parts[:-1][:1] for n in names}  # a ZIP file may have ./class/a.png
+    classes = sorted({top for found in tops.values() for top in found})
+    if loose := [n for n, top in tops.items() if not top]:
         raise ConfigError(
             f'data.labels=True, but {loose[0]} is in no sub-folder of data.folder={folder!r}, and there is no '
             'dataset.json; put every class in a folder of its own, or set data.labels=False.'
@@ -275,7 +277,7 @@ def _folder_labels(folder: str, names: list[str]) -> tuple[dict[str, int], int, 
             f'data.labels=True, but the folders in data.folder={folder!r} are splits, not classes: '
             f'{", ".join(classes)}; name one of them, such as --config.data.folder={folder.rstrip("/")}/{classes[0]}.'
         )
-    return {n: classes.index(n.partition('/')[0]) for n in names}, len(classes), tuple(classes)
+    return {n: classes.index(top) for n, (top,) in tops.items()}, len(classes), tuple(classes)
 
 
 def open_folder(folder: str, max_pixels: int, workdir: Path, labels: bool = False, edges: bool = False) -> Files:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from pegan_jax.files import Path, in_bucket
+from pegan_jax.files import Path, end_line, in_bucket
 
 PACKAGES = ('pegan_jax', 'jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'pillow')
 
@@ -38,8 +38,10 @@ def append(path: Path, step: int | None, values: dict[str, float], about: dict[s
     line = {'time': time.time(), **values, 'evaluation': about | about_this()}
     text = json.dumps(({} if step is None else {'step': step}) | line) + '\n'
     if in_bucket(path):  # where nothing is appended
-        path.write_text((path.read_text() if path.exists() else '') + text)
+        before = path.read_text() if path.exists() else ''
+        path.write_text(before + '\n' * (before[-1:] not in ('', '\n')) + text)
         return
+    end_line(path)
     # In one write, so that a training that logs at the same time cannot interrupt it.
     with path.open('ab', buffering=0) as file:
         file.write(text.encode())

@@ -129,6 +129,16 @@ class _Mirror:
                 remove(self._root / name)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which reads the numbers of all steps at once: a step with damaged ones counts as not measured."""
+
+    def metrics(self, step: int) -> Any:
+        try:
+            return super().metrics(step)
+        except ValueError:
+            return None
+
+
 class Checkpoints:
     """The checkpoints of one run, in `root`.
 
@@ -171,7 +181,7 @@ class Checkpoints:
                 post_finalization_callback=(lambda: _write_sums(self._folder)) if checksums else None
             ),
         )
-        self._manager = ocp.CheckpointManager(for_orbax(self._folder), options=self._options)
+        self._manager = _Manager(for_orbax(self._folder), options=self._options)
 
     def _rank(self, metrics: dict) -> float:
         """Lowest is best; checkpoints of an earlier launch that measured something else come last."""
@@ -280,7 +290,7 @@ class Checkpoints:
                 self._mirror.upload()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('pegan_jax_damaged_checkpoints')
-        self._manager = ocp.CheckpointManager(for_orbax(self._folder), options=self._options)
+        self._manager = _Manager(for_orbax(self._folder), options=self._options)
 
     def wait(self) -> None:
         """Returns when every save that was started has arrived. Raises: CheckpointError if one failed."""
@@ -362,7 +372,7 @@ def _load(root: Path, step: int | str | None, names: tuple[str, ...], like: dict
     mirror = _Mirror(root) if str(root).startswith('s3://') else None
     place = for_orbax(root if mirror is None else mirror.folder)
     with _quiet('absl'):  # it warns about every folder that is opened only to be read
-        manager = ocp.CheckpointManager(place, options=options)
+        manager = _Manager(place, options=options)
     steps = sorted(manager.all_steps())
     if not steps:
         raise CheckpointError(f'{root.parent} has saved no checkpoint yet; let the run go on to its first one.')

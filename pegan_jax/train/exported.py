@@ -22,6 +22,7 @@ from pegan_jax import hub
 from pegan_jax.config import Config
 from pegan_jax.files import Path, as_path, on_disk, whole
 from pegan_jax.settings import TrainConfig, UserError
+from pegan_jax.train.state import without_files
 from pegan_jax.weights import contents, reader, rules
 from pegan_jax.weights.contents import ForeignFileError
 
@@ -151,9 +152,7 @@ def read(path: Path) -> tuple[Config, dict, dict[str, Any]]:
 
 def _shapes(config: Config) -> tuple[dict, dict, dict]:
     """What `GAN.init` returns, without computing it. No file that training needs is opened."""
-    if hasattr(config.model, 'vgg'):
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vgg=None))
-    return jax.eval_shape(configs.system_module(config.system).build(config).init, jax.random.key(0))
+    return jax.eval_shape(configs.system_module(config.system).build(without_files(config)).init, jax.random.key(0))
 
 
 def networks(path: Path) -> dict[str, dict]:

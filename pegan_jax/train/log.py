@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pegan_jax import config as configs
 from pegan_jax.config import Config
-from pegan_jax.files import Path, copy_below, in_bucket, scratch, whole
+from pegan_jax.files import Path, copy_below, end_line, in_bucket, scratch, whole
 from pegan_jax.pixels import as_image
 from pegan_jax.settings import UserError
 
@@ -53,6 +53,7 @@ class RunLog:
                 (self._here / 'metrics.jsonl').write_bytes((workdir / 'metrics.jsonl').read_bytes())
         self._samples.mkdir(parents=True, exist_ok=True)
         self._events = SummaryWriter(str(self._here / 'tensorboard'))
+        end_line(self._here / 'metrics.jsonl')
         self._jsonl = (self._here / 'metrics.jsonl').open('a')
         self._wandb = _wandb_run(workdir, config) if config.train.logger == 'wandb' else None
         self._bar = tqdm(

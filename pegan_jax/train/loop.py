@@ -35,11 +35,12 @@ from pegan_jax.train.workdir import check_config, check_data, check_there, locke
 def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     """Trains to `config.train.total_kimg`; a second call with the same workdir resumes where the first one stopped.
 
-    Writes only in workdir: config.json, data.json, checkpoints/, samples/, tensorboard/, metrics.jsonl (and tfds/ for
-    'worlds', wandb/ and wandb_id with train.logger='wandb'); and compiled programs in train.compilation_cache. What can
-    be computed again stays in ~/.cache/pegan_jax if the workdir is in a bucket. SIGTERM or SIGINT saves and returns.
-    On several processes, every process calls it after jax.distributed.initialize, with the same arguments and a workdir
-    that all of them see.
+    Writes only in workdir: config.json, data.json, checkpoints/, samples/, tensorboard/, metrics.jsonl (and a lock,
+    checked_images.json for images in files, tfds/ for 'worlds', scores/ with train.metrics, wandb/ and wandb_id with
+    train.logger='wandb', damaged/ for checkpoints that cannot be read); and compiled programs in
+    train.compilation_cache. What can be computed again stays in ~/.cache/pegan_jax if the workdir is in a bucket.
+    SIGTERM, or SIGINT on one process, saves and returns, if the main thread calls this. On several processes, every
+    process calls it after jax.distributed.initialize, with the same arguments and a workdir that all of them see.
 
     Raises: ConfigError or ValueError for what cannot run; CheckpointError; NonFiniteError.
     """
@@ -101,9 +102,10 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         for line in (contents.told(), *(changes or ()), *lines):
             runlog.say(line)
         if train.sample_every and step == 0:
-            for name, picture in pictures.start():
-                runlog.image(name, 0, picture)
-            runlog.image('samples_00000000', 0, pictures.grid(state))
+            with metrics.paused():
+                for name, picture in pictures.start():
+                    runlog.image(name, 0, picture)
+                runlog.image('samples_00000000', 0, pictures.grid(state))
 
         def save(measure: bool) -> None:
             nonlocal proven
@@ -136,7 +138,8 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         proven = False  # whether what this launch saves can be read
         stage = gan.stage_at(step - 1, nimg - launched.train.batch_size, train.seed) if step else None
         if gan.enter is not None:
-            state = gan.enter(state, None, stage or gan.stage_at(step, nimg, train.seed))
+            with metrics.paused():
+                state = gan.enter(state, None, stage or gan.stage_at(step, nimg, train.seed))
         stop = stack.enter_context(StopSignal())
         while step < total_steps:
             old, stage = stage, gan.stage_at(step, nimg, train.seed)

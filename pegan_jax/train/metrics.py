@@ -94,10 +94,8 @@ class Metrics:
         names = sorted({name for scalars in values for name in scalars})
         # What was left out says nothing about the others.
         whole = [s for s in values if not s.get(SKIPPED)] or values
-        means = {
-            name: float(np.mean([s[name] for s in (values if name.startswith('gradients/') else whole) if name in s]))
-            for name in names
-        }
+        found = {n: [s[n] for s in (values if n.startswith('gradients/') else whole) if n in s] for n in names}
+        means = {name: float(np.mean(numbers)) for name, numbers in found.items() if numbers}
         self._check_skipped(values, steps[-1][0])
         self._warn_of_gradients(values, steps[-1][0])
         end = self._end.result()

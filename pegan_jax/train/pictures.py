@@ -9,11 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from pegan_jax import pixels
 from pegan_jax.config import Config
 from pegan_jax.gan import GAN, Completer, images_of, inputs_of, labels_of
 from pegan_jax.metrics.distribution import sliced_wasserstein
 from pegan_jax.ops import resize_align_corners
 from pegan_jax.pixels import image_grid, to_uint8
+from pegan_jax.scoring.images import middle
 from pegan_jax.train.state import TrainState
 from pegan_jax.train.step import as_floats
 
@@ -78,14 +80,12 @@ class Pictures:
         count, stages = self._config.train.metric_images, self._gan.stages
         samples = np.concatenate([to_uint8(np.asarray(self._sample(state.sampling, *x))) for x in self.inputs(count)])
         samples, images = samples[:count], self._first(count)['image']
-        height, width = samples.shape[1:3]
-        if stages and (height, width) in {stage.size for stage in stages()}:
+        size = samples.shape[1:3]
+        if stages and size in {stage.size for stage in stages()}:
             # As in the training step.
-            floats = images / np.float32(127.5) - 1
-            images = to_uint8(resize_align_corners(floats, (height, width), antialias=True))
+            images = to_uint8(resize_align_corners(pixels.as_floats(images), size, antialias=True))
         # Data for random rotations are larger than what is cut from them.
-        top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
-        return sliced_wasserstein(samples, images[:, top : top + height, left : left + width])
+        return sliced_wasserstein(samples, middle(images, size))
 
 
 def drawn(inputs: dict) -> np.ndarray:

@@ -5,12 +5,12 @@ import functools
 import jax
 
 from pegan_jax.config import Config
-from pegan_jax.files import Path, as_path, scratch
+from pegan_jax.files import CACHE, Path, scratch
 from pegan_jax.gan import GAN, size_of_samples
 from pegan_jax.metrics.names import ALONE, CHANGES, HIGHER_IS_BETTER, parse_all
 from pegan_jax.scoring import changes, images
 from pegan_jax.scoring.scores import Scorer, check, check_counts, open_networks
-from pegan_jax.settings import TrainConfig
+from pegan_jax.settings import UserError
 from pegan_jax.train.state import TrainState
 
 
@@ -25,8 +25,11 @@ class RunScores:
         images.check_generator(gan, config.system)
         wanted, self._gan, self._config = parse_all(config.train.metrics), gan, config
         self.best, self.highest = wanted[0].results[0], wanted[0].kind in HIGHER_IS_BETTER
-        cache = scratch(as_path(config.train.compilation_cache or TrainConfig.compilation_cache))
-        self._scorer = Scorer(wanted, open_networks(wanted, {}, cache), scratch(workdir) / 'scores')
+        try:
+            networks = open_networks(wanted, {}, CACHE.expanduser())
+        except UserError as error:
+            raise UserError(f'{error} These are options of `python -m pegan_jax evaluate`.') from None
+        self._scorer = Scorer(wanted, networks, scratch(workdir) / 'scores')
         self._labels = images.drawn_labels(config.data, gan.c_dim, workdir)
         params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
         variables = {'params': params['g'], 'buffers': buffers['g']}

@@ -1,11 +1,13 @@
 """The training state: one pytree, replicated on every device."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from pegan_jax.config import Config
 from pegan_jax.gan import GAN
 
 
@@ -33,6 +35,13 @@ class TrainState(flax.struct.PyTreeNode):
     def sampling(self) -> dict:
         """Variables to sample with: {'params': ema (params['g'] if there is none), 'buffers': buffers['g']}."""
         return {'params': self.params['g'] if self.ema is None else self.ema, 'buffers': self.buffers['g']}
+
+
+def without_files(config: Config) -> Config:
+    """The same networks, made without opening a file that only training needs."""
+    if not hasattr(config.model, 'vgg'):
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vgg=None))
 
 
 def create_state(gan: GAN, seed: int) -> TrainState:

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from pegan_jax import pixels
 from pegan_jax.files import as_path
 from pegan_jax.gan import GAN, Stage, Update
 from pegan_jax.ops import resize_align_corners
@@ -94,7 +95,7 @@ def _put(tree: dict, path: tuple[str, ...], value: Any) -> dict:
 
 def as_floats(batch: dict) -> dict:
     """The batch with its images, uint8, as float32 in [-1, 1]."""
-    return {**batch, 'image': batch['image'].astype(jnp.float32) / 127.5 - 1}
+    return {**batch, 'image': pixels.as_floats(batch['image'])}
 
 
 def _matmuls(primitive: Any, *_: Any, **__: Any) -> bool:

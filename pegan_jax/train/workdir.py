@@ -1,6 +1,7 @@
 """A run's folder: one process writes in it at a time, it holds one model, and records what that was trained on."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -19,7 +20,7 @@ from pegan_jax.data.sources import Contents
 from pegan_jax.files import Path, in_bucket, whole
 from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import steps_of
-from pegan_jax.train.state import create_state
+from pegan_jax.train.state import create_state, without_files
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,9 @@ def check_config(workdir: Path, config: Config) -> None:
         changes |= {f'{section}.{k}': (before.get(k), after.get(k)) for k in names}
     training = {f'model.{name}' for name in configs.system_module(config.system).TRAINING_FIELDS}
     refused = {k: v for k, v in changes.items() if k == 'system' or (k.startswith('model.') and k not in training)}
-    if not refused and changes.keys() & training and _shapes(launched) != _shapes(config):
+    # What both are trained on may have moved since, and makes no difference here.
+    moved = dataclasses.replace(launched, data=config.data)
+    if not refused and changes.keys() & training and _shapes(moved) != _shapes(config):
         refused = {k: v for k, v in changes.items() if k in training}
     if refused:
         told = '; '.join(f'{k}: {before} -> {after}' for k, (before, after) in refused.items())
@@ -99,7 +102,7 @@ def check_config(workdir: Path, config: Config) -> None:
 
 def _shapes(config: Config) -> Any:
     """Paths, shapes and types of a run's state, without computing it."""
-    gan = configs.system_module(config.system).build(config)
+    gan = configs.system_module(config.system).build(without_files(config))
     state = jax.eval_shape(functools.partial(create_state, gan, config.train.seed))
     return [(jax.tree_util.keystr(path), x.shape, x.dtype) for path, x in jax.tree.leaves_with_path(state)]
 
@@ -116,7 +119,7 @@ def check_data(workdir: Path, contents: Contents) -> list[str]:
     if before.files is None or contents.files is None or before.files == contents.files:
         return []
     if before.single and contents.single:
-        if steps_of(workdir / 'checkpoints'):
+        if [*before.files.values()] != [*contents.files.values()] and steps_of(workdir / 'checkpoints'):
             raise ConfigError(
                 f'{workdir} has learned {before.root}, and data.image={contents.root!r} is another image. A run of one '
                 'image is this image: choose another --workdir for the new one.'

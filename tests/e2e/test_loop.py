@@ -20,13 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from jax.sharding import SingleDeviceSharding
 from PIL import Image
 
 from pegan_jax import gan
 from pegan_jax.data import pipeline, sources
+from pegan_jax.scoring import record
 from pegan_jax.settings import TrainConfig
-from pegan_jax.train import checkpoint, loop, metrics, pictures, programs, report
+from pegan_jax.train import checkpoint, log, loop, metrics, pictures, programs, report
 from pegan_jax.train.checkpoint import CheckpointError, Checkpoints, load_sampling, verify
+from pegan_jax.train.state import TrainState
 
 
 @pytest.fixture(scope='module')
@@ -169,6 +172,68 @@ def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_it_is_used(folder, 
     assert 'checkpoint of step 8 cannot be used' in caplog.text and 'has changed since it was written' in caplog.text
     _assert_same_state(resumed, uninterrupted)
     assert (tmp_path / 'damaged' / '8').is_dir() and verify(tmp_path / 'checkpoints' / '8') is None
+
+
+@pytest.mark.parametrize('damaged, left', [(4, 8), (8, 4)])
+def test_damaged_numbers_of_one_step_do_not_keep_the_others_from_being_read(damaged, left, tmp_path):
+    def state(step):
+        params = {'g': {'w': jnp.arange(4.0) + step}}
+        return TrainState(
+            step=jnp.int32(step),
+            nimg=jnp.int32(step),
+            params=params,
+            buffers={'g': {}},
+            opt={'g': {}},
+            ema=None,
+            stats={},
+        )
+
+    with contextlib.closing(Checkpoints(tmp_path, keep=2, keep_best=1)) as checkpoints:
+        for step in (4, 8):
+            checkpoints.save(state(step), {'config': {}}, {'swd': float(step)})
+    (tmp_path / str(damaged) / 'metrics' / 'metrics').write_bytes(b'')
+    if damaged == 4:
+        assert load_sampling(tmp_path)[2] == load_sampling(tmp_path, 'best')[2] == 8
+    else:
+        with pytest.raises(CheckpointError, match=r'the checkpoint of step 8 in .* is damaged'):
+            load_sampling(tmp_path)
+    place = SingleDeviceSharding(jax.devices()[0])
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state(0))
+    with contextlib.closing(Checkpoints(tmp_path, keep=2, keep_best=1)) as checkpoints:
+        assert int(checkpoints.restore(template)[0].step) == left
+
+
+def test_a_log_that_was_cut_off_loses_that_line_alone(folder, tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+
+    def logged():
+        with contextlib.closing(log.RunLog(tmp_path, _config(folder), 100, 0)) as runlog:
+            runlog.scalars(8, 64, {'loss/d': 1.0})
+
+    for append in (logged, lambda: record.append(path, 8, {'fid': 1.0}, {})):
+        append()
+        before = record.rows(path)
+        with path.open('a') as file:
+            file.write('{"step": 1')
+        append()
+        rows = record.rows(path)
+        assert rows[: len(before)] == before and rows[len(before)]['step'] == 8
+
+
+def test_pictures_are_no_part_of_the_time_of_steps(folder, tmp_path, monkeypatch):
+    paused, grid, inside, seen = metrics.Metrics.paused, pictures.Pictures.grid, [], []
+
+    @contextlib.contextmanager
+    def noted(*args):
+        inside.append(args)
+        with paused(*args):
+            yield
+        inside.pop()
+
+    monkeypatch.setattr(metrics.Metrics, 'paused', noted)
+    monkeypatch.setattr(pictures.Pictures, 'grid', lambda *args: (seen.append(bool(inside)), grid(*args))[1])
+    loop.run(_config(folder, total_kimg=0.032, sample_every=4), tmp_path)
+    assert seen == [True, True]
 
 
 def test_nothing_is_started_afresh_when_every_checkpoint_is_damaged(folder, tmp_path):

@@ -213,15 +213,16 @@ def test_a_score_that_fails_loses_no_step(folder, tmp_path, monkeypatch):
     assert load(tmp_path).step == 4
 
 
-def test_a_run_that_cannot_be_scored_does_not_begin(folder, tmp_path):
+def test_a_run_that_cannot_be_scored_does_not_begin(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(scores, 'CACHE', tmp_path / 'cache')
     config = toy.get_config(str(folder))
     for metrics, match in (
-        (('fid10k',), 'save https.*inception'),
+        (('fid10k',), 'save https.*inception.* options of `python -m pegan_jax evaluate`'),
         (('msssim10',), 'too small'),
         (('fid10q',), 'unknown score'),
     ):
         with pytest.raises(UserError, match=match):
-            train = dataclasses.replace(config.train, metrics=metrics, compilation_cache=str(tmp_path / 'cache'))
+            train = dataclasses.replace(config.train, metrics=metrics)
             run(dataclasses.replace(config, train=train), tmp_path / 'run')
         assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
     assert load_config(f'{toy.__file__}:{folder}', ['train.metrics=rows16, swd8']).train.metrics == ('rows16', 'swd8')

@@ -11,7 +11,7 @@ import toy
 from PIL import Image
 
 from pegan_jax.cli import main
-from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig
+from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, load_config
 from pegan_jax.data.sources import Contents
 from pegan_jax.models import dcgan
 from pegan_jax.settings import UserError
@@ -111,8 +111,25 @@ def test_a_run_of_one_image_is_this_image(photos, tmp_path):
     assert workdir.check_data(run, contents('one.png', 'a')) == []
     with pytest.raises(ConfigError, match=r"has learned one.png, and data.image='two.png' is another image"):
         workdir.check_data(run, contents('two.png', 'b'))
+    assert workdir.check_data(run, contents('renamed.png', 'a')) == []
     shutil.rmtree(run / 'checkpoints')
     assert workdir.check_data(run, contents('two.png', 'b')) == []  # nothing was learned yet
+
+
+@pytest.mark.parametrize(
+    'name, file, change',
+    [('pconv', 'model.vgg', 'model.vgg'), ('singan', 'data.image', 'model.recon_weight')],
+)
+def test_a_run_whose_files_have_moved_may_change_how_it_is_trained(name, file, change, tmp_path, caplog):
+    run, here = tmp_path / 'run', tmp_path / 'here.png'
+    Image.new('RGB', (32, 32)).save(here)
+    (run / 'checkpoints' / '4').mkdir(parents=True)
+    before, after = (load_config(f'{name}:tiny', [f'{file}={place}']) for place in (tmp_path / 'gone', here))
+    if change != file:
+        after = load_config(f'{name}:tiny', [f'{file}={here}', f'{change}=20.0'])
+    workdir.write(run, before, Contents('x', 1))
+    workdir.check_config(run, after)
+    assert f'resuming with a changed {change}' in caplog.text
 
 
 @pytest.mark.parametrize('name', ['data.folder', 'data.image', 'data.tfds', 'train.init_from'])

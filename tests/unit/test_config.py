@@ -38,6 +38,7 @@ def test_json_gives_an_equal_configuration_back():
         ('train.backend=xla', r"train.backend='xla' is a str; expected 'jit' or 'pmap'"),
         ('train.sample_grid=4', r'train.sample_grid=4 is a int; expected tuple'),
         ('train.batch_size=0', r'train.batch_size=0 must be at least 1'),
+        ('train.total_kimg=1e999', r'train.total_kimg=inf must be at least 0, and finite'),
         ('optim.beta2=1.0', r'optim.beta2=1.0 must lie in \[0, 1\)'),
         ('model=3', r'model is a section; override one of its fields'),
         ('model.dtype', r'override .* has no value'),
@@ -130,6 +131,10 @@ def test_what_has_no_place_in_a_frame_excludes_windows_outside(overrides, messag
 def test_unknown_files_and_arguments_name_the_nearest():
     with pytest.raises(ConfigError, match=r"no configuration file 'cipss'; did you mean 'cips'\?"):
         load_config('cipss')
+    assert load_config('configs/cips.py:tiny') == load_config('./cips.py:tiny') == load_config('cips:tiny')
+    for path in ('/no/such/folder/cips.py', 'mine/quickstart'):  # not the one of that name that ships
+        with pytest.raises(ConfigError, match=f"no configuration file '{path}'"):
+            load_config(f'{path}:tiny')
     with pytest.raises(ConfigError, match=r"no argument 'tinny'; did you mean 'tiny'\?"):
         load_config('cips:tinny')
     with pytest.raises(ConfigError, match='small and tiny exclude each other'):

@@ -57,6 +57,18 @@ def test_steps_that_were_left_out_do_not_count_in_means_and_end_the_run_in_a_row
         metrics.flush()
 
 
+def test_a_term_that_was_left_out_whenever_it_was_due_is_not_logged():
+    logged = []
+    runlog = types.SimpleNamespace(scalars=lambda step, nimg, values: logged.append(values))
+    metrics = Metrics(None, runlog, types.SimpleNamespace(idle=lambda: 0.0), 4)
+    for step in range(8):
+        lazy = {} if step % 4 else {'loss/r1': np.zeros(1)}
+        skipped = np.array([float(not step % 4)])
+        metrics.add(step, 0, {'finite': np.ones(1), 'gradients/skipped': skipped, 'loss/d': np.ones(1), **lazy})
+    metrics.flush()
+    assert logged[0]['loss/d'] == 1 and 'loss/r1' not in logged[0]
+
+
 def test_batches_come_in_order_and_time_counts_only_while_devices_stand_still():
     slow = iter([{'n': i} for i in range(6)])
 

@@ -11,10 +11,12 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from etils import epath
 from PIL import Image
 
 from pegan_jax.config import ConfigError
 from pegan_jax.data import records, sources
+from pegan_jax.files import as_path
 from pegan_jax.pixels import UnreadableImage, decode_image, with_channels
 
 LIMIT = 10_000
@@ -354,6 +356,22 @@ def test_a_workdir_inside_the_data_is_no_data(folder, tmp_path):
         assert found == ['a.png', 'a/c/y.webp', 'a/z.JPG', 'b.png']
         for where in ('samples', 'wandb'):
             shutil.rmtree(workdir / where)
+
+
+@pytest.mark.parametrize('workdir', ['cats', 'gs://bucket/animals/cats', None])
+def test_only_a_workdir_in_the_bucket_of_the_data_is_no_data(workdir, monkeypatch):
+    stamps = {name: [1, []] for name in ('None/a.png', 'cats/a.png', 'catsup/a.png')}
+    monkeypatch.setattr(sources, 'stamps_below', lambda root: stamps)
+    found, _ = sources._listed(epath.Path('gs://bucket/animals'), None if workdir is None else as_path(workdir))
+    assert stamps.keys() - found.keys() == ({'cats/a.png'} if workdir == 'gs://bucket/animals/cats' else set())
+
+
+def test_a_zip_file_may_begin_its_names_with_a_dot(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'x.zip', 'w') as file:
+        for name in ('./0/a.png', './1/b.png', './.hidden/c.png'):
+            file.writestr(name, encode(RED))
+    source = sources.open_folder(str(tmp_path / 'x.zip'), LIMIT, tmp_path, labels=True)
+    assert source.c_dim == 2 and [source[i]['label'] for i in range(len(source))] == [0, 1]
 
 
 @pytest.mark.parametrize('kind', ['zip', 'folder'])
