@@ -65,6 +65,7 @@ def trained(config: Config, frames: np.ndarray) -> TrainState:
 
 def of_states(config: Config, variables: dict, count: int) -> extrapolation.Generate:
     """Image i is sample i // count of model i % count; variables are those of `count` models, stacked."""
+    variables = jax.tree.map(jnp.asarray, variables)  # those of a file are NumPy's
 
     @functools.partial(jax.jit, static_argnums=2)
     def program(index: jax.Array, words: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -1,12 +1,13 @@
 """Animations: writes frames, one after the other, to a .gif or an .mp4."""
 
+import contextlib
 import itertools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pegan_jax.files import Path, whole
+from pegan_jax.files import Path, check_file, whole
 from pegan_jax.pixels import as_image, with_channels
 from pegan_jax.settings import UserError
 
@@ -18,6 +19,7 @@ def check(path: Path) -> None:
     """Raises: UserError unless `write` can write a file of this name here."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')
+    check_file(path)
     if path.suffix.lower() == '.mp4':
         try:
             import imageio_ffmpeg  # an extra: only videos need it
@@ -59,14 +61,31 @@ def write(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
         import imageio_ffmpeg  # an extra, which is checked above
 
         height, width = (side - side % 2 for side in first.shape[:2])
+        if min(height, width) < 2:
+            raise UserError(f'{path.name}: frames of {first.shape[0]} x {first.shape[1]} pixels; write a .gif of them.')
         # The unfinished file has no suffix that would tell the format.
         options = {'codec': 'libx264', 'macro_block_size': 2, 'output_params': ['-f', 'mp4'], 'fps': fps}
         encoder = imageio_ffmpeg.write_frames(str(unfinished), (width, height), **options)
-        with warnings.catch_warnings():  # JAX warns about every fork; this one starts another program at once
-            warnings.simplefilter('ignore', RuntimeWarning)
+        with _encoding(path):
             encoder.send(None)
         try:
             for frame in itertools.chain([first], frames):
-                encoder.send(np.ascontiguousarray(with_channels(frame[:height, :width], 3)))
+                pixels = np.ascontiguousarray(with_channels(frame[:height, :width], 3))
+                with _encoding(path):
+                    encoder.send(pixels)
         finally:
             encoder.close()
+        with _encoding(path):  # FFmpeg does not say how it ended
+            imageio_ffmpeg.count_frames_and_secs(str(unfinished))
+
+
+@contextlib.contextmanager
+def _encoding(path: Path) -> Iterator[None]:
+    """Turns what FFmpeg fails with into a UserError."""
+    try:
+        with warnings.catch_warnings():  # JAX warns about every fork; this one starts another program at once
+            warnings.simplefilter('ignore', RuntimeWarning)
+            yield
+    except (OSError, RuntimeError) as error:
+        why = str(error).strip().splitlines()[-1]
+        raise UserError(f'{path} was not finished by FFmpeg; is the disk full? ({why})') from None

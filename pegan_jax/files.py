@@ -8,6 +8,7 @@ import contextlib
 import glob
 import hashlib
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -187,6 +188,26 @@ def scratch(folder: Path) -> pathlib.Path:
     return CACHE.expanduser() / 'scratch' / hashlib.sha256(str(folder).encode()).hexdigest()
 
 
+def check_file(path: Path) -> None:
+    """Raises: UserError, before anything is computed, unless a file can be written at a path on a disk."""
+    if path.is_dir():
+        raise UserError(f'{path} is a folder; name a file in it.')
+    if not in_bucket(path):
+        there = next(folder for folder in absolute(path).parents if folder.exists())
+        if not there.is_dir():
+            raise UserError(f'{path}: {there} is a file, so nothing can be written below it; name another folder.')
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f'{path}: you may not write in {there}; name another folder.')
+
+
+def read_record(path: Path) -> dict:
+    """The JSON object in a file. Raises: UserError for anything else."""
+    with contextlib.suppress(ValueError):
+        if isinstance(found := json.loads(path.read_text()), dict):
+            return found
+    raise UserError(f'{path} is damaged, or not what this command wrote; name another folder, or delete this one.')
+
+
 def end_line(path: pathlib.Path) -> None:
     """Ends the last line of a file that was cut off while it was written, so that what is appended is a line too."""
     if path.is_file() and path.stat().st_size:
@@ -213,6 +234,10 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
     try:
         yield unfinished
         unfinished.replace(path)
+    except OSError as error:
+        if error.filename == str(unfinished):  # a name that nobody knows
+            raise type(error)(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
         _open.discard(unfinished)

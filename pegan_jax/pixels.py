@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pegan_jax.files import Path, as_path, whole
+from pegan_jax.files import Path, as_path, check_file, whole
 from pegan_jax.settings import UserError
 
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'TIFF', 'GIF', 'AVIF', 'JPEG2000', 'PPM', 'TGA')
@@ -155,9 +155,10 @@ def decode_image(data: bytes, max_pixels: int, channels: int = 3, *, draft: bool
     return with_channels(pixels if alpha is None else np.concatenate([pixels, alpha[..., None]], axis=-1), channels)
 
 
-def decode_raw(data: bytes, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]:
+def decode_raw(data: bytes, max_pixels: int, *, indices: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
     """The numbers of an image: uint8 or uint16 [H, W, 1] if it has no colours, else uint8 [H, W, 3]; and its alpha.
 
+    indices: of a picture with a palette, as masks of labels are, the numbers of the colours instead, uint8 [H, W, 1].
     Turned upright by its EXIF orientation; of several frames, the first. Raises: UnreadableImage as `decode_image`.
     """
     image = _open(data, max_pixels)
@@ -165,6 +166,8 @@ def decode_raw(data: bytes, max_pixels: int) -> tuple[np.ndarray, np.ndarray | N
         if has_16_bits(image) and image.mode.startswith('I'):
             grey = np.clip(np.asarray(ImageOps.exif_transpose(image)).astype(np.int64), 0, 65535)
             return grey.astype(np.uint16)[..., None], None
+        if indices and image.mode == 'P':
+            return np.array(ImageOps.exif_transpose(image))[..., None], None
         pixels, alpha = to_rgb(image)
     except Exception as error:  # Pillow's decoders raise many types on damaged data
         raise UnreadableImage(f'cannot be decoded: {error}') from error
@@ -191,8 +194,7 @@ def check_name(path: Path) -> None:
     """Raises: UserError unless `write` writes files of this name."""
     if path.suffix.lower() not in ('.png', '.npy'):
         raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .png, or .npy for float32.')
-    if path.is_dir():
-        raise UserError(f'{path} is a folder; name a file, such as {path / "image.png"}.')
+    check_file(path)
 
 
 def write(path: Path, pieces: Iterable[np.ndarray], shape: tuple[int, ...], bits: int) -> None:

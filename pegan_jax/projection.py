@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -32,14 +32,14 @@ class Projection:
     """What was found.
 
     ws: [num_ws, w_dim]; image: its image, float32 [H, W, C]; distance: the one at the end, which `measure` names.
-    variables: those of the model, with the noise maps that were found.
+    maps: the noise maps that were found, for `with_maps`; {} if the model has none.
     """
 
     ws: np.ndarray
     image: np.ndarray
     distance: float
     measure: str
-    variables: dict
+    maps: dict[str, np.ndarray]
 
 
 def project(
@@ -101,8 +101,8 @@ def project(
     result = show(found)
     final = float(jax.jit(lambda a, b: jnp.sum(distance(compared(a), compared(b))))(result, target))
     ws = np.asarray(per_layer(sampler, found['w'])[0])
-    variables = _with_maps(given, found['maps'])
-    return Projection(ws, np.asarray(result[0]), final, measure or 'the distance given', variables)
+    maps = jax.device_get(found['maps'])
+    return Projection(ws, np.asarray(result[0]), final, measure or 'the distance given', maps)
 
 
 def compared(images: jax.Array) -> jax.Array:
@@ -305,7 +305,7 @@ def project_points(
     ws = per_layer(sampler, found['w'])[0]
     final = float(np.mean(np.square(render(model, ws, points).mean(1) - colours)))
     measure = 'mean square of the differences at the points'
-    return Projection(np.asarray(ws), np.asarray(show(found)), final, measure, model.variables)
+    return Projection(np.asarray(ws), np.asarray(show(found)), final, measure, {})
 
 
 # Maps of noise --------------------------------------------------------------------------------------------------------
@@ -315,6 +315,14 @@ def _noise_maps(variables: dict) -> dict[str, jax.Array]:
     leaves = jax.tree.leaves_with_path(variables.get('buffers', {}))
     named = {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in leaves}
     return {name: x for name, x in named.items() if name.endswith('noise_const')}
+
+
+def with_maps(model: Model, maps: Mapping[str, np.ndarray]) -> Model:
+    """The model with the noise maps of a `Projection`. Raises: UserError for maps of another model."""
+    own = _noise_maps(model.variables)
+    if wrong := [name for name, x in maps.items() if name not in own or own[name].shape != x.shape]:
+        raise UserError(f'the noise map {wrong[0]} is of another model; take styles that were projected with this one.')
+    return dataclasses.replace(model, variables=_with_maps(model.variables, dict(maps)))
 
 
 def _with_maps(variables: dict, maps: dict[str, jax.Array]) -> dict:

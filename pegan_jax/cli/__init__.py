@@ -116,10 +116,13 @@ def _told(error: Exception, args: argparse.Namespace) -> Exception | str | None:
     if getattr(args, 'distributed', None) is not None and lost_peer(error):
         told = ' '.join(str(error).split())[:300]
         return f'another process of this run has ended or cannot be reached; start all of them again ({told}).'
-    if isinstance(error, FileNotFoundError) and error.filename:  # by the option that named the path, if one did
+    if isinstance(error, OSError) and error.filename:  # by the option that named the path, if one did
         for name, value in vars(args).items():
-            if str(value) == str(error.filename):
-                return f'--{name.replace("_", "-")} {value} does not exist; name a file or folder that is there.'
+            if str(getattr(value, 'path', value)) == str(error.filename):
+                option = f'--{name.replace("_", "-")} {error.filename}'
+                if isinstance(error, FileNotFoundError) and name != 'out':
+                    return f'{option} does not exist; name a file or folder that is there.'
+                return f'{option}: {error.strerror.lower()}; name another.'
     if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
         return error
     if of_bucket(error):

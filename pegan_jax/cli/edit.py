@@ -7,6 +7,7 @@ import numpy as np
 from pegan_jax import animation, editing
 from pegan_jax.cli import options
 from pegan_jax.data import mask_files
+from pegan_jax.inpainting.files import check_size
 from pegan_jax.pixels import as_floats, image_grid, read_image, to_uint8
 from pegan_jax.settings import UserError
 
@@ -23,7 +24,7 @@ EPILOG = """What --mode does, with the files that it needs:
 
 An --image is read as the training image was: a model of a grey one (data.channels=1) sees the luminance of colours.
 
-examples:
+examples, each after python -m pegan_jax edit --model MODEL:
   --mode samples --seeds 0-5 --size 250x500 --out wide.png
   --mode harmonise --image pasted.png --mask mask.png --scale 7 --out harmonised.png
   --mode animate --start-scale 2 --out moving.gif
@@ -103,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
                 images = np.stack([editing.inject(model, image, args.scale, seed) for seed in args.seeds])
             else:
                 mask = mask_files.read(args.mask, max_pixels=data.max_pixels)
+                check_size(args.mask, mask.shape, image.shape[:2], 'mask')
                 radius = editing.EDIT_RADIUS if args.mode == 'edit' else editing.HARMONISE_RADIUS
                 images = np.stack(
                     [editing.edit(model, image, mask, args.scale, seed, radius=radius) for seed in args.seeds]

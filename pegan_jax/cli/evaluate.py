@@ -143,6 +143,8 @@ def run(args: argparse.Namespace) -> None:
         of_data = args.fake is not None
         options.check_used(args, '--fake' if of_data else '--watch', DEFAULTS, OF_DATA if of_data else OF_SAMPLES)
         return _score(args, None)
+    if args.model is None and args.step is not None:
+        raise UserError(f'--step {args.step} is of a --model; leave it out.')
     if args.model is None and args.method is None:
         raise UserError(
             'name a trained --model, or --method biharmonic, or images to compare with --fake and --real, or a run to '
@@ -155,6 +157,7 @@ def run(args: argparse.Namespace) -> None:
         options.check_used(args, 'a score of completions', DEFAULTS, OF_COMPLETIONS)
         return _complete(args, model)
     options.check_used(args, 'a score of samples', DEFAULTS, OF_SAMPLES)
+    options.check_cutoff(args)
     return _score(args, model)
 
 

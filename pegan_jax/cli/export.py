@@ -17,7 +17,7 @@ EPILOG = """formats:
   stablehlo    A program with the weights inside, for any number of images. JAX runs it without this library:
                jax.export.deserialize(open(FILE, 'rb').read()).call(z, truncation_psi); what it takes is printed.
 
-examples:
+examples, each after python -m pegan_jax export --model MODEL:
   --out shared --dtype float16
   --format stablehlo --platforms cpu,cuda --out model.stablehlo
   --format official --out g_ema.safetensors
@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> None:
     elif args.format == 'official':
         print(sharing.export_official(model, args.out))
     else:
-        chosen = {} if args.platforms is None else {'platforms': tuple(args.platforms.split(','))}
+        chosen = (
+            {} if args.platforms is None else {'platforms': tuple(name.strip() for name in args.platforms.split(','))}
+        )
         program = sharing.export_program(model, args.out, **chosen)
         for name, shape in program.arguments.items():
             print(f'{name}: {shape}')

@@ -70,13 +70,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         '--margin', type=int, metavar='PIXELS', help='how much --strategy crop sees around a hole (default 128)'
     )
     p.add_argument('--limit', type=int, metavar='PIXELS', help='longer side for --strategy resize (default 1024)')
-    p.add_argument('--batch-size', type=int, default=8, help='images of one size computed at once (default 8)')
+    p.add_argument('--batch-size', type=int, help='images of one size computed at once (default 8)')
     p.add_argument('--out', type=options.path, required=True, metavar='FILE.png|FOLDER', help='filled images')
 
 
 def _colour(text: str) -> int | tuple[int, ...]:
     """'255,0,0', 'red' or '#f00' -> (255, 0, 0); '3' -> 3"""
-    if text.isdigit():
+    if text.isascii() and text.isdecimal():
         return int(text)
     try:
         return ImageColor.getrgb(f'rgb({text})' if text.count(',') == 2 and text[0].isdigit() else text)[:3]
@@ -94,6 +94,15 @@ def run(args: argparse.Namespace) -> None:
             if args.model is None
             else f'--method {args.method} takes no --model; leave one of them out.'
         )
+    alone = args.model is None or args.strategy != 'original'  # images are filled one by one
+    for name, useless, why in (
+        ('step', args.model is None, 'is of a --model'),
+        ('invert_sketch', args.sketch is None, 'is of a --sketch'),
+        ('batch_size', alone, 'is of a --model with --strategy original'),
+    ):
+        if getattr(args, name) not in (None, False) and useless:
+            raise UserError(f'--{name.replace("_", "-")} {why}; leave it out.')
+    args.batch_size = 8 if args.batch_size is None else args.batch_size
     options.at_least_one(args, 'batch_size')
     chosen = {}
     for name, strategy in (('margin', 'crop'), ('limit', 'resize')):

@@ -15,14 +15,16 @@ import numpy as np
 from PIL import Image
 
 from pegan_jax import animation, hub, sampling
-from pegan_jax.files import Path, as_path, in_bucket, on_disk, whole
+from pegan_jax.files import Path, as_path, check_file, in_bucket, on_disk, whole
 from pegan_jax.pixels import as_image
+from pegan_jax.projection import with_maps
 from pegan_jax.settings import TrainConfig, UserError
 from pegan_jax.train import exported
 from pegan_jax.weights.public import FILES
 
 _SHIPPED = ', '.join(sorted(file.stem for file in exported.SHIPPED.glob('*.safetensors')))
 MODEL = f'the --workdir of a run, what convert or export made, a model that ships ({_SHIPPED}), or hf://user/name'
+LARGEST = 1e30  # numbers become float32, and are added and multiplied
 HEARTBEAT = 30  # seconds after which a process that is not heard of counts as dead
 
 
@@ -129,6 +131,8 @@ def real(text: str) -> float:
         raise argparse.ArgumentTypeError(f'{text!r} is no number; write one such as 0.5.') from None
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f'{text!r} is not finite.')
+    if abs(value) > LARGEST:
+        raise argparse.ArgumentTypeError(f'{text!r} is too large; numbers here are below {LARGEST:g}.')
     return value
 
 
@@ -253,15 +257,26 @@ def load(args: argparse.Namespace) -> sampling.Model:
 
 def styles(args: argparse.Namespace) -> dict:
     """Those of `add_styles` that `Model.styles` takes."""
+    check_cutoff(args)
     return {
         'label': args.label, 'truncation_psi': args.truncation_psi, 'truncation_cutoff': args.truncation_cutoff
     }  # fmt: skip
 
 
-def read_ws(path: pathlib.Path) -> np.ndarray:
-    """The array w [N, num_ws, w_dim] of an .npz file, or that of an .npy file.
+def check_cutoff(args: argparse.Namespace) -> None:
+    """Raises: UserError for a --truncation-cutoff that truncates nothing."""
+    if args.truncation_cutoff is not None and args.truncation_psi == 1:
+        raise UserError(
+            f'--truncation-cutoff {args.truncation_cutoff} says which styles are truncated, and none are; add '
+            '--truncation-psi, such as 0.7, or leave it out.'
+        )
 
-    Raises: UserError if there is none, or if it holds no image, no real numbers, or numbers that are not finite.
+
+def read_ws(path: pathlib.Path, model: sampling.Model) -> tuple[sampling.Model, np.ndarray]:
+    """The array w [N, num_ws, w_dim] of an .npz file, or that of an .npy file; the model with the file's noise maps.
+
+    Raises: UserError if there is no w, if it holds no image, no real numbers, or numbers that are not finite, or if the
+      maps are of another model.
     """
     found = read_arrays(path, '--ws', 'what project wrote')
     if isinstance(found, dict) and 'w' not in found:
@@ -271,7 +286,8 @@ def read_ws(path: pathlib.Path) -> np.ndarray:
         raise UserError(f'--ws {path} is {w.dtype} {w.shape}; expected real numbers [N, num_ws, w_dim] or [N, w_dim].')
     if not np.isfinite(w).all():
         raise UserError(f'--ws {path} has numbers that are not finite; make the styles again.')
-    return w
+    maps = {name: x for name, x in found.items() if name != 'w'} if isinstance(found, dict) else {}
+    return with_maps(model, maps), w
 
 
 def read_arrays(path: pathlib.Path, option: str, wanted: str) -> dict[str, np.ndarray] | np.ndarray:
@@ -311,6 +327,7 @@ def write_picture(out: Path, image: np.ndarray) -> None:
 
 def check_picture(out: Path, channels: int) -> None:
     """Raises: UserError unless Pillow writes images with this number of channels in the suffix's format."""
+    check_file(out)
     Image.init()
     kind = Image.EXTENSION.get(out.suffix.lower())
     if kind not in Image.SAVE:

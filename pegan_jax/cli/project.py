@@ -23,7 +23,8 @@ from pegan_jax.weights.perceptual import lpips
 
 HELP = 'Find the latent whose image is nearest to a photograph.'
 
-EPILOG = """Writes target.png, projected.png and projected_w.npz, whose array w [1, num_ws, w_dim] sample --ws takes.
+EPILOG = """Writes target.png, projected.png and projected_w.npz, which sample --ws and render --ws take: the array w
+[1, num_ws, w_dim], and for a StyleGAN2 the maps of noise that were found.
 The image is cropped to the aspect of the model and resized. The distance is LPIPS on VGG-16 if --weights names its file
 or --distance lpips asks for it; otherwise the squared errors of images and of their gradients at several sizes.
 
@@ -31,7 +32,7 @@ A CIPS is a function of coordinates, so a part of the pixels is enough: --given 
 given.png shows them, and render --ws shows the rest, finer or wider. The command prints PSNR for the pixels that are
 given and for those that are held out.
 
-examples:
+examples, each after python -m pegan_jax project --model MODEL:
   --image face.png --out found
   --image face.png --distance lpips --out found
   --image face.png --given scattered:0.25 --out found       a quarter of the pixels, anywhere
@@ -87,6 +88,10 @@ def run(args: argparse.Namespace) -> None:
     if (args.distance or ('lpips' if args.weights else 'plain')) == 'lpips':
         network = open_network('lpips', dict(args.weights), args.cache, fetch=args.fetch)
         measured = {'distance': functools.partial(lpips, network.params), 'measure': 'LPIPS on VGG-16'}
+    elif args.weights or args.fetch:
+        raise UserError('--weights and --fetch are of --distance lpips; add that, or leave them out.')
+    if isinstance(args.label, list):
+        raise UserError(f'--class names {len(args.label)} classes, and the image has one; name one.')
     model = options.load(args)
     data = model.config.data
     image = read_image(args.image, data.max_pixels, data.channels)
@@ -135,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
         with whole(args.out / f'{name}.png') as unfinished:
             as_image(pixels).save(unfinished, 'PNG')
     with whole(args.out / 'projected_w.npz') as unfinished, unfinished.open('wb') as file:
-        np.savez(file, w=found.ws[None])
+        np.savez(file, w=found.ws[None], **found.maps)
     if args.video is not None:
         args.video.parent.mkdir(parents=True, exist_ok=True)
         beside = (np.concatenate([target, frame], axis=1) for frame in frames)
@@ -146,5 +151,6 @@ def run(args: argparse.Namespace) -> None:
         for name, chosen in names.items():
             if chosen.any():
                 decibels = psnr(target, pictures['projected'], chosen)
-                print(f'PSNR {decibels:.2f} dB of {chosen.sum()} pixels {name}')
+                of = f', as means of {len(observed.points)} blocks' * (observed.points.shape[1] > 1)
+                print(f'PSNR {decibels:.2f} dB of {chosen.sum()} pixels {name}{of}')
     print(args.out)

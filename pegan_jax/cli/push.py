@@ -11,7 +11,7 @@ EPILOG = """Uploads what export writes, samples, and a card with the scores that
 Paths on this machine are cut to their last names. An existing card stays as it is. Needs the extra: pip install
 'pegan_jax[hub]'; log in first: hf auth login.
 
-examples:
+examples, each after python -m pegan_jax push --model MODEL:
   --to hf://user/worlds64 --licence cc-by-4.0
   --to hf://user/worlds64@v2 --licence cc-by-4.0 --dtype float16 --private
 """

@@ -28,7 +28,7 @@ count: from left to right (x), from top to bottom (y), from azimuth 0 to its opp
 training frame (on a cylinder, over the circle), whose grey is the share of one other seed, or whose red, green and blue
 are those of several.
 
-examples:
+examples, each after python -m pegan_jax render --model MODEL:
   --size 4096 --out large.png                          sixteen times the detail of 256 pixels
   --size 4096 --crop 1024,2048,512,512 --out part.png  a window of it, without the rest
   --size 65536 --tiles 256 --out zoom                  a pyramid of tiles; viewers open zoom/image.dzi
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
     chosen = {**_chosen(args, model), **options.styles(args)}
     if not model.sampler.pixelwise and args.noise_mode is not None:
         chosen['noise_mode'] = args.noise_mode
-    seed = args.seed if args.ws is None else _one(args)
+    model, seed = (model, args.seed) if args.ws is None else _one(args, model)
     if args.tiles is not None:
         print(sampling.render_tiles(model, seed, grid, args.out, side=args.tiles, **chosen))
         return
@@ -154,16 +154,16 @@ def run(args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def _one(args: argparse.Namespace) -> np.ndarray:
-    ws = options.read_ws(args.ws)
+def _one(args: argparse.Namespace, model: sampling.Model) -> tuple[sampling.Model, np.ndarray]:
+    model, ws = options.read_ws(args.ws, model)
     if len(ws) != 1:
         raise UserError(f'--ws {args.ws} holds styles of {len(ws)} images; render makes one, sample makes all.')
-    return ws[0]
+    return model, ws[0]
 
 
 def _check(args: argparse.Namespace) -> None:
     """Raises: UserError for options that exclude each other."""
-    if args.zoom <= 0:
+    if args.zoom < 1 / options.LARGEST:
         raise UserError(f'--zoom {args.zoom} must be positive; 2 doubles the size of the content, 0.5 halves it.')
     if args.tiles is None:
         pixels.check_name(args.out)
@@ -210,9 +210,12 @@ def _grid(args: argparse.Namespace, model: sampling.Model) -> sampling.Grid | No
         if args.view == 'sphere':
             return sampling.sphere(model, *(args.size or (across // 2, across)), **around)
         return sampling.planet(model, *(size or (across, across)), up=args.view == 'sky', **around)
-    if args.arc is not None or args.azimuth is not None:
-        arc = (span or 1.0) if args.arc is None else args.arc / 360
-        return sampling.panorama(model, *(args.size or frame[:1]), arc=arc, crop=args.crop, **around)
+    if args.arc is None and args.azimuth is not None and span is not None:
+        return sampling.frame_grid(model, size, crop=args.crop, **around)
+    if args.arc is not None or args.azimuth is not None:  # which a flat model refuses
+        return sampling.panorama(
+            model, *(args.size or frame[:1]), arc=(args.arc or 360) / 360, crop=args.crop, **around
+        )
     return sampling.frame_grid(model, size, crop=args.crop, matrix=matrix)
 
 

@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 from pegan_jax import analysis, animation, coords, sampling
 from pegan_jax.cli import options
-from pegan_jax.files import Path, absolute, whole
+from pegan_jax.files import Path, absolute, read_record, whole
 from pegan_jax.pixels import as_image, image_grid, to_uint8
 from pegan_jax.settings import UserError
 from pegan_jax.train import exported
 
 HELP = 'Draw images from seeds, as one grid or one file each; also mixed styles and videos.'
 
-EPILOG = """examples:
+EPILOG = """examples, each after python -m pegan_jax sample --model MODEL:
   --seeds 0-31 --out grid.png                                      a grid of images
   --seeds 0-31 --truncation-psi 0.7 --out images                   a folder of files
   --seeds 0-49999 --out images                                     thousands, in bounded memory
@@ -79,7 +79,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument(
         '--grid',
-        type=options.size,
+        type=_cells,
         metavar='ROWSxCOLUMNS',
         help='images side by side in a video (default 1)',
     )
@@ -99,6 +99,14 @@ def _mix(text: str) -> tuple[list[int], list[int]]:
     if not colon:
         raise argparse.ArgumentTypeError(f'{text!r} names no layers; write SEEDS:LAYERS, such as 10-14:0-6.')
     return options.numbers(seeds), options.numbers(layers)
+
+
+def _cells(text: str) -> tuple[int, int]:
+    """'2x4' -> (2, 4)"""
+    found = re.fullmatch(r'([1-9]\d*)[x×]([1-9]\d*)', text.strip().lower(), re.ASCII)
+    if not found:
+        raise argparse.ArgumentTypeError(f'{text!r} is no grid; write ROWSxCOLUMNS, such as 2x4.')
+    return int(found[1]), int(found[2])
 
 
 class _Direction(NamedTuple):
@@ -186,7 +194,7 @@ def run(args: argparse.Namespace) -> None:
             table = sampling.style_mix(model, args.seeds, *args.style_mix, **chosen, batch_size=args.batch_size)
             images, args.columns = to_uint8(table.reshape(-1, *table.shape[2:])), table.shape[1]
         elif args.ws:
-            ws = options.read_ws(args.ws)
+            model, ws = options.read_ws(args.ws, model)
             few = {k: v for k, v in chosen.items() if k in ('size', 'transform', 'noise_mode')}
             images = to_uint8(sampling.of_styles(model, ws, batch_size=args.batch_size, **few))
         else:
@@ -229,7 +237,10 @@ def _write_video(args: argparse.Namespace, model: sampling.Model, out: Path, cho
         if 'transform' in chosen:
             raise UserError(f'--video {args.video} moves the camera; leave out --rotate and --translate.')
         cells = args.grid or (1, 1)
-        seeds = args.seeds[: math.prod(cells)]
+        turns = [i % len(args.seeds) for i in range(math.prod(cells))]
+        if isinstance(chosen['label'], list):
+            chosen['label'] = model.labels(chosen['label'], len(args.seeds))[turns]
+        seeds = [args.seeds[i] for i in turns]
         count, frames = sampling.camera(model, seeds, args.video, columns=cells[1], frames=args.frames or 240, **chosen)
     out.parent.mkdir(parents=True, exist_ok=True)
     fps = args.fps or (20 if out.suffix.lower() == '.gif' else 60)
@@ -252,13 +263,15 @@ def _write_folder(args: argparse.Namespace, model: sampling.Model, out: Path, ch
         'class': args.label if not any(ends) else None,
     }
     about, record = json.loads(json.dumps(about)), out / 'samples.json'
-    if record.is_file() and (earlier := json.loads(record.read_text())) != about:
+    if record.is_file() and (earlier := read_record(record)) != about:
         name = next(name for name in about | earlier if earlier.get(name) != about.get(name))
         raise UserError(
             f'{out} holds samples of other settings ({name} {earlier.get(name)}, not {about.get(name)}); name another '
             'folder, or delete this one.'
         )
-    todo = [i for i, file in enumerate(files) if not (record.is_file() and file.is_file())]
+    if not record.is_file() and (there := [file for file in files if file.exists()]):
+        raise UserError(f'{there[0]} is there, and this command did not write it; name another folder.')
+    todo = [i for i, file in enumerate(files) if not file.is_file()]
     if len(todo) < len(files):
         print(f'{len(files) - len(todo)} of {len(files)} images are there already', file=sys.stderr)
     if not todo:

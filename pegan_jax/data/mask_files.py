@@ -24,17 +24,22 @@ Colour = int | tuple[int, int, int]
 
 
 def read(
-    path: Path, *, invert: bool = False, colour: Colour | None = None, max_pixels: int = 100_000_000
+    path: Path,
+    *,
+    invert: bool = False,
+    colour: Colour | None = None,
+    option: str | None = None,
+    max_pixels: int = 100_000_000,
 ) -> np.ndarray:
     """The hole of a mask file, bool [H, W]; the arguments are those of `holes`.
 
     Raises: UnreadableImage for what is no image, is cut off, has float pixels or more than max_pixels; and as `holes`.
     """
     try:
-        pixels, alpha = decode_raw(path.read_bytes(), max_pixels)
+        pixels, alpha = decode_raw(path.read_bytes(), max_pixels, indices=isinstance(colour, int))
     except UnreadableImage as error:
         raise UnreadableImage(f'{path}: {error}') from None
-    return holes(pixels, alpha, str(path), invert=invert, colour=colour)
+    return holes(pixels, alpha, str(path), invert=invert, colour=colour, option=option)
 
 
 def holes(
@@ -44,6 +49,7 @@ def holes(
     *,
     invert: bool = False,
     colour: Colour | None = None,
+    option: str | None = None,
 ) -> np.ndarray:
     """Which pixels of a mask are the hole, bool [H, W].
 
@@ -52,7 +58,8 @@ def holes(
       alpha: uint8 [H, W], or None.
       name: the mask's, for people.
       invert: the other pixels are the hole.
-      colour: the hole has this colour, or this value in a mask without colours; None: it is guessed.
+      colour: the hole has this colour, or this value in a mask without colours, or of a palette; None: it is guessed.
+      option: how people say the colour, such as --mask-colour, if they can.
     Raises: UserError if no pixel has the colour.
     """
     if colour is not None:
@@ -60,9 +67,9 @@ def holes(
     elif alpha is not None and 0 < np.mean(alpha < 128) < 1:
         found, guess = _of_transparency(pixels, alpha >= 128)
     elif pixels.shape[-1] == 3:
-        found, guess = _of_colours(pixels)
+        found, guess = _of_colours(pixels, option)
     else:
-        found, guess = _of_values(pixels[..., 0])
+        found, guess = _of_values(pixels[..., 0], option)
     found = found != invert
     if guess is not None:
         turned = ', turned around by --invert-mask' if invert else ''
@@ -98,7 +105,7 @@ def _of_transparency(pixels: np.ndarray, opaque: np.ndarray) -> tuple[np.ndarray
     return ~opaque, 'what is transparent is the hole'
 
 
-def _of_colours(pixels: np.ndarray) -> tuple[np.ndarray, str]:
+def _of_colours(pixels: np.ndarray, option: str | None) -> tuple[np.ndarray, str]:
     black, white = _near(pixels, (0, 0, 0)), _near(pixels, (255, 255, 255))
     if black.mean() > 0.01:
         ground, what = black, 'black'
@@ -108,16 +115,17 @@ def _of_colours(pixels: np.ndarray) -> tuple[np.ndarray, str]:
         values, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
         most = values[np.argmax(counts)]
         ground, what = _near(pixels, most), f'the colour {",".join(map(str, most.tolist()))}'
-    return ~ground, f'all colours but {what} are the hole (--mask-colour R,G,B picks one)'
+    pick = f' ({option} R,G,B picks one)' if option else ''
+    return ~ground, f'all colours but {what} are the hole{pick}'
 
 
-def _of_values(grey: np.ndarray) -> tuple[np.ndarray, str | None]:
+def _of_values(grey: np.ndarray, option: str | None) -> tuple[np.ndarray, str | None]:
     values, white = np.unique(grey), np.iinfo(grey.dtype).max
     if set(values.tolist()) in ({0}, {0, 1}, {white}, {0, white}):
         return grey > 0, None
     if len(values) <= LABELS and values[-1] <= white // 2:
         listed = ', '.join(map(str, values.tolist()))
-        pick = ' (--mask-colour N picks one)' if len(values) > 2 else ''
+        pick = f' ({option} N picks one)' if option and len(values) > 2 else ''
         return grey > 0, f'it has the values {listed}, of which all but 0 are the hole{pick}'
     middle = white / 2
     return grey > middle, f'it has {len(values)} grey values, of which those above {middle:g} are the hole'

@@ -122,7 +122,8 @@ def open_tfds(name: str, split: str, data_dir: str | None, labels: bool = False)
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise ConfigError(
-            f'data.tfds={name!r} is no TFDS dataset, and none is prepared in data.data_dir={data_dir!r}.'
+            f'data.tfds={name!r} is no TFDS dataset, and none is prepared in data.data_dir={data_dir!r}. If it is '
+            'meant as a folder or a file, there is none of this name here: check the path.'
         ) from None
     except ImportError as error:  # TFDS wraps TensorFlow's absence without a name
         missing, package = (error.name, error.name) if error.name else ('TensorFlow', "'pegan_jax[tf]'")

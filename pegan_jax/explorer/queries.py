@@ -68,8 +68,8 @@ def style(query: Query) -> Style:
     layers = None
     if 'layers' in query:
         first, _, last = query['layers'].partition('-')
-        pair = {'first': first, 'last': last}
-        layers = (whole(pair, 'first', 0, 1000), whole(pair, 'last', 0, 1000))
+        pair = {'the first of layers': first, 'the last of layers': last}
+        layers = tuple(whole(pair, name, 0, 1000) for name in pair)
     seed, psi = whole(query, 'seed', 0, 2**32 - 1, 0), number(query, 'psi', -4, 4, 1.0)
     return Style(seed, psi, label, to, 0.0 if to is None else number(query, 't', 0, 1, 0.0), layers)
 

@@ -108,7 +108,8 @@ def _checked(
 
 def check_model(model: Model, *, sketch: bool = False) -> None:
     """Raises: ValueError if a model does not complete images, or is given sketches and takes none."""
-    if sketch and not model.completer.guided:
+    completer = model.completer  # which others do not have
+    if sketch and not completer.guided:
         why = 'it was trained without'
         if getattr(model.config.model, 'guided', False):
             why = f'model.conv_type={model.config.model.conv_type!r} sees no lines in holes, multiplied by the mask'

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from pegan_jax.data import mask_files, sources
-from pegan_jax.files import Path, whole
+from pegan_jax.files import Path, check_file, whole
 from pegan_jax.inpainting.arrays import (
     attention_flow,
     check_attention,
@@ -159,7 +159,7 @@ def read_mask(
 
     Raises: ValueError as `mask_files.read`, for another size, or if no pixel is known.
     """
-    mask = mask_files.read(path, invert=invert, colour=colour, max_pixels=max_pixels)
+    mask = mask_files.read(path, invert=invert, colour=colour, option='--mask-colour', max_pixels=max_pixels)
     check_size(path, mask.shape, size, 'mask')
     if mask.all():
         raise UserError(
@@ -205,6 +205,7 @@ def check_suffix(path: Path) -> None:
             f'--out {path}: a file {path.suffix or "without suffix"} would not keep the known pixels as they are; '
             f'write {", ".join(SUFFIXES)}.'
         )
+    check_file(path)
 
 
 def pairs(image: Path, mask: Path, out: Path, sketch: Path | None = None) -> list[Pair]:
@@ -227,6 +228,10 @@ def pairs(image: Path, mask: Path, out: Path, sketch: Path | None = None) -> lis
     images, partners = _by_stem(image), {}
     if mask.is_dir() and mask.samefile(image):
         images = {stem: path for stem, path in images.items() if not stem.endswith(MASK)}
+    for path in (mask, sketch):  # which may lie beside the images
+        images = {stem: p for stem, p in images.items() if path is None or not path.is_file() or not p.samefile(path)}
+    if not images:
+        raise UserError(f'--image {image} holds no image beside the mask and the sketch; name another folder.')
     for what, path in (('mask', mask), ('sketch', sketch)):
         if path is None or path.is_file():
             partners[what] = dict.fromkeys(images, path)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import zipfile
 from collections.abc import Callable
 
 import jax
@@ -258,7 +259,7 @@ def read_coords(path: Path, matrix: np.ndarray | jax.Array | None = None) -> np.
     """Coordinates [..., 2] from an .npy file; a matrix moves the content. Raises: UserError for other files."""
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f'{path} is no array of NumPy; write one with numpy.save ({error}).') from None
     if not isinstance(array, np.ndarray):
         raise UserError(f'{path} holds several arrays; write one, [H, W, 2], with numpy.save.')

@@ -169,7 +169,9 @@ class Model:
             given = np.array([self.classes.index(name) for name in given.flat]).reshape(given.shape)
         if given.dtype.kind in 'iu':
             if given.shape not in ((), (1,), (count,)):
-                raise UserError(f'label has {given.shape} classes for {count} images; give one, or one of each.')
+                raise UserError(
+                    f'label (--class) has {given.size} classes for {count} images; give one, or one for each.'
+                )
             if given.min() < 0 or given.max() >= c_dim:
                 raise UserError(f'label={label} is no class of this model; it takes {known}.')
             rows = np.eye(c_dim)[given]

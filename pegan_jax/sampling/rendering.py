@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pegan_jax import coords, encodings, pixels
-from pegan_jax.files import Path, as_path, whole
+from pegan_jax.files import Path, as_path, read_record, whole
 from pegan_jax.gan import per_layer
 from pegan_jax.sampling.grids import Grid, LazyGrid, frame_grid, lookup, unstretched
 from pegan_jax.sampling.model import Model, local_mesh
@@ -317,7 +317,7 @@ def render_tiles(
     anywhere = (np.arange(side * side) * 2_654_435_761) % (height * width)  # all over the image, in no particular order
     about = {'size': [height, width], 'side': side, 'pixels': of_pixels(anywhere)[:256].tolist()}
     if record.is_file():
-        if not _same_image(json.loads(record.read_text()), about):
+        if not _same_image(read_record(record), about):
             raise UserError(f'{folder} holds tiles of another image; name a new folder.')
     else:
         folder.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,9 @@ def interpolation(
         raise UserError(f'cells={cells} and w_frames={w_frames} must be at least 1.')
     count = rows * columns
     keys = max(1, -(-len(seeds) // count))
-    seeds = np.resize(np.asarray(seeds), count * keys).tolist()
+    turns = np.arange(count * keys) % len(seeds)
+    rows_of = model.labels(label, len(seeds))
+    seeds, label = [seeds[i] for i in turns], None if rows_of is None else rows_of[turns]
     w = model.styles(seeds, truncation_psi, truncation_cutoff=truncation_cutoff, label=label)
     if not jnp.issubdtype(w.dtype, jnp.floating):
         raise UserError(f'{model.config.system} has nothing between two seeds: its latents are keys of noise.')

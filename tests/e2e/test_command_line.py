@@ -64,7 +64,23 @@ def test_a_folder_of_samples_grows_where_it_was_cut_and_holds_no_other_settings(
     assert (out / 'seed000003.png').read_bytes() == b'left as it is'
     assert main([*command, '--truncation-psi', '1.3']) == 1
     assert 'holds samples of other settings (truncation_psi 0.7, not 1.3)' in capsys.readouterr().err
+    (out / 'samples.json').write_text('{"a": 1')
+    assert main([*command, '--truncation-psi', '0.7']) == 1
+    assert 'samples.json is damaged' in capsys.readouterr().err
+    (out / 'samples.json').unlink()
+    assert main([*command, '--truncation-psi', '0.7']) == 1
+    assert 'seed000000.png is there, and this command did not write it' in capsys.readouterr().err
     assert (out / 'seed000003.png').read_bytes() == b'left as it is'
+
+
+def test_a_camera_films_seeds_in_turn_where_there_are_more_cells(workdir, tmp_path):
+    out = tmp_path / 'a.gif'
+    words = ['--seeds', '0-2', '--video', 'rotate', '--grid', '4x2', '--frames', '2', '--out', str(out)]
+    assert main(['sample', '--model', str(workdir), *words]) == 0
+    with Image.open(out) as film:
+        frame = np.asarray(film.convert('RGB')).reshape(4, 16, 2, 16, 3).swapaxes(1, 2).reshape(8, 16, 16, 3)
+    np.testing.assert_array_equal(frame[3:6], frame[:3])
+    assert len({image.tobytes() for image in frame}) == 3
 
 
 @pytest.mark.parametrize(
@@ -74,6 +90,7 @@ def test_a_folder_of_samples_grows_where_it_was_cut_and_holds_no_other_settings(
         ('--out a.png --seeds random', "'random' names no numbers; write 3, 0-31 or 0,3,8-11"),
         ('--out a.png --seeds -1', "'-1' names no numbers"),
         ('--out a.png --seeds 4294967296', 'goes beyond the largest seed'),
+        ('--out a.gif --video --grid 0x3', "'0x3' is no grid; write ROWSxCOLUMNS, such as 2x4"),
         ('--out a.png --seeds 5-2', 'write the smaller number first'),
         ('--out=', 'the path is empty'),
     ],
@@ -197,6 +214,7 @@ def test_an_error_is_one_line(workdir, tmp_path, capsys, command, message):
     'options, message',
     [
         ('--zoom nan', "'nan' is not finite"),
+        ('--extent=-1e39,1e39,-1,1', "'-1e39' is too large; numbers here are below 1e+30"),
         ('--extent=-1,inf,-1,1', "'inf' is not finite"),
         ('--size 8x', "'8x' is not a size; write 256 or 256x512"),
         ('--seed -1', "'-1' is no seed; write a whole number from 0"),

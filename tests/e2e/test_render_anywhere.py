@@ -151,6 +151,13 @@ def test_planets_and_spheres_read_the_panorama_along_their_rays(round_model):
     close(render(round_model, 1, planet(round_model, 9, azimuth=math.pi / 2, up=True))[6, 4], at(math.pi / 2, 0), 1e-4)
 
 
+def test_the_default_azimuth_changes_nothing(round_model, saved, tmp_path):
+    for name, words in (('without', []), ('with', ['--azimuth', '0'])):
+        out = ['--size', '16x48', '--out', str(tmp_path / f'{name}.npy')]
+        assert main(['render', '--model', str(saved(round_model)), *out, *words]) == 0
+    np.testing.assert_array_equal(*(np.load(tmp_path / f'{name}.npy') for name in ('without', 'with')))
+
+
 def test_a_flat_model_has_no_circle(model):
     for view in (panorama, sphere, planet):
         with pytest.raises(ValueError, match='this cips is not on a cylinder'):
@@ -273,9 +280,11 @@ def test_a_pyramid_goes_on_where_it_was_cut_and_no_other_image_joins_it(model, t
     record = folder / 'tiles.json'
     kept = record.read_text()
     grey = {**json.loads(kept), 'pixels': [pixel[:2] for pixel in json.loads(kept)['pixels']]}
-    for other in ('[]', '{}', json.dumps(grey)):  # of other programs, and of a model of other channels
-        record.write_text(other)
-        with pytest.raises(ValueError, match='holds tiles of another image'):
+    other, broken = 'holds tiles of another image', r'tiles\.json is damaged, or not what this command wrote'
+    # Of other programs, of a model of other channels, and cut off.
+    for text, message in (('[]', broken), ('{}', other), (json.dumps(grey), other), (kept[:9], broken)):
+        record.write_text(text)
+        with pytest.raises(ValueError, match=message):
             render_tiles(model, 2, grid, folder, side=8)
     record.write_text(kept)
     render_tiles(model, 2, grid, folder, side=8)
@@ -395,6 +404,12 @@ def test_the_command_shows_arcs_planets_and_spheres(round_model, saved, tmp_path
         ('--coords {here}/nowhere.npy --size 3', '--size and --coords exclude each other'),
         ('--coords {here}/nowhere.npy', 'nowhere.npy'),
         ('--coords {here}/text.npy', 'text.npy is no array of NumPy'),
+        ('--coords {here}/zip.npy', 'zip.npy is no array of NumPy'),
+        ('--coords {here}', '--coords {here}: is a directory; name another'),
+        ('--truncation-cutoff 1', 'says which styles are truncated, and none are; add --truncation-psi'),
+        ('--zoom 1e-40', '--zoom 1e-40 must be positive'),
+        ('--out {here}/text.npy/a.png', 'text.npy is a file, so nothing can be written below it'),
+        ('--ws {here}/maps.npz', 'the noise map synthesis/noise_const is of another model'),
         ('--coords {here}/flat.npy', 'expected real numbers [..., 2]'),
         ('--ws {here}/text.npy', 'is no .npz file of NumPy'),
         ('--ws {here}/letters.npy', 'is <U1 (1, 1); expected real numbers [N, num_ws, w_dim]'),
@@ -415,11 +430,13 @@ def test_the_command_shows_arcs_planets_and_spheres(round_model, saved, tmp_path
 )
 def test_what_cannot_be_rendered_is_told_in_one_line(model, saved, tmp_path, capsys, options, message):
     (tmp_path / 'text.npy').write_text('x')
+    (tmp_path / 'zip.npy').write_bytes(b'PK\3\4junk')
     w = np.zeros((1, model.w_avg.shape[-1]))
     arrays = {'flat': np.zeros((4, 3)), 'letters': np.array([['a']]), 'number': np.array(3.0), 'nan': np.nan * w}
     for name, array in (arrays | {'none': np.zeros((0, 16)), 'w': w}).items():
         np.save(tmp_path / f'{name}.npy', array)
-    words = options.format(here=tmp_path).split()
+    np.savez(tmp_path / 'maps.npz', w=w, **{'synthesis/noise_const': np.zeros((4, 4))})
+    words, message = options.format(here=tmp_path).split(), message.format(here=tmp_path)
     assert main(['render', '--model', str(saved(model)), '--out', str(tmp_path / 'out.png'), *words]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('error: ') and message in error and not (tmp_path / 'out.png').exists()

@@ -133,7 +133,7 @@ def test_singans_that_train_in_one_program_are_those_of_single_runs(tmp_path):
     alone = train.run(configs[1], tmp_path / 'run')
     own = jax.tree.map(lambda leaf: leaf[1], together)
     jax.tree.map(toy.assert_equal_up_to_rounding, jax.device_get(own.sampling), jax.device_get(alone.sampling))
-    images = singan_extrapolation.of_states(configs[0], together.sampling, 2)
+    images = singan_extrapolation.of_states(configs[0], jax.device_get(together.sampling), 2)
     made = images(np.array([3]), extrapolation.window(16, 'right', 0.5))  # the second sample of the second model
     wide = editing.samples(load(tmp_path / 'run'), [1], size=(16, 32))
     toy.assert_equal_up_to_rounding(made, np.clip(wide[:, :, 16:], -1, 1))

@@ -44,7 +44,7 @@ def shown():
     for found in COMMAND.finditer(cli.EPILOG):
         yield 'help', shlex.split(found[1])
     for name, module in cli.COMMANDS.items():
-        lines = module.EPILOG.partition('examples:')[2].splitlines()
+        lines = re.split(r'examples.*:\n', module.EPILOG)[-1].splitlines() if 'examples' in module.EPILOG else []
         for line in filter(str.strip, lines):
             words = shlex.split(re.split(r'\s{2,}', line.strip())[0])
             model = [] if name in WITHOUT_MODEL else ['--model', 'W']

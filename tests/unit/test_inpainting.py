@@ -419,7 +419,11 @@ def test_the_command_for_the_baseline_says_what_it_is(tmp_path, capsys):
         ([], 'name a trained --model, or choose --method biharmonic'),
         (['--method', 'biharmonic', '--model', 'x'], 'takes no --model'),
         (['--method', 'biharmonic', '--sketch', str(mask)], 'neither attention nor sketches'),
-        (['--method', 'biharmonic', '--batch-size', '0'], '--batch-size 0 must be at least 1'),
+        (['--method', 'biharmonic', '--batch-size', '4'], '--batch-size is of a --model with --strategy original'),
+        (['--method', 'biharmonic', '--step', 'best'], '--step is of a --model; leave it out'),
+        (['--method', 'biharmonic', '--invert-sketch'], '--invert-sketch is of a --sketch; leave it out'),
+        (['--model', 'worlds32', '--strategy', 'crop', '--batch-size', '4'], '--batch-size is of a --model with'),
+        (['--model', 'worlds32'], 'cips makes images of seeds'),
     ):
         assert main([*arguments, *more]) == 1
         assert match in capsys.readouterr().err
@@ -458,6 +462,17 @@ def test_masks_beside_the_images_are_named_after_them(tmp_path):
     (tmp_path / 'b_mask.png').unlink()
     with pytest.raises(UserError, match=r'no mask of b .*named b_mask\.png'):
         inpainting.pairs(tmp_path, tmp_path, tmp_path / 'out')
+
+
+def test_one_mask_for_a_folder_may_lie_in_it(tmp_path):
+    for name in ('a', 'b', 'the hole'):
+        write(tmp_path / f'{name}.png', photo() if len(name) == 1 else hole())
+    files = inpainting.pairs(tmp_path, tmp_path / 'the hole.png', tmp_path / 'out')
+    assert [pair.image.name for pair in files] == ['a.png', 'b.png']
+    with pytest.raises(UserError, match='holds no image beside the mask'):
+        inpainting.pairs(
+            write(tmp_path / 'one' / 'mask.png', hole()).parent, tmp_path / 'one' / 'mask.png', tmp_path / 'out'
+        )
 
 
 def test_what_a_photograph_says_besides_its_pixels_is_kept(tmp_path):

@@ -133,3 +133,15 @@ def test_a_mask_that_is_no_image_is_named(tmp_path):
     (tmp_path / 'm.png').write_bytes(b'x')
     with pytest.raises(UnreadableImage, match=r'm\.png: not an image'):
         mask_files.read(tmp_path / 'm.png')
+
+
+def test_a_number_is_that_of_a_palette_and_the_advice_is_for_who_can_follow_it(tmp_path, caplog):
+    labels = Image.fromarray(np.repeat(np.uint8([0, 2, 3, 3]), 4).reshape(4, 4), 'P')
+    labels.putpalette([0, 0, 0, 9, 9, 9, 128, 128, 0, 0, 128, 0])
+    labels.save(tmp_path / 'labels.png')
+    hole = mask_files.read(tmp_path / 'labels.png', colour=3)
+    np.testing.assert_array_equal(hole, np.arange(16).reshape(4, 4) >= 8)
+    for option in (None, '--mask-colour'):
+        caplog.clear()
+        mask_files.read(tmp_path / 'labels.png', option=option)
+        assert ('picks one' in caplog.text) == (option is not None)

@@ -13,15 +13,15 @@ from pegan_jax.cli import main
 from pegan_jax.config import load_config, system_module, to_dict
 from pegan_jax.ops import halve
 from pegan_jax.pixels import to_uint8
-from pegan_jax.projection import observe, plain_distance, project, project_points
+from pegan_jax.projection import observe, plain_distance, project, project_points, with_maps
 from pegan_jax.sampling import Model, frame_grid, of_styles, render
 from pegan_jax.settings import UserError
 from pegan_jax.train.checkpoint import Checkpoints
 
 
 @functools.cache
-def model(name='stylegan2:tiny'):
-    config = load_config(name)
+def model(name='stylegan2:tiny', overrides=()):
+    config = load_config(name, overrides)
     gan = system_module(config.system).build(config)
     params, buffers, _ = jax.jit(gan.init)(jax.random.key(0))
     return Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
@@ -46,7 +46,7 @@ def test_the_latent_of_a_generated_image_is_found(name, space):
     assert found.ws.shape == (loaded.num_ws, loaded.w_avg.shape[-1])
     assert (found.ws == found.ws[:1]).all() == (space == 'w')
     # The styles give the image again, with the noise that was found.
-    again = of_styles(dataclasses.replace(loaded, variables=found.variables), found.ws[None])[0]
+    again = of_styles(with_maps(loaded, found.maps), found.ws[None])[0]
     np.testing.assert_allclose(again, found.image, atol=1e-4)
 
 
@@ -192,6 +192,22 @@ def test_the_command_fits_what_is_given_and_tells_the_rest(tmp_path, capsys):
     out = tmp_path / 'wide.npy'
     words = ['--model', str(workdir), '--ws', str(tmp_path / 'found' / 'projected_w.npz'), '--out', str(out)]
     assert main(['render', *words, '--size', '24', '--extent=-2,2,-2,2']) == 0 and np.load(out).shape == (24, 24, 3)
+
+
+def test_what_the_command_found_is_drawn_again_with_its_noise(tmp_path):
+    loaded, workdir = model('stylegan2:tiny'), tmp_path / 'run'
+    loud = jax.tree_util.tree_map_with_path(lambda path, x: x + 0.3 * ('noise_strength' in str(path)), loaded.variables)
+    checkpoints = Checkpoints(workdir / 'checkpoints')
+    checkpoints.save_items(0, {'sampling': loud}, {'config': to_dict(loaded.config), 'images': 0})
+    checkpoints.close()
+    Image.fromarray(to_uint8(sample(loaded, [3])[0])).save(tmp_path / 'image.png')
+    words = ['--model', str(workdir), '--image', str(tmp_path / 'image.png'), '--steps', '3']
+    assert main(['project', *words, '--out', str(tmp_path / 'found')]) == 0
+    styles = ['--model', str(workdir), '--ws', str(tmp_path / 'found' / 'projected_w.npz')]
+    for command in ('sample', 'render'):
+        assert main([command, *styles, '--out', str(tmp_path / f'{command}.png')]) == 0
+        drawn, found = (np.asarray(Image.open(tmp_path / name)) for name in (f'{command}.png', 'found/projected.png'))
+        np.testing.assert_allclose(drawn.astype(int), found, atol=1)
 
 
 def test_a_film_of_any_search_has_a_bounded_number_of_frames(tmp_path, monkeypatch):

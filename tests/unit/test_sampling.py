@@ -154,7 +154,7 @@ def test_labels_choose_the_class(canvas_model, model):
         (3, 'label=3 is no class of this model; it takes a class from 0 to 2'),
         (-1, 'label=-1 is no class'),
         (np.ones(2), r'label is float64 \(2,\); give a class from 0 to 2, or floats \[3\] or \[1, 3\]'),
-        ([0, 1], r'label has \(2,\) classes for 1 images'),
+        ([0, 1], r'label \(--class\) has 2 classes for 1 images'),
         ('cat', "label='cat' is no class of this model"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -30,6 +30,15 @@ def test_one_seed_stands_still_and_seeds_repeat_in_cells():
     np.testing.assert_array_equal(first[: len(first) // 2], first[len(first) // 2 :])
 
 
+def test_classes_of_seeds_repeat_with_them_in_cells():
+    loaded = model(overrides=('model.c_dim=3', 'data.labels=True'))
+    _, frames = interpolation(loaded, [0, 1, 2], cells=(1, 4), w_frames=1, label=[2, 0, 1])
+    images = to_uint8(sample(loaded, [0, 1, 2], label=[2, 0, 1]))
+    np.testing.assert_allclose(next(frames).astype(int), image_grid(images[[0, 1, 2, 0]], 4), atol=1)
+    with pytest.raises(ValueError, match='has 2 classes for 3 images'):
+        interpolation(loaded, [0, 1, 2], cells=(1, 4), label=[2, 0])
+
+
 def test_the_frames_of_a_loop_are_made_by_as_many_images_as_one_likes():
     loaded = model()
     for batch_size in (1, 8):
@@ -82,3 +91,30 @@ def test_an_mp4_has_as_many_frames_of_even_sides(tmp_path):
     assert next(read)['size'] == (40, 32)
     got = np.stack([np.frombuffer(frame, np.uint8).reshape(32, 40, 3) for frame in read])
     np.testing.assert_allclose(got[4, 16, 20].astype(int), (160, 90, 200), atol=6)
+
+
+def test_a_film_that_ffmpeg_does_not_finish_is_none(tmp_path, monkeypatch):
+    frames = [np.zeros((16, 16, 3), np.uint8)] * 3
+    true = imageio_ffmpeg.write_frames
+
+    def cut_off(path, *args, **kwargs):  # as on a full disk
+        real = true(path, *args, **kwargs)
+        real.send(None)
+        while True:
+            try:
+                real.send((yield))
+            except GeneratorExit:
+                real.close()
+                with open(path, 'r+b') as file:
+                    file.truncate(100)
+                raise
+
+    monkeypatch.setattr(imageio_ffmpeg, 'write_frames', cut_off)
+    with pytest.raises(ValueError, match=r'a\.mp4 was not finished by FFmpeg; is the disk full\?'):
+        animation.write(tmp_path / 'a.mp4', iter(frames), 30)
+    with pytest.raises(ValueError, match=r'frames of 16 x 1 pixels; write a \.gif'):
+        animation.write(tmp_path / 'a.mp4', iter([np.zeros((16, 1, 3), np.uint8)]), 30)
+    (tmp_path / 'folder.gif').mkdir()
+    with pytest.raises(ValueError, match=r'folder\.gif is a folder; name a file in it'):
+        animation.write(tmp_path / 'folder.gif', iter(frames), 30)
+    assert [path.name for path in tmp_path.iterdir()] == ['folder.gif']
