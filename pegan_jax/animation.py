@@ -87,5 +87,5 @@ def _encoding(path: Path) -> Iterator[None]:
             warnings.simplefilter('ignore', RuntimeWarning)
             yield
     except (OSError, RuntimeError) as error:
-        why = str(error).strip().splitlines()[-1]
+        why = str(error).strip().split('\n')[-1]
         raise UserError(f'{path} was not finished by FFmpeg; is the disk full? ({why})') from None

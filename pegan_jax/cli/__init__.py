@@ -122,7 +122,7 @@ def _told(error: Exception, args: argparse.Namespace) -> Exception | str | None:
                 option = f'--{name.replace("_", "-")} {error.filename}'
                 if isinstance(error, FileNotFoundError) and name != 'out':
                     return f'{option} does not exist; name a file or folder that is there.'
-                return f'{option}: {error.strerror.lower()}; name another.'
+                return f'{option}: {(error.strerror or "it fails").lower()}; name another.'
     if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
         return error
     if of_bucket(error):

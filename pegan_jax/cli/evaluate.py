@@ -157,7 +157,6 @@ def run(args: argparse.Namespace) -> None:
         options.check_used(args, 'a score of completions', DEFAULTS, OF_COMPLETIONS)
         return _complete(args, model)
     options.check_used(args, 'a score of samples', DEFAULTS, OF_SAMPLES)
-    options.check_cutoff(args)
     return _score(args, model)
 
 
@@ -171,6 +170,7 @@ def _score(args: argparse.Namespace, model: Model | None) -> None:
     batch_size = args.batch_size or 32
     if args.fake is not None and args.data is None:
         raise UserError('--fake is compared with real images; name them with --real.')
+    options.check_cutoff(args)
     opened = functools.partial(
         scores.open_networks, wanted, dict(args.weights), args.cache, fetch=args.fetch, resize=args.resize
     )

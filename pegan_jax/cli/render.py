@@ -213,9 +213,8 @@ def _grid(args: argparse.Namespace, model: sampling.Model) -> sampling.Grid | No
     if args.arc is None and args.azimuth is not None and span is not None:
         return sampling.frame_grid(model, size, crop=args.crop, **around)
     if args.arc is not None or args.azimuth is not None:  # which a flat model refuses
-        return sampling.panorama(
-            model, *(args.size or frame[:1]), arc=(args.arc or 360) / 360, crop=args.crop, **around
-        )
+        arc = 1.0 if args.arc is None else args.arc / 360
+        return sampling.panorama(model, *(args.size or frame[:1]), arc=arc, crop=args.crop, **around)
     return sampling.frame_grid(model, size, crop=args.crop, matrix=matrix)
 
 

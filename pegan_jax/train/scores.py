@@ -28,7 +28,7 @@ class RunScores:
         try:
             networks = open_networks(wanted, {}, CACHE.expanduser())
         except UserError as error:
-            raise UserError(f'{error} These are options of `python -m pegan_jax evaluate`.') from None
+            raise UserError(f'{error} Its options are those of `python -m pegan_jax evaluate`.') from None
         self._scorer = Scorer(wanted, networks, scratch(workdir) / 'scores')
         self._labels = images.drawn_labels(config.data, gan.c_dim, workdir)
         params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))

@@ -151,11 +151,13 @@ def test_planets_and_spheres_read_the_panorama_along_their_rays(round_model):
     close(render(round_model, 1, planet(round_model, 9, azimuth=math.pi / 2, up=True))[6, 4], at(math.pi / 2, 0), 1e-4)
 
 
-def test_the_default_azimuth_changes_nothing(round_model, saved, tmp_path):
+def test_the_default_azimuth_changes_nothing(round_model, saved, tmp_path, capsys):
     for name, words in (('without', []), ('with', ['--azimuth', '0'])):
         out = ['--size', '16x48', '--out', str(tmp_path / f'{name}.npy')]
         assert main(['render', '--model', str(saved(round_model)), *out, *words]) == 0
     np.testing.assert_array_equal(*(np.load(tmp_path / f'{name}.npy') for name in ('without', 'with')))
+    assert main(['render', '--model', str(saved(round_model)), *out, '--arc', '0']) == 1
+    assert 'arc=0.0 must be positive' in capsys.readouterr().err
 
 
 def test_a_flat_model_has_no_circle(model):

@@ -139,7 +139,17 @@ def test_what_cannot_be_scored_is_one_line(workdir, folder, evaluated, tmp_path)
         (['--model', workdir, '--metrics', 'fid50k_full'], '--weights inception=FILE'),
         (['--model', workdir, '--metrics', 'msssim10'], 'images of 8 x 8 pixels are too small'),
         (['--model', workdir, '--metrics', 'swd10', '--size', '9'], '--size is for --fake'),
-        (['--model', workdir, '--metrics', 'swd10', '--truncation-cutoff', '2'], 'use 0 to 0'),
+        (['--model', workdir, '--metrics', 'swd10', '--truncation-cutoff', '2'], 'and none are; add --truncation-psi'),
+        (['--watch', workdir, '--metrics', 'swd10', '--truncation-cutoff', '2'], 'and none are; add --truncation-psi'),
+        (
+            ['--model', workdir, '--metrics', 'swd9', '--truncation-cutoff', '2', '--truncation-psi', '0.5'],
+            'use 0 to 0',
+        ),
+        (['--method', 'biharmonic', '--step', '3'], '--step 3 is of a --model; leave it out'),
+        (
+            ['--fake', folder, '--real', 'photos/none', '--metrics', 'swd9'],
+            'there is none of this name here: check the',
+        ),
         (['--fake', folder, '--metrics', 'swd10'], 'name them with --real'),
         (['--fake', folder, '--real', folder, '--metrics', 'swd22'], 'takes 22 images, and there are 21'),
         (['--fake', folder, '--real', folder, '--metrics', 'swd9', '--step', '3'], 'belong to --model'),
@@ -217,7 +227,7 @@ def test_a_run_that_cannot_be_scored_does_not_begin(folder, tmp_path, monkeypatc
     monkeypatch.setattr(scores, 'CACHE', tmp_path / 'cache')
     config = toy.get_config(str(folder))
     for metrics, match in (
-        (('fid10k',), 'save https.*inception.* options of `python -m pegan_jax evaluate`'),
+        (('fid10k',), 'save https.*inception.* options are those of `python -m pegan_jax evaluate`'),
         (('msssim10',), 'too small'),
         (('fid10q',), 'unknown score'),
     ):
