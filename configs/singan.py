@@ -19,7 +19,8 @@ Arguments combine with commas: one of the runs (default: singan), disc-nobn, and
   disc-nobn     (combines with all)          critics without batch normalisation
 
 small is at most 120 pixels with a fifth of the iterations, half an hour to 80 minutes on two CPU cores; tiny is for
-tests.
+tests. By the rules of mmgen (balloons to spe-dim8, interp-pad) the finest scale keeps the size of the file, whatever
+the limit: make a large file smaller first.
 The images are those of the publications; none comes with this library, and none of the runs has been repeated with it.
 """
 

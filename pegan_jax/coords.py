@@ -318,7 +318,7 @@ def foveated(key: jax.Array, points: jax.Array, fraction: float, *, std: float =
         raise UserError(f'fraction={fraction} must be in (0, 1] and std={std} positive.')
     height, width, _ = points.shape
     # Rounding keeps 0.07 * 100 = 7.000000000000001 from becoming 8.
-    count = math.ceil(round(fraction * height * width, 6))
+    count = max(math.ceil(round(fraction * height * width, 6)), 1)
     middle = jnp.array([(width - 1) / 2, (height - 1) / 2], jnp.float32).reshape(1, 1, 2)
     distance = (pixel_grid(height, width) - middle) / (std * min(height, width))
     log_weight = -0.5 * jnp.sum(distance**2, axis=-1).reshape(-1)

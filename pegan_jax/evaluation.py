@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from pegan_jax import config as configs
 from pegan_jax.data import masks, pipeline, worlds
 from pegan_jax.files import Path, as_path, whole
 from pegan_jax.metrics import image as measures
@@ -219,7 +220,8 @@ def score_model(
     sets.check_generator(model.gan, system)
     check_scores(scorer.scores, model.size, generated=True)
     identity = sets.digest_of(model.variables)
-    generator = sets.Generator(model.gan, model.variables, identity, noise=noise, **options)
+    settings = configs.to_json(model.config)
+    generator = sets.Generator(model.gan, model.variables, identity, noise=noise, settings=settings, **options)
     sets.check_truncation(generator, system)
     for score in scorer.scores:
         if score.kind in CHANGES:
@@ -248,15 +250,27 @@ def score_data(fake: DataConfig, real: DataConfig, scorer: Scorer, *, as_they_ar
     return scorer(*sides)
 
 
-def steps_to_score(workdir: Path, results: Sequence[str]) -> list[int]:
-    """Steps of a run's checkpoints for which its metrics.jsonl lacks some results, oldest first."""
-    return sorted({*steps_of(workdir / 'checkpoints')} - record.scored(workdir / 'metrics.jsonl', results))
+def steps_to_score(workdir: Path, results: Sequence[str], **options: Any) -> list[int]:
+    """Steps of a run's checkpoints for which its metrics.jsonl lacks some results, oldest first.
+
+    options: those of `images.Generator`; results that were measured with others do not count.
+    """
+    usual = {name: value for name, value in sets.Generator._field_defaults.items() if name in sets.Generator.TOLD}
+    wanted = usual | options
+
+    def alike(about: dict) -> bool:
+        made = usual | (about.get('fake') or {})
+        return all(made[name] == value for name, value in wanted.items())
+
+    return sorted({*steps_of(workdir / 'checkpoints')} - record.scored(workdir / 'metrics.jsonl', results, alike))
 
 
-def watch(workdir: Path, scorer: Scorer, score: Callable[[Model], None], *, seconds: float = 30.0) -> None:
+def watch(
+    workdir: Path, scorer: Scorer, score: Callable[[Model], None], *, seconds: float = 30.0, **options: Any
+) -> None:
     """Calls score(model) for each checkpoint that a run saves, until all have their scores and the run has ended.
 
-    Several processes score the steps that the first one finds.
+    Several processes score the steps that the first one finds. options: as for `steps_to_score`.
     """
     results = [name for s in scorer.scores for name in s.results]
 
@@ -270,7 +284,7 @@ def watch(workdir: Path, scorer: Scorer, score: Callable[[Model], None], *, seco
 
     def steps() -> list[int]:
         """The newest step, if there is one, and those that lack results."""
-        return [*steps_of(workdir / 'checkpoints')[-1:], *steps_to_score(workdir, results)]
+        return [*steps_of(workdir / 'checkpoints')[-1:], *steps_to_score(workdir, results, **options)]
 
     seen, told = None, jax.process_index() > 0
     while True:

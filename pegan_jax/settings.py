@@ -136,6 +136,8 @@ class OptimConfig:
         check_types(self)
         for name in ('g_lr', 'd_lr', 'eps'):
             at_least(self, name, 0.0)
+        if self.eps == 0:
+            raise ConfigError('optim.eps=0 divides nothing by nothing where there is no gradient; use 1e-8.')
         for name in ('beta1', 'beta2'):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f'optim.{name}={getattr(self, name)} must lie in [0, 1).')

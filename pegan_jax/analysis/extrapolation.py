@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pegan_jax import config as configs
 from pegan_jax import coords
 from pegan_jax.analysis.drawing import Study, line_chart, picture_table, rounded
 from pegan_jax.data import worlds
@@ -205,7 +206,7 @@ def extrapolation_study(
         raise UserError(f'models have different numbers of channels ({told}); compare those of one number.')
     side, grey = next(iter(sides))[0], 1 in channels.values()
     asked = {
-        name: (of_model(model, seed), digest_of(model.variables) + (f', seed {seed}' if seed else ''))
+        name: (of_model(model, seed), f'{digest_of(model.variables)}, {configs.to_json(model.config)}, seed {seed}')
         for name, model in models.items()
     }
     asked |= {name: (images, name) for name, images in REFERENCES.items()}

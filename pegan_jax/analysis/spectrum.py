@@ -115,8 +115,11 @@ def spectrum_study(models: dict[str, Model], count: int = 256, seed: int = 0) ->
             )
         curves = [relative(radial_power(images)) for images in (real, made)]
         numbers[name]['rms dB, radial power'] = rounded(spectral_distance(*curves))
-        for kind, curve in zip((f'real, {min(sides)} pixels', name), curves, strict=True):
-            radial.setdefault(kind, (range(1, len(curve)), 10 * np.log10(np.maximum(curve[1:], 1e-20))))
+        levels = [10 * np.log10(np.maximum(curve[1:], 1e-20)) for curve in curves]
+        kind = f'real, {min(sides)} pixels'
+        if kind in radial and not np.array_equal(radial[kind][1], levels[0]):  # of other data
+            kind = f'real, as {name}'
+        radial |= {kind: (range(1, len(curves[0])), levels[0]), name: (range(1, len(curves[1])), levels[1])}
     charts['radial'] = line_chart('Radial power, relative to frequency 0', radial, 'cycles per side', 'dB')
     legend = (-40, 20, SEQUENTIAL, 'dB; frequency 0 in the middle')
     return Study(numbers, {'maps': picture_table('Average power spectra', maps, legend), **charts})

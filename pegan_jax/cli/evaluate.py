@@ -193,7 +193,7 @@ def _score(args: argparse.Namespace, model: Model | None) -> None:
     if model is not None:
         of_model(model)
     else:
-        evaluation.watch(args.watch, scorer, of_model)
+        evaluation.watch(args.watch, scorer, of_model, noise=args.noise_mode, **told)
 
 
 def _score_model(args: argparse.Namespace, model: Model, scorer: scores.Scorer, **told: Any) -> None:

@@ -86,7 +86,8 @@ def _fits(found: re.Match) -> bool:
     named = network and not (kind in ('fid', 'cmmd') and found['network'])
     neighbours = found['k'] is None or kind in ('pr', 'dc')
     changes = bool(found['path']) == (kind == 'ppl2') and bool(found['shift']) == (kind == 'eqt')
-    return named and neighbours and changes and (not found['full'] or kind in COMPARED)
+    full = not found['full'] or (kind in COMPARED and kind != 'mind')  # which takes as many real ones as fakes
+    return named and neighbours and changes and full
 
 
 def _listed() -> str:

@@ -17,9 +17,12 @@ def radial_power(images: np.ndarray) -> np.ndarray:
     Returns: [N, min(H, W) // 2] float64: entry r is the mean of |F|^2 over frequencies, in cycles per side of the
       shorter one's pixels, whose rounded radius is r. `relative` turns them into the published curve.
     """
-    images = np.asarray(images, np.float64)
-    grey = images[..., :3] @ np.array(GREY) if images.shape[-1] >= 3 else images[..., 0]
-    return np.stack([radial_curve(p) for p in np.abs(np.fft.fft2(grey)) ** 2])
+    curves = []
+    for image in images:  # one by one: complex numbers of all would take many times their memory
+        image = np.asarray(image, np.float64)
+        grey = image[..., :3] @ np.array(GREY) if image.shape[-1] >= 3 else image[..., 0]
+        curves.append(radial_curve(np.abs(np.fft.fft2(grey)) ** 2))
+    return np.stack(curves)
 
 
 def relative(power: np.ndarray) -> np.ndarray:

@@ -103,7 +103,9 @@ class Config:
             at_least(self, name, 1)
         for name in ('r1_gamma', 'pl_weight'):
             at_least(self, name, 0)
-        for name in ('pl_decay', 'style_mixing_prob', 'ema_beta'):
+        if not 0 <= self.ema_beta < 1:
+            raise ConfigError(f'model.ema_beta={self.ema_beta} must lie in [0, 1); published: 0.5 ** (32 / 10000).')
+        for name in ('pl_decay', 'style_mixing_prob'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f'model.{name}={getattr(self, name)} must lie in [0, 1].')
         try:

@@ -45,8 +45,10 @@ class Config:
     """The model; defaults are those of the original program.
 
     img_channels: channels of the images, the same as data.channels: 1 is grey, 3 RGB, 4 RGBA.
-    min_size: shorter side of the coarsest scale, in pixels.
-    max_size: the image is shrunk until its longer side has at most this many pixels.
+    min_size: shorter side of the coarsest scale, in pixels; rounding up may add one.
+    max_size: the image is shrunk until its longer side has this many pixels; rounding up may add one. By the rules of
+      mmgen it only sets how many scales there are, and their ratio: the finest scale keeps the size of the file, and
+      the coarsest is larger than min_size by as much as the file is larger than max_size.
     scale_factor: ratio of the sides of neighbouring scales, before it is adapted to a whole number of scales.
     num_layers, kernel_size: convolutions of a block, and their size.
     base_channels, min_feat_channels: widths of the first four scales; they double every four scales, up to 128.
@@ -124,6 +126,16 @@ class Config:
             at_least(self, 'paint_scale', 1)
         if self.max_size < self.min_size:
             raise ConfigError(f'model.max_size={self.max_size} is below model.min_size={self.min_size}.')
+        if self.min_size <= 2 * self.margin:
+            raise ConfigError(
+                f'model.min_size={self.min_size} leaves the critic, which sees {2 * self.margin + 1} pixels at once, '
+                f'nothing at the coarsest scale; use at least {2 * self.margin + 1}, or fewer or smaller convolutions.'
+            )
+        if self.rules == 'mmgen' and self.iters_per_scale < 2:
+            raise ConfigError(
+                f"model.rules='mmgen' measures the noise of a scale after its first iteration; "
+                f'model.iters_per_scale={self.iters_per_scale} must be at least 2.'
+            )
         if self.noise_channels not in (None, 1, self.img_channels):
             raise ConfigError(
                 f'model.noise_channels={self.noise_channels}; use model.img_channels={self.img_channels}, or 1 for all '

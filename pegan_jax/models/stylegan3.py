@@ -162,10 +162,10 @@ class Config:
                 f'model.first_cutoff={self.first_cutoff} must be less than half of the shorter side of '
                 f'model.img_resolution={self.img_resolution}.'
             )
-        if self.channel_base < self.resolution / 2:
+        if self.channel_base <= self.resolution / 2:
             raise ConfigError(
                 f'model.channel_base={self.channel_base} leaves no channel at a cutoff of {self.resolution / 2:g}; '
-                f'use at least {self.resolution // 2}.'
+                f'use at least {self.resolution // 2 + 1}.'
             )
         if not self.first_stopband > self.first_cutoff:
             raise ConfigError(

@@ -87,7 +87,7 @@ def lengths(generator: Generator, score: Score, network: Network, batch_size: in
         return np.concatenate(rows)[: stop - start]
 
     about = generator.about | {'path': score.path, 'epsilon': EPSILON}
-    return Images(None, lambda start, stop: repr((about, network.identity, start, stop)), read, about)
+    return Images(None, lambda start, stop: repr((generator.key, about, network.identity, start, stop)), read, about)
 
 
 def moves(generator: Generator, score: Score) -> Images:
@@ -119,7 +119,7 @@ def moves(generator: Generator, score: Score) -> Images:
         return np.concatenate(found)[: stop - start]
 
     about = generator.about | {'moves': kind}
-    return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
+    return Images(None, lambda start, stop: repr((generator.key, about, start, stop)), read, about)
 
 
 def _small(images: jax.Array) -> jax.Array:

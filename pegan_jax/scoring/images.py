@@ -164,6 +164,7 @@ class Generator(NamedTuple):
     labels: (first, count) -> labels [count, c_dim] of images from number `first` on; None: it takes none.
     noise: 'random', drawn anew for every image, or 'const', 'none'; for systems that have noise.
     seed: that of the first image.
+    settings: what else its images follow from, such as the configuration of the network.
     """
 
     gan: GAN
@@ -174,6 +175,14 @@ class Generator(NamedTuple):
     labels: Callable[[int, int], np.ndarray] | None = None
     noise: str = 'random'
     seed: int = 0
+    settings: str = ''
+
+    TOLD = ('truncation_psi', 'truncation_cutoff', 'noise', 'seed')
+
+    @property
+    def key(self) -> str:
+        """Text that differs whenever its images may differ."""
+        return repr((self.about, self.settings))
 
     @property
     def about(self) -> dict[str, Any]:
@@ -241,7 +250,7 @@ def generated(generator: Generator, batch_size: int = 32) -> Images:
             rows.append(with_channels(to_uint8(make(variables, *inputs)), 3)[: stop - i])
         return np.concatenate(rows)
 
-    return Images(None, lambda start, stop: repr((about, start, stop)), read, about)
+    return Images(None, lambda start, stop: repr((generator.key, start, stop)), read, about)
 
 
 @functools.lru_cache(4)  # a run scores many checkpoints with one program

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -56,10 +56,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def scored(path: Path, results: Sequence[str]) -> set[int]:
-    """Steps for which the file has all these results."""
+def scored(path: Path, results: Sequence[str], alike: Callable[[dict], bool] = lambda about: True) -> set[int]:
+    """Steps for which the file has all these results, of lines whose 'evaluation' ({} of a training) is alike."""
     steps = {}
     for found in rows(path):
-        if 'step' in found:
+        if 'step' in found and alike(found.get('evaluation') or {}):
             steps.setdefault(found['step'], set()).update(found)
     return {step for step, names in steps.items() if names.issuperset(results)}

@@ -17,6 +17,7 @@ from pegan_jax.data import worlds
 from pegan_jax.files import Path, children, whole
 from pegan_jax.metrics import classes, distribution, equivariance, gaussians, image, kernel, neighbours, paths, spectra
 from pegan_jax.metrics.names import ALONE, CHANGES, Score
+from pegan_jax.pixels import as_floats
 from pegan_jax.processes import together
 from pegan_jax.scoring.images import Images
 from pegan_jax.scoring.networks import ROWS, Network, open_network
@@ -97,7 +98,11 @@ def _variety(sides: Sides) -> list[float]:
 
 def _horizons(sides: Sides) -> list[float]:
     """How far apart the heights of horizons are: mean |difference| of sorted ones, each kept inside the frame."""
-    heights = [np.sort(np.clip(worlds.horizon_height(rows / 127.5 - 1), -1, 1)) for rows in _equal(sides)]
+    count = min(sides.fakes, sides.reals)
+    heights = []
+    for side in (sides.real, sides.fake):
+        parts = [worlds.horizon_height(as_floats(rows)) for rows in side.parts(count)]
+        heights.append(np.sort(np.clip(np.concatenate(parts), -1, 1)))
     return [float(np.abs(heights[0] - heights[1]).mean())]
 
 
@@ -272,15 +277,16 @@ def _used(folder: Path) -> Iterator[list[Path]]:
         if passing:
             with whole(mark.with_suffix('.done')) as unfinished:
                 unfinished.write_text(json.dumps([path.name for path in passing]))
-        mark.unlink()
-        names, since = children(folder), time.time() - 86400
-        if not any(name.endswith('.used') and (folder / name).stat().st_mtime > since for name in names):
-            for name in names:
-                if name.endswith('.done'):
-                    for part in json.loads((folder / name).read_text()):
-                        (folder / part).unlink(missing_ok=True)
-                if name.endswith(('.done', '.used')):
-                    (folder / name).unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)  # after a day, another call has taken this one for killed
+        with contextlib.suppress(FileNotFoundError):  # another call, which ends now, cleans up too
+            names, since = children(folder), time.time() - 86400
+            if not any(name.endswith('.used') and (folder / name).stat().st_mtime > since for name in names):
+                for name in names:
+                    if name.endswith('.done'):
+                        for part in json.loads((folder / name).read_text()):
+                            (folder / part).unlink(missing_ok=True)
+                    if name.endswith(('.done', '.used')):
+                        (folder / name).unlink(missing_ok=True)
 
 
 def check_counts(scores: Sequence[Score], fake: Images | None, real: Images | None) -> None:

@@ -55,11 +55,16 @@ class _DType:
 
 
 def _keys(keys: Collection) -> Collection:
-    """Only keys whose hash is cheap: hashing deeply nested tuples takes exponential time, or the stack."""
+    """Only keys whose hash is cheap: hashing deeply nested tuples takes exponential time, or the stack.
+
+    Integers from 2^61 - 1 on share their hashes with others, so that a dictionary of them takes quadratic time.
+    """
     for key in keys:
         parts = key if isinstance(key, tuple) else (key,)
         if not all(part is None or isinstance(part, (str, int, float, bytes)) for part in parts):
             raise ForeignFileError(f'has a dictionary or a set with a key of type {type(key).__name__}.')
+        if any(isinstance(part, int) and abs(part) >= 2**61 - 1 for part in parts):
+            raise ForeignFileError('has a dictionary or a set with a key of more than 61 bits.')
     return keys
 
 
@@ -352,6 +357,7 @@ class Machine:
             raise ForeignFileError(f'calls {what}, which is not allowed; the file may be hostile.')
         if not isinstance(arguments, tuple):
             raise ForeignFileError(f'calls {function.name} with a {type(arguments).__name__} for arguments.')
+        self.budget.spend(len(arguments))
         return _ALLOWED[function.name](self, *arguments)
 
     def new(self, kind: Any, arguments: Any) -> Any:
@@ -363,6 +369,7 @@ class Machine:
     def _module(self, state: dict) -> Iterator[tuple[str, np.ndarray]]:
         """(name, array) of a torch module with these attributes, as its state dict has them."""
         passing = state.get('_non_persistent_buffers_set', ())
+        self.budget.spend(len(state['_parameters']) + len(state.get('_buffers', {})) + len(state['_modules']))
         for name, array in [*state['_parameters'].items(), *state.get('_buffers', {}).items()]:
             if isinstance(array, np.ndarray) and name not in passing:
                 yield str(name), array

@@ -137,7 +137,7 @@ def test_every_use_makes_its_picture(trained, tmp_path, words, size):
         ('--mode animate --scale 1', '--mode animate does not take --scale'),
         ('--mode animate --seeds 3-5', '--mode animate makes one film, and --seeds names 3'),
         ('--mode inject --image {photo} --scale 2', 'scales 1 to 1'),
-        ('--mode edit --image {photo} --mask {other}', 'must agree'),
+        ('--mode edit --image {photo} --mask {other}', 'the mask must be as large'),
         ('--mode super-resolution', 'singan:sr'),
         ('--mode animate --frames 0', 'frames=0'),
         ('--mode animate --start-scale 2', 'scales 0 to 1'),

@@ -650,7 +650,7 @@ def test_with_a_token_only_who_has_it_may_ask(models):
         ('tile?model=0&x=0&y=0&pitch=1&seed=4294967296', 'seed=4294967296 must lie between'),
         ('tile?model=0&x=0&y=0&pitch=1&class=1', 'trained without labels'),
         ('tile?model=0&x=0&y=0&pitch=1&to=1&layers=2-99', 'the model has layers 0 to 9'),
-        ('tile?model=0&x=0&y=0&pitch=1&layers=two', "first='two' is no number"),
+        ('tile?model=0&x=0&y=0&pitch=1&layers=two', "the first of layers='two' is no number"),
         ('tile?model=1&x=0&y=0&pitch=1', 'makes whole images, which have no map'),
         ('tile?model=2&x=0&y=0&pitch=1', 'completes images'),
         ('save?model=0&x=0&y=0&pitch=1&width=100000&height=100000', 'more than a gigapixel'),

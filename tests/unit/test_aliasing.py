@@ -143,6 +143,16 @@ def test_a_spectrum_is_flat_for_noise_and_has_a_wave_where_it_is():
     assert spectrum.heat_map(power).shape == (129, 129, 3)
 
 
+def test_models_of_other_data_have_real_curves_of_their_own(monkeypatch):
+    white = np.uint8(np.clip(128 + 20 * RNG.normal(size=(3, 4, 16, 16, 3)), 0, 255))
+    drawn = {}
+    monkeypatch.setattr(spectrum, 'line_chart', lambda title, curves, *_, **__: drawn.update({title: dict(curves)}))
+    monkeypatch.setattr(spectrum, 'real_and_generated', lambda model, count, seed: (white[model], white[2]))
+    spectrum.spectrum_study({'a': 0, 'b': 0, 'c': 1})
+    curves = drawn['Radial power, relative to frequency 0']
+    assert list(curves) == ['real, 16 pixels', 'a', 'b', 'real, as c', 'c']
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 

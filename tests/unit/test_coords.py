@@ -160,6 +160,11 @@ def test_a_cylinder_crop_covers_its_span_and_wraps():
     np.testing.assert_array_equal(g[:, 0, 1], [-1, 1])
 
 
+def test_foveation_has_a_pixel_at_least():
+    _, points = coords.foveated(jax.random.key(0), coords.grid(64, 64), 1e-10)
+    assert points.shape == (1, 2)
+
+
 def test_foveation_refuses_impossible_settings():
     g = coords.grid(4, 4)
     for points, fraction, std, message in (

@@ -326,7 +326,7 @@ def test_arguments_combine():
         ({'d_channels': (8, 0)}, '2 positive widths'),
         ({'channels': (6, 6)}, 'a constant of 6 channels'),
         ({'img_resolution': 7}, 'at least 8'),
-        ({'ema_beta': 1.5}, r'ema_beta=1.5 must lie in \[0, 1\]'),
+        ({'ema_beta': 1.0}, r'ema_beta=1.0 must lie in \[0, 1\)'),
         ({'upsampling': 'deconv', 'padding': False}, "upsampling='resize-conv'"),
     ],
 )

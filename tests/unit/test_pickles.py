@@ -211,6 +211,17 @@ def test_depth_costs_no_stack_and_memory_is_bounded(monkeypatch):
     long = b']q\x00(' + b'K\x01' * 1000 + b'e'
     code = b'\x80\x02' + long + b'c__builtin__\nlist\nh\x00\x85R' * 200 + b'.'
     assert _refused(code, 'takes more than 100,000 instructions')
+    # Many modules with one dictionary of parameters, and many calls with one tuple of arguments.
+    array = pickle.dumps(np.zeros(1, 'f4'), 2)[2:-1] + b'q\x010'
+    names = b'}(' + b''.join(b'X\x04\x00\x00\x00%04dh\x01' % i for i in range(2000)) + b'u'
+    state = b'}X\x0b\x00\x00\x00_parameters' + names + b'sX\x08\x00\x00\x00_modules}sq\x020'
+    modules = b'](' + b'ca.b\nC\n)\x81h\x02b' * 100 + b'e.'
+    assert _refused(b'\x80\x02' + array + state + modules, 'takes more than 100,000 instructions')
+    calls = b'(' + b'N' * 2000 + b'tq\x030](' + b'ctorch\ndevice\nh\x03R' * 100 + b'e.'
+    assert _refused(b'\x80\x02' + calls, 'takes more than 100,000 instructions')
+    # Keys that share a hash.
+    keys = b''.join(b'\x8a\x0c' + (i * (2**61 - 1)).to_bytes(12, 'little') + b'N' for i in range(1, 9))
+    assert _refused(b'\x80\x02}(' + keys + b'u.', 'a key of more than 61 bits')
     # Arrays from one long string.
     array = Call(
         'numpy.core.multiarray._reconstruct',

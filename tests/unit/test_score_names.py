@@ -41,7 +41,7 @@ def test_a_name_says_kind_network_count_and_neighbours(name, kind, network, coun
     'name',
     ['fid_worlds10k', 'fd10k', 'fd_inception10k', 'is_worlds10k', 'fid10k3', 'ppl2', 'fid_wend10k', 'swd2k_full', 'f',
      'fid1', 'pr500k0', 'fid10kfull', 'FID10k', 'eqt50k', 'eqr50k_int', 'swd2k_int',
-     'cmmd_dinov2_10k', 'kid_clip_10k', 'fid_dinov2_10k', 'cmmd10k3'],
+     'mind5k_full', 'cmmd_dinov2_10k', 'kid_clip_10k', 'fid_dinov2_10k', 'cmmd10k3'],
 )  # fmt: skip
 def test_what_is_no_score_is_refused(name):
     with pytest.raises(ValueError, match=f'{name}.*(Known|use)'):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +12,15 @@ import pytest
 import toy
 from PIL import Image
 
-from pegan_jax import coords
+from pegan_jax import coords, evaluation
 from pegan_jax.data import sources
+from pegan_jax.files import children
 from pegan_jax.gan import Sampler, latents
 from pegan_jax.metrics import gaussians
 from pegan_jax.metrics.names import parse_all
 from pegan_jax.metrics.paths import path_length, slerp
 from pegan_jax.pixels import to_uint8, with_channels
-from pegan_jax.scoring import changes, images, parts, record
+from pegan_jax.scoring import changes, images, parts, record, scores
 from pegan_jax.scoring.networks import ROWS, Network
 from pegan_jax.scoring.scores import Scorer, check, open_networks
 from pegan_jax.settings import ConfigError, DataConfig, UserError
@@ -105,6 +108,40 @@ def test_a_cut_call_goes_on_and_the_batch_changes_nothing(tmp_path, monkeypatch)
     assert reads[3:] == [(0, 32), (32, 40)]
     np.testing.assert_array_equal(both['rows'].rows(40), x[:40])
     assert both['toy'].digest == found.digest
+
+
+def test_images_are_known_by_all_that_they_follow_from(generator):
+    others = [generator._replace(**change) for change in ({}, {'settings': 'x'}, {'seed': 1}, {'noise': 'const'})]
+    moved, path = parse_all('eqr9,ppl2_wend')
+    for made in (images.generated, lambda g: changes.moves(g, moved), lambda g: changes.lengths(g, path, TOY)):
+        assert len({made(other).key(0, 9) for other in others}) == len(others)
+
+
+def test_calls_that_end_together_or_after_a_day_keep_their_numbers(tmp_path, monkeypatch):
+    used, barrier = [], threading.Barrier(2)
+
+    def late(folder):
+        found = children(folder)
+        barrier.wait(10)
+        return found
+
+    def end():
+        with scores._used(tmp_path) as passing:
+            passing.append(tmp_path / 'part')
+            barrier.wait(10)
+        used.append(True)
+
+    monkeypatch.setattr(scores, 'children', late)
+    threads = [threading.Thread(target=end) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+    with scores._used(tmp_path):
+        for mark in tmp_path.glob('*.used'):
+            mark.unlink()  # by another call, which takes it for that of a killed one
+    assert used == [True, True] and list(tmp_path.iterdir()) == []
 
 
 def test_data_are_known_by_content_not_by_name_or_time(tmp_path):
@@ -206,6 +243,12 @@ def test_a_line_says_what_repeats_it_and_which_steps_are_scored(tmp_path):
     assert record.scored(path, ['a']) == set()
     path.write_text('{"step": 3, "a": 1}\n{"step": 4, "b": 1}\n{"ste')
     assert record.scored(path, ['a']) == {3}
+    line = {'step': 6, 'a': 1, 'evaluation': {'fake': {'truncation_psi': 0.5}}}
+    path.write_text(f'{json.dumps(line)}\n{{"step": 7, "a": 1}}')
+    for step in (6, 7):
+        (tmp_path / 'checkpoints' / str(step)).mkdir(parents=True)
+    assert evaluation.steps_to_score(tmp_path, ['a']) == [6]
+    assert evaluation.steps_to_score(tmp_path, ['a'], truncation_psi=0.5) == [7]
     path.write_text('')
     record.append(path, 5, {'a': 1.0, 'b': 2.0}, {'command': 'c'})
     record.append(path, None, {'a': 1.0}, {'command': 'c'})

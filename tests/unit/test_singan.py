@@ -117,6 +117,14 @@ def test_initial_values_are_those_of_the_rules(rules, spread, limit):
     assert bias.max() <= limit and (bias.min() > 0) == (limit > 0)
 
 
+def test_critics_that_see_nothing_and_noise_that_is_never_measured_are_refused():
+    with pytest.raises(ConfigError, match=r'model\.min_size=10 leaves the critic, which sees 11 pixels at once'):
+        singan.Config(min_size=10)
+    assert singan.Config(min_size=11, iters_per_scale=1).min_size == 11
+    with pytest.raises(ConfigError, match=r'model\.iters_per_scale=1 must be at least 2'):
+        singan.Config(rules='mmgen', iters_per_scale=1)
+
+
 def test_images_without_a_second_scale_are_refused():
     with pytest.raises(ConfigError, match=r'20 x 90 pixels.*model.min_size=25'):
         singan_pyramid.pyramid_sizes(20, 90, singan.Config())

@@ -381,6 +381,7 @@ def test_g_makes_the_windows_that_a_moved_scene_shows_and_d_sees_where_they_are(
         ({'output_scale': 0.0}, 'model.output_scale=0.0 must be positive'),
         ({'r1_gamma': None}, 'model.r1_gamma=None is a NoneType; expected float'),
         ({'channel_base': 4}, 'model.channel_base=4 leaves no channel'),
+        ({'channel_base': 8}, 'model.channel_base=8 leaves no channel at a cutoff of 8; use at least 9'),
     ],
 )
 def test_configurations_that_cannot_run_are_refused(changes, message):
