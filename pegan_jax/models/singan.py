@@ -133,7 +133,7 @@ class Config:
             )
         if self.rules == 'mmgen' and self.iters_per_scale < 2:
             raise ConfigError(
-                f"model.rules='mmgen' measures the noise of a scale after its first iteration; "
+                "model.rules='mmgen' measures the noise of a scale after its first iteration; "
                 f'model.iters_per_scale={self.iters_per_scale} must be at least 2.'
             )
         if self.noise_channels not in (None, 1, self.img_channels):

@@ -187,8 +187,7 @@ class Generator(NamedTuple):
     @property
     def about(self) -> dict[str, Any]:
         """What is needed to repeat its images."""
-        told = ('truncation_psi', 'truncation_cutoff', 'noise', 'seed')
-        return {'network': self.identity} | {name: getattr(self, name) for name in told}
+        return {'network': self.identity} | {name: getattr(self, name) for name in self.TOLD}
 
 
 def digest_of(variables: dict) -> str:
