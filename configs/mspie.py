@@ -33,8 +33,8 @@ None of these runs has been repeated with this library.
 Row a is also called sg2, for the study of a single size: sg2, sg2,conv-resize, sg2,no-pad, sg2,no-pad,csg,
 sg2,no-pad,spe. `sample --size HxW` makes images in sizes that were not trained, including rectangles.
 
-small is the same program on procedural worlds at 32, 48 and 64 pixels (some hours on two CPU cores), tiny at 16 and 24,
-for tests. Rows of one size take the first.
+small is the same program on procedural worlds at 32, 48 and 64 pixels (some hours on two CPU cores; f,small ships as
+sizes64), tiny at 16 and 24, for tests. Rows of one size take the first.
 """
 
 from pegan_jax.config import Config, ConfigError, DataConfig, OptimConfig, TrainConfig, pick

@@ -66,6 +66,16 @@ def test_faces_of_turn32_are_turned_as_their_pixels_are_and_between_right_angles
     assert apart < 0.2 * np.abs(to_uint8(half).astype(int) - to_uint8(straight))[:, np.hypot(x, y) < 0.8].mean()
 
 
+def test_sizes64_shows_the_scene_of_a_latent_at_every_size():
+    model, bands = pegan_jax.load('sizes64'), []
+    for size in ((32, 32), (48, 48), (64, 64), (64, 128)):
+        images = np.asarray(pegan_jax.sample(model, range(16), size=size))
+        assert images.shape == (16, *size, 3)
+        bands.append(images.reshape(16, 8, -1, 3).mean(2))  # colours of eight heights
+    same = np.std(bands, axis=0).mean()
+    assert same < 0.4 * np.std(bands, axis=1).mean(), 'a latent is another scene at another size'
+
+
 def test_the_mountain_gives_its_photograph_back_and_a_wide_one_keeps_its_order():
     model = pegan_jax.load('mountain')
     real = editing.real_image(model)
