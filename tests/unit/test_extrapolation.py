@@ -136,7 +136,7 @@ def test_a_study_of_grey_models_has_grey_references(tmp_path, monkeypatch):
     monkeypatch.setattr(extrapolation, 'picture_table', lambda title, rows: pictures.append(rows))
     grey, other = (SimpleNamespace(config=c, size=(16, 16), variables={}) for c in (config, load_config('cips:tiny')))
     extrapolation.extrapolation_study({'a': grey}, 8, tmp_path, 5)
-    assert found == [True] * 2 and identities[0] == 'digest, seed 5'
+    assert found == [True] * 2 and identities[0] == f'digest, {to_json(config)}, seed 5'
     assert all(np.ptp(image, axis=-1).max() == 0 for row in pictures[0].values() for _, image in row)
     with pytest.raises(UserError, match=r'different numbers of channels \(a 1, b 3\)'):
         extrapolation.extrapolation_study({'a': grey, 'b': other}, 8, tmp_path)
