@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pegan_jax.analysis import extrapolation
-from pegan_jax.config import load_config, system_module
+from pegan_jax.config import load_config, system_module, to_json
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
