@@ -15,10 +15,20 @@ SUFFIXES = ('.gif', '.mp4')
 LONGEST = 65_535  # the longest time, in hundredths of a second, that a .gif can show a frame
 
 
-def check(path: Path) -> None:
-    """Raises: UserError unless `write` can write a file of this name here."""
+def usual_fps(path: Path) -> int:
+    """Frames per second of a video when none are asked for: smooth in an .mp4, few in a .gif, which is far larger."""
+    return 60 if path.suffix.lower() == '.mp4' else 20
+
+
+def check(path: Path, fps: float) -> None:
+    """Raises: UserError unless `write` can write a file of this name here, with so many frames per second."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')
+    if path.suffix.lower() == '.gif' and not 100 / LONGEST <= fps <= 50:
+        raise UserError(
+            f'{path.name}: fps={fps:g}, and a .gif shows a frame for 0.02 to {LONGEST / 100:g} seconds; use at most '
+            '50, or write an .mp4.'
+        )
     check_file(path)
     if path.suffix.lower() == '.mp4':
         try:
@@ -39,13 +49,9 @@ def write(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     whole hundredths of a second, at least two, because viewers slow down anything shorter. In an .mp4, transparent
     pixels are over black, and an odd last row or column is left out, as most players require.
 
-    Raises: UserError as `check`, for no frames, and for a .gif whose frames would last longer than the format can say.
+    Raises: UserError as `check`, and for no frames.
     """
-    check(path)
-    if path.suffix.lower() == '.gif' and fps < 100 / LONGEST:
-        raise UserError(
-            f'{path.name}: fps={fps:g}, and a .gif shows a frame for {LONGEST / 100:g} seconds at most; use more.'
-        )
+    check(path, fps)
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
@@ -54,7 +60,7 @@ def write(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
         if path.suffix.lower() == '.gif':
             rest = (as_image(frame) for frame in frames)
             # A transparent pixel shows the background, not the previous frame.
-            duration = max(10 * round(100 / fps), 20)
+            duration = 10 * round(100 / fps)
             options = {'disposal': 2 if first.shape[-1] == 4 else 0, 'duration': duration, 'loop': 0}
             as_image(first).save(unfinished, 'GIF', save_all=True, append_images=rest, **options)
             return

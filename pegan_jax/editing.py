@@ -23,6 +23,7 @@ from pegan_jax.sampling.pictures import check_size
 from pegan_jax.settings import UserError
 
 HARMONISE_RADIUS, EDIT_RADIUS = 7, 20  # radii in pixels of the disk that widens a mask
+FPS = 10  # frames per second of an animation
 
 
 def _parts(model: Model) -> tuple[singan.Config, dict, dict]:
@@ -227,6 +228,6 @@ def animate(
     return np.concatenate([np.asarray(run(params, buffers, [p[t : t + 1] for p in paths])) for t in range(frames)])
 
 
-def save_animation(frames: np.ndarray, path: str | os.PathLike, fps: int = 10) -> None:
+def save_animation(frames: np.ndarray, path: str | os.PathLike, fps: float = FPS) -> None:
     """Writes frames [T, H, W, C] as `animation.write` does."""
     animation.write(as_path(path), to_uint8(frames), fps)

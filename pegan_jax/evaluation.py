@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pegan_jax import config as configs
 from pegan_jax.data import masks, pipeline, worlds
-from pegan_jax.files import Path, as_path, whole
+from pegan_jax.files import Path, absolute, as_path, whole
 from pegan_jax.metrics import image as measures
 from pegan_jax.metrics.names import ALONE, CHANGES
 from pegan_jax.pixels import as_floats, decode_image, to_uint8, with_channels
@@ -204,13 +204,19 @@ def save(results: dict[str, Any], path: Path, about: dict[str, Any], metrics: Se
 
 
 def score_model(
-    model: Model, scorer: Scorer, data: DataConfig, *, noise: str = 'random', batch_size: int = 32, **options: Any
+    model: Model,
+    scorer: Scorer,
+    data: str | None = None,
+    *,
+    noise: str = 'random',
+    batch_size: int = 32,
+    **options: Any,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Scores of the samples of a model.
 
     Args:
       scorer: from `scorer_of`.
-      data: settings of the real images, see `images.like_samples`.
+      data: name of the real images as for `data_of`; those of the training if None.
       noise, options: those of `images.Generator`: truncation_psi, truncation_cutoff, seed.
       batch_size: images made at once.
     Returns: as `Scorer`.
@@ -230,12 +236,18 @@ def score_model(
 
     def opened() -> tuple:
         labels = sets.drawn_labels(model.config.data, model.gan.c_dim, folder)
-        return labels, None if alone else sets.like_samples(model.gan, model.variables, data, folder)
+        reals = model.config.data if data is None else data_of(data, model.config.data)
+        return labels, None if alone else sets.like_samples(model.gan, model.variables, reals, folder)
 
     labels, real = together(opened)
     generator = generator._replace(labels=labels)
     values, about = scorer(sets.generated(generator, batch_size), real, functools.partial(changes.rows, generator))
-    return values, {'step': model.step} | about
+    return values, {'step': model.step, 'data': _whole_name(data)} | about
+
+
+def _whole_name(data: str | None) -> str | None:
+    """A name of `data_of` that is the same in every folder."""
+    return data if data is None or not as_path(data).exists() else str(absolute(as_path(data)))
 
 
 def score_data(fake: DataConfig, real: DataConfig, scorer: Scorer, *, as_they_are: bool = False) -> tuple[dict, dict]:
@@ -250,17 +262,18 @@ def score_data(fake: DataConfig, real: DataConfig, scorer: Scorer, *, as_they_ar
     return scorer(*sides)
 
 
-def steps_to_score(workdir: Path, results: Sequence[str], **options: Any) -> list[int]:
+def steps_to_score(workdir: Path, results: Sequence[str], data: str | None = None, **options: Any) -> list[int]:
     """Steps of a run's checkpoints for which its metrics.jsonl lacks some results, oldest first.
 
-    options: those of `images.Generator`; results that were measured with others do not count.
+    data, options: those of `score_model`; results that were measured with others do not count.
     """
+    data = _whole_name(data)
     usual = {name: value for name, value in sets.Generator._field_defaults.items() if name in sets.Generator.TOLD}
     wanted = usual | options
 
     def alike(about: dict) -> bool:
         made = usual | (about.get('fake') or {})
-        return all(made[name] == value for name, value in wanted.items())
+        return about.get('data') == data and all(made[name] == value for name, value in wanted.items())
 
     return sorted({*steps_of(workdir / 'checkpoints')} - record.scored(workdir / 'metrics.jsonl', results, alike))
 

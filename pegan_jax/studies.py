@@ -202,7 +202,7 @@ def run(
                 )
             seconds, model = time.monotonic() - start, load(workdir)
             scored = [score for score in parse_all(plan.metrics) if _has(model, score)]
-            values, about = score_model(model, scorer_of(scored, out), model.config.data)
+            values, about = score_model(model, scorer_of(scored, out))
             told = {'cell': cell, 'seed': seed, 'kimg': kimg, 'setting': setting}
             if not begun:  # otherwise these are the seconds of its last part
                 told['seconds'] = round(seconds, 1)

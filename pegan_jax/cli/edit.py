@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         if name in MODES[args.mode] and getattr(args, name) is None:
             raise UserError(f'--mode {args.mode} needs --{name}.')
     if args.mode == 'animate':
-        animation.check(args.out)
+        animation.check(args.out, editing.FPS)
         if len(args.seeds) > 1:
             raise UserError(f'--mode animate makes one film, and --seeds names {len(args.seeds)}; name one.')
     model, seed = options.load(args), args.seeds[0]

@@ -186,7 +186,7 @@ def _score(args: argparse.Namespace, model: Model | None) -> None:
         return
     if args.size is not None:
         raise UserError('--size is for --fake; samples have the size of their model.')
-    told = {'truncation_psi': args.truncation_psi, 'truncation_cutoff': args.truncation_cutoff, 'seed': args.seed}
+    told = {name: getattr(args, name) for name in ('data', 'truncation_psi', 'truncation_cutoff', 'seed')}
     of_model = functools.partial(
         _score_model, args, scorer=scorer, noise=args.noise_mode, batch_size=batch_size, **told
     )
@@ -197,10 +197,7 @@ def _score(args: argparse.Namespace, model: Model | None) -> None:
 
 
 def _score_model(args: argparse.Namespace, model: Model, scorer: scores.Scorer, **told: Any) -> None:
-    data = model.config.data
-    if args.data is not None:
-        data = evaluation.data_of(args.data, data)
-    values, about = evaluation.score_model(model, scorer, data, **told)
+    values, about = evaluation.score_model(model, scorer, **told)
     place = args.model or args.watch
     beside = None if exported.is_name(place) or place.is_file() else place / 'metrics.jsonl'
     _tell(args, args.out or beside, model.step, values, about)

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out.is_file():
         raise UserError(f'--out {args.out} is a file; name a folder.')
     if args.video is not None:
-        animation.check(args.video)
+        animation.check(args.video, animation.usual_fps(args.video))
     measured = {}
     if (args.distance or ('lpips' if args.weights else 'plain')) == 'lpips':
         network = open_network('lpips', dict(args.weights), args.cache, fetch=args.fetch)
@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
     if args.video is not None:
         args.video.parent.mkdir(parents=True, exist_ok=True)
         beside = (np.concatenate([target, frame], axis=1) for frame in frames)
-        animation.write(args.video, beside, 60 if args.video.suffix.lower() == '.mp4' else 20)
+        animation.write(args.video, beside, animation.usual_fps(args.video))
     print(f'distance {found.distance:.5g} ({found.measure})')
     if observed is not None:
         names = {'given': observed.pixels, 'held out': ~observed.pixels}

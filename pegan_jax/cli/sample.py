@@ -172,9 +172,10 @@ def run(args: argparse.Namespace) -> None:
     given = [name for name in ('columns', 'batch_size', 'frames') if getattr(args, name) is not None]
     options.at_least_one(args, *given)
     out, folder = args.out
-    if args.video:
-        animation.check(out)
     _check_together(args)
+    if args.video:
+        args.fps = args.fps or animation.usual_fps(out)
+        animation.check(out, args.fps)
     args.seeds = list(range(32)) if args.seeds is None else args.seeds
     args.columns, args.batch_size = args.columns or 8, args.batch_size or 8
     model = options.load(args)
@@ -243,8 +244,7 @@ def _write_video(args: argparse.Namespace, model: sampling.Model, out: Path, cho
         seeds = [args.seeds[i] for i in turns]
         count, frames = sampling.camera(model, seeds, args.video, columns=cells[1], frames=args.frames or 240, **chosen)
     out.parent.mkdir(parents=True, exist_ok=True)
-    fps = args.fps or (20 if out.suffix.lower() == '.gif' else 60)
-    animation.write(out, tqdm(frames, total=count, unit='frame', disable=not sys.stderr.isatty()), fps)
+    animation.write(out, tqdm(frames, total=count, unit='frame', disable=not sys.stderr.isatty()), args.fps)
 
 
 def _write_folder(args: argparse.Namespace, model: sampling.Model, out: Path, chosen: dict) -> None:

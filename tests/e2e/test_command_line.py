@@ -185,6 +185,7 @@ def test_dry_run_reports_without_training(tmp_path, capsys):
         ('sample --model {run} --fps 9 --out {tmp}/a.gif', '--fps is of a video; add --video'),
         ('sample --model {run} --out {tmp}/a.mp4', 'is a video; add --video'),
         ('sample --model {run} --video --fps 0 --out {tmp}/a.gif', '--fps 0.0 must be positive'),
+        ('sample --model {run} --video --fps 60 --out {tmp}/a.gif', 'fps=60, and a .gif shows a frame for 0.02'),
         ('sample --model {run} --direction d.npz:pca:0:-1..1 --out {tmp}/a/', '--direction makes one file'),
         ('render --model {run} --out {tmp}/a.jpg', "the suffix is '.jpg'; use .png, or .npy for float32"),
         ('render --model {run} --zoom 0 --out {tmp}/a.png', '--zoom 0.0 must be positive'),

@@ -90,6 +90,9 @@ def test_a_watched_run_has_every_checkpoint_scored_once(workdir, evaluated, monk
     assert evaluation.steps_to_score(workdir, ['rows18']) == []
     assert evaluation.steps_to_score(workdir, ['rows18', 'swd18']) == [4, 8, 10]
     assert evaluated('--watch', workdir, '--metrics', 'rows18') == (0, '')  # nothing is left, and nothing will come
+    with_others = ('--watch', workdir, '--metrics', 'rows18', '--real', 'worlds')
+    assert evaluated(*with_others)[1].count('step') == 3 and evaluated(*with_others) == (0, '')
+    assert evaluation.steps_to_score(workdir, ['rows18']) == []
 
 
 def test_a_run_that_has_not_begun_is_waited_for_and_that_is_said_once(evaluated, tmp_path, capsys, monkeypatch):

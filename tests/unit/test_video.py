@@ -77,8 +77,9 @@ def test_files_hold_the_frames_and_appear_when_they_are_complete(tmp_path):
         animation.write(tmp_path / 'b.gif', broken(), 10)
     with pytest.raises(ValueError, match='has no frames'):
         animation.write(tmp_path / 'b.gif', iter([]), 10)
-    with pytest.raises(ValueError, match=r'fps=0\.001, and a \.gif shows a frame for 655\.35 seconds'):
-        animation.write(tmp_path / 'b.gif', iter(frames), 0.001)
+    for fps in (0.001, 50.1):
+        with pytest.raises(ValueError, match=rf'fps={fps}, and a \.gif shows a frame for 0\.02 to 655\.35 seconds'):
+            animation.write(tmp_path / 'b.gif', iter(frames), fps)
     animation.write(tmp_path / 'a.GIF', iter(frames), 100 / 65_535)
     assert [p.name for p in tmp_path.iterdir()] == ['a.GIF']
 
