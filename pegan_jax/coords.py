@@ -17,9 +17,17 @@ from pegan_jax.settings import UserError
 # Grids ----------------------------------------------------------------------------------------------------------------
 
 
-def _check_size(height: int, width: int) -> None:
+LARGEST_SIDE = 2**24  # float32 does not tell more columns apart
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises: ValueError for an empty grid, and for one whose neighbours would have the same coordinate."""
     if height < 1 or width < 1:
         raise UserError(f'height={height}, width={width}: a grid needs at least one row and one column.')
+    if max(height, width) > LARGEST_SIDE:
+        raise UserError(
+            f'height={height}, width={width}: float32 tells at most {LARGEST_SIDE:,} rows or columns apart; use fewer.'
+        )
 
 
 def _axis(n: int, low: float, high: float, centered: bool = False) -> jax.Array:
@@ -56,13 +64,13 @@ def grid(
     Returns: [height, width, 2] float32, (-1, -1) at the top left by default.
     Raises: ValueError for an empty grid.
     """
-    _check_size(height, width)
+    check_size(height, width)
     return _mesh(_axis(width, *x, centered), _axis(height, *y, centered))
 
 
 def pixel_grid(height: int, width: int) -> jax.Array:
     """Integer positions (column, row) as float32, [height, width, 2]. Raises ValueError for an empty grid."""
-    _check_size(height, width)
+    check_size(height, width)
     return _mesh(jnp.arange(width, dtype=jnp.float32), jnp.arange(height, dtype=jnp.float32))
 
 
@@ -225,7 +233,7 @@ def panorama_grid(height: int, width: int, *, y: tuple[float, float] = (-1.0, 1.
 
     Returns: [height, width, 2] float32. Raises: ValueError for an empty grid.
     """
-    _check_size(height, width)
+    check_size(height, width)
     return _mesh((2 * jnp.arange(width, dtype=jnp.float32) - width) / width, _axis(height, *y))
 
 
@@ -239,7 +247,7 @@ def cylinder_crop(
       span: fraction of the circle that `width` columns cover.
     Returns: [height, width, 2] float32. Raises: ValueError for an empty grid.
     """
-    _check_size(height, width)
+    check_size(height, width)
     return _mesh(wrap(x0 + 2 * span * jnp.arange(width, dtype=jnp.float32) / width), _axis(height, *y))
 
 

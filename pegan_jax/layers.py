@@ -188,8 +188,8 @@ def minibatch_std(x: jax.Array, group_size: int | None = 4, num_channels: int = 
     g = b if group_size is None else min(b, group_size)
     if b % g:
         raise UserError(
-            f'minibatch standard deviation: the batch of {b} samples per device is not a multiple of the group of {g}; '
-            f'use {b // g * g} or {-(-b // g) * g} per device.'
+            f'minibatch standard deviation: {b} samples at once are not a multiple of the group of {g}; use '
+            f'{b // g * g} or {-(-b // g) * g} (train.batch_size, divided by devices and by train.accumulate).'
         )
     if c % num_channels:
         raise ValueError(f'minibatch standard deviation: {num_channels} statistics do not divide {c} channels.')

@@ -174,18 +174,27 @@ def add_distributed(p: argparse.ArgumentParser) -> None:
 def join(args: argparse.Namespace) -> None:
     """Meets the other processes of `add_distributed`, if this is one of several. Raises: UserError for another form."""
     if args.distributed is not None:
-        jax.distributed.initialize(**_peers(args.distributed), heartbeat_timeout_seconds=HEARTBEAT)
+        peers = _peers(args.distributed)
+        try:
+            jax.distributed.initialize(**peers, heartbeat_timeout_seconds=HEARTBEAT)
+        except ValueError as error:  # before anything is connected: it knows no cluster's variables here
+            raise UserError(
+                f'--distributed: JAX finds no other processes by itself here ({error}); write '
+                '--distributed=HOST:PORT,COUNT,INDEX, such as 10.0.0.1:9911,2,0, or leave it out on one machine.'
+            ) from None
 
 
 def _peers(text: str) -> dict:
     """'host:port,count,index' -> arguments of jax.distributed.initialize; '' -> none: JAX finds them itself."""
     if not text:
         return {}
-    try:
-        address, count, index = text.split(',')
-        return {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(index)}
-    except ValueError:
-        raise UserError(f'--distributed {text!r}; write HOST:PORT,COUNT,INDEX, such as 10.0.0.1:9911,2,0.') from None
+    found = re.fullmatch(r'(.+:\d{1,5}),(\d{1,9}),(\d{1,9})', text, re.ASCII)
+    if not found or int(found[3]) >= int(found[2]):
+        raise UserError(
+            f'--distributed {text!r}; write HOST:PORT,COUNT,INDEX with an index below the count, such as '
+            '10.0.0.1:9911,2,0.'
+        )
+    return {'coordinator_address': found[1], 'num_processes': int(found[2]), 'process_id': int(found[3])}
 
 
 def add_styles(p: argparse.ArgumentParser) -> None:
@@ -251,7 +260,7 @@ def load(args: argparse.Namespace) -> sampling.Model:
     """The model of `add_model`."""
     if not exported.is_name(args.model) and not args.model.exists():
         raise UserError(f'--model {args.model} does not exist; give {MODEL}.')
-    step = int(args.step) if args.step is not None and args.step.isdigit() else args.step
+    step = int(args.step) if args.step is not None and re.fullmatch(r'\d+', args.step, re.ASCII) else args.step
     return sampling.load(args.model, step)
 
 

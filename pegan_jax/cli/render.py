@@ -163,6 +163,8 @@ def _one(args: argparse.Namespace, model: sampling.Model) -> tuple[sampling.Mode
 
 def _check(args: argparse.Namespace) -> None:
     """Raises: UserError for options that exclude each other."""
+    if args.arc is not None and not args.arc > 0:
+        raise UserError(f'--arc {args.arc:g} must be positive; 360 is the whole circle.')
     if args.zoom < 1 / options.LARGEST:
         raise UserError(f'--zoom {args.zoom} must be positive; 2 doubles the size of the content, 0.5 halves it.')
     if args.tiles is None:
@@ -194,6 +196,11 @@ def _grid(args: argparse.Namespace, model: sampling.Model) -> sampling.Grid | No
     matrix = coords.compose(
         coords.zoom(args.zoom), coords.rotate(math.radians(args.rotate)), coords.translate(*args.translate)
     )
+    if not np.isfinite(matrix).all():
+        raise UserError(
+            f'--zoom {args.zoom:g} and --translate {args.translate[0]:g},{args.translate[1]:g} together go beyond the '
+            'range of float32; use smaller ones.'
+        )
     frame, span = model.size, model.sampler.span
     size = args.size and (args.size[0], args.size[1] or args.size[0])
     asked = (args.size, args.extent, args.coords, args.crop, args.arc, args.view, args.azimuth)
@@ -211,6 +218,8 @@ def _grid(args: argparse.Namespace, model: sampling.Model) -> sampling.Grid | No
             return sampling.sphere(model, *(args.size or (across // 2, across)), **around)
         return sampling.planet(model, *(size or (across, across)), up=args.view == 'sky', **around)
     if args.arc is None and args.azimuth is not None and span is not None:
+        if args.size is not None and args.size[1] is None:
+            size = (size[0], max(round(size[0] * frame[1] / frame[0]), 1))
         return sampling.frame_grid(model, size, crop=args.crop, **around)
     if args.arc is not None or args.azimuth is not None:  # which a flat model refuses
         arc = 1.0 if args.arc is None else args.arc / 360

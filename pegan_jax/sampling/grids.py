@@ -16,6 +16,7 @@ from pegan_jax.sampling.model import Model
 from pegan_jax.settings import UserError
 
 Range = tuple[float, float]
+Parts = float | np.ndarray  # of a pixel; an array gives its shape, [..., 1], to the coordinates
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,6 +26,9 @@ class LazyGrid:
     x, y: columns [W] and rows [H], float32; matrix: [3, 3] as for `coords.transform`, or None.
     warp: points [..., 2] -> coordinates [..., 2], or None.
     extent: (low, high) of x and of y for a whole regular grid; None for others.
+    pitch: distances of columns [W] and of rows [H] to their neighbours; None: those between x, and between y.
+
+    Raises: ValueError for a matrix that moves a corner beyond the range of float32.
     """
 
     x: np.ndarray
@@ -32,26 +36,41 @@ class LazyGrid:
     matrix: np.ndarray | jax.Array | None = None
     warp: Callable | None = None
     extent: tuple[Range, Range] | None = None
+    pitch: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        if self.matrix is None:
+            return
+        corners = np.array([(x, y) for x in self.x[[0, -1]] for y in self.y[[0, -1]]], np.float32)
+        with np.errstate(over='ignore', invalid='ignore'):
+            moved = coords.transform(corners, self.matrix)
+        if not np.isfinite(moved).all():
+            low, high = corners.min(0).tolist(), corners.max(0).tolist()
+            raise UserError(
+                f'the corners of a grid of x in {low[0]:g}..{high[0]:g}, y in {low[1]:g}..{high[1]:g} are moved beyond '
+                'the range of float32; choose a smaller extent, or a motion that takes them less far.'
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(H, W, 2), the shape of the array it stands for."""
         return (len(self.y), len(self.x), 2)
 
-    def at(self, index: np.ndarray, down: float = 0.0, right: float = 0.0) -> np.ndarray:
+    def pitches(self) -> tuple[np.ndarray, np.ndarray]:
+        """`pitch`, or what stands for it."""
+        return self.pitch or tuple(np.gradient(a) if len(a) > 1 else np.zeros_like(a) for a in (self.x, self.y))
+
+    def at(self, index: np.ndarray, down: Parts = 0.0, right: Parts = 0.0) -> np.ndarray:
         """Coordinates [..., 2] of indices [...] into the flattened grid, or of parts of a pixel beside them."""
         row, column = np.divmod(index, len(self.x))
         x, y = self.x[column], self.y[row]
-        if down or right:
-            x, y = x + np.float32(right) * _pitch(self.x)[column], y + np.float32(down) * _pitch(self.y)[row]
+        if np.any(down) or np.any(right):
+            wide, tall = self.pitches()
+            x, y = x + np.float32(right) * wide[column], y + np.float32(down) * tall[row]
         points = np.stack([x, y], axis=-1)
         if self.matrix is not None:
             points = np.asarray(coords.transform(points, self.matrix))
         return points if self.warp is None else np.asarray(self.warp(jnp.asarray(points)), np.float32)
-
-
-def _pitch(samples: np.ndarray) -> np.ndarray:
-    return np.gradient(samples) if len(samples) > 1 else np.zeros_like(samples)
 
 
 Grid = np.ndarray | jax.Array | LazyGrid
@@ -71,10 +90,11 @@ def lookup(grid: Grid) -> tuple[tuple[int, ...], Callable]:
     def steps(axis: int) -> np.ndarray:
         return (np.gradient(points, axis=axis) if shape[axis] > 1 else np.zeros_like(points)).reshape(-1, 2)
 
-    def at(index: np.ndarray, down: float = 0.0, right: float = 0.0) -> np.ndarray:
-        if not (down or right):
+    def at(index: np.ndarray, down: Parts = 0.0, right: Parts = 0.0) -> np.ndarray:
+        if not (np.any(down) or np.any(right)):
             return flat[index]
-        return (flat[index] + down * steps(0)[index] + right * steps(1)[index]).astype(np.float32)
+        down, right = (np.float32(part)[..., None] for part in (down, right))
+        return flat[index] + down * steps(0)[index] + right * steps(1)[index]
 
     return shape, at
 
@@ -107,7 +127,9 @@ def cropped(grid: LazyGrid, top: int, left: int, height: int, width: int) -> Laz
     """A window of a grid, in pixels. Raises: ValueError if it is not inside."""
     rows = coords.crop(grid.y[:, None, None], top, 0, height, 1)[:, 0, 0]
     columns = coords.crop(grid.x[None, :, None], 0, left, 1, width)[0, :, 0]
-    return dataclasses.replace(grid, x=np.asarray(columns), y=np.asarray(rows), extent=None)
+    wide, tall = grid.pitches()
+    pitch = (wide[left : left + width], tall[top : top + height])
+    return dataclasses.replace(grid, x=np.asarray(columns), y=np.asarray(rows), extent=None, pitch=pitch)
 
 
 def unstretched(frame: tuple[int, int], size: tuple[int, int]) -> dict[str, Range]:
@@ -196,6 +218,7 @@ def panorama(
         raise UserError(f'arc={arc} must be positive; 1 is the whole circle.')
     if width is None:
         width = max(round(height * frame[1] / frame[0] * arc / span * 2 / (y[1] - y[0])), 1)
+    coords.check_size(height, width)
     rows = coords.grid(height, 1, y=y)[:, 0, 1]
     columns = azimuth / math.pi + arc * (2 * np.arange(width) - width) / width
     whole = LazyGrid(columns.astype(np.float32), np.asarray(rows), motion(model, matrix, azimuth))

@@ -106,17 +106,19 @@ def _pieces(
     colours: Callable, count: int, at: Callable, chunk: int, supersample: int, progress: bool
 ) -> Iterator[np.ndarray]:
     """The colours of pixels at(0), ..., at(count - 1), in order: arrays [at most chunk, C]; at: `LazyGrid.at`."""
-    if chunk < 1:
-        raise UserError(f'chunk={chunk} must be at least 1.')
     per, devices = supersample**2, local_mesh().size
-    chunk = -(-min(max(chunk // per, 1), count) // devices) * devices
-    places = ((np.arange(supersample) + 0.5) / supersample - 0.5).tolist()
+    if chunk < per:
+        raise UserError(
+            f'chunk={chunk} must be at least {per}, the coordinates of one pixel (the square of supersample).'
+        )
+    chunk = -(-min(chunk // per, count) // devices) * devices
+    places = (np.arange(supersample, dtype=np.float32) + 0.5) / supersample - 0.5
+    down, right = (part.reshape(-1, 1) for part in np.meshgrid(places, places, indexing='ij'))
     with tqdm(total=count, unit='px', unit_scale=True, disable=not progress) as bar:
         for start in range(0, count, chunk):
             # Past the end the last coordinate is repeated: one compiled program serves all pieces.
             index = np.minimum(np.arange(start, start + chunk), count - 1)
-            points = np.concatenate([at(index, down, right) for down in places for right in places])
-            piece = colours(points).reshape(per, chunk, -1).mean(0)[: count - start]
+            piece = colours(at(index, down, right).reshape(-1, 2)).reshape(per, chunk, -1).mean(0)[: count - start]
             bar.update(len(piece))
             yield piece
 
@@ -159,8 +161,8 @@ def render(
       out: array [*grid.shape[:-1], C], such as a np.memmap, to be filled and returned.
       styles: truncation_psi, truncation_cutoff and label for seeds, as in `sample`.
     Returns: float32 [*grid.shape[:-1], C].
-    Raises: ValueError naming what the system cannot show, for chunk or supersample below 1, coordinates that are
-      not finite, an `out` of another shape; and as `Model.styles`.
+    Raises: ValueError naming what the system cannot show, for supersample below 1, a chunk below the coordinates of a
+      pixel, coordinates that are not finite, an `out` of another shape; and as `Model.styles`.
     """
     if not model.sampler.pixelwise:
         image = _whole_image(model, seed, grid, blend, supersample, styles)
@@ -301,20 +303,23 @@ def render_tiles(
     (height, width), top = shape, (max(shape) - 1).bit_length()
     sizes = [(-(-height >> top - level), -(-width >> top - level)) for level in range(top)] + [(height, width)]
 
+    tall, wide = min(side, height), min(side, width)
+
     def of_pixels(index: np.ndarray) -> np.ndarray:
-        """Colours, uint8 [side^2, C], of the pixels [side^2], counted row by row: one compiled program serves all."""
+        """Colours, uint8 [tall * wide, C], of so many pixels, counted row by row: one compiled program serves all."""
         if image is not None:
             return pixels.to_uint8(image.reshape(-1, image.shape[-1])[index])
-        pieces = _pieces(colours, side * side, lambda i, *beside: at(index[i], *beside), chunk, supersample, False)
+        pieces = _pieces(colours, tall * wide, lambda i, *beside: at(index[i], *beside), chunk, supersample, False)
         return pixels.to_uint8(np.concatenate(list(pieces)))
 
     def finest(row: int, column: int) -> np.ndarray:
         # Tiles at the edge are filled up, and cut afterwards.
-        rows, columns = (np.minimum(side * k + np.arange(side), n - 1) for k, n in ((row, height), (column, width)))
-        tile = of_pixels((rows[:, None] * width + columns).ravel()).reshape(side, side, -1)
+        rows = np.minimum(side * row + np.arange(tall), height - 1)
+        columns = np.minimum(side * column + np.arange(wide), width - 1)
+        tile = of_pixels((rows[:, None] * width + columns).ravel()).reshape(tall, wide, -1)
         return tile[: height - side * row, : width - side * column]
 
-    anywhere = (np.arange(side * side) * 2_654_435_761) % (height * width)  # all over the image, in no particular order
+    anywhere = (np.arange(tall * wide) * 2_654_435_761) % (height * width)  # all over the image, in no particular order
     about = {'size': [height, width], 'side': side, 'pixels': of_pixels(anywhere)[:256].tolist()}
     if record.is_file():
         if not _same_image(read_record(record), about):
@@ -328,14 +333,14 @@ def render_tiles(
 
         def tile(level: int, row: int, column: int) -> np.ndarray:
             path = folder / 'image_files' / str(level) / f'{column}_{row}.png'
-            if path.is_file():
+            shape = tuple(min(side, n - side * k) for k, n in zip((row, column), sizes[level], strict=True))
+            if (out := _kept(path, shape)) is not None:
                 spans = [
                     min((k + 1) << top - level, -(-n // side)) - (k << top - level)
                     for k, n in ((row, height), (column, width))
                 ]
                 bar.update(math.prod(spans))
-                out = np.asarray(Image.open(io.BytesIO(path.read_bytes())))
-                return out.reshape(*out.shape[:2], -1)
+                return out
             if level == top:
                 out = finest(row, column)
                 bar.update()
@@ -359,13 +364,25 @@ def render_tiles(
     return folder / 'image.dzi'
 
 
-def _same_image(there: Any, about: dict) -> bool:
+def _kept(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A tile [*shape, C] that an earlier launch wrote; None if there is none, or something else."""
+    if not path.is_file():
+        return None
+    try:
+        tile = np.asarray(Image.open(io.BytesIO(path.read_bytes())))
+    except (OSError, SyntaxError):  # Pillow's words for a damaged PNG
+        return None
+    return tile.reshape(*shape, -1) if tile.shape[:2] == shape else None
+
+
+def _same_image(there: dict, about: dict) -> bool:
     """Whether two records of pyramids agree; pixels may differ by the rounding of another machine."""
-    if not isinstance(there, dict) or there.keys() != about.keys():
+    if there.keys() != about.keys() or any(there[name] != about[name] for name in ('size', 'side')):
         return False
-    if any(there[name] != about[name] for name in ('size', 'side')):
+    try:
+        a, b = np.array(there['pixels'], int), np.array(about['pixels'])
+    except (TypeError, ValueError):
         return False
-    a, b = np.array(there['pixels']), np.array(about['pixels'])
     return a.shape == b.shape and bool(np.abs(a - b).max() <= 1)
 
 

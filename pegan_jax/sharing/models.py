@@ -8,7 +8,7 @@ from safetensors.numpy import save
 
 from pegan_jax import interop
 from pegan_jax.config import to_json
-from pegan_jax.files import Path, as_path, whole
+from pegan_jax.files import Path, as_path, check_file, whole
 from pegan_jax.sampling import Model
 from pegan_jax.settings import UserError
 from pegan_jax.train import exported
@@ -71,5 +71,6 @@ def file_of(out: str | os.PathLike, name: str) -> Path:
         raise UserError(
             f'{out}: no {found} is written in this format; write FILE{wanted}{other}, or name a folder without {found}.'
         )
+    check_file(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     return file

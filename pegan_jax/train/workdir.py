@@ -77,7 +77,13 @@ def check_config(workdir: Path, config: Config) -> None:
     """
     if not (workdir / CONFIG).is_file() or not steps_of(workdir / 'checkpoints'):
         return
-    launched = configs.from_json((workdir / CONFIG).read_text())
+    try:
+        launched = configs.from_json((workdir / CONFIG).read_text())
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f'{workdir / CONFIG} is damaged ({error}), so nothing tells which model the checkpoints are of; delete it, '
+            'and launch the run with its own configuration.'
+        ) from None
     old, new = (json.loads(configs.to_json(c)) for c in (launched, config))
     changes = {'system': (old['system'], new['system'])} if old['system'] != new['system'] else {}
     for section in ('model', 'data', 'optim', 'train'):

@@ -152,7 +152,10 @@ def _fetch(public: Public, path: pathlib.Path) -> None:
                     f'{public.url} gave a file whose SHA-256 begins with {digest[:8]}, not {public.digest}; '
                     'nothing was kept.'
                 )
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+    except (OSError, http.client.HTTPException) as error:
+        of_network = isinstance(error, (urllib.error.URLError, http.client.HTTPException))
+        if not of_network and error.filename is not None:  # of this disk
+            raise
         raise UserError(f'{public.url} cannot be fetched ({error}); save it as {path} by other means.') from None
 
 

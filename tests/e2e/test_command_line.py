@@ -196,6 +196,10 @@ def test_dry_run_reports_without_training(tmp_path, capsys):
         ('sample --model {run} --seeds 0 --columns 0 --out {tmp}/a.png', '--columns 0 must be at least 1'),
         ('train --config {run}/metrics.jsonl --workdir {tmp}', 'is no configuration, which is a Python file'),
         ('render --model {run} --crop 9,0,9,9 --out {tmp}/a.png', 'outside of'),
+        *(
+            (f'train --config cips:tiny --workdir {{tmp}}/no --distributed={peers}', f"--distributed '{peers}'; write")
+            for peers in ('10.0.0.1,1,0', '10.0.0.1:9911,2,2', '10.0.0.1:9911,0,0', '10.0.0.1:9911,1,-1')
+        ),
         (
             'render --model {run} --coords {tmp}/no.npy --out {tmp}/a.png',
             '--coords {tmp}/no.npy does not exist; name a',
@@ -255,3 +259,10 @@ def test_a_closed_pipe_is_no_error(workdir, command):
 def test_debug_shows_the_traceback(tmp_path):
     with pytest.raises(ValueError, match='--workdir is missing'):
         main(['train', '--debug', '--config', 'cips:tiny'])
+
+
+def test_a_host_of_no_cluster_is_told_to_name_its_peers(tmp_path):
+    words = [sys.executable, '-m', 'pegan_jax', 'train', '--config', 'cips:tiny', '--workdir', tmp_path / 'run']
+    ran = subprocess.run([*words, '--distributed'], capture_output=True, text=True)
+    assert ran.returncode == 1 and 'write --distributed=HOST:PORT,COUNT,INDEX, such as' in ran.stderr
+    assert 'Traceback' not in ran.stderr and not (tmp_path / 'run').exists()

@@ -28,7 +28,7 @@ from pegan_jax.sampling import (
     sample,
     sphere,
 )
-from pegan_jax.sampling.grids import half_height, lookup
+from pegan_jax.sampling.grids import cropped, half_height, lookup
 
 
 def untrained(name):
@@ -99,6 +99,10 @@ def test_supersampling_is_the_mean_over_the_square_of_a_pixel(model):
     close(render(model, 2, grid, supersample=3), want)
     close(render(model, 2, grid, supersample=3, chunk=40), want)  # four pixels at once
     close(render(model, 2, coords.grid(6, 5, y=(-0.5, 2)), supersample=3), want)
+    # A window of one row or column has the squares of the whole.
+    for crop in ((2, 0, 1, 5), (0, 3, 6, 1), (5, 4, 1, 1)):
+        window = (slice(crop[0], crop[0] + crop[2]), slice(crop[1], crop[1] + crop[3]))
+        close(render(model, 2, cropped(grid, *crop), supersample=3), want[window])
     # A matrix turns the squares with the grid.
     turned = lazy_grid(6, 5, y=(-0.5, 2), matrix=coords.rotate(0.4))
     array = coords.transform(coords.grid(6, 5, y=(-0.5, 2)), coords.rotate(0.4))
@@ -107,6 +111,8 @@ def test_supersampling_is_the_mean_over_the_square_of_a_pixel(model):
     for bad, match in ((0, 'supersample=0 must be at least 1'), (2, 'scattered coordinates have no pixels')):
         with pytest.raises(ValueError, match=match):
             render(model, 2, coords.grid(6, 5).reshape(-1, 2), supersample=bad)
+    with pytest.raises(ValueError, match=r'chunk=8 must be at least 9, the coordinates of one pixel'):
+        render(model, 2, grid, supersample=3, chunk=8)
 
 
 # Cylinders ------------------------------------------------------------------------------------------------------------
@@ -157,7 +163,9 @@ def test_the_default_azimuth_changes_nothing(round_model, saved, tmp_path, capsy
         assert main(['render', '--model', str(saved(round_model)), *out, *words]) == 0
     np.testing.assert_array_equal(*(np.load(tmp_path / f'{name}.npy') for name in ('without', 'with')))
     assert main(['render', '--model', str(saved(round_model)), *out, '--arc', '0']) == 1
-    assert 'arc=0.0 must be positive' in capsys.readouterr().err
+    assert '--arc 0 must be positive; 360 is the whole circle' in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r'arc=0.0 must be positive; 1 is'):
+        panorama(round_model, 8, arc=0.0)
 
 
 def test_a_flat_model_has_no_circle(model):
@@ -284,15 +292,32 @@ def test_a_pyramid_goes_on_where_it_was_cut_and_no_other_image_joins_it(model, t
     grey = {**json.loads(kept), 'pixels': [pixel[:2] for pixel in json.loads(kept)['pixels']]}
     other, broken = 'holds tiles of another image', r'tiles\.json is damaged, or not what this command wrote'
     # Of other programs, of a model of other channels, and cut off.
-    for text, message in (('[]', broken), ('{}', other), (json.dumps(grey), other), (kept[:9], broken)):
+    ragged = json.dumps({**json.loads(kept), 'pixels': [[1, 2], [3]]})
+    for text, message in (
+        ('[]', broken),
+        ('{}', other),
+        (json.dumps(grey), other),
+        (ragged, other),
+        (kept[:9], broken),
+    ):
         record.write_text(text)
         with pytest.raises(ValueError, match=message):
             render_tiles(model, 2, grid, folder, side=8)
     record.write_text(kept)
+    # Tiles that are damaged, or of another size, are made again.
+    cut, other, *_ = sorted(first)
+    cut.write_bytes(cut.read_bytes()[:40])
+    Image.new('RGB', (3, 3)).save(other)
     render_tiles(model, 2, grid, folder, side=8)
-    assert all(path.stat().st_mtime_ns == time for path, time in first.items())
+    assert all(path.stat().st_mtime_ns == time for path, time in first.items() if path not in (cut, other))
     files = {str(path.relative_to(whole)): path.read_bytes() for path in whole.rglob('*') if path.is_file()}
     assert files == {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_tiles_that_are_larger_than_the_image_cost_no_more_than_it(model, tmp_path):
+    path = render_tiles(model, 2, lazy_grid(21, 37), tmp_path / 'zoom', side=2**20)
+    got = _tiles(path.parent, 6)
+    assert np.abs(got - to_uint8(render(model, 2, lazy_grid(21, 37)))).max() <= 1
 
 
 # Systems that make whole images ---------------------------------------------------------------------------------------
@@ -385,6 +410,7 @@ def test_the_command_shows_arcs_planets_and_spheres(round_model, saved, tmp_path
     got = _command(folder, out, '--arc', '90', '--azimuth', '180', '--size', '8x10')
     close(got, render(round_model, 3, panorama(round_model, 8, 10, arc=0.25, azimuth=math.pi)))
     assert _command(folder, out, '--arc', '360', '--size', '8').shape == (8, 32, 3)
+    assert _command(folder, out, '--azimuth', '0', '--size', '8').shape == (8, 8, 3)
     assert _command(folder, out, '--view', 'sphere', '--size', '8').shape == (8, 16, 3)
     turned = ['--rotate', '20', '--zoom', '1.5']
     motion = coords.compose(coords.zoom(1.5), coords.rotate(math.radians(20)))
@@ -410,6 +436,12 @@ def test_the_command_shows_arcs_planets_and_spheres(round_model, saved, tmp_path
         ('--coords {here}', '--coords {here}: is a directory; name another'),
         ('--truncation-cutoff 1', 'says which styles are truncated, and none are; add --truncation-psi'),
         ('--zoom 1e-40', '--zoom 1e-40 must be positive'),
+        ('--arc -5', '--arc -5 must be positive; 360 is the whole circle'),
+        ('--extent=-1e30,1e30,-1,1 --zoom 1e-20', 'are moved beyond the range of float32; choose a smaller extent'),
+        ('--translate 1e30,1e30 --zoom 1e-20', '--zoom 1e-20 and --translate 1e+30,1e+30 together go beyond'),
+        ('--size 100000000000', 'float32 tells at most 16,777,216 rows or columns apart'),
+        ('--supersample 300', 'chunk=65536 must be at least 90000, the coordinates of one pixel'),
+        ('--step ²', 'has no checkpoint of step ²; there are 0.'),
         ('--out {here}/text.npy/a.png', 'text.npy is a file, so nothing can be written below it'),
         ('--ws {here}/maps.npz', 'the noise map synthesis/noise_const is of another model'),
         ('--coords {here}/flat.npy', 'expected real numbers [..., 2]'),

@@ -251,6 +251,7 @@ def test_commands_take_it_like_a_run(workdir, cips, tmp_path, capsys):
     for words, told in (
         (['--out', str(workdir)], 'is the folder of a run'),
         (['--out', str(tmp_path / '0.png')], 'is a file; choose a folder'),
+        (['--out', str(tmp_path / '0.png/a.safetensors')], 'is a file, so nothing can be written below it'),
         (['--out', str(tmp_path / 'y'), '--platforms', 'cpu'], 'goes with --format stablehlo'),
     ):
         assert main(['export', '--model', str(workdir), *words]) == 1

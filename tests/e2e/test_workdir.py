@@ -132,6 +132,14 @@ def test_a_run_whose_files_have_moved_may_change_how_it_is_trained(name, file, c
     assert f'resuming with a changed {change}' in caplog.text
 
 
+@pytest.mark.parametrize('text', ['{"system": ', '[]', '{"system": "cips"}'])
+def test_a_damaged_configuration_of_a_run_is_told(tmp_path, text):
+    (tmp_path / 'checkpoints' / '4').mkdir(parents=True)
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(ConfigError, match=r'config\.json is damaged .*; delete it, and launch the run with its own'):
+        workdir.check_config(tmp_path, load_config('cips:tiny'))
+
+
 @pytest.mark.parametrize('name', ['data.folder', 'data.image', 'data.tfds', 'train.init_from'])
 def test_an_empty_path_is_no_path(name, tmp_path, capsys):
     assert main(['train', '--config', 'quickstart', '--workdir', str(tmp_path), f'--config.{name}=']) == 1

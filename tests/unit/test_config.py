@@ -39,6 +39,7 @@ def test_json_gives_an_equal_configuration_back():
         ('train.sample_grid=4', r'train.sample_grid=4 is a int; expected tuple'),
         ('train.batch_size=0', r'train.batch_size=0 must be at least 1'),
         ('train.total_kimg=1e999', r'train.total_kimg=inf must be at least 0, and finite'),
+        ('train.total_kimg=1e306', r'train.total_kimg=1e\+306 must be below 2,147,484'),
         ('optim.eps=0', r'optim.eps=0 divides nothing by nothing'),
         ('optim.beta2=1.0', r'optim.beta2=1.0 must lie in \[0, 1\)'),
         ('model=3', r'model is a section; override one of its fields'),

@@ -137,7 +137,9 @@ def test_minibatch_std_of_equal_samples_has_a_finite_gradient():
 
 
 def test_minibatch_std_names_batches_that_fit():
-    with pytest.raises(ValueError, match=r'batch of 6 samples per device.*group of 4; use 4 or 8'):
+    with pytest.raises(
+        ValueError, match=r'6 samples at once .*group of 4; use 4 or 8 \(train.batch_size, divided by devices and'
+    ):
         layers.minibatch_std(jnp.zeros((6, 1, 1, 1)))
 
 

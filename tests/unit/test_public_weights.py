@@ -2,6 +2,7 @@
 
 import http.server
 import pickle
+import ssl
 import sys
 import threading
 from collections import OrderedDict
@@ -100,6 +101,16 @@ def test_a_download_that_breaks_off_is_not_kept(published, monkeypatch, headers)
         with pytest.raises(UserError, match=told):
             public.find('net', {}, published[1], fetch=True)
     assert not any(path.is_file() for path in published[1].rglob('*'))
+
+
+@pytest.mark.parametrize('error', [OSError(113, 'No route to host'), ssl.SSLError('record layer failure')])
+def test_a_network_that_fails_while_it_answers_is_told(published, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(public.urllib.request, 'urlopen', fail)
+    with pytest.raises(UserError, match=r'cannot be fetched .*; save it as .*net\.pth by other means'):
+        public.find('net', {}, published[1], fetch=True)
 
 
 def test_a_file_that_cannot_be_had_or_is_another_one_is_not_kept(published):
