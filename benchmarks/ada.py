@@ -82,6 +82,8 @@ def main() -> None:
                 state = loop.run(config, args.out / name)
                 if int(state.step) < config.train.total_steps:  # it was asked to stop
                     return
+                if int(state.step) > config.train.total_steps:
+                    raise SystemExit(f'{args.out / name} is trained beyond {key} kimg; name another --out.')
                 gan = system_module(config.system).build(config)
                 row = measured(gan, config.model, jax.device_get(state), seen, unseen)
                 rows.setdefault(name, {})[key] = row

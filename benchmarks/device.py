@@ -112,7 +112,7 @@ def parity(out: pathlib.Path, results: Results, deadline: float, tiny: bool) -> 
     shares = [f'{i}/{count}' for i in range(count)]
     limit = '4' if tiny else '0'
     processes = [worker('--parity-worker', s, '--limit', limit, '--out', str(out)) for s in shares]
-    complete = wait(processes, deadline)
+    complete = wait(processes, deadline) and all(process.returncode == 0 for process in processes)
     rows = sorted((row for file in files for row in rows_of(file)), key=lambda row: row['file'])
     failed = [row for row in rows if row['outcome'] == 'failed']
     results.put(
@@ -293,7 +293,7 @@ def kernels(out: pathlib.Path, results: Results, deadline: float, tiny: bool) ->
     golden.unlink(missing_ok=True)
     only = 'stylegan3/upfirdn2d' if tiny else 'stylegan3/*'
     process = worker('--parity-worker', '0/1', '--only', only, '--out', str(out), **on)
-    complete = wait([process], begin + (1 if tiny else 1 / 6) * (deadline - begin))
+    complete = wait([process], begin + (1 if tiny else 1 / 6) * (deadline - begin)) and process.returncode == 0
     found['parity'] = {'complete': complete, 'rows': rows_of(golden)}
     golden.unlink(missing_ok=True)
     results.put('kernels', found)

@@ -5,7 +5,8 @@ python benchmarks/singan_extrapolation.py --out FOLDER [--worlds 16] [--iteratio
 A SinGAN learns one image, so that its part in the extrapolation benchmark is a set of models: each learns the frame of
 a world, 32 x 32 pixels, and all are trained in one program, by `vmap`. The windows, the real images and the scores are
 those of `python -m pegan_jax analyze extrapolation`. Writes FOLDER/extrapolation.json, and FOLDER/wide.png: images from
-their frame to two frames on the right of it, of the first worlds. A second call takes the models that are there.
+their frame to two frames on the right of it, of the first worlds. A second call takes the models that are there;
+another choice of --worlds, --iterations, --width or --seed needs another FOLDER.
 """
 
 import argparse
@@ -98,6 +99,11 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    trained_by = {name: getattr(args, name) for name in ('worlds', 'iterations', 'width', 'seed')}
+    record = args.out / 'models.json'
+    if record.exists() and (there := json.loads(record.read_text())) != trained_by:
+        parser.error(f'{args.out} holds models of {there}, not {trained_by}; name another folder.')
+    record.write_text(json.dumps(trained_by))
 
     frames = to_uint8(extrapolation.true_worlds()(np.arange(args.worlds), extrapolation.window(SIDE, 'right', 0)))
     Image.fromarray(frames[0]).save(args.out / 'world.png')

@@ -1,6 +1,7 @@
 """The numbers and pictures that a study gives, and how pictures are drawn."""
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -70,27 +71,34 @@ def picture_table(
     return out
 
 
-def number_table(title: str, columns: Sequence[str], rows: dict[str, Sequence[float]], what: str) -> Image.Image:
-    """Rows of numbers in [0, 1], on colours; NaN stays empty."""
+def number_table(title: str, rows: dict[str, Sequence[tuple[str, float]]], what: str) -> Image.Image:
+    """Rows of (column, number in [0, 1]), on colours; NaN stays empty. Rows of other columns have their own head."""
     font = ImageFont.load_default(12)
-    cell = max(64, *(12 + int(font.getlength(name)) for name in columns))
+    columns = {name: [column for column, _ in row] for name, row in rows.items()}
+    heads = [head for head, _ in itertools.groupby(columns.values())]
+    cell = max(64, *(12 + int(font.getlength(column)) for head in heads for column in head))
     label = 40 + max(int(font.getlength(name)) for name in rows)
-    out = Image.new('RGB', (max(label + cell * len(columns) + 10, 560), 86 + 30 * len(rows)), 'white')
+    width = max(label + cell * max(map(len, heads)) + 10, 560)
+    out = Image.new('RGB', (width, 62 + 30 * (len(rows) + len(heads) - 1) + 24), 'white')
     draw = ImageDraw.Draw(out)
     draw.text((8, 8), title, 'black', ImageFont.load_default(15))
-    for j, name in enumerate(columns):
-        draw.text((label + j * cell + cell / 2, 50), name, 'black', font, anchor='mm')
-    for i, (name, values) in enumerate(rows.items()):
-        y = 62 + 30 * i
+    y, head = 32, None
+    for name, row in rows.items():
+        if columns[name] != head:
+            head = columns[name]
+            for j, column in enumerate(head):
+                draw.text((label + j * cell + cell / 2, y + 18), column, 'black', font, anchor='mm')
+            y += 30
         draw.text((8, y + 15), name, 'black', font, anchor='lm')
-        for j, value in enumerate(values):
+        for j, (_, value) in enumerate(row):
             x = label + j * cell
             fill = tuple(coloured(np.array([[value]]), 0, 1)[0, 0].tolist())
             draw.rectangle((x, y, x + cell - 3, y + 27), fill)
             if not np.isnan(value):
                 ink = 'black' if value > 0.55 else 'white'
                 draw.text((x + cell / 2 - 1, y + 14), f'{round(value, 3) + 0.0:.3f}', ink, font, anchor='mm')
-    draw.text((8, 66 + 30 * len(rows)), what, 'black', font)
+        y += 30
+    draw.text((8, y + 4), what, 'black', font)
     return out
 
 

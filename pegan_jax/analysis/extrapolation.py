@@ -200,6 +200,11 @@ def extrapolation_study(
     for name, model in models.items():
         if not is_worlds(model.config.data):
             raise UserError(f'{name} was not trained on worlds; the outside is known for these alone.')
+        if model.config.data.size != model.size:
+            raise UserError(
+                f'{name} was trained on turned windows of worlds, whose frame it does not show; name a model without '
+                'model.rotate.'
+            )
     channels = {name: model.config.data.channels for name, model in models.items()}
     if len(set(channels.values())) > 1:
         told = ', '.join(f'{name} {number}' for name, number in channels.items())

@@ -142,7 +142,8 @@ def gate_study(models: dict[str, Model], images: np.ndarray) -> Study:
     pictures = {kind: picture_table(title, rows[kind], legend) for kind, title in titles.items()}
     columns = [_short(layer) for layer in next(iter(numbers.values()))]
     what = f'share of gates that tell the hole apart (AUC of {SEPARATES:g}); last row: share of the hole that is valid'
-    pictures['separating'] = number_table('Gates and holes', columns, shares | {'partial, valid': partial}, what)
+    table = {name: list(zip(columns, row, strict=True)) for name, row in (shares | {'partial, valid': partial}).items()}
+    pictures['separating'] = number_table('Gates and holes', table, what)
     return Study(numbers, pictures)
 
 

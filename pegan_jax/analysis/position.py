@@ -73,15 +73,14 @@ def position_study(sources: dict[str, Features], key: jax.Array, samples: int, *
                for layer, r in layers.items()}
         for name, layers in found.items()
     }  # fmt: skip
-    columns = max((list(map(short, layers)) for layers in found.values()), key=len)
-    r2 = {name: [float(r.r2.mean()) for r in layers.values()] for name, layers in found.items()}
+    r2 = {name: [(short(layer), float(r.r2.mean())) for layer, r in layers.items()] for name, layers in found.items()}
     rows = {
         wrapped(name): [(short(layer), coloured(r.mean[..., 0], -1, 1, DIVERGING)) for layer, r in layers.items()]
         for name, layers in found.items()
     }
     what = 'R^2 on held-out samples, mean of x and y'
     pictures = {
-        'r2': number_table('Position (x, y), read off linearly', columns, r2, what),
+        'r2': number_table('Position (x, y), read off linearly', r2, what),
         'position': picture_table('x that is read off, mean over samples', rows, (-1, 1, DIVERGING, 'x')),
     }
     return Study(numbers, pictures)

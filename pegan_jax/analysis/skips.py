@@ -63,12 +63,11 @@ def skip_study(models: dict[str, Model], images: np.ndarray) -> Study:
                 }
             numbers[row] = entry
             for kind, table in tables.items():
-                table[row] = [scores[kind] for scores in entry.values()]
-    columns = list(next(iter(numbers.values())))
+                table[row] = [(skip, scores[kind]) for skip, scores in entry.items()]
     what = {'magnitude': 'rms of features', 'spread': 'rms of their differences between images'}
     pictures = {
         kind: number_table(
-            f'Skips in the middle of a hole: {what[kind]}', columns, table, 'relative to known positions; 1 is as much'
+            f'Skips in the middle of a hole: {what[kind]}', table, 'relative to known positions; 1 is as much'
         )
         for kind, table in tables.items()
     }

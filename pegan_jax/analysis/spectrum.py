@@ -12,8 +12,7 @@ from pegan_jax.inpainting import inpaint
 from pegan_jax.metrics.spectra import radial_power, relative, spectral_distance
 from pegan_jax.pixels import to_uint8
 from pegan_jax.sampling import Model, sample
-from pegan_jax.scoring.images import middle
-from pegan_jax.settings import UserError
+from pegan_jax.scoring.images import fitted, middle
 
 PADDED = 4  # sides of the transform, in longer sides of the images
 
@@ -72,7 +71,7 @@ def real_and_generated(model: Model, count: int, seed: int = 0) -> tuple[np.ndar
 
     Raises: ValueError if the data cannot be read.
     """
-    real = read_images(model.config.data, count)
+    real = read_images(fitted(model.gan, model.config.data, model.size), count)
     if isinstance(model.gan.sampler, Completer):
         mask = np.repeat(box_mask(*real.shape[1:3])[..., 0], len(real), axis=0)
         return real, inpaint(model, real, mask)
@@ -80,12 +79,7 @@ def real_and_generated(model: Model, count: int, seed: int = 0) -> tuple[np.ndar
     seeds = range(seed, seed + count)
     options = {'label': model.classes_of(seeds), 'noise_mode': 'random' if noisy else None}
     made = to_uint8(np.asarray(sample(model, seeds, **options)))
-    height, width = made.shape[1:3]
-    if height > real.shape[1] or width > real.shape[2]:
-        raise UserError(
-            f'images of the model are {height} x {width}, those of its data {real.shape[1]} x {real.shape[2]}.'
-        )
-    return middle(real, (height, width)), made
+    return middle(real, made.shape[1:3]), made
 
 
 def spectrum_study(models: dict[str, Model], count: int = 256, seed: int = 0) -> Study:

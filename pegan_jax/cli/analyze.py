@@ -7,7 +7,7 @@ import numpy as np
 
 from pegan_jax import analysis
 from pegan_jax.cli import options
-from pegan_jax.files import whole
+from pegan_jax.files import check_file, whole
 from pegan_jax.settings import UserError
 
 HELP = 'Studies of padding, encodings, coordinates, gates, directions, filters, noise, sticking details and spectra.'
@@ -88,7 +88,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         'neighbours (64); images for a spectrum (256), artefacts (32), each score of extrapolation (1000), other '
         'studies (2 to 4)',
     )  # fmt: skip
-    p.add_argument('--seed', type=int, help='seed of random weights and of samples (default 0)')
+    p.add_argument('--seed', type=options.seed, help='seed of random weights and of samples (default 0)')
     p.add_argument('--out', type=options.path, required=True, metavar='FOLDER', help='folder for pictures and JSON')
 
 
@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     if args.seed is not None and args.model is not None and args.study in ('encodings', 'gates', 'skips'):
         raise UserError(f'--seed {args.seed}: the study {args.study} of a --model draws no numbers; leave it out.')
     args.seed = args.seed or 0
+    check_file(args.out / f'{args.study}.json')
     if args.study in MODELS:
         run_models(args)
         return

@@ -87,7 +87,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         'worlds have 64 pixels, completions the size of training, or 256 without --model',
     )
     p.add_argument('--metrics', help='names of scores; default for completions: l1,l2,psnr,ssim,tv')
-    p.add_argument('--seed', type=int, help='seed of the masks, or of the first sample (default 0)')
+    p.add_argument('--seed', type=options.seed, help='seed of the masks, or of the first sample (default 0)')
     p.add_argument('--batch-size', type=int, help='images computed at once (default: 32 samples, 8 completions)')
     p.add_argument(
         '--out',

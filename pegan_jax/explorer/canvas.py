@@ -35,7 +35,7 @@ class Place(NamedTuple):
 def place(query: Query) -> Place:
     """The place of a query: height, width, dx, dy, angle. Raises: UserError."""
     size = None
-    if 'height' in query:
+    if 'height' in query or 'width' in query:
         size = (queries.whole(query, 'height', 1, 2**14), queries.whole(query, 'width', 1, 2**14))
         if math.prod(size) > LARGEST:
             raise UserError(f'{size[1]} x {size[0]} pixels; a canvas has at most {LARGEST:,}.')

@@ -144,13 +144,22 @@ def _middle(images: Images, size: tuple[int, int]) -> Images:
 
 
 def like_samples(gan: GAN, variables: dict, data: DataConfig, folder: Path) -> Images:
-    """`of_data` in the size of samples: resized to that of a stage; larger data, for rotations, are only cut."""
+    """`of_data` in the size of samples: the middle of what `fitted` gives."""
     size = size_of_samples(gan, variables)
+    data = fitted(gan, data, size)
+    images = of_data(data, folder)
+    return images if data.size == size else _middle(images, size)
+
+
+def fitted(gan: GAN, data: DataConfig, size: tuple[int, int]) -> DataConfig:
+    """Data whose middle is like samples of a size; only larger ones, from which rotations are cut, are not resized.
+
+    Those of a stage are resized, and the image of a SinGAN, which alone has a number of steps of its own.
+    """
     borders = [(n - m) // 2 for n, m in zip(data.size, size, strict=True)]
     stages = {stage.size for stage in gan.stages()} if gan.stages else set()
-    if is_worlds(data) or size in stages or max(borders) < 1 or min(borders) < 0:
-        return of_data(dataclasses.replace(data, resolution=size), folder)
-    return _middle(of_data(data, folder), size)
+    kept = gan.num_steps is None and size not in stages and max(borders) >= 1 and min(borders) >= 0
+    return data if kept else dataclasses.replace(data, resolution=size)
 
 
 # Generated images -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from pegan_jax.data import worlds
-from pegan_jax.files import Path, children, whole
+from pegan_jax.files import Path, children, scratch, whole
 from pegan_jax.metrics import classes, distribution, equivariance, gaussians, image, kernel, neighbours, paths, spectra
 from pegan_jax.metrics.names import ALONE, CHANGES, Score
 from pegan_jax.pixels import as_floats
@@ -310,6 +310,7 @@ def _check_sizes(fake: Images, real: Images) -> None:
 
 def scorer_of(scores: Sequence[Score], folder: Path) -> Scorer:
     """A `Scorer` whose networks come with the package, or have their files in the folder. Errors as `open_network`."""
+    folder = scratch(folder)
     return Scorer(scores, open_networks(scores, {}, folder), folder / 'features')
 
 

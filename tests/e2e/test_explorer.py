@@ -657,6 +657,8 @@ def test_with_a_token_only_who_has_it_may_ask(models):
         ('save?model=0&x=0&y=0&pitch=1&width=0&height=1', 'width=0 must lie between'),
         ('picture?model=1&height=16384&width=16384', 'a canvas has at most'),
         ('picture?model=1&height=15&width=16', 'even'),
+        ('picture?model=1&width=16', 'height=None is no number'),
+        ('picture?model=1&height=16', 'width=None is no number'),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_words(client, path, message):

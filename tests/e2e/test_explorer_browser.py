@@ -648,6 +648,18 @@ def test_a_mask_and_a_sketch_are_drawn_and_filled_as_the_library_fills_them(page
     )
 
 
+def test_a_key_takes_no_tool_that_is_not_shown(page, photo):
+    page.open('view=photo')
+    choose(page, photo)
+    pressed = "return document.querySelector('#photo [data-tool][aria-pressed=true]').dataset.tool"
+    page.key('p', 80)
+    assert page.js(pressed) == 'pen'
+    page.key('b', 66)
+    page.js("document.querySelector('#photo [data-tool=pen]').hidden = true")  # as where no model takes lines
+    page.key('p', 80)
+    assert page.js(pressed) == 'brush'
+
+
 def test_a_photograph_far_larger_than_those_of_training_is_made_smaller_unless_somebody_chose(page, photo):
     def chosen():
         return page.find('strategy').get_property('value'), page.find('limit').get_property('value')

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pegan_jax import analysis, coords, load_config, ops
-from pegan_jax.analysis.drawing import Study, dot_chart, line_chart, save
+from pegan_jax import analysis, coords, load_config, ops, sampling
+from pegan_jax.analysis.drawing import Study, dot_chart, line_chart, number_table, save
 from pegan_jax.analysis.encodings import encoding_grids, principal_colours
 from pegan_jax.analysis.features import (
     network_features,
@@ -237,6 +237,27 @@ def test_every_study_writes_pictures_and_numbers(tmp_path, study, pictures):
 def test_studies_that_make_no_sense_are_refused(tmp_path, capsys, words, match):
     assert main(['analyze', *words, '--out', str(tmp_path / 'out')]) == 1
     assert match in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('study', ['padding', 'directions', 'spectrum'])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(tmp_path, monkeypatch, capsys, study):
+    (tmp_path / 'file').write_text('x')
+    monkeypatch.setattr(sampling, 'load', lambda *_: pytest.fail('it was read'))
+    assert main(['analyze', study, '--model', 'worlds32', '--out', str(tmp_path / 'file')]) == 1
+    assert 'file is a file, so nothing can be written below it' in capsys.readouterr().err
+    for seed in ('-1', '99999999999999999999'):
+        with pytest.raises(SystemExit, match='2'):
+            main(['analyze', study, f'--seed={seed}', '--out', str(tmp_path)])
+        assert 'is no seed' in capsys.readouterr().err
+
+
+def test_rows_of_other_columns_have_a_head_of_their_own():
+    rows = {'a': [('x', 0.2), ('y', np.nan)], 'b': [('x', 0.9), ('y', 0.5)], 'c': [('z', 0.1)]}
+    apart, alike = (number_table('title', of, 'what') for of in (rows, rows | {'c': [('x', 0.1)]}))
+    same = number_table('title', rows | {'c': rows['a']}, 'what')
+    assert apart.height == alike.height == same.height + 30
+    columns = np.asarray(apart)[62:, :] != np.asarray(alike)[62:, :]
+    assert columns.any(axis=(1, 2)).nonzero()[0].min() >= 60  # rows a and b are drawn alike, what is over c is not
 
 
 @pytest.mark.parametrize('study', ['spectrum', 'extrapolation'])

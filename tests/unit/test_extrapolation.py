@@ -17,8 +17,8 @@ SIDE = 16
 
 
 @functools.cache
-def model(name):
-    config = load_config(name)
+def model(name, *overrides):
+    config = load_config(name, overrides)
     gan = system_module(config.system).build(config)
     params, buffers, _ = jax.jit(gan.init)(jax.random.key(0))
     return Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
@@ -148,3 +148,6 @@ def test_models_without_an_outside_are_refused(tmp_path):
         extrapolation.of_model(model('stylegan2:tiny'))
     with pytest.raises(UserError, match=r'models have the sizes \[\(16, 16\), \(32, 32\)\]'):
         extrapolation.extrapolation_study({'a': model('cips:tiny'), 'b': model('stylegan3:small')}, 8, tmp_path)
+    turned = model('cips:tiny', 'model.rotate=True', 'data.resolution=48')
+    with pytest.raises(UserError, match=r'a was trained on turned windows of worlds'):
+        extrapolation.extrapolation_study({'a': turned}, 8, tmp_path)

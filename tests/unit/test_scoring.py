@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pathlib
 import threading
 
 import jax
@@ -12,10 +13,11 @@ import pytest
 import toy
 from PIL import Image
 
+from pegan_jax import config as configs
 from pegan_jax import coords, evaluation
 from pegan_jax.data import sources
-from pegan_jax.files import children
-from pegan_jax.gan import Sampler, latents
+from pegan_jax.files import CACHE, as_path, children
+from pegan_jax.gan import Sampler, latents, size_of_samples
 from pegan_jax.metrics import gaussians
 from pegan_jax.metrics.names import parse_all
 from pegan_jax.metrics.paths import path_length, slerp
@@ -236,6 +238,29 @@ def test_what_cannot_be_scored_is_refused_before_features_are_computed(tmp_path)
     ):
         with pytest.raises(UserError, match=match):
             open_networks(parse_all(name), {}, tmp_path)
+
+
+def test_real_images_are_cut_for_turned_windows_and_resized_for_stages(tmp_path):
+    config = configs.load_config('cips:tiny', ['model.rotate=True', 'data.resolution=48'])
+    gan = configs.system_module(config.system).build(config)
+    real = images.like_samples(gan, _variables(gan), config.data, tmp_path).read(0, 2)
+    np.testing.assert_array_equal(real, images.of_worlds((48, 48)).read(0, 2)[:, 16:32, 16:32])
+    photo = tmp_path / 'one.png'
+    Image.new('RGB', (60, 40)).save(photo)
+    config = configs.load_config('singan:tiny', [f'data.image={photo}'])
+    gan = configs.system_module(config.system).build(config)
+    size = size_of_samples(gan, _variables(gan))
+    assert size != config.data.size and images.fitted(gan, config.data, size).size == size
+
+
+def test_features_of_a_place_in_a_bucket_are_kept_on_this_machine():
+    kept = scores.scorer_of([], as_path('gs://bucket/out')).folder
+    assert isinstance(kept, pathlib.Path) and kept.is_relative_to(CACHE.expanduser())
+
+
+def _variables(gan):
+    params, buffers, _ = jax.eval_shape(gan.init, jax.random.key(0))
+    return {'params': params['g'], 'buffers': buffers['g']}
 
 
 def test_a_line_says_what_repeats_it_and_which_steps_are_scored(tmp_path):

@@ -157,7 +157,7 @@ export class PhotoView {
       if ((event.ctrlKey || event.metaKey) && key === 'z') this.act(event.shiftKey ? 'redo' : 'undo');
       else if ((event.ctrlKey || event.metaKey) && key === 'y') this.act('redo');
       else if (event.ctrlKey || event.metaKey || event.altKey) return;
-      else if (KEYS[key]) this.use(KEYS[key]);
+      else if (KEYS[key] && !$(root, 'tools').querySelector(`[data-tool="${KEYS[key]}"]`).hidden) this.use(KEYS[key]);
       else if (key === '[' || key === ']') {
         $(root, 'size').value = Number($(root, 'size').value) * (key === ']' ? 1.15 : 1 / 1.15) + (key === ']' ? 1 : -1);
         this.refresh();
