@@ -26,7 +26,7 @@ def check(path: Path, fps: float) -> None:
         raise UserError(f'{path.name}: the suffix is {path.suffix!r}; use .gif or .mp4.')
     if path.suffix.lower() == '.gif' and not 100 / LONGEST <= fps <= 50:
         raise UserError(
-            f'{path.name}: fps={fps:g}, and a .gif shows a frame for 0.02 to {LONGEST / 100:g} seconds; use at most '
+            f'{path.name}: fps={fps:g}, and a .gif shows a frame for 0.02 to {LONGEST / 100:g} seconds; use 0.002 to '
             '50, or write an .mp4.'
         )
     check_file(path)

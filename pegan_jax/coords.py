@@ -62,7 +62,7 @@ def grid(
       height, width: number of samples.
       x, y: (low, high) of each axis; (-2, 2) is the unit range [-0.5, 1.5], see `from_unit`.
     Returns: [height, width, 2] float32, (-1, -1) at the top left by default.
-    Raises: ValueError for an empty grid.
+    Raises: ValueError for an empty grid, and for more than 2^24 rows or columns.
     """
     check_size(height, width)
     return _mesh(_axis(width, *x, centered), _axis(height, *y, centered))
