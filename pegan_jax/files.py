@@ -205,7 +205,7 @@ def read_record(path: Path) -> dict:
     with contextlib.suppress(ValueError):
         if isinstance(found := json.loads(path.read_text()), dict):
             return found
-    raise UserError(f'{path} is damaged, or not what this command wrote; name another folder, or delete {path.parent}.')
+    raise UserError(f'{path} is damaged, or not what this command wrote; name another folder.')
 
 
 def end_line(path: pathlib.Path) -> None:

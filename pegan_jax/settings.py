@@ -213,7 +213,7 @@ class TrainConfig:
             raise ConfigError(f'train.seed={self.seed} must be below 2^32 = {2**32}, such as {self.seed % 2**32}.')
         if self.total_kimg * 1000 >= 2**31:
             raise ConfigError(
-                f'train.total_kimg={self.total_kimg:g} must be below {2**31 / 1000:,.0f}: images are counted.'
+                f'train.total_kimg={self.total_kimg:g} must be below {2**31 / 1000:,.0f}: 32 bits count images.'
             )
         if min(self.sample_grid) < 1:
             raise ConfigError(f'train.sample_grid={self.sample_grid} needs at least one row and one column.')

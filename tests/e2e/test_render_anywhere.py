@@ -31,8 +31,8 @@ from pegan_jax.sampling import (
 from pegan_jax.sampling.grids import cropped, half_height, lookup
 
 
-def untrained(name):
-    config = load_config(name)
+def untrained(name, *overrides):
+    config = load_config(name, overrides)
     gan = system_module(config.system).build(config)
     params, buffers, _ = jax.jit(gan.init)(jax.random.key(0))
     return Model(config, gan, {'params': params['g'], 'buffers': buffers['g']}, 0)
@@ -410,7 +410,9 @@ def test_the_command_shows_arcs_planets_and_spheres(round_model, saved, tmp_path
     got = _command(folder, out, '--arc', '90', '--azimuth', '180', '--size', '8x10')
     close(got, render(round_model, 3, panorama(round_model, 8, 10, arc=0.25, azimuth=math.pi)))
     assert _command(folder, out, '--arc', '360', '--size', '8').shape == (8, 32, 3)
-    assert _command(folder, out, '--azimuth', '0', '--size', '8').shape == (8, 8, 3)
+    size = '=(16, 32)'
+    wide = saved(untrained('cips:panorama,tiny', f'data.resolution{size}', f'model.img_resolution{size}'))
+    assert _command(wide, out, '--azimuth', '0', '--size', '8').shape == (8, 16, 3)
     assert _command(folder, out, '--view', 'sphere', '--size', '8').shape == (8, 16, 3)
     turned = ['--rotate', '20', '--zoom', '1.5']
     motion = coords.compose(coords.zoom(1.5), coords.rotate(math.radians(20)))
