@@ -2,7 +2,9 @@
 
 import argparse
 import functools
+import json
 import pathlib
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -22,7 +24,9 @@ from pegan_jax.train.state import create_state
 from pegan_jax.train.step import SKIPPED, data_mesh
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'benchmarks'))
+import ada
 import bench
+import device
 import inpainting
 import singan_extrapolation
 import singan_positions
@@ -137,6 +141,32 @@ def test_singans_that_train_in_one_program_are_those_of_single_runs(tmp_path):
     made = images(np.array([3]), extrapolation.window(16, 'right', 0.5))  # the second sample of the second model
     wide = editing.samples(load(tmp_path / 'run'), [1], size=(16, 32))
     toy.assert_equal_up_to_rounding(made, np.clip(wide[:, :, 16:], -1, 1))
+
+
+def test_models_of_other_options_are_not_taken_for_what_was_asked(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'models.json').write_text(json.dumps({'worlds': 16, 'iterations': 400, 'width': 16, 'seed': 0}))
+    monkeypatch.setattr(sys, 'argv', ['x', '--out', str(tmp_path), '--worlds', '32'])
+    monkeypatch.setattr(singan_extrapolation, 'to_uint8', lambda _: pytest.fail('it went on'))
+    with pytest.raises(SystemExit, match='2'):
+        singan_extrapolation.main()
+    assert "holds models of {'worlds': 16," in capsys.readouterr().err
+
+
+def test_a_longer_training_is_not_taken_for_a_shorter_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['x', '--out', str(tmp_path)])
+    monkeypatch.setattr(ada.worlds, 'render_world', lambda seeds, *size: np.zeros((len(seeds), *size, 3)))
+    monkeypatch.setattr(ada.loop, 'run', lambda *_: SimpleNamespace(step=10**9))
+    with pytest.raises(SystemExit, match=r'is trained beyond .* kimg; name another --out'):
+        ada.main()
+
+
+@pytest.mark.parametrize('status', [0, 3])
+def test_a_worker_that_fails_leaves_a_part_incomplete(tmp_path, monkeypatch, status):
+    ended = [sys.executable, '-c', f'raise SystemExit({status})']
+    monkeypatch.setattr(device, 'worker', lambda *_, **__: subprocess.Popen(ended))
+    found = {}
+    device.parity(tmp_path, SimpleNamespace(put=found.__setitem__), float('inf'), True)
+    assert found['parity']['complete'] == (status == 0)
 
 
 @pytest.mark.parametrize('spec', startup.PUBLISHED)
