@@ -9,9 +9,10 @@ The second form runs the configurations that go together, one after the other, t
 fourth also shows the dearest parts of every program (benchmarks/costs.py), on CPU.
 Steps are those at the end of every size that a run has, with what the configuration sets, but one in a program whatever
 train.inner_steps says.
-FLOP/s are given as a fraction of what a plain JAX matmul of 4096^3 reaches, measured right before and after. Times
-are the best of --repeats runs. FLOPs are those of the definition, whatever a program computes: matmuls, convolutions
-without zeros, and FIR filters with as many taps as meet samples; what chunks compute twice counts once.
+FLOP/s are given as a fraction of what a plain JAX matmul reaches (of 1024^3 on a CPU, of 4096^3 elsewhere), measured
+right before and after. Times are the best of --repeats runs. FLOPs are those of the definition, whatever a program
+computes: matmuls, convolutions without zeros, and FIR filters with as many taps as meet samples; what chunks compute
+twice counts once.
 """
 
 import argparse
@@ -53,10 +54,13 @@ from pegan_jax.train.step import (
     device_step,
     due_updates,
     place_batch,
+    products_without_ynnpack,
     replicated_state,
     step_options,
 )
 from pegan_jax.weights import inception
+
+products_without_ynnpack()  # as the commands do
 
 Program = tuple[Stage, tuple[int, ...]]  # with the updates that are due
 Programs = dict[Program, float]  # with their shares of the steps
@@ -321,7 +325,7 @@ def report(results: dict, rows: int = 0) -> Iterator[str]:
     """Lines for people. rows: of profiles."""
     yield '; '.join(str(v) for v in results['machine'].values())
     peaks = ', '.join(f'{dtype} {value / 1e9:,.0f} GFLOP/s' for dtype, value in results['matmul_peaks'].items())
-    yield f'matmul 4096^3, best of five before and after: {peaks}'
+    yield f'matmul, best before and after: {peaks}'
     for name, r in results['results'].items():
         fractions = ', '.join(f'{v:.1%} of {k[12:-5]} peak' for k, v in r.items() if k.startswith('fraction_of_'))
         yield (

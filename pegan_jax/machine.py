@@ -57,13 +57,18 @@ def best_seconds(run: Callable, repeats: int) -> float:
     return min(times)
 
 
-def matmul_peaks(size: int = 4096) -> dict[str, float]:
-    """{dtype: FLOP/s of a matmul, best of five}; bfloat16 only if there are units for it."""
+def matmul_peaks(size: int | None = None) -> dict[str, float]:
+    """{dtype: FLOP/s of a matmul, best of twenty}; bfloat16 only if there are units for it.
+
+    size: rows and columns of both matrices; default: 4096, and 1024 on a CPU, which reaches its peak there.
+    """
+    on_cpu = jax.default_backend() == 'cpu'
+    size = size or (1024 if on_cpu else 4096)
     peaks = {}
-    for dtype in ('float32',) if jax.default_backend() == 'cpu' else ('float32', 'bfloat16'):
+    for dtype in ('float32',) if on_cpu else ('float32', 'bfloat16'):
         a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
         matmul = jax.jit(lambda a: a @ a)
-        peaks[dtype] = 2 * size**3 / best_seconds(functools.partial(matmul, a), 5)
+        peaks[dtype] = 2 * size**3 / best_seconds(functools.partial(matmul, a), 20)
     return peaks
 
 
@@ -73,8 +78,7 @@ def examine() -> Iterator[Finding]:
     devices = list(_devices())
     yield from devices
     if not any(device.broken for device in devices):
-        # A CPU reaches its peak at a smaller size, and needs seconds for the larger one.
-        for dtype, peak in matmul_peaks(1024 if jax.default_backend() == 'cpu' else 4096).items():
+        for dtype, peak in matmul_peaks().items():
             yield Finding(f'matmul {dtype}', f'{peak / 1e9:,.0f} GFLOP/s')
     yield from _extras()
     yield from _weights(CACHE.expanduser())

@@ -20,11 +20,13 @@ cache = pathlib.Path(__file__).parents[1] / '.cache' / 'jax'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+# As the commands have it; tests of one process may compile before they call a command.
+flags = [os.environ.get('XLA_FLAGS', ''), '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE']
 if platforms == 'cpu' and not as_users:  # the flags are the CPU compiler's
-    flags = [os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0']
+    flags.append('--xla_backend_optimization_level=0')
     if metadata.version('jaxlib').startswith('0.10.'):  # 0.12 stops at this flag and is fast without it
         flags.append('--xla_cpu_use_fusion_emitters=false')
-    os.environ['XLA_FLAGS'] = ' '.join(flags)
+os.environ['XLA_FLAGS'] = ' '.join(flags)
 
 import jax  # noqa: E402
 

@@ -33,7 +33,7 @@ from pegan_jax.cli.interrupts import Interrupts
 from pegan_jax.files import of_bucket
 from pegan_jax.processes import end_alone, lost_peer, several
 from pegan_jax.settings import TrainConfig, UserError
-from pegan_jax.train.step import persistent_cache
+from pegan_jax.train.step import persistent_cache, products_without_ynnpack
 
 COMMANDS = {
     'train': train, 'sample': sample, 'render': render, 'edit': edit, 'inpaint': inpaint, 'evaluate': evaluate,
@@ -138,6 +138,7 @@ def _run(argv: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')
     logging.getLogger('absl').setLevel(logging.ERROR)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    products_without_ynnpack()
     try:
         if args.overrides and args.command != 'train':
             raise UserError(f'--config.{args.overrides[0]} is for the command train.')

@@ -1,6 +1,7 @@
 """Feeds batches to the devices."""
 
 import collections
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -26,6 +27,11 @@ class Feed:
         batches = tuple(self._awaited(self._ahead.popleft(), running) for _ in range(count))
         self._ask(count)
         return batches
+
+    def coming(self, count: int) -> tuple[dict, ...]:
+        """What `take` will return, which stays to be taken."""
+        self._ask(count)
+        return tuple(batch.result() for batch in itertools.islice(self._ahead, count))
 
     def _ask(self, count: int) -> None:
         while len(self._ahead) < count:

@@ -102,6 +102,9 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         for line in (contents.told(), *(changes or ()), *lines):
             runlog.say(line)
         if train.sample_every and step == 0:
+            if total_steps and jax.process_count() == 1:
+                first = programs.key(gan.stage_at(step, nimg, train.seed), step, nimg, total_steps)
+                programs.begin(first, state, feed.coming(first[-1]))
             with metrics.paused():
                 for name, picture in pictures.start():
                     runlog.image(name, 0, picture)

@@ -47,9 +47,10 @@ class Pictures:
         return {name: np.concatenate([row[name] for row in read]) for name in read[0]} | rows
 
     def inputs(self, count: int) -> Iterator[tuple[Any, np.ndarray | None]]:
-        """Inputs of `images_of`, and labels, for `count` images or a few more, batch_size at once."""
-        for start in range(0, count, self.batch_size):
-            index = np.arange(start, start + self.batch_size)
+        """Inputs of `images_of`, and labels, for `count` images or a few more, at most batch_size at once."""
+        size = min(count, self.batch_size)
+        for start in range(0, count, size):
+            index = np.arange(start, start + size)
 
             def rows(index: np.ndarray = index) -> dict:
                 return self._floats({name: values[index % count] for name, values in self._first(count).items()})

@@ -25,6 +25,7 @@ def _shape(x: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:
 class Programs:
     """Compiles what a run needs when it is due. Programs that are known to come compile earlier:
 
+    - in one process, the first ones while the run draws its first pictures (`begin`);
     - on a GPU or TPU of one process, those of the same stage, or of all stages if the system lists them, on idle cores
       of the host while the first steps run;
     - elsewhere, those of listed stages before the first step.
@@ -45,11 +46,8 @@ class Programs:
 
     def __call__(self, key: Key, state: TrainState, batches: tuple[dict, ...]) -> tuple[TrainState, dict]:
         """The state after as many steps as there are batches, and metrics [steps]; `state` is donated."""
-        new = [k for k in dict.fromkeys((key, *self._ahead(key[0]))) if k not in self._compiled]
-        if new:
-            shapes = jax.tree.map(_shape, (state, batches))
-            self._compiled |= {k: self._pool.submit(self._compile, k, *shapes) for k in new}
-        for stage, due, count in [key] if self._beside else new:
+        self.begin(key, state, batches)
+        for stage, due, count in [key] if self._beside else self._compiled:
             if not self._compiled[stage, due, count].done():
                 with self._announce(f'compiling the step for {stage}, updates {due}'):
                     self._compiled[stage, due, count].result()
@@ -58,6 +56,12 @@ class Programs:
         if self._mesh.size > 1 and self._on_cpu:
             jax.block_until_ready(state)
         return state, metrics
+
+    def begin(self, key: Key, state: TrainState, batches: tuple[dict, ...]) -> None:
+        """Begins to compile what a call with these arguments needs, and does not wait; only shapes are taken."""
+        new = [k for k in dict.fromkeys((key, *self._ahead(key[0]))) if k not in self._compiled]
+        shapes = jax.tree.map(_shape, (state, batches)) if new else ()
+        self._compiled |= {k: self._pool.submit(self._compile, k, *shapes) for k in new}
 
     def close(self) -> None:
         """Lets running compilations finish, and starts no more."""

@@ -209,6 +209,9 @@ def dry_run(config: Config, topology: str | None = None) -> str:
     has = memory_of(mesh.devices.flat[0])
     if has is not None and peak > has:
         raise too_large(f'{peak / 2**30:.1f} GiB of {has / 2**30:.0f}')
+    # TPU's compiler counts what is in use at once, by which it refuses a step; the sum can be more than a device has.
+    busiest = getattr(memory, 'peak_memory_in_bytes', 0)
+    at_once = f', at most {busiest / 2**20:,.1f} at once' if 0 < busiest < peak else ''
     exchanged = []
     if mesh.size > 1:
         exchanged = [
@@ -225,7 +228,7 @@ def dry_run(config: Config, topology: str | None = None) -> str:
             f'state              {total / 2**20:,.1f} MiB on every device and in a checkpoint',
             f'FLOPs per image    {sampling:.3e} sampling; {training:.3e} training',
             f'FLOPs per device   {training * train.batch_size / mesh.size:.3e} for a training step',
-            f'memory per device  {peak / 2**20:,.1f} MiB for a training step',
+            f'memory per device  {peak / 2**20:,.1f} MiB for a training step{at_once}',
             *exchanged,
             f'compiled in        {took:.0f} s; nothing was run',
         ]

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,17 @@ def persistent_cache(folder: str | None) -> None:
     """
     if folder is not None and not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', str(as_path(folder)))
+
+
+def products_without_ynnpack() -> None:
+    """Has XLA take YNNPACK on a CPU for sums alone, unless XLA_FLAGS says what to take it for. Before a device is used.
+
+    Products of the sizes that networks have are slower with it, and a program with thousands of them takes a minute to
+    read back from the cache (docs/decisions.md).
+    """
+    flag, flags = '--xla_cpu_experimental_ynn_fusion_type', os.environ.get('XLA_FLAGS', '')
+    if flag not in flags:
+        os.environ['XLA_FLAGS'] = f'{flags} {flag}=LIBRARY_FUSION_TYPE_REDUCE'.strip()
 
 
 def data_mesh(devices: list | None = None) -> Mesh:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -359,8 +360,10 @@ def test_samples_have_the_labels_of_the_images_that_they_are_compared_with(folde
 
     sampler = gan.Sampler(lambda seeds: gan.latents(seeds, 4), images, lambda _, z, labels: labels)
     system = gan.GAN(None, (), {}, sampler, None, c_dim=c_dim)
-    found = pictures.Pictures(system, _config(folder), batches).images(types.SimpleNamespace(sampling={}), count)
+    shown = pictures.Pictures(system, _config(folder), batches)
+    found = shown.images(types.SimpleNamespace(sampling={}), count)
     np.testing.assert_array_equal(found[:, 0, 0], label if vectors else np.eye(c_dim)[label])
+    assert [len(z) for z, _ in shown.inputs(3)] == [3]  # no more than are asked for, if they are few
 
 
 def test_pictures_read_few_images_more_than_they_show(folder, monkeypatch):
@@ -431,6 +434,23 @@ def test_programs_to_come_compile_beside_the_first_steps(folder, uninterrupted, 
     _assert_same_state(loop.run(_config(folder), tmp_path), uninterrupted)
     assert len(known) == 10 and not known[0] and len(known[1]) > 1 and known[-1] == known[1]
     assert len(made) == len(known[1])
+
+
+def test_the_first_step_compiles_while_the_first_pictures_are_drawn(folder, uninterrupted, tmp_path, monkeypatch):
+    seen, made, grid, call = [], [], pictures.Pictures.grid, programs.Programs.__call__
+    compile_step = programs.compile_step
+
+    def slow(*args, **kwargs):
+        made.append(threading.current_thread())
+        time.sleep(1)
+        return compile_step(*args, **kwargs)
+
+    monkeypatch.setattr(programs, 'compile_step', slow)
+    monkeypatch.setattr(pictures.Pictures, 'grid', lambda *args: (seen.append(len(made)), grid(*args))[1])
+    monkeypatch.setattr(programs.Programs, '__call__', lambda self, *args: (seen.append(self), call(self, *args))[1])
+    _assert_same_state(loop.run(_config(folder, sample_every=50), tmp_path), uninterrupted)
+    assert seen[0] == 1 and threading.main_thread() not in made  # begun, by another thread
+    assert len(made) == len(seen[1]._compiled)  # each is compiled once
 
 
 def test_steps_in_a_loop_on_the_device_are_the_same_steps(folder, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((pathlib.Path(__file__).parents[2] / 'pyproject.toml').r
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """A peak that is not measured, and a home without weights."""
-    monkeypatch.setattr(machine, 'matmul_peaks', lambda size: {'float32': 5e9})
+    monkeypatch.setattr(machine, 'matmul_peaks', lambda: {'float32': 5e9})
     monkeypatch.setattr(machine, 'CACHE', tmp_path / 'cache')
 
 

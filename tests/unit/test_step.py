@@ -1,6 +1,9 @@
 """What one training step gives to losses, and what it makes of what they return."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,15 @@ import pytest
 import toy
 
 from pegan_jax.gan import GAN, Sampler, Stage, Update, fewer_rows, sample_normal
-from pegan_jax.train.step import compile_step, data_mesh, device_step, due_updates, place_batch, replicated_state
+from pegan_jax.train.step import (
+    compile_step,
+    data_mesh,
+    device_step,
+    due_updates,
+    place_batch,
+    products_without_ynnpack,
+    replicated_state,
+)
 
 
 def _gan(stage, **updates):
@@ -283,3 +294,32 @@ def test_one_of_several_updates_that_are_alike_is_enough_to_flag_a_step():
     gan = _gan(Stage(2))._replace(updates=(Update('d', loss),) * 2)
     _, metrics = _step(gan, _state(gan), np.zeros((2, 2, 2, 3), np.uint8))
     assert metrics['finite'] == 0 and metrics['gradients/non_finite_d'] == 1
+
+
+@pytest.mark.parametrize(
+    ('given', 'then'),
+    [
+        (None, '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE'),
+        ('--xla_a=1', '--xla_a=1 --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE'),
+        ('--xla_cpu_experimental_ynn_fusion_type=',) * 2,
+    ],
+)
+def test_flags_of_a_user_stay(given, then, monkeypatch):
+    monkeypatch.delenv('XLA_FLAGS')
+    if given is not None:
+        monkeypatch.setenv('XLA_FLAGS', given)
+    products_without_ynnpack()
+    assert os.environ['XLA_FLAGS'] == then
+
+
+def test_commands_compile_without_ynnpack_which_xla_would_take():
+    product = """
+import jax, numpy
+print(jax.jit(lambda a: a @ a).lower(numpy.ones((512, 512), 'f')).compile().as_text())
+"""
+    command = "from pegan_jax.cli import main; assert main(['inspect', '--model', 'nowhere']) == 1"
+    env, found = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}, {}
+    for name, code in {'plain': product, 'command': command + product}.items():
+        run = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True)
+        found[name] = 'ynn' in run.stdout
+    assert found == {'plain': True, 'command': False}
