@@ -4,8 +4,8 @@ python benchmarks/operators.py [--operators upfirdn2d filtered_lrelu] [--candida
 
 Candidates of a case run in turns, and each counts with its best time of --repeats. FLOPs are those of the definition
 without zeros (taps / up per output and axis, 9 products per output of a 3x3 kernel), whatever a candidate computes.
-Bytes are those of the input and the output alone. Both are given beside a matmul (of 1024^3 on a CPU, of 4096^3 elsewhere)
-and a copy of 1 GiB.
+Bytes are those of the input and the output alone. Both are given beside a matmul, of 1024^3 on a CPU and of 4096^3
+elsewhere, and a copy of 1 GiB.
 `pallas` is what PEGAN_KERNELS=1 turns on; a CPU interprets it, so that it takes part there only if it is named.
 With --topology v5e:2x2 nothing runs: FIR operators are compiled for one of these devices, which need not be here, and
 the table has what its compiler says of them: bytes read and written, memory besides arguments and results.
