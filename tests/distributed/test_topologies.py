@@ -87,6 +87,7 @@ def test_a_step_of_published_size_compiles_within_minutes(tmp_path):
     data = ('data.tfds=worlds', 'data.folder=None')
     status, text, numbers = dry_run(tmp_path, 'dcgan', 'v5e:2x4', *data, size='celeba64')
     assert status == 0, text[-2000:]
+    assert re.search(r'MiB for a training step, at most [\d,.]+ at once$', text, re.MULTILINE)
     assert numbers['seconds'] < 300  # 15 s on two cores; at the default effort, more than 1200 s
 
 
