@@ -171,7 +171,7 @@ class EqualConv(nn.Module):
         return self.variable('buffers', name, lambda: init(self.make_rng('params'), shape)).value
 
 
-def minibatch_std(x: jax.Array, group_size: int | None = 4, num_channels: int = 1) -> jax.Array:
+def minibatch_std(x: jax.Array, group_size: int | None = 4, num_channels: int = 1, batches: int = 1) -> jax.Array:
     """Appends channels with the standard deviation over groups of samples (Karras et al. 2018, section 3), in float32.
 
     With g = min(b, group_size), sample n belongs to group n mod (b / g). The channels of x are divided into
@@ -179,12 +179,14 @@ def minibatch_std(x: jax.Array, group_size: int | None = 4, num_channels: int = 
     the group + 1e-8), averaged over the positions and channels of a part.
 
     Args:
-      x: [b, H, W, C]; b is the batch of one device.
+      x: [batches b, H, W, C]; b is the batch of one device.
       group_size: None means the whole batch.
-    Returns: [b, H, W, C + num_channels] float32.
+      batches: x is so many batches, one after the other, such as real and generated images, that share no group.
+    Returns: [batches b, H, W, C + num_channels] float32.
     Raises: ValueError unless g divides b, and num_channels divides C.
     """
-    b, h, w, c = x.shape
+    h, w, c = x.shape[1:]
+    b = len(x) // batches
     g = b if group_size is None else min(b, group_size)
     if b % g:
         raise UserError(
@@ -194,11 +196,11 @@ def minibatch_std(x: jax.Array, group_size: int | None = 4, num_channels: int = 
     if c % num_channels:
         raise ValueError(f'minibatch standard deviation: {num_channels} statistics do not divide {c} channels.')
     x = x.astype(jnp.float32)
-    groups = x.reshape(g, b // g, h, w, num_channels, c // num_channels)
+    groups = x.reshape(batches, g, b // g, h, w, num_channels, c // num_channels)
     # The variance, not jnp.std: the gradient of a root at zero is NaN.
-    std = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8).mean(axis=(1, 2, 4))
-    std = jnp.tile(std, (g, 1))[:, None, None, :]
-    return jnp.concatenate([x, jnp.broadcast_to(std, (b, h, w, num_channels))], axis=-1)
+    std = jnp.sqrt(jnp.var(groups, axis=1) + 1e-8).mean(axis=(2, 3, 5))
+    std = jnp.tile(std, (1, g, 1)).reshape(-1, 1, 1, num_channels)
+    return jnp.concatenate([x, jnp.broadcast_to(std, (*x.shape[:3], num_channels))], axis=-1)
 
 
 class BatchNorm(nn.Module):

@@ -278,9 +278,9 @@ def generate(
     return jax.vmap(image, (None, 0, axis, 0))(params, styles, grid, noise)
 
 
-def score(model: Config, params: dict, buffers: dict, images: jax.Array) -> jax.Array:
-    """Logits [b] of what the discriminator sees, images with or without coordinates: [b, H, W, C or C + 2]."""
-    return discriminator(model).apply({'params': params, 'buffers': buffers}, images)
+def score(model: Config, params: dict, buffers: dict, images: jax.Array, batches: int = 1) -> jax.Array:
+    """Logits [b] of what D sees, so many batches of images with or without coordinates: [b, H, W, C or C + 2]."""
+    return discriminator(model).apply({'params': params, 'buffers': buffers}, images, batches=batches)
 
 
 def d_input(model: Config, images: jax.Array, grid: jax.Array | None = None) -> jax.Array:
@@ -301,10 +301,10 @@ def d_main(
     noise: jax.Array | None,
     grid: jax.Array | None = None,
 ) -> tuple[jax.Array, dict]:
-    """The discriminator's logistic loss on real images [b, H, W, img_channels] and on generated ones; also metrics."""
-    fake = generate(model, g_params, z, noise, grid)
-    real_logits = score(model, d_params, d_buffers, d_input(model, real, grid))
-    fake_logits = score(model, d_params, d_buffers, d_input(model, fake, grid))
+    """The discriminator's logistic loss of real images [b, H, W, img_channels] and generated ones, which it sees in one
+    pass; also metrics."""
+    both = jnp.concatenate([d_input(model, x, grid) for x in (real, generate(model, g_params, z, noise, grid))])
+    real_logits, fake_logits = jnp.split(score(model, d_params, d_buffers, both, batches=2), 2)
     loss = losses.logistic_d(real_logits, fake_logits)
     return loss, {'loss/d': loss, 'logits/real': jnp.mean(real_logits), 'logits/fake': jnp.mean(fake_logits)}
 

@@ -148,6 +148,15 @@ def view(size: tuple[int, int] | None, transform: Any) -> dict:
 # Generator ------------------------------------------------------------------------------------------------------------
 
 
+def scaled(x: jax.Array, factors: jax.Array) -> jax.Array:
+    """x [N, L, ...] times factors [N, ...], those of an image at all of its positions.
+
+    One image goes without its axis: on a CPU, with it, the sum over positions in the derivative takes 100 times as long
+    (docs/decisions.md).
+    """
+    return (jnp.squeeze(x, 0) * factors)[None] if len(x) == 1 else x * factors[:, None]
+
+
 class LineInput(nn.Module):
     """Waves along both axes, with random frequencies that both share, and styled amplitudes.
 
@@ -172,7 +181,7 @@ class LineInput(nn.Module):
         for at, amplitude in zip((rows, columns), jnp.split(amplitudes, 2, axis=2), strict=True):
             angles = 2 * math.pi * at[:, None, None] * freqs.T[None]
             waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-            lines.append((waves[None] * amplitude.swapaxes(1, 2)[:, None]).reshape(w.shape[0], -1, channels))
+            lines.append(scaled(waves[None], amplitude.swapaxes(1, 2)).reshape(w.shape[0], -1, channels))
         return jnp.concatenate(lines, axis=1)
 
 
@@ -196,10 +205,10 @@ class Layer(nn.Module):
         bias = self.param('bias', nn.initializers.zeros, (self.features,))
         if self.adds:
             styles = styles / math.sqrt(channels)
-        y = jnp.matmul((x * styles[:, None]).astype(dtype), weight.astype(dtype))
+        y = jnp.matmul(scaled(x, styles).astype(dtype), weight.astype(dtype))
         if not self.adds:
             squares = jnp.matmul(jnp.square(styles), jnp.square(weight), precision='highest')
-            y = (y * jax.lax.rsqrt(squares + 1e-8)[:, None]).astype(dtype)
+            y = scaled(y, jax.lax.rsqrt(squares + 1e-8)).astype(dtype)
         return ops.bias_act(y, bias, act='linear' if self.adds else 'lrelu', clamp=self.clamp)
 
 

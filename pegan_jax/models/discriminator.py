@@ -85,7 +85,7 @@ class DiscriminatorBlock(nn.Module):
 class DiscriminatorEpilogue(nn.Module):
     """x [b, h, w, C] -> [b, out_features] float32: minibatch standard deviation, 3x3 convolution, two dense layers.
 
-    Always float32, even inside matmuls. With images, as in 'skip', `fromrgb` adds them to x. Fields as in
+    Always float32, even inside matmuls. With images, as in 'skip', `fromrgb` adds them to x. Fields and `batches` as in
     `Discriminator`.
     """
 
@@ -95,12 +95,12 @@ class DiscriminatorEpilogue(nn.Module):
     conv_clamp: float | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, images: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, images: jax.Array | None = None, batches: int = 1) -> jax.Array:
         features, x = x.shape[-1], x.astype(jnp.float32)
         if images is not None:
             x = x + EqualConv(features, 1, name='fromrgb')(images)
         if self.mbstd_num_channels:
-            x = minibatch_std(x, self.mbstd_group_size, self.mbstd_num_channels)
+            x = minibatch_std(x, self.mbstd_group_size, self.mbstd_num_channels, batches)
         with jax.default_matmul_precision('highest'):
             x = EqualConv(features, 3, clamp=self.conv_clamp, name='conv')(x)
         x = lrelu(EqualDense(features, name='fc')(x.reshape(x.shape[0], -1)))
@@ -112,7 +112,8 @@ class Discriminator(nn.Module):
 
     Blocks are named after the side they take, b256 ... b8 and b4, rounded down to a power of two. With labels, the
     logit is the product of the last layer's features and the mapped label over sqrt(cmap_dim) (Miyato & Koyama 2018).
-    FIR filters are in the 'buffers' collection, and so are frozen layers.
+    FIR filters are in the 'buffers' collection, and so are frozen layers. The images may be several `batches`, one
+    after the other: only the minibatch standard deviation keeps them apart.
 
     channels: widths at the input's resolution, at half of it, and so on down to the last.
     architecture: that of the blocks, see `DiscriminatorBlock`.
@@ -145,7 +146,7 @@ class Discriminator(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, c: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array, c: jax.Array | None = None, batches: int = 1) -> jax.Array:
         halvings = num_halvings(images.shape[1:3])
         if len(self.channels) != halvings + 1:
             raise ValueError(
@@ -169,7 +170,7 @@ class Discriminator(nn.Module):
         epilogue = DiscriminatorEpilogue(
             1 if c is None else cmap_dim, self.mbstd_group_size, self.mbstd_num_channels, self.conv_clamp, name='b4'
         )
-        out = epilogue(x, images)
+        out = epilogue(x, images, batches)
         if c is None:
             return out[:, 0]
         cmap = MappingNetwork(cmap_dim, self.mapping_layers, name='mapping')(None, c)

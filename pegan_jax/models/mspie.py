@@ -375,7 +375,8 @@ def generator(model: Config) -> Generator:
 class Discriminator(nn.Module):
     """Images [b, H, W, C] -> logits [b]: StyleGAN2's residual blocks b256 ... b8, named after scale 0, then the end.
 
-    With `pool`, the maps before the dense layers are averaged to pool x pool, so that images may have any size.
+    With `pool`, the maps before the dense layers are averaged to pool x pool, so that images may have any size. The
+    images may be several `batches`, one after the other, as for StyleGAN2's.
 
     channels: widths from the coarsest maps on.
     mbstd_group_size: samples per group of the minibatch standard deviation; a smaller batch is one group.
@@ -387,14 +388,14 @@ class Discriminator(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, batches: int = 1) -> jax.Array:
         x, rgb, side = None, images, 2 << len(self.channels)
         for hidden, features in itertools.pairwise(self.channels[::-1]):
             x, rgb = DiscriminatorBlock(hidden, features, dtype=self.dtype, name=f'b{side}')(x, rgb)
             side //= 2
         features = self.channels[0]
         with jax.default_matmul_precision('highest'):
-            x = EqualConv(features, 3, name='conv')(minibatch_std(x, self.mbstd_group_size))
+            x = EqualConv(features, 3, name='conv')(minibatch_std(x, self.mbstd_group_size, batches=batches))
         if self.pool is not None:
             x = ops.adaptive_average_pool(x, (self.pool, self.pool))
         x = lrelu(EqualDense(features, name='fc')(x.reshape(x.shape[0], -1)))
@@ -508,8 +509,8 @@ def build(config: Any) -> GAN:
         params, buffers = ({net: both[net].get(part, {}) for net in both} for part in ('params', 'buffers'))
         return params, buffers, {'pl_mean': jnp.float32(0)}
 
-    def score(params: dict, state: Any, images: jax.Array, of_d: Discriminator = of_d) -> jax.Array:
-        return of_d.apply({'params': params, 'buffers': state.buffers['d']}, images)
+    def score(params: dict, state: Any, images: jax.Array, of_d: Discriminator = of_d, batches: int = 1) -> jax.Array:
+        return of_d.apply({'params': params, 'buffers': state.buffers['d']}, images, batches)
 
     def fakes(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> jax.Array:
         ws, keys = styles(model, params, batch, key)
@@ -517,8 +518,8 @@ def build(config: Any) -> GAN:
         return of_g.apply(variables, ws, stage.level, keys, method='synthesise')
 
     def d_loss(params: dict, state: Any, batch: dict, key: jax.Array, stage: Stage) -> tuple:
-        real = score(params, state, batch['image'])
-        fake = score(params, state, fakes(state.params['g'], state, batch, key, stage))
+        both = jnp.concatenate([batch['image'], fakes(state.params['g'], state, batch, key, stage)])
+        real, fake = jnp.split(score(params, state, both, batches=2), 2)
         loss = losses.logistic_d(real, fake)
         metrics = {'loss/d': loss, 'logits/real': jnp.mean(real), 'logits/fake': jnp.mean(fake)}
         if 'r1' in stage.flags:

@@ -240,15 +240,17 @@ class Discriminator(nn.Module):
         self.down = [conv(model.channels(i - 1), resample='down') for i in range(1, last + 1)]
         self.linear0, self.linear1 = Dense(model.channels(-1)), Dense(1 + model.c_dim, gain=1.0)
 
-    def __call__(self, images: jax.Array, level: int, fade: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-        """Logits of images of a level; fade: weight of its layers against the image at half size, [], traced."""
+    def __call__(
+        self, images: jax.Array, level: int, fade: jax.Array | float, batches: int = 1
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of so many batches of images of a level; fade: weight of its layers against the image at half size, []."""
         x = leaky(self.fromrgb_layers[level](images))
         for i in range(level, 0, -1):
             x = leaky(self.down[i - 1](leaky(self.same[i - 1](x))))
             if i == level:
                 below = leaky(self.fromrgb_layers[level - 1](ops.halve(images)))
                 x = below + fade * (x - below)
-        x = minibatch_std(x, self.model.mbstd_group_size)
+        x = minibatch_std(x, self.model.mbstd_group_size, batches=batches)
         out = self.linear1(leaky(self.linear0(x.reshape(len(x), -1))))
         return out[:, 0], out[:, 1:]
 
@@ -289,10 +291,11 @@ def d_loss(
     Returns: the loss, and metrics.
     """
 
-    def critique(model: Config, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return Discriminator(model).apply({'params': params}, images, level, fade)
+    def critique(model: Config, images: jax.Array, batches: int = 1) -> tuple[jax.Array, jax.Array]:
+        return Discriminator(model).apply({'params': params}, images, level, fade, batches)
 
-    (on_fake, told_fake), (on_real, told_real) = critique(model, fake), critique(model, real)
+    both = critique(model, jnp.concatenate([fake, real]), batches=2)
+    (on_fake, on_real), (told_fake, told_real) = (jnp.split(logits, 2) for logits in both)
     exact = dataclasses.replace(model, dtype='float32')
     grads = losses.input_gradients(lambda images: critique(exact, images)[0], mix * real + (1 - mix) * fake)
     penalty = model.gp_weight * losses.unit_gradient_penalty(grads, axis=(1, 2, 3))

@@ -115,7 +115,7 @@ class Networks(NamedTuple):
     synthesise: (params, buffers, ws, keys [b], update_emas, offset [b, 2] or None, scale [b] or None) -> (images
       [b, H, W, img_channels], buffers), of 'g'; the keys draw the noise of a model that has any; offset and scale say
       what is shown, as in `Latents`.
-    score: (params, buffers, images, c) -> logits [b], of 'd': `functools.partial(score, model)`.
+    score: (params, buffers, images, c, batches=1) -> logits [b], of 'd': `functools.partial(score, model)`.
     exact: the same functions in float32, for derivatives of derivatives; None: these are in float32.
     """
 
@@ -200,9 +200,11 @@ def discriminator(model: Any) -> Discriminator:
     )
 
 
-def score(model: Any, params: dict, buffers: dict, images: jax.Array, c: jax.Array | None) -> jax.Array:
-    """Logits [b] of images [b, H, W, img_channels] and labels [b, c_dim] or None."""
-    return discriminator(model).apply({'params': params, 'buffers': buffers}, images, c)
+def score(
+    model: Any, params: dict, buffers: dict, images: jax.Array, c: jax.Array | None, batches: int = 1
+) -> jax.Array:
+    """Logits [b] of images [b, H, W, img_channels], so many batches, and labels [b, c_dim] or None."""
+    return discriminator(model).apply({'params': params, 'buffers': buffers}, images, c, batches)
 
 
 def draw_latents(model: Any, batch: dict, key: jax.Array) -> Latents:
@@ -262,16 +264,8 @@ def styles(
     return ws, buffers
 
 
-def judge(
-    model: Any,
-    networks: Networks,
-    params: dict,
-    buffers: dict,
-    images: jax.Array,
-    c: jax.Array | None,
-    lens: Lens,
-) -> jax.Array:
-    """Logits [b] of images as D sees them: blurred, then augmented."""
+def seen(model: Any, images: jax.Array, lens: Lens) -> jax.Array:
+    """Images [b, H, W, img_channels] as D sees them: blurred, then augmented, with coordinates if it sees any."""
     if lens.sigma is not None:
         images = blur(images, lens.sigma, model.blur_init_sigma)
     if lens.keys is not None:
@@ -279,7 +273,7 @@ def judge(
         images = augment.augment(pipe, images, augment.draw(pipe, lens.keys, images.shape[1:], lens.p))
     if lens.grid is not None:
         images = jnp.concatenate([images, jnp.broadcast_to(lens.grid, (*images.shape[:3], 2))], axis=-1)
-    return networks.score(params, buffers, images, c)
+    return images
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
@@ -303,7 +297,7 @@ def g_main(
     """
     ws, _ = styles(model, networks, params, g_buffers, latents)
     fake, _ = networks.synthesise(params, g_buffers, ws, latents.keys, False, latents.offset, latents.scale)
-    loss = losses.logistic_g(judge(model, networks, *d, fake, latents.c, lens))
+    loss = losses.logistic_g(networks.score(*d, seen(model, fake, lens), latents.c))
     if beside is None:
         return loss, {'loss/g': loss}
     term, metrics = beside(fake)
@@ -347,7 +341,7 @@ def d_main(
     latents: Latents,
     lens: Lens = CLEAR,
 ) -> tuple[jax.Array, tuple[dict, jax.Array, dict]]:
-    """The discriminator's logistic loss.
+    """The discriminator's logistic loss of real and generated images, which it sees in one pass.
 
     Args:
       g: (params, buffers) of the generator.
@@ -356,8 +350,9 @@ def d_main(
     """
     ws, g_buffers = styles(model, networks, *g, latents, update_emas=True)
     fake, g_buffers = networks.synthesise(g[0], g_buffers, ws, latents.keys, True, latents.offset, latents.scale)
-    real_logits = judge(model, networks, params, d_buffers, real, c, lens)
-    fake_logits = judge(model, networks, params, d_buffers, fake, latents.c, lens.second)
+    both = jnp.concatenate([seen(model, real, lens), seen(model, fake, lens.second)])
+    labels = None if c is None else jnp.concatenate([c, latents.c])
+    real_logits, fake_logits = jnp.split(networks.score(params, d_buffers, both, labels, batches=2), 2)
     loss = losses.logistic_d(real_logits, fake_logits)
     metrics = {'loss/d': loss, 'logits/real': jnp.mean(real_logits), 'logits/fake': jnp.mean(fake_logits)}
     return loss, (g_buffers, real_logits, metrics)
@@ -375,7 +370,7 @@ def d_r1(
 ) -> tuple[jax.Array, tuple[jax.Array, dict]]:
     """gamma / 2 times the R1 penalty with respect to the images before the lens; also their logits, and metrics."""
     penalty, logits = losses.r1_penalty_and_logits(
-        lambda x: judge(model, networks, params, d_buffers, x, c, lens), real
+        lambda x: networks.score(params, d_buffers, seen(model, x, lens), c), real
     )
     return gamma / 2 * penalty, (logits, {'loss/r1': penalty})
 

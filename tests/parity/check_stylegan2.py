@@ -265,9 +265,12 @@ def loss(arrays, meta, system):
         return Lens(stylegan_training.blur_sigma(model, nimg, batch_size) if model.blur_init_sigma else None)
 
     def scores(fake, nimg, real_too):
-        judge = functools.partial(stylegan_training.judge, model, networks, d, d_buffers)
-        logits = {'fake': judge(fake, gen_c, lens(nimg))} if fake is not None else {}
-        logits |= {'real': judge(real, real_c, lens(nimg))} if real_too else {}
+        kinds = {'fake': (fake, gen_c)} if fake is not None else {}
+        kinds |= {'real': (real, real_c)} if real_too else {}
+        logits = {
+            kind: networks.score(d, d_buffers, stylegan_training.seen(model, images, lens(nimg)), c)
+            for kind, (images, c) in kinds.items()
+        }
         return {f'Loss/{kind}/{name}': change(value)[:, None] for name, value in logits.items()
                 for kind, change in (('scores', jnp.asarray), ('signs', jnp.sign))}  # fmt: skip
 

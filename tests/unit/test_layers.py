@@ -131,6 +131,13 @@ def test_minibatch_std_groups_samples_that_are_a_slot_apart():
     assert not np.allclose(out[0, ..., 5], out[1, ..., 5])
 
 
+@pytest.mark.parametrize('size', [1, 3, 8])
+def test_minibatch_std_keeps_batches_apart(size):
+    x = jax.random.normal(jax.random.key(0), (3 * size, 2, 3, 4))
+    want = jnp.concatenate([layers.minibatch_std(part, 4, 2) for part in jnp.split(x, 3)])
+    np.testing.assert_allclose(layers.minibatch_std(x, 4, 2, batches=3), want, atol=1e-6)
+
+
 def test_minibatch_std_of_equal_samples_has_a_finite_gradient():
     slope = jax.grad(lambda x: jnp.sum(layers.minibatch_std(x)[..., -1]))(jnp.ones((4, 2, 2, 1)))
     assert np.isfinite(slope).all()
@@ -141,6 +148,8 @@ def test_minibatch_std_names_batches_that_fit():
         ValueError, match=r'6 samples at once .*group of 4; use 4 or 8 \(train.batch_size, divided by devices and'
     ):
         layers.minibatch_std(jnp.zeros((6, 1, 1, 1)))
+    with pytest.raises(ValueError, match=r'6 samples at once .*use 4 or 8'):
+        layers.minibatch_std(jnp.zeros((12, 1, 1, 1)), batches=2)
 
 
 # Discriminator --------------------------------------------------------------------------------------------

@@ -286,6 +286,14 @@ def test_the_pooled_discriminator_takes_all_sizes_with_one_set_of_weights():
     np.testing.assert_allclose(ops.adaptive_average_pool(x, (2, 2)), want, atol=1e-6)
 
 
+def test_the_discriminator_keeps_real_and_generated_images_apart():
+    module, x = mspie.discriminator(TINY), jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
+    variables = module.init(jax.random.key(1), x)
+    apart, mixed = (jnp.concatenate([module.apply(variables, part) for part in jnp.split(x, n)]) for n in (2, 1))
+    np.testing.assert_allclose(module.apply(variables, x, 2), apart, atol=1e-5)
+    assert np.abs(apart - mixed).max() > 1e-3
+
+
 # Configurations -------------------------------------------------------------------------------------------------------
 
 
