@@ -208,13 +208,15 @@ def shifted_sum(
     padded = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *spans, (0, 0, 0)])
     (rows, row_step, height), (columns, column_step, width) = plans
 
+    # Functions of jax.lax: those of jax.numpy take longer to trace, and a radial filter has 144 taps.
     def phase(row: list, column: list) -> jax.Array:
         total = jnp.zeros((x.shape[0], *counts, channels), dtype)
         for i, y0 in row:
             for j, x0 in column:
                 top, left = y0 + starts[0], x0 + starts[1]
-                bottom, right = top + (counts[0] - 1) * row_step + 1, left + (counts[1] - 1) * column_step + 1
-                total += term(i, j, padded[:, top:bottom:row_step, left:right:column_step, :])
+                ends = top + (counts[0] - 1) * row_step + 1, left + (counts[1] - 1) * column_step + 1
+                limits, steps = (x.shape[0], *ends, x.shape[3]), (1, row_step, column_step, 1)
+                total = jax.lax.add(total, term(i, j, jax.lax.slice(padded, (0, top, left, 0), limits, steps)))
         return total
 
     y = jnp.stack([jnp.stack([phase(row, column) for column in columns], axis=3) for row in rows], axis=2)
@@ -239,9 +241,12 @@ def _upfirdn2d(x: jax.Array, f: jax.Array, up: tuple, down: tuple, pads: tuple, 
             precision='highest',
         ).astype(x.dtype)
 
+    weights = jnp.unstack(f.reshape(-1))
+
     # XLA fuses the sum into a single loop.
     def term(i: int, j: int, part: jax.Array) -> jax.Array:
-        return f[i, j] * part.astype(f.dtype)
+        weight = jax.lax.broadcast(weights[i * f.shape[1] + j], part.shape)
+        return jax.lax.mul(weight, jax.lax.convert_element_type(part, f.dtype))
 
     return shifted_sum(x, f.shape, up, down, pads, x.shape[3], term).astype(x.dtype)
 

@@ -246,10 +246,14 @@ def _outputs(x: jax.Array, size: tuple[int, int], steps: Steps, dilation: int = 
 def _slices(x: jax.Array, size: tuple[int, int], steps: Steps, dilation: int = 1) -> list[jax.Array]:
     """[N, H', W', C] from a padded x for each tap: what it sees at every output."""
     rows, columns = (
-        [slice(t, t + (out - 1) * s + 1, s) for t in range(0, k * dilation, dilation)]
+        [(t, t + (out - 1) * s + 1) for t in range(0, k * dilation, dilation)]
         for k, s, out in zip(size, steps.stride, _outputs(x, size, steps, dilation), strict=True)
     )
-    return [x[:, row, column] for row in rows for column in columns]
+    return [
+        jax.lax.slice(x, (0, top, left, 0), (len(x), bottom, right, x.shape[3]), (1, *steps.stride, 1))
+        for top, bottom in rows
+        for left, right in columns
+    ]
 
 
 def _patches(x: jax.Array, size: tuple[int, int], steps: Steps) -> jax.Array:
