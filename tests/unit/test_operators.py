@@ -170,6 +170,27 @@ def test_gain_comes_before_the_clamp():
     np.testing.assert_allclose(ops.bias_act(jnp.array([-3.0, 0.5, 3.0]), gain=2.0, clamp=4.0), [-4, 1, 4])
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize(('alpha', 'clamp'), [(None, None), (0.1, 2.0), (0.0, 2.0)])
+def test_the_slope_of_a_leaky_relu_is_that_of_its_three_steps(alpha, clamp, dtype):
+    x = jnp.array([-30.0, -4.0, -0.5, 0.0, 0.5, 1.0, 9.0], dtype)
+    options = {'act': 'lrelu', 'alpha': alpha, 'gain': 1.5, 'clamp': clamp}
+    factor, most = 0.2 if alpha is None else alpha, np.inf if clamp is None else clamp
+    plain = np.asarray(x, np.float32)
+    want = np.where(plain < 0, 1.5 * factor, 1.5) * (np.abs(np.where(plain < 0, factor, 1) * 1.5 * plain) < most)
+    forward = functools.partial(ops.bias_act, **options)
+    np.testing.assert_allclose(jax.grad(lambda x: forward(x).sum())(x), want, rtol=4e-3)
+    np.testing.assert_allclose(jax.jvp(forward, (x,), (jnp.full_like(x, 2),))[1], 2 * want, rtol=4e-3)
+    # Its slope is the same on both sides: a gradient of a gradient sees only what multiplies it.
+    twice = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(forward(x) * x))(x)))(x)
+    np.testing.assert_allclose(twice, 2 * want, rtol=4e-3)
+
+
+def test_of_a_leaky_relu_only_the_result_is_kept():
+    _, pullback = jax.vjp(functools.partial(ops.bias_act, act='lrelu', clamp=2.0), jnp.ones((8, 8), jnp.bfloat16))
+    assert sum(x.size for x in jax.tree.leaves(pullback) if x.ndim) == 64
+
+
 FILTERED_CASES = [
     ((12,), (12,), {'up': 2, 'down': 2, 'padding': (9, 8, 9, 8)}),
     ((8,), (4, 4), {'up': 4, 'down': 2, 'padding': (-3, 2, 5, -2)}),
