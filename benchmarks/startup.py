@@ -4,9 +4,8 @@ python benchmarks/startup.py [--config cips:ffhq256 stylegan3:t,images256] [--ba
 
 Every row starts `train` twice with one cache of compiled programs, empty at first, and kills it after its first step,
 whose program compiles while the first picture is drawn.
-Pictures of one image, one before the step and one behind it, are in, and on a CPU all programs of systems that list
-theirs (MS-PIE, PGGAN). Images are procedural worlds. How long a step takes is a matter of the device, not of the start:
-the batch is as small as systems allow.
+Pictures of one image, one before the step and one behind it, are in. Images are procedural worlds. How long a step
+takes is a matter of the device, not of the start: the batch is as small as systems allow.
 """
 
 import argparse

@@ -301,8 +301,7 @@ def d_main(
     noise: jax.Array | None,
     grid: jax.Array | None = None,
 ) -> tuple[jax.Array, dict]:
-    """The discriminator's logistic loss of real images [b, H, W, img_channels] and generated ones, which it sees in one
-    pass; also metrics."""
+    """D's logistic loss of real images [b, H, W, img_channels] and generated ones, seen in one pass; also metrics."""
     both = jnp.concatenate([d_input(model, x, grid) for x in (real, generate(model, g_params, z, noise, grid))])
     real_logits, fake_logits = jnp.split(score(model, d_params, d_buffers, both, batches=2), 2)
     loss = losses.logistic_d(real_logits, fake_logits)

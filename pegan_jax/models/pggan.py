@@ -243,7 +243,12 @@ class Discriminator(nn.Module):
     def __call__(
         self, images: jax.Array, level: int, fade: jax.Array | float, batches: int = 1
     ) -> tuple[jax.Array, jax.Array]:
-        """Of so many batches of images of a level; fade: weight of its layers against the image at half size, []."""
+        """Scores and logits of images of a level.
+
+        Args:
+          fade: weight of its layers against the image at half size, [], traced.
+          batches: the images are so many batches, one after the other, whose minibatch standard deviations are apart.
+        """
         x = leaky(self.fromrgb_layers[level](images))
         for i in range(level, 0, -1):
             x = leaky(self.down[i - 1](leaky(self.same[i - 1](x))))

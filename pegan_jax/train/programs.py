@@ -28,7 +28,7 @@ class Programs:
     - in one process, the first ones while the run draws its first pictures (`begin`);
     - on a GPU or TPU of one process, those of the same stage, or of all stages if the system lists them, on idle cores
       of the host while the first steps run;
-    - elsewhere, those of listed stages before the first step.
+    - on several processes, those of listed stages before the first step.
 
     announce: gets the name of what is being waited for, and returns a context to wait in.
     """
@@ -70,7 +70,8 @@ class Programs:
     def _ahead(self, stage: Stage) -> list[Key]:
         """Programs of single steps that will come and should be compiled before they are due."""
         if self._gan.stages:
-            return [] if self._compiled and not self._beside else [(*k, 1) for k in all_programs(self._gan)]
+            at_start = jax.process_count() > 1 and not self._compiled
+            return [(*k, 1) for k in all_programs(self._gan)] if self._beside or at_start else []
         return [(stage, due, 1) for due in all_due(self._gan, self._train.total_steps)] if self._beside else []
 
     def _compile(self, key: Key, state: TrainState, batches: tuple[dict, ...]) -> Callable:

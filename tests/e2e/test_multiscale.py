@@ -1,5 +1,6 @@
-"""MS-PIE trained at two scales: all programs first, resuming, images of sizes that were not trained."""
+"""MS-PIE trained at two scales: programs when they are due, resuming, images of sizes that were not trained."""
 
+import contextlib
 import shutil
 
 import jax
@@ -8,8 +9,9 @@ import pytest
 from PIL import Image
 
 from pegan_jax.cli import main
-from pegan_jax.config import load_config
-from pegan_jax.train import loop, programs, run
+from pegan_jax.config import load_config, system_module
+from pegan_jax.train import programs, run
+from pegan_jax.train.step import all_programs, data_mesh
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +24,7 @@ def settings(folder):
         'model.mapping_layers': 1, 'model.r1_gamma': 0.0, 'model.pl_weight': 0.0, 'model.ema_beta': 0.5,
         'data.folder': folder, 'data.resolution': 12, 'train.batch_size': 2, 'train.total_kimg': STEPS * 2 / 1000,
         'train.log_every': 1, 'train.sample_every': 0, 'train.checkpoint_every': 2, 'train.keep_best': 0,
+        'train.seed': 7,  # of the three steps, the last is at another scale
     }  # fmt: skip
     return load_config('mspie:f,tiny', [f'{k}={v}' for k, v in overrides.items()])
 
@@ -36,9 +39,9 @@ def trained(tmp_path_factory):
     config = settings(folder / 'images')
     events = []
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((loop, 'place_batch'), (programs, 'compile_step')):
-            function = getattr(module, name)
-            patch.setattr(module, name, lambda *a, f=function, name=name, **k: (events.append(name), f(*a, **k))[1])
+        for where, name in ((programs.Programs, '__call__'), (programs, 'compile_step')):
+            function = getattr(where, name)
+            patch.setattr(where, name, lambda *a, f=function, name=name, **k: (events.append(name), f(*a, **k))[1])
         straight = run(config, folder / 'straight')
     shutil.copytree(folder / 'straight', folder / 'again')
     (folder / 'again' / 'checkpoints' / str(STEPS)).rename(folder / 'last')  # as if it had been stopped at step 2
@@ -52,12 +55,22 @@ def test_a_run_of_several_scales_goes_on_exactly(trained):
         np.testing.assert_array_equal(a, b)
 
 
-def test_every_program_is_compiled_before_the_first_step(trained):
-    _, events, _, _ = trained
-    # Before the first step two batches are placed at most, by a thread: its own, and the one ahead.
-    last = len(events) - 1 - events[::-1].index('compile_step')
-    assert events.count('compile_step') == 2 and events[:last].count('place_batch') <= 2
-    assert STEPS <= events.count('place_batch') <= STEPS + 1
+def test_a_program_is_compiled_when_it_is_due(trained):
+    folder, events, _, _ = trained
+    gan = system_module('mspie').build(settings(folder / 'images'))
+    drawn = [gan.stage_at(step, 0, settings(folder).train.seed) for step in range(STEPS)]
+    new = [stage not in drawn[:step] for step, stage in enumerate(drawn)]
+    assert events == [event for first in new for event in ('__call__', 'compile_step')[: 1 + first]] and sum(new) == 2
+
+
+def test_several_processes_compile_every_program_before_the_first_step(trained, monkeypatch):
+    config = settings(trained[0] / 'images')
+    gan = system_module('mspie').build(config)
+    made = programs.Programs(gan, config.train, data_mesh(), announce=contextlib.nullcontext)
+    stage = gan.stage_at(0, 0, 0)
+    assert made._ahead(stage) == []
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    assert made._ahead(stage) == [(*key, 1) for key in all_programs(gan)] and len(all_programs(gan)) == 2
 
 
 def test_one_set_of_weights_makes_images_of_many_sizes(trained):
