@@ -53,7 +53,7 @@ def at_size(spec: str, side: int) -> list[str]:
     if hasattr(model, 'base_channels'):  # of a DCGAN at 4 pixels, and of its discriminator at the most
         changes += ['model.base_channels=512', f'model.d_base_channels={4096 // side}']
     if hasattr(model, 'stage_kimg'):
-        changes.append(f'model.stage_kimg={(0.1,) * (sizes - 1)}')
+        changes += [f'model.stage_kimg={(0.1,) * (sizes - 1)}', f'train.total_kimg={0.1 * sizes:.1f}']
     return changes
 
 
