@@ -149,12 +149,12 @@ def view(size: tuple[int, int] | None, transform: Any) -> dict:
 
 
 def scaled(x: jax.Array, factors: jax.Array) -> jax.Array:
-    """x [N, L, ...] times factors [N, ...], those of an image at all of its positions.
+    """x [N or 1, L, ...] times factors [N, ...], those of an image at all of its positions: [N, L, ...].
 
     One image goes without its axis: on a CPU, with it, the sum over positions in the derivative takes 100 times as long
     (docs/decisions.md).
     """
-    return (jnp.squeeze(x, 0) * factors)[None] if len(x) == 1 else x * factors[:, None]
+    return (jnp.squeeze(x, 0) * factors)[None] if len(factors) == 1 else x * factors[:, None]
 
 
 class LineInput(nn.Module):

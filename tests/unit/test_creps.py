@@ -58,6 +58,17 @@ def test_rotations_are_refused_by_name():
             creps.view(None, matrix)
 
 
+def test_an_image_is_the_same_alone_and_beside_another():
+    w, x = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(((2, 5), (2, 7, 4))))
+    rows = jnp.linspace(0.0, 1.0, 3)
+    layer, lines = creps.Layer(6), creps.LineInput(4, 2, 1.0)
+    for module, inputs in ((layer, lambda n: (x[n], w[n])), (lines, lambda n: (w[n], rows, rows))):
+        variables = module.init(jax.random.key(2), *inputs(slice(2)))
+        both, *alone = (module.apply(variables, *inputs(n)) for n in (slice(2), slice(1), slice(1, 2)))
+        assert both.shape[0] == 2
+        np.testing.assert_allclose(jnp.concatenate(alone), both, atol=1e-6)
+
+
 def test_two_published_parts_have_no_use():
     """`tores` of the first block and the decoder of the second are arrays of a file, and change no image."""
     run, variables = network()
