@@ -6,7 +6,8 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -66,8 +67,8 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
         if run_scores is not None:
             kept |= {'best': run_scores.best, 'highest': run_scores.highest}
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', **kept)))
-        state, launched, lines = _first_state(gan, config, mesh, checkpoints)
-        step, nimg = int(state.step), int(state.nimg)
+        start = _start(gan, config, mesh, checkpoints)
+        step, nimg, lines = start.step, start.nimg, start.lines
         # Images count, not steps: those of earlier launches may have had other batches.
         total_steps = step + train.steps_for(train.total_images - nimg) if own_steps is None else own_steps
         together(lambda: write(workdir, config, contents), first_only=True)
@@ -101,10 +102,12 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
             )
         for line in (contents.told(), *(changes or ()), *lines):
             runlog.say(line)
+        if step < total_steps and jax.process_count() == 1:
+            first = programs.key(gan.stage_at(step, nimg, train.seed), step, nimg, total_steps)
+            programs.begin(first, start.shapes, feed.coming(first[-1]))
+        state, launched = start.state(), start.config
+        del start  # what the state was made of takes memory
         if train.sample_every and step == 0:
-            if total_steps and jax.process_count() == 1:
-                first = programs.key(gan.stage_at(step, nimg, train.seed), step, nimg, total_steps)
-                programs.begin(first, state, feed.coming(first[-1]))
             with metrics.paused():
                 for name, picture in pictures.start():
                     runlog.image(name, 0, picture)
@@ -180,30 +183,43 @@ def run(config: Config, workdir: str | os.PathLike) -> TrainState:
     return state
 
 
-def _first_state(
-    gan: GAN, config: Config, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
-) -> tuple[TrainState, Config, list[str]]:
-    """The newest state that the run has saved, or its first one; the settings that led there; lines that say so."""
-    template = jax.tree.map(
+class _Start(NamedTuple):
+    """Where a run begins.
+
+    shapes, state: the first state, as shapes and as a function, which may take a while.
+    config: the settings that led there.
+    lines: what the user should know.
+    """
+
+    step: int
+    nimg: int
+    shapes: TrainState
+    state: Callable[[], TrainState]
+    config: Config
+    lines: list[str]
+
+
+def _start(gan: GAN, config: Config, mesh: jax.sharding.Mesh, checkpoints: Checkpoints) -> _Start:
+    """The newest state that the run has saved, or its first one."""
+    train = config.train
+    shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())),
-        jax.eval_shape(functools.partial(create_state, gan, config.train.seed)),
+        jax.eval_shape(functools.partial(create_state, gan, train.seed)),
     )
-    if (restored := checkpoints.restore(template)) is not None:
+    if (restored := checkpoints.restore(shapes)) is not None:
         state, meta = restored
-        return (
-            state,
-            configs.from_dict(meta['config']),
-            [f'resumed from step {int(state.step)} ({int(state.nimg) / 1000:.1f} kimg)'],
-        )
-    networks, lines, train = {}, [], config.train
+        step, nimg = int(state.step), int(state.nimg)
+        line = f'resumed from step {step} ({nimg / 1000:.1f} kimg)'
+        return _Start(step, nimg, shapes, lambda: state, configs.from_dict(meta['config']), [line])
+    networks, lines = {}, []
     if train.init_from is not None:
-        networks, left = together(lambda: read_networks(template, train.init_from, train.init_partial))
+        networks, left = together(lambda: read_networks(shapes, train.init_from, train.init_partial))
         lines.append(f'starts from {train.init_from}: as if it had warmed up, and its blur and growth were over')
         if left:
             lines.append(
                 f'{len(left)} arrays do not fit and begin anew: {", ".join(left[:8])}{", ..." * (len(left) > 8)}'
             )
-    return with_networks(replicated_state(gan, train.seed, mesh), networks), config, lines
+    return _Start(0, 0, shapes, lambda: with_networks(replicated_state(gan, train.seed, mesh), networks), config, lines)
 
 
 def _digests(rows: dict[str, np.ndarray]) -> dict[str, str]:

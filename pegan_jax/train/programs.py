@@ -25,7 +25,7 @@ def _shape(x: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:
 class Programs:
     """Compiles what a run needs when it is due. Programs that are known to come compile earlier:
 
-    - in one process, the first ones while the run draws its first pictures (`begin`);
+    - in one process, the first ones while the run makes its state and its first pictures (`begin`);
     - on a GPU or TPU of one process, those of the same stage, or of all stages if the system lists them, on idle cores
       of the host while the first steps run;
     - on several processes, those of listed stages before the first step.
