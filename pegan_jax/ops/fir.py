@@ -23,6 +23,8 @@ INTEGERS = (int, np.integer)
 # for tests.
 KERNELS = os.environ.get('PEGAN_KERNELS', '0') == '1'
 
+BLOCK = 16  # channels that `filtered_lrelu` takes at a time on a CPU
+
 
 def as_pair(name: str, value: Factor) -> tuple[int, int]:
     """(x, y) of a factor."""
@@ -209,15 +211,18 @@ def shifted_sum(
     (rows, row_step, height), (columns, column_step, width) = plans
 
     # Functions of jax.lax: those of jax.numpy take longer to trace, and a radial filter has 144 taps.
+    def tap(i: int, j: int, y0: int, x0: int) -> jax.Array:
+        top, left = y0 + starts[0], x0 + starts[1]
+        ends = top + (counts[0] - 1) * row_step + 1, left + (counts[1] - 1) * column_step + 1
+        limits, steps = (x.shape[0], *ends, x.shape[3]), (1, row_step, column_step, 1)
+        return term(i, j, jax.lax.slice(padded, (0, top, left, 0), limits, steps))
+
     def phase(row: list, column: list) -> jax.Array:
-        total = jnp.zeros((x.shape[0], *counts, channels), dtype)
-        for i, y0 in row:
-            for j, x0 in column:
-                top, left = y0 + starts[0], x0 + starts[1]
-                ends = top + (counts[0] - 1) * row_step + 1, left + (counts[1] - 1) * column_step + 1
-                limits, steps = (x.shape[0], *ends, x.shape[3]), (1, row_step, column_step, 1)
-                total = jax.lax.add(total, term(i, j, jax.lax.slice(padded, (0, top, left, 0), limits, steps)))
-        return total
+        if not (row and column):
+            return jnp.zeros((x.shape[0], *counts, channels), dtype)
+        # The sums of rows do not wait for each other: a processor adds several at a time.
+        sums = (functools.reduce(jax.lax.add, [tap(i, j, y0, x0) for j, x0 in column]) for i, y0 in row)
+        return functools.reduce(jax.lax.add, sums)
 
     y = jnp.stack([jnp.stack([phase(row, column) for column in columns], axis=3) for row in rows], axis=2)
     y = y.reshape(x.shape[0], counts[0] * len(rows), counts[1] * len(columns), channels)
@@ -372,14 +377,25 @@ def filtered_lrelu(
     """
     check_image(x)
     x = bias_act(x, b)
-    gain_up = math.prod(as_pair('up', up))
-    if KERNELS and (fu is not None or fd is not None):
+    gain_up, filters = math.prod(as_pair('up', up)), fu is not None or fd is not None
+    if KERNELS and filters:
         kernels, size = _kernels(), x.shape[1:3]
         fu, above, middle = _plan(size, fu, x.dtype, up, 1, padding, flip_filter, gain_up)
         fd, below, after = _plan(middle, fd, x.dtype, 1, down, 0, flip_filter, 1.0)
         return kernels.filtered_lrelu(
             x, fu, fd, kernels.Lrelu(_axes(above), _axes(below), size, after, slope, gain, clamp)
         )
-    x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=gain_up)
-    x = bias_act(x, act='lrelu', alpha=slope, gain=gain, clamp=clamp)
-    return upfirdn2d(x, fd, down=down, flip_filter=flip_filter)
+
+    def filtered(x: jax.Array) -> jax.Array:
+        x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=gain_up)
+        x = bias_act(x, act='lrelu', alpha=slope, gain=gain, clamp=clamp)
+        return upfirdn2d(x, fd, down=down, flip_filter=flip_filter)
+
+    if platform() != 'cpu' or (channels := x.shape[3]) <= BLOCK or not filters:
+        return filtered(x)
+    # On a CPU a block of channels stays in the cache from one resolution to the other, and is float32 there.
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = jax.lax.pad(wide, jnp.zeros((), wide.dtype), [(0, 0, 0)] * 3 + [(0, -channels % BLOCK, 0)])
+    blocks = jnp.moveaxis(wide.reshape(*x.shape[:3], -1, BLOCK), 3, 0)
+    y = jnp.moveaxis(jax.lax.map(filtered, blocks), 0, 3)
+    return y.reshape(*y.shape[:3], -1)[..., :channels].astype(x.dtype)

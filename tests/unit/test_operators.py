@@ -198,13 +198,24 @@ FILTERED_CASES = [
 ]
 
 
+@pytest.mark.parametrize('channels', [2, 20])  # in one piece, in two blocks
 @pytest.mark.parametrize('up_taps, down_taps, options', FILTERED_CASES)
-def test_filtered_lrelu_and_its_derivatives_follow_the_definition(up_taps, down_taps, options):
+def test_filtered_lrelu_and_its_derivatives_follow_the_definition(up_taps, down_taps, options, channels):
     with jax.enable_x64(True):
-        x, b, fu, fd = draw(1, 7, 6, 2), draw(2), *(None if t is None else draw(*t) for t in (up_taps, down_taps))
+        x, b = draw(2, 7, 6, channels), draw(channels)
+        fu, fd = (None if t is None else draw(*t) for t in (up_taps, down_taps))
         want = functools.partial(naive_filtered_lrelu, fu=fu, fd=fd, clamp=1.5, **options)
         got = functools.partial(ops.filtered_lrelu, fu=fu, fd=fd, clamp=1.5, **options)
         assert_same_orders(got, want, draw(*jax.eval_shape(want, x, b).shape), x, b)
+
+
+def test_filtered_lrelu_of_many_channels_in_bfloat16_rounds_once():
+    x, b, f = draw(1, 9, 9, 20), np.zeros(20), draw(12)
+    x, wanted = jnp.asarray(x, jnp.bfloat16), {'fu': f, 'fd': f, 'up': 2, 'down': 2, 'padding': 11}
+    y = ops.filtered_lrelu(x, b, **wanted, clamp=4.0)
+    assert y.dtype == jnp.bfloat16
+    want = naive_filtered_lrelu(x.astype(jnp.float32), b, **wanted, clamp=4.0)
+    np.testing.assert_allclose(y.astype(np.float32), want, rtol=2**-8, atol=1e-5 * np.abs(want).max())
 
 
 def test_filtered_lrelu_adds_the_bias_before_it_pads():
