@@ -386,16 +386,20 @@ def filtered_lrelu(
             x, fu, fd, kernels.Lrelu(_axes(above), _axes(below), size, after, slope, gain, clamp)
         )
 
-    def filtered(x: jax.Array) -> jax.Array:
+    def raised(x: jax.Array) -> jax.Array:
         x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=gain_up)
-        x = bias_act(x, act='lrelu', alpha=slope, gain=gain, clamp=clamp)
+        return bias_act(x, act='lrelu', alpha=slope, gain=gain, clamp=clamp)
+
+    def lowered(x: jax.Array) -> jax.Array:
         return upfirdn2d(x, fd, down=down, flip_filter=flip_filter)
 
     if platform() != 'cpu' or (channels := x.shape[3]) <= BLOCK or not filters:
-        return filtered(x)
-    # On a CPU a block of channels stays in the cache from one resolution to the other, and is float32 there.
+        return lowered(raised(x))
+    # On a CPU a block of channels stays in the cache from one resolution to the other, and is float32 there. Its
+    # derivative computes the higher rate anew, which is faster than to keep it.
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     wide = jax.lax.pad(wide, jnp.zeros((), wide.dtype), [(0, 0, 0)] * 3 + [(0, -channels % BLOCK, 0)])
     blocks = jnp.moveaxis(wide.reshape(*x.shape[:3], -1, BLOCK), 3, 0)
-    y = jnp.moveaxis(jax.lax.map(filtered, blocks), 0, 3)
+    again = jax.checkpoint(raised, prevent_cse=False)  # a loop merges nothing across its two directions
+    y = jnp.moveaxis(jax.lax.map(lambda block: lowered(again(block)), blocks), 0, 3)
     return y.reshape(*y.shape[:3], -1)[..., :channels].astype(x.dtype)
