@@ -396,7 +396,7 @@ def filtered_lrelu(
     if platform() != 'cpu' or (channels := x.shape[3]) <= BLOCK or not filters:
         return lowered(raised(x))
     # On a CPU a block of channels stays in the cache from one resolution to the other, and is float32 there. Its
-    # derivative computes the higher rate anew, which is faster than to keep it.
+    # derivative computes the higher rate anew instead of keeping it.
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     wide = jax.lax.pad(wide, jnp.zeros((), wide.dtype), [(0, 0, 0)] * 3 + [(0, -channels % BLOCK, 0)])
     blocks = jnp.moveaxis(wide.reshape(*x.shape[:3], -1, BLOCK), 3, 0)
