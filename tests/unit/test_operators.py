@@ -218,6 +218,12 @@ def test_filtered_lrelu_of_many_channels_in_bfloat16_rounds_once():
     np.testing.assert_allclose(y.astype(np.float32), want, rtol=2**-8, atol=1e-5 * np.abs(want).max())
 
 
+def test_filtered_lrelu_of_many_channels_keeps_nothing_of_the_higher_rate():
+    run = functools.partial(ops.filtered_lrelu, b=None, fu=draw(12), fd=draw(12), up=2, down=2, padding=11)
+    _, pullback = jax.vjp(run, jnp.ones((1, 9, 9, 32)))
+    assert max(x.size for x in jax.tree.leaves(pullback)) == 9 * 9 * 32
+
+
 def test_filtered_lrelu_adds_the_bias_before_it_pads():
     f = filters.setup_filter([1, 1], separable=True)
     y = jax.jit(lambda x, b: ops.filtered_lrelu(x, b, None, f, padding=1))(jnp.zeros((1, 4, 4, 1)), jnp.ones(1))
