@@ -166,6 +166,12 @@ def test_bias_act_has_the_standard_activations_and_gains(act, at_minus_one, gain
     np.testing.assert_allclose(ops.bias_act(x, b, act=act, gain=0.5), np.full((1, 2), at_minus_one / 2), atol=1e-6)
 
 
+def test_the_gradient_of_a_bias_is_summed_in_float32():
+    x = jnp.zeros((4097, 2), jnp.bfloat16)
+    grad = jax.grad(lambda b: jnp.sum(ops.bias_act(x, b).astype(jnp.float32)))(jnp.zeros(2))
+    np.testing.assert_array_equal(grad, 4097)  # not a number of bfloat16
+
+
 def test_gain_comes_before_the_clamp():
     np.testing.assert_allclose(ops.bias_act(jnp.array([-3.0, 0.5, 3.0]), gain=2.0, clamp=4.0), [-4, 1, 4])
 
