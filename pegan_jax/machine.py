@@ -29,6 +29,7 @@ EXTRAS = {
     'gs': ('gcsfs', 'paths in gs://'),
     's3': ('s3fs', 'paths in s3://'),
 }
+LIBRARIES = pathlib.Path('/proc/self/maps')  # those that Linux has loaded
 LITTLE = 5 * 2**30  # free bytes below which a run would soon fill the disk
 
 
@@ -80,6 +81,7 @@ def examine() -> Iterator[Finding]:
     if not any(device.broken for device in devices):
         for dtype, peak in matmul_peaks().items():
             yield Finding(f'matmul {dtype}', f'{peak / 1e9:,.0f} GFLOP/s')
+        yield from _allocator()
     yield from _extras()
     yield from _weights(CACHE.expanduser())
     yield _compiled_programs()
@@ -135,6 +137,16 @@ def _devices() -> Iterator[Finding]:
         for file, extra, what in (('/dev/nvidia0', 'cuda', 'an NVIDIA GPU'), ('/dev/accel0', 'tpu', 'a TPU')):
             if pathlib.Path(file).exists():
                 yield Finding('accelerator', f'{what} that JAX does not use', f"pip install 'pegan_jax[{extra}]'")
+
+
+def _allocator() -> Iterator[Finding]:
+    """What hands out the memory of a CPU: glibc gives large blocks back after every step, and asks for them again."""
+    if jax.default_backend() == 'cpu' and platform.libc_ver()[0] == 'glibc' and LIBRARIES.exists():
+        if 'tcmalloc' in LIBRARIES.read_text():
+            yield Finding('allocator', 'tcmalloc')
+        else:
+            advice = 'tcmalloc is faster: apt install libtcmalloc-minimal4; LD_PRELOAD=libtcmalloc_minimal.so.4 COMMAND'
+            yield Finding('allocator', 'glibc', advice)
 
 
 def _extras() -> Iterator[Finding]:

@@ -118,6 +118,16 @@ def test_where_compiled_programs_are_kept_how_much_and_whether_it_can_be_written
     assert found()['compiled programs'].advice.startswith('it cannot be written')
 
 
+def test_on_a_cpu_another_allocator_than_that_of_glibc_is_advised(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine.platform, 'libc_ver', lambda: ('glibc', '2.36'))
+    monkeypatch.setattr(machine, 'LIBRARIES', tmp_path / 'maps')
+    assert 'allocator' not in found()  # no Linux
+    machine.LIBRARIES.write_text('7f00-7f01 r-xp /usr/lib/libtcmalloc_minimal.so.4.5.10')
+    assert found()['allocator'] == ('allocator', 'tcmalloc', '', False)
+    machine.LIBRARIES.write_text('7f00-7f01 r-xp /usr/lib/libc.so.6')
+    assert found()['allocator'].found == 'glibc' and 'LD_PRELOAD=libtcmalloc' in found()['allocator'].advice
+
+
 def test_a_disk_that_is_nearly_full_is_told(monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(2**40, 2**40 - 2**30, 2**30))
     assert found()['disk here'].found == '1.0 GiB free' and 'larger disk' in found()['disk here'].advice
