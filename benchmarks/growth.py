@@ -1,6 +1,6 @@
 """How time and memory grow with resolution, batch, devices and seeds.
 
-python benchmarks/growth.py resolution [--largest 2048] [--what generator] [--config cips:tiny] [--json out.json]
+python benchmarks/growth.py resolution [--smallest 64] [--largest 2048] [--what generator] [--config cips:tiny]
 python benchmarks/growth.py batch
 python benchmarks/growth.py devices
 python benchmarks/growth.py seeds --config cips:tiny
@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument('axis', choices=AXES)
     parser.add_argument('--config', nargs='+', help='default: the small one of every system')
     parser.add_argument('--what', nargs='+', help='generator, step, sample; default: what the axis has')
+    parser.add_argument('--smallest', type=int, default=1, help='the first size')
     parser.add_argument('--largest', type=int, default=2048, help='the last size')
     parser.add_argument('--seconds', type=float, default=20.0, help='a row ends after a run that took longer')
     parser.add_argument('--repeats', type=int, default=2)
@@ -131,7 +132,8 @@ def main() -> None:
         parser.error(f'{args.axis} has {", ".join(kinds)}; leave out {", ".join(sorted(unknown))}.')
     if args.axis == 'seeds' and (count := len(args.config or ())) != 1:
         parser.error(f'seeds takes one --config, not {count}: memory is the most that the process held.')
-    sizes, power = [size for size in sizes if size <= args.largest], 2 if args.axis == 'resolution' else 1
+    sizes = [size for size in sizes if args.smallest <= size <= args.largest]
+    power = 2 if args.axis == 'resolution' else 1
     if args.axis == 'devices':
         jax.config.update('jax_num_cpu_devices', max(sizes))
     everything = {'machine': bench.machine(), 'axis': args.axis, 'rows': {}}
