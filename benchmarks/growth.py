@@ -132,6 +132,8 @@ def main() -> None:
         parser.error(f'{args.axis} has {", ".join(kinds)}; leave out {", ".join(sorted(unknown))}.')
     if args.axis == 'seeds' and (count := len(args.config or ())) != 1:
         parser.error(f'seeds takes one --config, not {count}: memory is the most that the process held.')
+    if not any(args.smallest <= size <= args.largest for size in sizes):
+        parser.error(f'--smallest={args.smallest} and --largest={args.largest} leave none of {sizes}.')
     sizes = [size for size in sizes if args.smallest <= size <= args.largest]
     power = 2 if args.axis == 'resolution' else 1
     if args.axis == 'devices':

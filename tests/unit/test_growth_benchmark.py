@@ -32,6 +32,24 @@ def test_a_row_ends_behind_the_size_that_took_long_and_counts_pixels_not_sides()
     assert growth.row(measure, 'cips:tiny', [64, 128], 2, args)['exponents'] == {}
 
 
+def test_the_first_and_the_last_size_can_be_chosen(monkeypatch, capsys):
+    asked = []
+
+    def row(what, spec, sizes, power, args):
+        asked.append(sizes)
+        return {'sizes': sizes, 'seconds': sizes, 'bytes': sizes, 'exponents': {}}
+
+    monkeypatch.setattr(growth, 'row', row)
+    command = ['growth.py', 'resolution', '--what', 'step', '--config', 'cips:tiny', '--smallest']
+    monkeypatch.setattr(sys, 'argv', [*command, '128', '--largest', '512'])
+    growth.main()
+    assert asked == [[128, 256, 512]]
+    monkeypatch.setattr(sys, 'argv', [*command, '128', '--largest', '64'])
+    with pytest.raises(SystemExit):
+        growth.main()
+    assert '--smallest=128 and --largest=64 leave none of (64, 128' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('configs', [[], ['cips:tiny', 'dcgan:tiny']])
 def test_the_most_that_a_process_held_is_of_one_configuration(monkeypatch, capsys, configs):
     monkeypatch.setattr(growth, 'row', None)
