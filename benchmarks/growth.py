@@ -132,17 +132,17 @@ def main() -> None:
         parser.error(f'{args.axis} has {", ".join(kinds)}; leave out {", ".join(sorted(unknown))}.')
     if args.axis == 'seeds' and (count := len(args.config or ())) != 1:
         parser.error(f'seeds takes one --config, not {count}: memory is the most that the process held.')
-    if not any(args.smallest <= size <= args.largest for size in sizes):
+    chosen = [size for size in sizes if args.smallest <= size <= args.largest]
+    if not chosen:
         parser.error(f'--smallest={args.smallest} and --largest={args.largest} leave none of {sizes}.')
-    sizes = [size for size in sizes if args.smallest <= size <= args.largest]
     power = 2 if args.axis == 'resolution' else 1
     if args.axis == 'devices':
-        jax.config.update('jax_num_cpu_devices', max(sizes))
+        jax.config.update('jax_num_cpu_devices', max(chosen))
     everything = {'machine': bench.machine(), 'axis': args.axis, 'rows': {}}
     print('; '.join(map(str, everything['machine'].values())))
     for spec in args.config or MAKERS:
         for name in args.what or kinds:
-            found = row(kinds[name], spec, sizes, power, args)
+            found = row(kinds[name], spec, chosen, power, args)
             everything['rows'][f'{spec} {name}'] = found
             cells = [
                 f'{size}: {seconds:.3g} s, {held / 2**20:,.1f} MiB'

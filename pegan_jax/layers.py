@@ -294,7 +294,7 @@ class PartialConv(nn.Module):
         y = conv((x * valid).astype(self.dtype), kernel.astype(self.dtype)) * ratio.astype(self.dtype)
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
-            y = jnp.where(found > 0, y + bias.astype(self.dtype)[None, None, None, :], 0)
+            y = jnp.where(found > 0, ops.bias_act(y, bias), 0)
         if valid.shape[-1] > 1:
             new_valid = jnp.broadcast_to(new_valid, (*new_valid.shape[:3], self.features))
         return y, new_valid
